@@ -1,0 +1,98 @@
+"""`Algorithm`: a frozen set of knobs with one generator, `iterate`, that moves states from pure noise to clean images."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.knobs import check_knobs, knob
+from ambient_solve.likelihood import Likelihood
+from ambient_solve.noise import Streams, churn, karras, reverse
+from ambient_solve.priors.base import Prior
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands after `step` of `steps` levels.
+
+    Attributes:
+        sigma: The level just left; `z` is at the next one.
+        z: Current iterate, (B * S, *z_shape), row `b * S + s`.
+        z0: Estimate of the clean state from which `z` was made, the same shape: what a preview shows.
+    """
+
+    step: int
+    steps: int
+    sigma: float
+    z: Tensor
+    z0: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm(abc.ABC):
+    """A way to draw from `p(z0 | y)` with a denoiser.
+
+    Class attributes:
+        name: What `Solver(prior, name)` and the command line call it.
+        paper: Author, year and arXiv number.
+        linear: Whether it needs a linear operator. spectral: Whether it needs the operator's spectrum in closed form.
+        gradient: Whether it differentiates through the denoiser.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    linear: ClassVar[bool] = True
+    spectral: ClassVar[bool] = False
+    gradient: ClassVar[bool] = False
+
+    steps: int = knob(50, 1, 10_000, "noise levels; more is slower and usually better")
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+
+    def levels(self, prior: Prior) -> list[float]:
+        """The decreasing grid of levels, `steps + 1` floats, the last one 0."""
+        return karras(self.steps, prior.sigma_min, prior.sigma_max)
+
+    def check(self, likelihood: Likelihood) -> None:
+        """Raise `AmbientSolveError` where this algorithm cannot work with this measurement."""
+        if self.linear and not likelihood.linear:
+            raise AmbientSolveError(
+                f"{self.name} needs a linear operator and a prior with an affine decode. Use 'dps' or 'daps', or leave algorithm='auto'."
+            )
+        if self.spectral and likelihood.gram is None:
+            raise AmbientSolveError(
+                f"{self.name} needs an operator with a closed-form spectrum (mask, periodic blur, decimation, single-coil MRI, "
+                "small dense). Use 'mmps' or 'proximal', or leave algorithm='auto'."
+            )
+
+    @abc.abstractmethod
+    def iterate(
+        self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
+    ) -> Iterator[State]:
+        """Move `z` (B * S, *z_shape) from level `sigmas[0]` along the grid; the last state's `z` holds the samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guided(Algorithm):
+    """Algorithms that replace `E[z0 | z]` by an estimate of `E[z0 | z, y]` and then take the reverse kernel `K_eta`."""
+
+    eta: float = knob(1.0, 0.0, 1.0, "fresh noise: 1 is ancestral (DDPM), 0 deterministic (DDIM)")
+
+    @abc.abstractmethod
+    def guide(self, prior: Prior, likelihood: Likelihood, z: Tensor, sigma: float) -> Tensor:
+        """`E[z0 | z_sigma = z, y]`, shape of `z`."""
+
+    def iterate(
+        self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
+    ) -> Iterator[State]:
+        """See `Algorithm.iterate`."""
+        for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+            z0 = self.guide(prior, likelihood, z, sigma)
+            z = reverse(z, z0, sigma, sigma_next, churn(sigma, sigma_next, self.eta), streams)
+            yield State(i + 1, self.steps, sigma, z, z0)

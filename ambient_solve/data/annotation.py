@@ -1,0 +1,64 @@
+"""Which sample may be used at which noise level, and the stateless sigma-first draw.
+
+A sample is admissible at `sigma` if `sigma > b * sigma_noise` and (`sigma > sigma_min` or `sigma < sigma_max`)
+(Ambient Diffusion Omni; Daras et al., 2025, arXiv 2506.10038). Drawing the level first and then an admissible sample keeps the
+density of levels as chosen; what changes with the level is the mixture of samples.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ambient_solve.errors import AmbientSolveError
+
+
+class Admission:
+    """Answers "how many samples are admissible at sigma, and which is the k-th" by binary search.
+
+    `sigma_noise`, `sigma_min`, `sigma_max` and `share` have shape (n,); `share` is the relative chance of each sample.
+    """
+
+    def __init__(
+        self, sigma_noise: np.ndarray, sigma_min: np.ndarray, sigma_max: np.ndarray, share: np.ndarray, buffer: float
+    ) -> None:
+        above = np.maximum(buffer * sigma_noise, sigma_min)
+        below = np.where((sigma_max > 0) & (sigma_max <= above), sigma_max, 0.0)
+        if np.any((below > 0) & (sigma_noise > 0)):
+            raise AmbientSolveError("A sample that already holds noise cannot also be admitted below sigma_max.")
+        # A sample with sigma_max > its lower threshold is admissible everywhere.
+        above = np.where(sigma_max > above, 0.0, above)
+        self._above = np.argsort(above, kind="stable")
+        self._below = np.argsort(-below, kind="stable")
+        self._thresholds, self._ceilings = above[self._above], -below[self._below]
+        self._above_share = np.cumsum(share[self._above])
+        self._below_share = np.cumsum(share[self._below])
+
+    def draw(self, sigma: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """One admissible index for each level, (B,), from uniform numbers `u` (B,)."""
+        n_above = np.searchsorted(self._thresholds, sigma, side="left")
+        n_below = np.searchsorted(self._ceilings, -sigma, side="left")
+        total_above = np.where(n_above > 0, self._above_share[n_above - 1], 0.0)
+        total_below = np.where(n_below > 0, self._below_share[n_below - 1], 0.0)
+        if np.any(total_above + total_below <= 0):
+            level = float(sigma[np.argmin(total_above + total_below)])
+            raise AmbientSolveError(
+                f"No sample may be used at sigma = {level:.4g}. Add cleaner samples, or raise the smallest level drawn."
+            )
+        t = u * (total_above + total_below)
+        first = np.minimum(np.searchsorted(self._above_share, t, side="right"), np.maximum(n_above - 1, 0))
+        second = np.minimum(np.searchsorted(self._below_share, t - total_above, side="right"), np.maximum(n_below - 1, 0))
+        return np.where(t < total_above, self._above[first], self._below[second])
+
+    def lowest(self) -> float:
+        """The smallest level above which every level has an admissible sample from the "above" rule alone."""
+        return float(self._thresholds[0])
+
+
+def log_normal_levels(u: np.ndarray, mean: float, std: float, sigma_min: float, sigma_max: float) -> np.ndarray:
+    """Levels with `ln sigma ~ N(mean, std^2)` truncated to [sigma_min, sigma_max], from uniform numbers `u`."""
+    from scipy.special import ndtr, ndtri
+
+    lo, hi = ndtr((math.log(sigma_min) - mean) / std), ndtr((math.log(sigma_max) - mean) / std)
+    return np.exp(mean + std * ndtri(lo + u * (hi - lo)))

@@ -1,0 +1,72 @@
+"""A knob is a dataclass field with a range and a sentence of help.
+
+It is the one source of the command-line option, the app's control, the row of the docs table and the saved setting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from ambient_solve.errors import AmbientSolveError, suggestion
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One knob as the command line and the app see it: `lo` and `hi` bound numbers, `choices` lists words."""
+
+    name: str
+    type: type
+    default: Any
+    help: str
+    lo: float | None
+    hi: float | None
+    choices: tuple[str, ...] | None
+
+
+def knob(
+    default: Any,
+    lo: float | None = None,
+    hi: float | None = None,
+    help: str = "",
+    *,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field with default `default`, the closed range `[lo, hi]` or the allowed `choices`, and a help text."""
+    return dataclasses.field(default=default, metadata={"knob": {"lo": lo, "hi": hi, "choices": choices, "help": help}})
+
+
+def knobs(cls: type) -> list[Knob]:
+    """The knobs of a dataclass, in the order of its fields."""
+    types = get_type_hints(cls)
+    return [
+        Knob(name=f.name, type=types[f.name], default=f.default, **f.metadata["knob"])
+        for f in dataclasses.fields(cls)
+        if "knob" in f.metadata
+    ]
+
+
+def check_knobs(settings: Any) -> None:
+    """Raise `AmbientSolveError` unless every knob of the dataclass instance `settings` is inside its range."""
+    for k in knobs(type(settings)):
+        value, owner = getattr(settings, k.name), type(settings).__name__
+        if k.choices is not None:
+            if value not in k.choices:
+                raise AmbientSolveError(f"{owner}: {k.name}={value!r} is not a choice. {suggestion(str(value), k.choices)}")
+            continue
+        if k.type in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise AmbientSolveError(f"{owner}: {k.name}={value!r} is not a number; its default is {k.default}.")
+        if k.type is int and value != int(value):
+            raise AmbientSolveError(f"{owner}: {k.name}={value!r} must be a whole number; its default is {k.default}.")
+        if (k.lo is not None and not value >= k.lo) or (k.hi is not None and not value <= k.hi):
+            raise AmbientSolveError(f"{owner}: {k.name}={value!r} is outside [{k.lo}, {k.hi}]; its default is {k.default}.")
+
+
+def build(cls: type, **values: Any) -> Any:
+    """Construct the dataclass `cls` from knob values; an unknown name raises with a suggestion."""
+    names = [k.name for k in knobs(cls)]
+    for name in values:
+        if name not in names:
+            raise AmbientSolveError(f"{cls.__name__} has no knob {name!r}. {suggestion(name, names)}")
+    return cls(**values)

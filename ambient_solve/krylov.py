@@ -1,0 +1,80 @@
+"""Conjugate gradients on a batch of independent systems: coefficients per row, a fixed number of steps, no sync."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ambient_solve.noise import Level, per_sample
+
+Matvec = Callable[[Tensor], Tensor]
+"""`p -> M p`, rows independent; `M` symmetric and positive definite on each row."""
+
+CarryingMatvec = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""`p -> (M p, E p)`, `E` any linear map that is computed on the way to `M p`."""
+
+ROUNDING = 1e-7
+
+
+@dataclass
+class WarmStart:
+    """What a sequence of similar solves remembers: the last solution, where the next one starts."""
+
+    solution: Tensor | None = None
+
+
+def conjugate_gradient(matvec: Matvec, b: Tensor, iterations: int, x0: Tensor | None = None) -> Tensor:
+    """Solve `M x = b` row by row (Hestenes and Stiefel, 1952) for `b` (N, *shape), starting at `x0` (zero by default).
+
+    Without `x0` it costs `iterations` products, with it one more. A row that has converged stays where it is.
+    """
+    if x0 is None:
+        return _iterate(lambda p: (matvec(p), None), b, iterations, 0.0)[0]
+    return x0 + _iterate(lambda p: (matvec(p), None), b - matvec(x0), iterations, 0.0)[0]
+
+
+def carrying_conjugate_gradient(
+    matvec: CarryingMatvec, b: Tensor, iterations: int, floor: Level = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Solve `M x = b` from zero and return `(x, E x)` at a cost of exactly `iterations` products.
+
+    `x = sum_j alpha_j p_j`, so `E x = sum_j alpha_j E p_j` needs no product of its own. In moment matching (Rozet et
+    al., 2024, arXiv 2405.13712) `M p = sigma^2 p + A C A'p` and `E p = C A'p`: one network call less.
+
+    `floor` (float or (N,)) is a known lower bound of the spectrum of `M`. The Jacobian of a network is only nearly
+    symmetric and positive; a curvature `p'Mp` below `floor * p'p` is its error and would throw the row far away.
+    """
+    return _iterate(matvec, b, max(iterations, 1), floor)
+
+
+def _iterate(matvec: Callable, b: Tensor, iterations: int, floor: Level) -> tuple[Tensor, Tensor | None]:
+    x, r, p, carried = torch.zeros_like(b), b, b, None
+    rr = _dot(r, r)
+    converged = ROUNDING**2 * rr
+    for step in range(iterations):
+        product, extra = matvec(p)
+        # A row at the rounding level of float32 is frozen: left running for hundreds of steps its coefficients become
+        # quotients of denormal numbers, and it diverges.
+        rr = torch.where(rr > converged, rr, 0)
+        alpha = _ratio(rr, torch.maximum(_dot(p, product), floor * _dot(p, p)))
+        x = x + per_sample(alpha, p) * p
+        if extra is not None:
+            moved = per_sample(alpha, extra) * extra
+            carried = moved if carried is None else carried + moved
+        if step + 1 < iterations:
+            r = r - per_sample(alpha, r) * product
+            rr, before = _dot(r, r), rr
+            p = r + per_sample(_ratio(rr, before), p) * p
+    return x, carried
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """`a / b`, and 0 where `b` is not positive: a converged row has 0 / 0 and must not move."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)

@@ -1,0 +1,53 @@
+"""`Batch` and `Objective`: what a training loss is given and what it returns."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ambient_solve.noise import Streams
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""`(z (B, *shape), sigma (B,)) -> E[z0 | z]`, shape of z."""
+
+
+@dataclass
+class Batch:
+    """One training batch; everything is per sample.
+
+    Attributes:
+        z: What is stored, (B, *shape): the clean sample plus `sigma_noise` times a noise drawn once and for all.
+        sigma: Noise level drawn for this visit, (B,).
+        sigma_noise: Physical noise already in `z`, (B,); 0 is clean.
+        sigma_min, sigma_max: The sample may be used at `sigma > sigma_min` or `sigma < sigma_max`, (B,).
+        mask: What was observed, broadcastable to `z`; None means everything.
+    """
+
+    z: Tensor
+    sigma: Tensor
+    sigma_noise: Tensor
+    sigma_min: Tensor
+    sigma_max: Tensor
+    mask: Tensor | None = None
+
+    def to(self, device: str) -> Batch:
+        """The same batch on another device."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if v is not None}
+        return Batch(**moved)
+
+
+class Objective(abc.ABC):
+    """A training loss whose minimiser is `E[z0 | z_sigma]`."""
+
+    @abc.abstractmethod
+    def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
+        """Loss of each sample, (B,). The noise of row i comes from stream i alone."""
+
+
+def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
+    """`lambda(sigma) = 1 / sigma^2 + 1 / sigma_data^2` (Karras et al., 2022, arXiv 2206.00364, table 1): the inverse of the
+    posterior variance of a Gaussian of deviation `sigma_data`."""
+    return 1 / sigma**2 + 1 / sigma_data**2

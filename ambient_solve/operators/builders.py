@@ -1,0 +1,185 @@
+"""Named builders: each returns a deepinv physics with Gaussian noise of level `sigma` (images in [0, 1]).
+
+`img_size` is (C, H, W) everywhere. What is random (which pixels, which camera path) depends on `seed` alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, GaussianNoise, Inpainting, LinearPhysics, Physics
+from deepinv.physics.generator import MotionBlurGenerator
+from torch import Tensor
+
+from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.operators.jpeg import Jpeg
+
+Size = tuple[int, int, int]
+FILTERS = ("bicubic", "bilinear", "gaussian", "sinc")
+BOUNDARIES = ("circular", "valid")
+
+
+def inpaint(mask: Tensor, sigma: float = 0.02, channels: int = 3) -> Inpainting:
+    """Missing pixels. `mask` is (H, W), (1, H, W) or (channels, H, W), or has a batch axis before; 1 = observed."""
+    mask = torch.as_tensor(mask).float()
+    mask = mask[None] if mask.ndim == 2 else mask
+    if mask.ndim not in (3, 4) or mask.shape[-3] not in (1, channels) or mask.numel() == 0:
+        raise AmbientSolveError(
+            f"The mask has shape {tuple(mask.shape)}; (H, W), (1, H, W) or ({channels}, H, W) was expected, "
+            "pass channels=... for other images."
+        )
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise AmbientSolveError(
+            "The mask has values besides 0 (missing) and 1 (observed); mask > 0.5 makes a binary one."
+        )
+    if not bool(mask.any()):
+        raise AmbientSolveError("The mask observes no pixel at all; 1 = observed, 0 = missing: did you mean 1 - mask?")
+    if bool(mask.all()):
+        raise AmbientSolveError("The mask has no missing pixel; use denoise(img_size, sigma) for a complete image.")
+    size = (channels, *mask.shape[-2:])
+    mask = mask.expand(*mask.shape[:-3], *size).contiguous()
+    return Inpainting(img_size=size, mask=mask, noise_model=_noise(sigma))
+
+
+def inpaint_box(
+    img_size: Size, box: int | tuple[int, int] | tuple[int, int, int, int] | None = None, sigma: float = 0.02
+) -> Inpainting:
+    """A missing rectangle: `box` is a side, (height, width) or (top, left, height, width).
+
+    Without a position it is centred; by default it is half as high and half as wide as the image.
+    """
+    channels, rows, columns = _size(img_size)
+    box = (max(rows // 2, 1), max(columns // 2, 1)) if box is None else box
+    box = (box, box) if isinstance(box, int) else tuple(box)
+    if len(box) == 2:
+        box = ((rows - box[0]) // 2, (columns - box[1]) // 2, *box)
+    fits = len(box) == 4 and min(box) >= 0 and box[0] + box[2] <= rows and box[1] + box[3] <= columns
+    if not fits or 0 in box[2:] or box[2:] == (rows, columns):
+        raise AmbientSolveError(
+            f"box={box} is no part of an image of {rows}x{columns}; a side, (height, width) or "
+            "(top, left, height, width) was expected."
+        )
+    mask = torch.ones(rows, columns)
+    mask[box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = 0
+    return inpaint(mask, sigma, channels)
+
+
+def inpaint_random(img_size: Size, missing: float = 0.7, sigma: float = 0.02, seed: int = 0) -> Inpainting:
+    """A fraction `missing` of the pixels is lost, the same in all channels."""
+    channels, rows, columns = _size(img_size)
+    if not 0 < missing < 1:
+        raise AmbientSolveError(
+            f"missing={missing} was given, a fraction between 0 and 1 (both excluded) was expected."
+        )
+    order = torch.randperm(rows * columns, generator=torch.Generator().manual_seed(seed))
+    lost = min(max(round(missing * rows * columns), 1), rows * columns - 1)
+    return inpaint((order >= lost).float().reshape(rows, columns), sigma, channels)
+
+
+def gaussian_blur(
+    img_size: Size, width: float = 2.0, sigma: float = 0.02, boundary: str = "circular"
+) -> BlurFFT | Blur:
+    """Gaussian blur of standard deviation `width` pixels.
+
+    `boundary` is "circular" (the image repeats; closed form) or "valid" (only where the kernel fits: y is smaller).
+    """
+    if not (width > 0 and math.isfinite(width)):
+        raise AmbientSolveError(f"width={width} was given, a number of pixels above 0 was expected.")
+    reach = math.ceil(3 * width)
+    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / width) ** 2)
+    return _blur(img_size, torch.outer(line, line), sigma, boundary)
+
+
+def motion_blur(
+    img_size: Size, length: int = 15, sigma: float = 0.02, seed: int = 0, boundary: str = "circular"
+) -> BlurFFT | Blur:
+    """Camera shake along a random smooth path inside a square of `length` pixels (made odd)."""
+    if isinstance(length, bool) or not isinstance(length, int) or length < 2:
+        raise AmbientSolveError(f"length={length!r} was given, a whole number of at least 2 pixels was expected.")
+    side = length | 1
+    generator = MotionBlurGenerator((side, side), rng=torch.Generator().manual_seed(seed))
+    return _blur(img_size, generator.step(batch_size=1)["filter"][0, 0], sigma, boundary)
+
+
+def super_resolution(
+    img_size: Size, factor: int = 2, filter: str | None = "bicubic", sigma: float = 0.02
+) -> Downsampling:
+    """Keep every `factor`-th pixel after an anti-aliasing `filter` (None: none). `img_size` is the large image's."""
+    channels, rows, columns = _size(img_size)
+    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 2:
+        raise AmbientSolveError(f"factor={factor!r} was given, a whole number of at least 2 was expected.")
+    if filter is not None and filter not in FILTERS:
+        raise AmbientSolveError(f"filter={filter!r} is not a filter. {suggestion(str(filter), FILTERS)}")
+    if rows % factor or columns % factor:
+        fit = f"{max(rows // factor, 1) * factor}x{max(columns // factor, 1) * factor}"
+        raise AmbientSolveError(f"A {rows}x{columns} image cannot be reduced by {factor}; crop or resize it to {fit}.")
+    op = Downsampling(
+        img_size=(channels, rows, columns), filter=filter, factor=factor, padding="circular", noise_model=_noise(sigma)
+    )
+    side = 1 if op.filter is None else max(op.filter.shape[-2:])
+    if side > min(rows, columns):
+        raise AmbientSolveError(
+            f"The {filter} filter for factor {factor} spans {side} pixels, more than the {rows}x{columns} image has; "
+            "use a smaller factor or a larger image."
+        )
+    op.img_size = (channels, rows, columns)
+    return op
+
+
+def denoise(img_size: Size, sigma: float = 0.1) -> Denoising:
+    """Nothing but noise."""
+    return Denoising(_noise(sigma), img_size=_size(img_size))
+
+
+def jpeg(img_size: Size, quality: int = 10, sigma: float = 0.02, subsampling: str = "4:2:0") -> Jpeg:
+    """JPEG compression; `sigma` says how closely the decoded picture must be reproduced (see `Jpeg`)."""
+    size = _size(img_size)
+    if size[0] not in (1, 3):
+        raise AmbientSolveError(f"JPEG pictures have 1 or 3 channels, img_size={size} was given.")
+    return Jpeg(quality, subsampling, img_size=size, noise_model=_noise(sigma))
+
+
+TASKS: dict[str, Callable[..., Physics]] = {
+    "inpaint": inpaint,
+    "box": inpaint_box,
+    "random": inpaint_random,
+    "gaussian-blur": gaussian_blur,
+    "motion-blur": motion_blur,
+    "super-resolution": super_resolution,
+    "denoise": denoise,
+    "jpeg": jpeg,
+}
+"""What the command line calls them. `inpaint` takes a mask, the others `img_size`."""
+
+
+def _size(img_size: Size) -> Size:
+    if isinstance(img_size, (tuple, list, torch.Size)) and len(img_size) == 3:
+        if all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in img_size):
+            return tuple(img_size)
+    raise AmbientSolveError(f"img_size={img_size!r} was given, (C, H, W) was expected, for instance (3, 64, 64).")
+
+
+def _noise(sigma: float) -> GaussianNoise:
+    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not (sigma >= 0 and math.isfinite(sigma)):
+        raise AmbientSolveError(
+            f"sigma={sigma!r} was given, a noise level of at least 0 (images in [0, 1]) was expected."
+        )
+    return GaussianNoise(float(sigma))
+
+
+def _blur(img_size: Size, kernel: Tensor, sigma: float, boundary: str) -> LinearPhysics:
+    """A blur with `kernel` (h, w) of odd sides, normalised to keep the brightness."""
+    size = _size(img_size)
+    if boundary not in BOUNDARIES:
+        raise AmbientSolveError(f"boundary={boundary!r} is not a boundary. {suggestion(str(boundary), BOUNDARIES)}")
+    if max(kernel.shape) > min(size[1:]):
+        raise AmbientSolveError(
+            f"The blur kernel spans {max(kernel.shape)} pixels, more than the {size[1]}x{size[2]} image has; "
+            "use a smaller width or length, or a larger image."
+        )
+    kernel = (kernel / kernel.sum())[None, None]
+    if boundary == "circular":
+        return BlurFFT(img_size=size, filter=kernel, noise_model=_noise(sigma))
+    return Blur(filter=kernel, padding="valid", img_size=size, noise_model=_noise(sigma))

@@ -1,0 +1,97 @@
+"""`Prior`: who knows what images look like."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.noise import Level, Streams, per_sample
+
+Vjp = Callable[[Tensor], Tensor]
+"""`v -> J' v`, `J` the Jacobian of the denoiser at the point where it was taken; `v` and the result are (B, *shape)."""
+
+
+class Prior(nn.Module, abc.ABC):
+    """A distribution over `z` that can be denoised at any level in `[sigma_min, sigma_max]`.
+
+    Attributes:
+        shape: Shape of one `z` without the batch axis; -1 stands for "any size" (a fully convolutional prior).
+        sigma_min, sigma_max: The range of noise levels, in `z` units, in which `denoise` is valid.
+        sigma_data: Typical standard deviation of one entry of `z0`.
+    """
+
+    shape: tuple[int, ...]
+    sigma_min: float
+    sigma_max: float
+    sigma_data: float = 0.5
+
+    @abc.abstractmethod
+    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
+        """`E[z0 | z0 + sigma * n = z]` for `z` (B, *shape) and `sigma` a float, () or (B,). Returns (B, *shape), float32."""
+
+    def forward(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
+        """`denoise`, under the name that torch's data-parallel wrappers call."""
+        return self.denoise(z, sigma, cond)
+
+    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None) -> tuple[Tensor, Vjp]:
+        """The denoised `z` and its vector-Jacobian product, good for any number of calls.
+
+        For an exact denoiser `sigma^2 J` is the posterior covariance `Cov[z0 | z]`, hence symmetric (Efron, 2011).
+        """
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            z0 = self.denoise(leaf, sigma, cond)
+
+        def vjp(v: Tensor) -> Tensor:
+            return torch.autograd.grad(z0, leaf, v, retain_graph=True)[0]
+
+        return z0.detach(), vjp
+
+    @property
+    def affine(self) -> tuple[float, float] | None:
+        """`(a, b)` where `decode(z) = a * z + b`, or None where `decode` is not affine."""
+        return 1.0, 0.0
+
+    def decode(self, z: Tensor) -> Tensor:
+        """From the prior's space to the operator's: `x = decode(z)`."""
+        a, b = self.affine
+        return a * z + b
+
+    def encode(self, x: Tensor) -> Tensor:
+        """From the operator's space to the prior's: the inverse of `decode`."""
+        a, b = self.affine
+        return (x - b) / a
+
+    def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
+        """Unit noise of the prior's own kind for states of `shape` (B * S, *z_shape); white unless overridden."""
+        return streams.normal(torch.empty(shape, device=self.device))
+
+    def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one `z` whose image has `image_shape` (C, *spatial); raises where this prior cannot make such images."""
+        fits = len(image_shape) == len(self.shape) and all(
+            want in (-1, have) for have, want in zip(image_shape, self.shape, strict=True)
+        )
+        if not fits:
+            raise AmbientSolveError(
+                f"The operator works on images of shape {image_shape}, the prior {type(self).__name__} makes "
+                f"{tuple('any' if n == -1 else n for n in self.shape)}. "
+                "Build the operator with the prior's img_size, or resize (or convert the channels of) the measurement."
+            )
+        return image_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the prior's tensors live; states are made there."""
+        tensor = next(self.parameters(), None)
+        tensor = next(self.buffers(), None) if tensor is None else tensor
+        return torch.device("cpu") if tensor is None else tensor.device
+
+
+def score(prior: Prior, z: Tensor, sigma: Level) -> Tensor:
+    """`grad log p_sigma(z) = (D(z) - z) / sigma^2` (Tweedie's formula), shape of `z`."""
+    return (prior.denoise(z, sigma) - z) / per_sample(sigma, z) ** 2

@@ -1,0 +1,103 @@
+"""The model card: what a prior was trained on, how damaged that was, and how well it denoises."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ambient_solve.data.corruption import Sample, fingerprint
+from ambient_solve.noise import Streams
+from ambient_solve.priors.base import Prior
+
+CARD_LEVELS = (0.05, 0.1, 0.2, 0.4, 1.0, 2.0)
+
+
+@torch.no_grad()
+def denoising_psnr(prior: Prior, pictures: Sequence[Tensor], crop: int) -> dict[float, tuple[float, float]]:
+    """For each level, in z units: mean PSNR in dB of the noisy and of the denoised central crops of uint8 `pictures`."""
+    if not pictures:
+        return {}
+    clean = torch.stack([_centre(p, crop) for p in pictures]).float() / 127.5 - 1
+    clean = clean.to(prior.device)
+    table = {}
+    for sigma in CARD_LEVELS:
+        noisy = clean + sigma * Streams(range(len(clean)), 1, prior.device).normal(clean)
+        table[sigma] = tuple(_psnr(z, clean) for z in (noisy, prior.denoise(noisy, sigma)))
+    return table
+
+
+def _centre(picture: Tensor, crop: int) -> Tensor:
+    top, left = ((n - crop) // 2 for n in picture.shape[-2:])
+    return picture[:, top : top + crop, left : left + crop]
+
+
+def _psnr(z: Tensor, clean: Tensor) -> float:
+    # The range of z is [-1, 1], so the peak is 2.
+    return float((10 * torch.log10(4 / (z - clean).square().flatten(1).mean(1))).mean())
+
+
+def model_card(
+    name: str,
+    settings: dict[str, Any],
+    samples: Sequence[Sample],
+    steps: int,
+    seconds: float,
+    metrics: dict[float, tuple[float, float]],
+) -> str:
+    """The README.md of a prior, in Hugging Face's form."""
+    damage = Counter(s.sigma_noise for s in samples)
+    used = {k: v for k, v in settings.items() if k not in ("out", "data_root", "dry_run")}
+    lines = [
+        "---",
+        "library_name: ambient_solve",
+        "tags: [diffusion, prior, inverse-problems, ambient-diffusion]",
+        "---",
+        f"# {name}",
+        "",
+        "A diffusion prior for `ambient_solve`: `load_prior(folder)`, then `Solver(prior).solve(y, op)`.",
+        "",
+        "## Data",
+        "",
+        "| source | share of samples drawn | sides divided by | held out | terms |",
+        "|---|---|---|---|---|",
+        *(f"| {s['path']} | {s['share']} | {s['shrink']} | {s['held_out']} | {s['terms']} |" for s in settings["sources"]),
+        "",
+        "Damage, done once before training (noise level in units of [-1, 1] pictures):",
+        "",
+        "| noise in the picture | pictures |",
+        "|---|---|",
+        *(f"| {level} | {count} |" for level, count in sorted(damage.items())),
+        "",
+        f"Hash of the damaged data: `{fingerprint(samples)}`.",
+        "",
+        "## Training",
+        "",
+        f"{steps} steps of {settings['batch']} samples, seed {settings['seed']}, {seconds:.0f} seconds. Written by "
+        "`trainers/train.py` with:",
+        "",
+        "```json",
+        json.dumps(used, indent=1),
+        "```",
+    ]
+    if metrics:
+        lines += [
+            "",
+            "## Denoising of held-out clean pictures",
+            "",
+            "| sigma | noisy, dB | denoised, dB |",
+            "|---|---|---|",
+            *(f"| {sigma} | {noisy:.2f} | {denoised:.2f} |" for sigma, (noisy, denoised) in metrics.items()),
+        ]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "What the data did not hold, the prior invents: look at the spread, and at the data misfit, before you believe a detail.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,400 @@
+r"""Gaussians and Gaussian mixtures: exact denoiser, Jacobian, sampler and posterior. The measuring stick.
+
+With components `N(m_k, C_k)`, weights `w_k`, and `u_k = sigma^2 (C_k + sigma^2 I)^-1 (m_k - z)`, all is linear algebra:
+
+    r_k          softmax over k of  log w_k + log N(z; m_k, C_k + sigma^2 I)
+    D(z)       = z + sum_k r_k u_k                                                 (Tweedie; Efron, 2011, equation 1.4)
+    J v        = sum_k r_k C_k (C_k + sigma^2 I)^-1 v + sum_k r_k (u_k'v - u'v) u_k / sigma^2,      u = sum_k r_k u_k
+
+`sigma^2 J = Cov[z0 | z]` is symmetric. Writing `D` as a move away from `z` keeps it accurate at every level.
+The posterior under `y = A x + N(0, sigma_y^2 I)` is again a Gaussian (mixture), so it is returned as a prior of the
+same class: it can be sampled, denoised and measured like any other. The algebra is float64 whatever the input's dtype.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.noise import Level
+from ambient_solve.priors.base import Prior, Vjp
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+def _f64(values: Any) -> Tensor:
+    return torch.as_tensor(values).to(torch.float64)
+
+
+class _Isotropic(nn.Module):
+    """Components `N(means[k], variances[k] I)`, means (K, d). Matrix products only: never a (B, K, d) tensor."""
+
+    def __init__(self, means: Tensor, variances: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("means", means)
+        self.register_buffer("variances", variances)
+
+    def residual(self, z: Tensor) -> Tensor:
+        return z
+
+    def log_normal(self, z: Tensor, s2: Tensor) -> Tensor:
+        """`log N(z; m_k, C_k + s2 I)`, (B, K); s2 is (B or 1, 1)."""
+        total = self.variances + s2
+        distance2 = (z**2).sum(1, keepdim=True) - 2 * z @ self.means.T + (self.means**2).sum(1)
+        return -0.5 * (distance2 / total + z.shape[1] * torch.log(2 * math.pi * total))
+
+    def pull(self, z: Tensor, s2: Tensor, weights: Tensor) -> Tensor:
+        """`sum_k weights_k u_k` for weights (B, K): (B, d)."""
+        weights = weights * s2 / (self.variances + s2)
+        return weights @ self.means - weights.sum(1, keepdim=True) * z
+
+    def dots(self, z: Tensor, s2: Tensor, v: Tensor) -> Tensor:
+        """`u_k'v`, (B, K)."""
+        return s2 / (self.variances + s2) * (v @ self.means.T - (z * v).sum(1, keepdim=True))
+
+    def shrink(self, s2: Tensor, weights: Tensor, v: Tensor) -> Tensor:
+        """`sum_k weights_k C_k (C_k + s2 I)^-1 v`, (B, d)."""
+        return (weights * self.variances / (self.variances + s2)).sum(1, keepdim=True) * v
+
+    def sample(self, index: Tensor, unit: Tensor) -> Tensor:
+        return self.means[index] + self.variances[index].sqrt()[:, None] * unit
+
+    def times(self, v: Tensor) -> Tensor:
+        """`C_k v` for v (B, d): (K, B, d)."""
+        return self.variances[:, None, None] * v
+
+    def diagonal(self) -> Tensor:
+        return self.variances[:, None].expand_as(self.means)
+
+    def conditioned(self, means: Tensor, A: Tensor, noise2: float, seen: Tensor) -> _Spectral:
+        """Posterior components under A (m, d), given their means and `seen_k' seen_k = C_k A' G_k^-1 A C_k`."""
+        # The right singular vectors of A diagonalise every posterior covariance: one rotation serves all components.
+        _, singular, vh = torch.linalg.svd(A, full_matrices=True)
+        gain = nn.functional.pad(singular**2, (0, A.shape[1] - len(singular)))
+        v = self.variances[:, None]
+        return _Spectral(means, v * noise2 / (v * gain + noise2), vh.T[None])
+
+
+class _Spectral(nn.Module):
+    """Components `N(means[k], Q_k diag(eigenvalues[k]) Q_k')`, means and eigenvalues (K, d).
+
+    The eigenvectors are the columns of `columns`, (K, d, d), or (1, d, d) where all share one basis. Without it they
+    are the real orthonormal Fourier (Hartley) basis of the last two axes of `shape`: its own inverse, it diagonalises
+    every symmetric circulant matrix. No basis depends on the noise level: a level per sample costs no factorisation.
+    """
+
+    def __init__(self, means: Tensor, eigenvalues: Tensor, columns: Tensor | None, shape: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.register_buffer("means", means)
+        self.register_buffer("eigenvalues", eigenvalues)
+        self.register_buffer("columns", columns)
+        self.shape, self.shared = shape, columns is None or len(columns) == 1
+
+    @classmethod
+    def dense(cls, means: Tensor, covariances: Tensor) -> _Spectral:
+        """From covariances (K, d, d), symmetric up to rounding."""
+        eigenvalues, columns = torch.linalg.eigh((covariances + covariances.mT) / 2)
+        largest = eigenvalues[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)
+        if (eigenvalues < -1e-6 * largest).any():
+            raise AmbientSolveError(f"A covariance has the negative eigenvalue {float(eigenvalues.min()):.3g}.")
+        return cls(means, eigenvalues.clamp_min(0), columns)
+
+    def _rotate(self, v: Tensor) -> Tensor:
+        """Coordinates `Q_k' v`: (B, 1 or K, d) to (B, K, d)."""
+        if self.columns is not None:
+            return torch.einsum("bkd,kde->bke", v, self.columns)
+        f = torch.fft.fft2(v.reshape(*v.shape[:2], *self.shape), norm="ortho")
+        return (f.real - f.imag).reshape(v.shape)
+
+    def _back(self, v: Tensor) -> Tensor:
+        """`Q_k v_k`: (B, K, d)."""
+        return self._rotate(v) if self.columns is None else torch.einsum("bke,kde->bkd", v, self.columns)
+
+    def _gather(self, v: Tensor) -> Tensor:
+        """`sum_k Q_k v_k`, (B, d); where the basis is shared, sum first and rotate once."""
+        return self._back(v.sum(1, keepdim=True))[:, 0] if self.shared else self._back(v).sum(1)
+
+    def residual(self, z: Tensor) -> Tensor:
+        """`Q_k' (m_k - z)`, (B, K, d)."""
+        return self._rotate(self.means[None]) - self._rotate(z[:, None])  # a shared basis rotates z once, not K times
+
+    def _kept(self, s2: Tensor) -> Tensor:
+        """`s2 / (eigenvalues + s2)`, (B or 1, K, d)."""
+        return s2[..., None] / (self.eigenvalues + s2[..., None])
+
+    def log_normal(self, residual: Tensor, s2: Tensor) -> Tensor:
+        total = self.eigenvalues + s2[..., None]
+        return -0.5 * (residual**2 / total + torch.log(2 * math.pi * total)).sum(-1)
+
+    def pull(self, residual: Tensor, s2: Tensor, weights: Tensor) -> Tensor:
+        return self._gather(weights[..., None] * self._kept(s2) * residual)
+
+    def dots(self, residual: Tensor, s2: Tensor, v: Tensor) -> Tensor:
+        return (self._kept(s2) * residual * self._rotate(v[:, None])).sum(-1)
+
+    def shrink(self, s2: Tensor, weights: Tensor, v: Tensor) -> Tensor:
+        shrunk = self.eigenvalues / (self.eigenvalues + s2[..., None])
+        return self._gather(weights[..., None] * shrunk * self._rotate(v[:, None]))
+
+    def sample(self, index: Tensor, unit: Tensor) -> Tensor:
+        v = (self.eigenvalues[index].sqrt() * unit)[:, None]
+        if not self.shared:  # (n, K, d), zero but for the component of each row
+            v = nn.functional.one_hot(index, len(self.means))[..., None] * v
+        return self.means[index] + self._gather(v)
+
+    def times(self, v: Tensor) -> Tensor:
+        return self._back(self.eigenvalues * self._rotate(v[:, None])).transpose(0, 1)
+
+    def diagonal(self) -> Tensor:
+        if self.columns is None:  # stationary: the same variance everywhere in a channel
+            grid = self.eigenvalues.reshape(-1, *self.shape)
+            return grid.mean((-2, -1), keepdim=True).expand_as(grid).reshape(self.means.shape)
+        return torch.einsum("kde,ke->kd", self.columns**2, self.eigenvalues)
+
+    def conditioned(self, means: Tensor, A: Tensor, noise2: float, seen: Tensor) -> _Spectral:
+        return _Spectral.dense(means, self.times(torch.eye(A.shape[1]).to(A)) - seen.mT @ seen)
+
+
+class ExactPrior(Prior):
+    """What `GaussianPrior` and `MixturePrior` share: K components, log weights, `decode(z) = scale * z + offset`.
+
+    The default noise range and `sigma_data` follow EDM: `sigma_data` is the root of the mean variance of an entry (the
+    spread of the component means included), the range .004 to 160 of them (.002 to 80 where `sigma_data` is .5).
+    """
+
+    @abc.abstractmethod
+    def __init__(
+        self,
+        log_weights: Tensor,
+        components: _Isotropic | _Spectral,
+        shape: tuple[int, ...],
+        affine: tuple,
+        levels: tuple,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("log_weights", log_weights.log_softmax(0))
+        self.components, self.shape, (self.scale, self.offset) = components, tuple(shape), affine
+        sigma_min, sigma_max, sigma_data = levels  # None stands for the default
+        self.sigma_data = sigma_data or math.sqrt(self.variance.mean())
+        self.sigma_min = sigma_min or 0.004 * self.sigma_data
+        self.sigma_max = sigma_max or 160 * self.sigma_data
+
+    def _like(self, log_weights: Tensor, components: _Isotropic | _Spectral) -> Self:
+        """The same space, noise range and units with other components."""
+        new, levels = type(self).__new__(type(self)), (self.sigma_min, self.sigma_max, None)
+        ExactPrior.__init__(new, log_weights, components, self.shape, self.affine, levels)
+        return new
+
+    @property
+    def affine(self) -> tuple[float, float]:
+        return self.scale, self.offset
+
+    @property
+    def weights(self) -> Tensor:
+        """(K,) float64."""
+        return self.log_weights.exp()
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of z0, (*shape) float64."""
+        return (self.weights @ self.components.means).reshape(self.shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each entry of z0, (*shape) float64."""
+        spread = self.components.means - self.mean.flatten()
+        return (self.weights @ (self.components.diagonal() + spread**2)).reshape(self.shape)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of z0, (d, d) float64."""
+        spread = self.components.means - self.mean.flatten()
+        within = self.components.times(torch.eye(spread.shape[1]).to(spread))
+        return torch.einsum("k,kde->de", self.weights, within) + (self.weights[:, None] * spread).T @ spread
+
+    def _flat(self, z: Tensor, sigma: Level) -> tuple[Tensor, Tensor]:
+        """`z` as (B, d) and the squared level as (B or 1, 1), in the dtype of the buffers."""
+        like = self.log_weights
+        if not isinstance(sigma, Tensor):
+            sigma = torch.full((), sigma, dtype=like.dtype, device=like.device)  # a fill, not a copy: no device sync
+        return z.reshape(len(z), -1).to(like), sigma.to(like).reshape(-1, 1) ** 2
+
+    @staticmethod
+    def _as(flat: Tensor, z: Tensor) -> Tensor:
+        return flat.reshape(z.shape).to(torch.promote_types(z.dtype, torch.float32))
+
+    def _responsibilities(self, residual: Tensor, s2: Tensor) -> Tensor:
+        if len(self.log_weights) == 1:
+            return residual.new_ones(len(residual), 1)
+        return (self.log_weights + self.components.log_normal(residual, s2)).softmax(1)
+
+    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
+        """`E[z0 | z]` exactly, for z (B, *shape) and sigma a float, () or (B,); float32 (float64 for float64 z)."""
+        flat, s2 = self._flat(z, sigma)
+        residual = self.components.residual(flat)
+        return self._as(flat + self.components.pull(residual, s2, self._responsibilities(residual, s2)), z)
+
+    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None) -> tuple[Tensor, Vjp]:
+        """The denoised z and `v -> J v` in closed form (the second and third lines of the module's formulas)."""
+        flat, s2 = self._flat(z.detach(), sigma)
+        residual = self.components.residual(flat)
+        r = self._responsibilities(residual, s2)
+        z0 = flat + self.components.pull(residual, s2, r)
+
+        def vjp(v: Tensor) -> Tensor:
+            w = v.reshape(len(v), -1).to(flat)
+            out = self.components.shrink(s2, r, w)
+            if len(self.log_weights) > 1:
+                dots = self.components.dots(residual, s2, w)
+                centred = r * (dots - (r * dots).sum(1, keepdim=True))
+                out = out + self.components.pull(residual, s2, centred) / s2
+            return self._as(out, v)
+
+        return self._as(z0, z), vjp
+
+    def log_prob(self, z: Tensor, sigma: Level = 0.0) -> Tensor:
+        """`log p_sigma(z)`, the density of z0 + sigma n in z units: (B,) float64. Its gradient is the score."""
+        flat, s2 = self._flat(z, sigma)
+        return (self.log_weights + self.components.log_normal(self.components.residual(flat), s2)).logsumexp(1)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n independent draws of z0, (n, *shape) float32; drawn on the generator's device, the same on any device."""
+        weights = self.weights.to(generator.device)
+        index = weights.multinomial(n, replacement=True, generator=generator).to(self.device)
+        unit = weights.new_empty(n, self.components.means.shape[1]).normal_(generator=generator)
+        return self.components.sample(index, unit.to(self.device)).reshape(n, *self.shape).float()
+
+    def posterior(self, A: Tensor, y: Tensor, sigma_y: float) -> Self:
+        """The exact law of z0 given `y = A decode(z0) + N(0, sigma_y^2 I)`, as a prior of the same class and units.
+
+        `A` (m, d) acts on images (see `dense`), `y` holds one measurement of m numbers in any shape. With
+        `G_k = A C_k A' + sigma_y^2 I`: weights `w_k N(y; A m_k, G_k)`, means `m_k + C_k A' G_k^-1 (y - A m_k)`,
+        covariances `C_k - C_k A' G_k^-1 A C_k`. Only m x m systems are solved.
+        """
+        like, d = self.log_weights, self.components.means.shape[1]
+        if A.ndim != 2 or A.shape[1] != d or y.numel() != len(A) or not sigma_y > 0:
+            got = f"got {tuple(A.shape)}, {tuple(y.shape)} and {sigma_y}."
+            raise AmbientSolveError(f"posterior needs A (m, {d}), one y of m entries and sigma_y > 0, {got}")
+        y = y.flatten().to(like) - self.offset * A.to(like).sum(1)
+        A = self.scale * A.to(like)
+        means, seen = self.components.means, self.components.times(A)  # A C_k, (K, m, d)
+        root = torch.linalg.cholesky(seen @ A.T + sigma_y**2 * torch.eye(len(A)).to(A))
+        white = torch.linalg.solve_triangular(root, (y - means @ A.T)[..., None], upper=False)
+        seen = torch.linalg.solve_triangular(root, seen, upper=False)
+        log_evidence = -0.5 * (white**2).sum((1, 2)) - root.diagonal(dim1=1, dim2=2).log().sum(1)
+        means = means + (seen.mT @ white)[..., 0]
+        components = self.components.conditioned(means, A, sigma_y**2, seen)
+        return self._like(self.log_weights + log_evidence, components)
+
+
+class GaussianPrior(ExactPrior):
+    """`z0 ~ N(mean, covariance)`, mean (*shape), covariance (d, d) with d the number of entries of one z."""
+
+    def __init__(
+        self,
+        mean: Tensor,
+        covariance: Tensor,
+        *,
+        scale: float = 1.0,
+        offset: float = 0.0,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        sigma_data: float | None = None,
+    ) -> None:
+        mean = _f64(mean)
+        if tuple(covariance.shape) != (mean.numel(),) * 2:
+            raise AmbientSolveError(f"A mean of shape {tuple(mean.shape)} has no covariance {tuple(covariance.shape)}.")
+        components = _Spectral.dense(mean.reshape(1, -1), _f64(covariance)[None])
+        one, levels = mean.new_zeros(1), (sigma_min, sigma_max, sigma_data)
+        super().__init__(one, components, mean.shape, (scale, offset), levels)
+
+    @classmethod
+    def stationary(cls, mean: Tensor, spectrum: Tensor, *, scale: float = 1.0, offset: float = 0.0) -> Self:
+        """A texture: covariance diagonal in the 2-D Fourier basis of the last two axes, at the cost of an FFT.
+
+        `spectrum`, (H, W) or the shape of `mean`, is `E|F(z0 - mean)|^2` for the orthonormal F, in `fft2` order; a real
+        texture has an even one, `spectrum[f] = spectrum[-f]`.
+        """
+        mean, spectrum = _f64(mean), _f64(spectrum).expand(mean.shape)
+        mirrored = spectrum.flip(-2, -1).roll((1, 1), (-2, -1))
+        if (spectrum < 0).any() or (spectrum - mirrored).abs().max() > 1e-5 * spectrum.max():
+            raise AmbientSolveError("A spectrum is non-negative and even: spectrum[f] == spectrum[-f], fft2 order.")
+        spectrum = ((spectrum + mirrored) / 2).reshape(1, -1)
+        components = _Spectral(mean.reshape(1, -1), spectrum, None, tuple(mean.shape))
+        new = cls.__new__(cls)
+        ExactPrior.__init__(new, mean.new_zeros(1), components, mean.shape, (scale, offset), (None, None, None))
+        return new
+
+    def posterior_circulant(self, transfer: Tensor, y: Tensor, sigma_y: float) -> Self:
+        """The posterior given `y = ifft2(transfer * fft2(x)) + N(0, sigma_y^2 I)`, stationary again.
+
+        `transfer`, complex, broadcasts to (*shape): `fft2(op.A(delta))`, delta 1 at [0, 0]. `y` has the entries of x.
+        """
+        if self.components.columns is not None:
+            raise AmbientSolveError("Not a stationary prior. Use posterior(dense(op, shape), y, sigma_y).")
+        like, mean, noise2 = self.log_weights, self.mean, sigma_y**2
+        transfer = transfer.to(like.device, torch.complex128).expand(self.shape)
+        power = (self.scale * transfer).abs() ** 2
+        spectrum = self.components.eigenvalues.reshape(self.shape)
+        x = self.scale * mean + self.offset
+        residual = torch.fft.fft2(y.reshape(self.shape).to(like)) - transfer * torch.fft.fft2(x)
+        gain = spectrum * self.scale * transfer.conj() / (spectrum * power + noise2)
+        mean = mean + torch.fft.ifft2(gain * residual).real
+        spectrum = spectrum * noise2 / (spectrum * power + noise2)
+        return self._like(like, _Spectral(mean.reshape(1, -1), spectrum.reshape(1, -1), None, self.shape))
+
+
+class MixturePrior(ExactPrior):
+    """`z0 ~ sum_k weights[k] N(means[k], C_k)`, means (K, *shape), covariances (K, d, d), or (K,) if isotropic."""
+
+    def __init__(
+        self,
+        weights: Tensor,
+        means: Tensor,
+        covariances: Tensor,
+        *,
+        scale: float = 1.0,
+        offset: float = 0.0,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        sigma_data: float | None = None,
+    ) -> None:
+        weights, means, covariances = _f64(weights), _f64(means), _f64(covariances)
+        shape, means = means.shape[1:], means.flatten(1)
+        k, d = means.shape
+        if weights.shape != (k,) or covariances.shape not in ((k,), (k, d, d)):
+            raise AmbientSolveError(f"Means ({k}, {d}) need weights ({k},), covariances ({k},) or ({k}, {d}, {d}).")
+        components = (_Isotropic if covariances.ndim == 1 else _Spectral.dense)(means, covariances)
+        super().__init__(weights.log(), components, shape, (scale, offset), (sigma_min, sigma_max, sigma_data))
+
+    @classmethod
+    def ring(cls, modes: int = 8, radius: float = 1.0, std: float = 0.05) -> Self:
+        """Equal modes on a circle in the plane, shape (2,)."""
+        angle = 2 * math.pi * torch.arange(modes, dtype=torch.float64) / modes
+        return cls(torch.ones(modes), radius * torch.stack([angle.cos(), angle.sin()], 1), std**2 + 0 * angle)
+
+    @classmethod
+    def mcgdiff(cls, d: int, generator: torch.Generator, *, sigma_min: float = 0.02, sigma_max: float = 160.0) -> Self:
+        """The protocol of Cardoso et al. (2023, arXiv 2308.07983, section 4), d even: 25 unit components of means
+        (8i, 8j, ..., 8i, 8j) for i, j in -2..2, weights chi-square with one degree of freedom, normalised."""
+        grid = 8 * torch.cartesian_prod(torch.arange(-2.0, 3), torch.arange(-2.0, 3))
+        weights = torch.randn(25, generator=generator) ** 2
+        return cls(weights, grid.repeat(1, d // 2), torch.ones(25), sigma_min=sigma_min, sigma_max=sigma_max)
+
+
+def dense(operator: Callable[[Tensor], Tensor] | nn.Module, shape: tuple[int, ...], chunk: int = 256) -> Tensor:
+    """The (m, d) float64 matrix, what `posterior` takes, of a linear map of images of `shape` on the CPU.
+
+    `operator` is a deepinv physics (its noiseless `A` is used) or any linear callable on (B, *shape) float32.
+    """
+    apply, identity = getattr(operator, "A", operator), torch.eye(math.prod(shape)).reshape(-1, *shape)
+    with torch.no_grad():
+        columns = torch.cat([apply(part).flatten(1) for part in identity.split(chunk)])
+    return columns.double().T

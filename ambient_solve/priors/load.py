@@ -1,0 +1,52 @@
+"""`load_prior`: an embedded name, a folder, or a Hugging Face hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.priors.network import CARD, CONFIG, WEIGHTS, NetworkPrior
+
+EMBEDDED = Path(__file__).parent / "weights"
+
+
+def embedded_priors() -> list[str]:
+    """Names of the priors that ship with the package."""
+    return sorted(p.name for p in EMBEDDED.iterdir() if (p / WEIGHTS).is_file())
+
+
+def prior_folder(name: str | Path) -> Path:
+    """The folder of a prior: embedded if `name` is an embedded prior, else a local folder, else fetched from the hub."""
+    if str(name) in embedded_priors():
+        return EMBEDDED / str(name)
+    if Path(name).is_dir():
+        return Path(name)
+    text = str(name)
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")) and all(text.split("/")):
+        return _from_hub(text)
+    raise AmbientSolveError(
+        f"There is no prior {text!r}: it is neither embedded, nor a folder, nor a hub id (owner/name). "
+        + suggestion(text, embedded_priors())
+    )
+
+
+def load_prior(name: str | Path = "photos", precision: str = "auto", device: str = "cpu") -> NetworkPrior:
+    """Load a prior by embedded name, folder or hub id (owner/name), ready for `Solver`, on `device`.
+
+    Only safetensors and JSON are ever read or fetched.
+    """
+    return NetworkPrior.load(prior_folder(name), precision).to(device)
+
+
+def _from_hub(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=[WEIGHTS, CONFIG, CARD]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise AmbientSolveError(
+            f"{repo!r} is no local folder and could not be fetched from the hub ({reason}). "
+            f"Give a folder, or one of the embedded priors: {', '.join(embedded_priors())}."
+        ) from None

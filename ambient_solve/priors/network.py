@@ -1,0 +1,175 @@
+"""A neural prior: a U-Net behind the EDM preconditioning, stored as safetensors and a config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.noise import Level
+from ambient_solve.priors.base import Prior
+from ambient_solve.priors.unet import UNet
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Everything config.json holds about the network. `size` is (H, W), or None for any size."""
+
+    channels: int = 3
+    size: tuple[int, int] | None = None
+    widths: tuple[int, ...] = (48, 96, 128, 192)
+    blocks: int = 1
+    unshuffle: int = 2
+    groups: int = 8
+    embedding: int = 192
+    sigma_min: float = 0.01
+    sigma_max: float = 80.0
+    sigma_data: float = 0.5
+    scale: float = 0.5
+    """`x = scale * z + offset`: the defaults take z in [-1, 1] to x in [0, 1]."""
+    offset: float = 0.5
+
+
+class NetworkPrior(Prior):
+    """`D(z; sigma) = c_skip z + c_out F(c_in z; ln(sigma) / 4)` (Karras et al., 2022, arXiv 2206.00364, equation 7).
+
+    Pictures of any size are padded by reflection to the stride of the network and cropped again. `precision` is "float32",
+    "bfloat16", or "auto": bfloat16 where the hardware multiplies it natively. State, preconditioning and result stay float32.
+    """
+
+    def __init__(self, config: NetworkConfig, precision: str = "auto") -> None:
+        super().__init__()
+        self.config = config
+        self.shape = (config.channels, *(config.size or (-1, -1)))
+        self.sigma_min, self.sigma_max, self.sigma_data = config.sigma_min, config.sigma_max, config.sigma_data
+        self.network = UNet(
+            config.channels, config.widths, config.blocks, config.unshuffle, config.groups, config.embedding
+        )
+        self._layout = torch.contiguous_format
+        self.set_precision(precision)
+
+    def set_precision(self, precision: str) -> NetworkPrior:
+        """Choose the arithmetic of the network; returns the prior itself."""
+        if precision not in PRECISIONS:
+            raise AmbientSolveError(f"precision={precision!r} is not a choice. {suggestion(precision, PRECISIONS)}")
+        self.precision = precision
+        return self
+
+    @property
+    def affine(self) -> tuple[float, float]:
+        """`decode(z) = scale * z + offset`."""
+        return self.config.scale, self.config.offset
+
+    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
+        """See `Prior.denoise`. `z` (B, channels, H, W)."""
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=z.device).expand(len(z))
+        s, data = sigma[:, None, None, None], self.sigma_data
+        total = s**2 + data**2
+        height, width = z.shape[-2:]
+        u = _pad_to(z * total.rsqrt(), self.network.stride)
+        half, layout = self.match_layout(z.device)
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=half):
+            f = self.network(u.contiguous(memory_format=layout), sigma.log() / 4)
+        f = f[..., :height, :width].float()
+        return data**2 / total * z + s * data * total.rsqrt() * f
+
+    def match_layout(self, device: torch.device) -> tuple[bool, torch.memory_format]:
+        """Whether the network computes in bfloat16 on `device`, and the memory layout its weights now have for that.
+
+        Measured on a CPU: channels-last makes bfloat16 convolutions faster and float32 gradients several times slower.
+        """
+        half = _multiplies_bfloat16(device) if self.precision == "auto" else self.precision == "bfloat16"
+        layout = torch.channels_last if half else torch.contiguous_format
+        if self._layout is not layout:
+            self.network.to(memory_format=layout)
+            self._layout = layout
+        return half, layout
+
+    def save(self, folder: str | Path, card: str = "", dtype: torch.dtype = torch.float32) -> None:
+        """Write model.safetensors (weights in `dtype`), config.json and, if given, the model card into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {k: v.to(dtype).contiguous().cpu() for k, v in self.network.state_dict().items()}
+        save_file(weights, folder / WEIGHTS)
+        settings = {"kind": "NetworkPrior", **dataclasses.asdict(self.config)}
+        (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+        if card:
+            (folder / CARD).write_text(card)
+
+    @classmethod
+    def load(cls, folder: str | Path, precision: str = "auto") -> NetworkPrior:
+        """Read what `save` wrote. Only safetensors are read; a pickle is refused, whatever its name."""
+        folder = Path(folder)
+        config = _read_config(folder)
+        path = folder / WEIGHTS
+        if not path.is_file():
+            pickles = [p.name for p in folder.iterdir() if p.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt")]
+            what = f"only {pickles[0]}, a pickle, which can run code and is never read" if pickles else "no weights"
+            raise AmbientSolveError(f"{folder} holds {what}; expected {WEIGHTS}, as NetworkPrior.save writes it.")
+        try:
+            weights = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise AmbientSolveError(
+                f"{path} is not a readable safetensors file ({error}). Copy it again, or save the prior anew."
+            ) from None
+        prior = cls(config, precision)
+        wrong = _mismatch(prior.network.state_dict(), weights)
+        if wrong:
+            raise AmbientSolveError(f"{path} does not fit {CONFIG} beside it: {wrong}. Take both from the same save.")
+        prior.network.load_state_dict({k: v.float() for k, v in weights.items()})
+        return prior.eval().requires_grad_(False)
+
+
+def _read_config(folder: Path) -> NetworkConfig:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise AmbientSolveError(f"{folder} is not a prior: it has no {CONFIG}. NetworkPrior.save writes such a folder.")
+    try:
+        settings = json.loads(path.read_text())
+        settings.pop("kind", None)
+        known = [f.name for f in dataclasses.fields(NetworkConfig)]
+        for name in settings:
+            if name not in known:
+                raise AmbientSolveError(f"{path} has an unknown entry {name!r}. {suggestion(name, known)}")
+        for name in ("widths", "size"):
+            if settings.get(name) is not None:
+                settings[name] = tuple(settings[name])
+        return NetworkConfig(**settings)
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+        raise AmbientSolveError(f"{path} is not a readable prior configuration: {error}.") from None
+
+
+def _mismatch(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str:
+    for name, tensor in expected.items():
+        if name not in given:
+            return f"{name} is missing"
+        if given[name].shape != tensor.shape:
+            return f"{name} has shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
+    return next((f"{name} is not expected" for name in given if name not in expected), "")
+
+
+def _pad_to(z: Tensor, stride: int) -> Tensor:
+    """Pad the last two axes on the right to multiples of `stride`: by reflection where the picture is large enough."""
+    bottom, right = (-z.shape[-2]) % stride, (-z.shape[-1]) % stride
+    if not bottom and not right:
+        return z
+    mode = "reflect" if bottom < z.shape[-2] and right < z.shape[-1] else "replicate"
+    return F.pad(z, (0, right, 0, bottom), mode=mode)
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()

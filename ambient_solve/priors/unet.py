@@ -1,0 +1,94 @@
+"""A small, fully convolutional U-Net: the `F` of the EDM preconditioning.
+
+Pixel-unshuffle in front and pixel-shuffle behind halve the resolution at which the convolutions run; every other layer is a
+3x3 convolution or a group normalisation, so that one set of weights serves pictures of any size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """The same layer with zero weights: a residual branch that starts as the identity."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Block(nn.Module):
+    """Residual block; the noise level enters as a scale and a shift after the second normalisation."""
+
+    def __init__(self, c_in: int, c_out: int, embedding: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.level = nn.Linear(embedding, 2 * c_out)
+        self.norm2 = nn.GroupNorm(groups, c_out)
+        self.conv2 = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, h: Tensor, level: Tensor) -> Tensor:
+        scale, shift = self.level(level)[:, :, None, None].chunk(2, dim=1)
+        r = self.conv1(F.silu(self.norm1(h)))
+        r = self.conv2(F.silu(self.norm2(r) * (1 + scale) + shift))
+        return self.skip(h) + r
+
+
+class UNet(nn.Module):
+    """Maps (B, channels, H, W) and one number per sample to (B, channels, H, W).
+
+    `H` and `W` must be multiples of `stride`. `widths` are the channels of the levels from fine to coarse, `blocks` the residual
+    blocks of each level on the way down and, one more, on the way up.
+    """
+
+    def __init__(
+        self, channels: int, widths: tuple[int, ...], blocks: int = 1, unshuffle: int = 2, groups: int = 8, embedding: int = 192
+    ) -> None:
+        super().__init__()
+        self.unshuffle = unshuffle
+        self.stride = unshuffle * 2 ** (len(widths) - 1)
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000), 32)), persistent=False)
+        self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.enter = nn.Conv2d(channels * unshuffle**2, widths[0], 3, padding=1)
+        self.down, self.up, skips = nn.ModuleList(), nn.ModuleList(), [widths[0]]
+        width = widths[0]
+        for level, wide in enumerate(widths):
+            if level:
+                self.down.append(nn.Conv2d(width, wide, 3, stride=2, padding=1))
+                skips.append(wide)
+                width = wide
+            for _ in range(blocks):
+                self.down.append(Block(width, wide, embedding, groups))
+                skips.append(wide)
+        self.middle = Block(width, width, embedding, groups)
+        for level, wide in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1):
+                self.up.append(Block(width + skips.pop(), wide, embedding, groups))
+                width = wide
+            if level:
+                self.up.append(nn.Conv2d(width, width, 3, padding=1))
+        self.leave = nn.Sequential(
+            nn.GroupNorm(groups, width), nn.SiLU(), _zero(nn.Conv2d(width, channels * unshuffle**2, 3, padding=1))
+        )
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """`x` (B, channels, H, W), `level` (B,): the `c_noise` of EDM."""
+        waves = level[:, None] * self.frequencies
+        level = self.embed(torch.cat([waves.cos(), waves.sin()], dim=1))
+        h = self.enter(F.pixel_unshuffle(x, self.unshuffle))
+        skips = [h]
+        for layer in self.down:
+            h = layer(h, level) if isinstance(layer, Block) else layer(h)
+            skips.append(h)
+        h = self.middle(h, level)
+        for layer in self.up:
+            if isinstance(layer, Block):
+                h = layer(torch.cat([h, skips.pop()], dim=1), level)
+            else:
+                h = layer(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+        return F.pixel_shuffle(self.leave(h), self.unshuffle)
