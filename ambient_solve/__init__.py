@@ -12,13 +12,36 @@ Tensor conventions, everywhere in this package:
 
 from __future__ import annotations
 
-from ambient_solve.algorithms import ALGORITHMS, DAPS, DDNM, DPS, MMPS, TDS, Algorithm, PiGDM, Proximal
-from ambient_solve.errors import AmbientSolveError
-from ambient_solve.priors.base import Prior
-from ambient_solve.priors.load import load_prior
-from ambient_solve.priors.network import NetworkConfig, NetworkPrior
-from ambient_solve.solver import Restoration, Solver, State
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ambient_solve.version import __version__
+
+if TYPE_CHECKING:
+    from ambient_solve import operators
+    from ambient_solve.algorithms import ALGORITHMS, DAPS, DDNM, DPS, MMPS, TDS, Algorithm, PiGDM, Proximal
+    from ambient_solve.errors import AmbientSolveError
+    from ambient_solve.priors.base import Prior
+    from ambient_solve.priors.denoiser import DenoiserPrior, as_deepinv
+    from ambient_solve.priors.gaussian import GaussianPrior, MixturePrior
+    from ambient_solve.priors.load import load_prior
+    from ambient_solve.priors.network import NetworkConfig, NetworkPrior
+    from ambient_solve.restoration import Restoration
+    from ambient_solve.solver import Solver, State
+
+# Imported at first use: torch and deepinv take seconds, and `ambient-solve --help` needs neither.
+_HOME = {
+    "algorithms": "ALGORITHMS DAPS DDNM DPS MMPS TDS Algorithm PiGDM Proximal",
+    "errors": "AmbientSolveError",
+    "priors.base": "Prior",
+    "priors.denoiser": "DenoiserPrior as_deepinv",
+    "priors.gaussian": "GaussianPrior MixturePrior",
+    "priors.load": "load_prior",
+    "priors.network": "NetworkConfig NetworkPrior",
+    "restoration": "Restoration",
+    "solver": "Solver State",
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 
 __all__ = [
     "ALGORITHMS",
@@ -29,6 +52,9 @@ __all__ = [
     "TDS",
     "Algorithm",
     "AmbientSolveError",
+    "DenoiserPrior",
+    "GaussianPrior",
+    "MixturePrior",
     "NetworkConfig",
     "NetworkPrior",
     "PiGDM",
@@ -38,5 +64,19 @@ __all__ = [
     "Solver",
     "State",
     "__version__",
+    "as_deepinv",
     "load_prior",
+    "operators",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "operators":
+        return import_module("ambient_solve.operators")
+    if name not in _MODULE:
+        raise AttributeError(f"module 'ambient_solve' has no attribute {name!r}")
+    return getattr(import_module(f"ambient_solve.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

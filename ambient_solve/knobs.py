@@ -53,14 +53,18 @@ def check_knobs(settings: Any) -> None:
         value, owner = getattr(settings, k.name), type(settings).__name__
         if k.choices is not None:
             if value not in k.choices:
-                raise AmbientSolveError(f"{owner}: {k.name}={value!r} is not a choice. {suggestion(str(value), k.choices)}")
+                raise AmbientSolveError(
+                    f"{owner}: {k.name}={value!r} is not a choice. {suggestion(str(value), k.choices)}"
+                )
             continue
         if k.type in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise AmbientSolveError(f"{owner}: {k.name}={value!r} is not a number; its default is {k.default}.")
         if k.type is int and value != int(value):
             raise AmbientSolveError(f"{owner}: {k.name}={value!r} must be a whole number; its default is {k.default}.")
         if (k.lo is not None and not value >= k.lo) or (k.hi is not None and not value <= k.hi):
-            raise AmbientSolveError(f"{owner}: {k.name}={value!r} is outside [{k.lo}, {k.hi}]; its default is {k.default}.")
+            raise AmbientSolveError(
+                f"{owner}: {k.name}={value!r} is outside [{k.lo}, {k.hi}]; its default is {k.default}."
+            )
 
 
 def build(cls: type, **values: Any) -> Any:

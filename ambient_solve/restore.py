@@ -1,324 +1,305 @@
-"""A damaged picture file through a `Solver`: what the command line and the app call.
+"""Picture files through a `Solver`: what the command line and the app call.
 
     outcome = restore_file("old.png", load_prior(), Inpaint(mask="scratches.png"), out="restored/old")
     outcome.restoration.mean, outcome.chi2, outcome.warning
 
-The file is the measurement itself. What happened to it is a `Damage`, a frozen set of knobs that builds the operator for a
-picture of any size. torch is imported when the first file is read, so that the damages can be listed in an instant.
+`restore_files` takes lists and folders, skips what an earlier run has finished and goes on after a bad file.
 """
 
 from __future__ import annotations
 
-import abc
 import hashlib
 import json
-import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any
 
-from ambient_solve.errors import AmbientSolveError, suggestion
-from ambient_solve.knobs import build, check_knobs, knob, knobs
-from ambient_solve.version import __version__
+from ambient_solve.damage import (
+    DAMAGES,
+    Damage,
+    Denoise,
+    GaussianBlur,
+    Inpaint,
+    JpegBlocks,
+    MotionBlur,
+    Picture,
+    SuperResolution,
+    make_damage,
+    read_kernel,
+    read_mask,
+    read_measurement,
+)
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.knobs import knobs
 
 if TYPE_CHECKING:
-    from deepinv.physics import LinearPhysics, Physics
-    from PIL import Image
-    from torch import Tensor
+    from deepinv.physics import Physics
 
     from ambient_solve.priors.base import Prior
     from ambient_solve.restoration import Restoration
     from ambient_solve.solver import Solver
 
-SIGMA = (1e-4, 10.0, "noise level, where pixel values go from 0 to 1")
-KERNEL = "picture of the blur kernel, in place of the one described"
-BOUNDARY = "valid: what lies outside the frame was blurred into it; circular: the picture repeats, which is faster"
+SETTINGS, PART = "settings.json", ".unfinished"
+FIT = (0.5, 2.0)
+"""Outside this range of chi2 the stated damage is doubtful."""
+BYTES = (2700, 800)
+"""Memory per pixel and sample, with and without a backward pass, measured for a network of WIDTH channels per pixel."""
+WIDTH = 20.75
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture file as a measurement: `y` (1, C, H, W) float32; `notes` say in words what was converted."""
+class Outcome:
+    """What became of one file.
+
+    Attributes:
+        folder: Where the pictures are. restoration: The samples; None where the file was skipped or failed.
+        chi2: Mean data misfit of the samples, 1 is right. warning: A sentence where it is far from 1, else empty.
+        notes: What was converted. error: Why the file could not be restored, else empty.
+        skipped: Whether an earlier run with the same settings had finished it.
+    """
 
     path: Path
-    y: Tensor
-    notes: tuple[str, ...]
+    folder: Path | None = None
+    restoration: Restoration | None = None
+    chi2: float = float("nan")
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    warning: str = ""
+    error: str = ""
+    skipped: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Damage(abc.ABC):
-    """What happened to a picture, with `sigma` the noise in it."""
+def restore_file(
+    path: str | Path,
+    prior: Prior,
+    damage: Damage,
+    *,
+    algorithm: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    n_samples: int = 8,
+    seed: int = 0,
+    out: str | Path | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """Restore one damaged picture; with `out`, save into that folder, or skip what the same request has finished there.
 
-    name: ClassVar[str]
-    sigma: float = knob(0.02, *SIGMA)
+    `options` are knobs of the algorithm.
 
-    def __post_init__(self) -> None:
-        check_knobs(self)
-
-    @abc.abstractmethod
-    def operator(self, picture: Picture) -> Physics:
-        """The operator that measured this picture."""
-
-    def frame(self, samples: Tensor, picture: Picture) -> Tensor:
-        """The part of the restored `samples` (B, S, C, H, W) that is handed out: all of it unless overridden."""
-        return samples
-
-    def files(self, picture: Path) -> list[Path]:
-        """The files that this damage reads beside the picture."""
-        return []
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Inpaint(Damage):
-    """Pixels are missing."""
-
-    name: ClassVar[str] = "inpaint"
-    mask: Any = knob(None, help="picture in which white (128 and above) is MISSING, or a folder with one for each picture")
-    """A path; or a tensor (H, W), which as everywhere in the library has 1 = observed."""
-
-    def operator(self, picture: Picture) -> Physics:
-        """See `Damage.operator`."""
-        from ambient_solve.operators import inpaint
-
-        paths = self.files(picture.path)
-        mask = read_mask(paths[0], picture.y.shape[-2:], picture.path.name) if paths else self.mask
-        return inpaint(mask, self.sigma, picture.y.shape[1])
-
-    def files(self, picture: Path) -> list[Path]:
-        """The mask of this picture: in a folder of masks, the one with its name."""
-        if self.mask is None:
-            raise AmbientSolveError("inpaint needs a mask: a picture of the same size, white where pixels are missing (--mask).")
-        if not isinstance(self.mask, (str, Path)):
-            return []
-        mask = Path(self.mask)
-        if mask.is_dir():
-            found = sorted(p for p in mask.iterdir() if p.is_file() and p.stem == picture.stem)
-            if not found:
-                raise AmbientSolveError(f"The folder {mask} has no mask for {picture.name}: a file named {picture.stem}.png.")
-            return found[:1]
-        return [mask]
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Denoise(Damage):
-    """Nothing but noise."""
-
-    name: ClassVar[str] = "denoise"
-    sigma: float = knob(0.0, 0.0, SIGMA[1], SIGMA[2] + "; must be given")
-
-    def operator(self, picture: Picture) -> Physics:
-        """See `Damage.operator`."""
-        from ambient_solve.operators import denoise
-
-        if self.sigma < SIGMA[0]:
-            raise AmbientSolveError("denoise needs the noise level: sigma above 0, such as 0.1 (--sigma 0.1).")
-        return denoise(_size(picture), self.sigma)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Blur(Damage, abc.ABC):
-    kernel: Any = knob(None, help=KERNEL)
-    boundary: str = knob("valid", choices=("valid", "circular"), help=BOUNDARY)
-
-    @abc.abstractmethod
-    def describe(self) -> Tensor:
-        """The kernel (h, w) that the knobs describe; sides odd."""
-
-    def operator(self, picture: Picture) -> Physics:
-        """See `Damage.operator`."""
-        return _blur(self.describe() if self.kernel is None else read_kernel(self.kernel), picture, self.sigma, self.boundary)
-
-    def frame(self, samples: Tensor, picture: Picture) -> Tensor:
-        """The part that the blurred picture shows; what was guessed beyond its frame is cut off."""
-        height, width = picture.y.shape[-2:]
-        top, left = (samples.shape[-2] - height) // 2, (samples.shape[-1] - width) // 2
-        return samples[..., top : top + height, left : left + width]
-
-    def files(self, picture: Path) -> list[Path]:
-        """The kernel's."""
-        return [] if self.kernel is None else [Path(self.kernel)]
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class GaussianBlur(_Blur):
-    """Out of focus, nearly."""
-
-    name: ClassVar[str] = "gaussian-blur"
-    width: float = knob(2.0, 0.2, 100.0, "standard deviation of the blur in pixels")
-
-    def describe(self) -> Tensor:
-        """See `_Blur.describe`."""
-        import torch
-
-        reach = math.ceil(3 * self.width)
-        line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / self.width) ** 2)
-        return torch.outer(line, line)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class MotionBlur(_Blur):
-    """Moved along a straight line."""
-
-    name: ClassVar[str] = "motion-blur"
-    length: float = knob(15.0, 1.0, 200.0, "length of the movement in pixels")
-    angle: float = knob(0.0, -360.0, 360.0, "its direction in degrees: 0 is along a row, 90 along a column")
-
-    def describe(self) -> Tensor:
-        """See `_Blur.describe`. A line of points, each shared by the four pixels round it."""
-        import torch
-
-        reach = math.ceil(self.length / 2)
-        t = torch.linspace(-0.5, 0.5, 64 * reach + 1) * self.length
-        turn = math.radians(self.angle)
-        across = torch.arange(-reach, reach + 1.0)
-        columns = (1 - (across - t[:, None] * math.cos(turn)).abs()).clamp_min(0)
-        rows = (1 - (across + t[:, None] * math.sin(turn)).abs()).clamp_min(0)
-        return torch.einsum("ti,tj->ij", rows, columns)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class SuperResolution(Damage):
-    """Too small: the restored picture is `factor` times as high and as wide."""
-
-    name: ClassVar[str] = "super-resolution"
-    factor: int = knob(2, 2, 16, "how many times higher and wider the restored picture is")
-    filter: str = knob(
-        "bicubic", choices=("bicubic", "bilinear", "gaussian", "sinc"), help="how the picture was reduced"
-    )
-
-    def operator(self, picture: Picture) -> Physics:
-        """See `Damage.operator`."""
-        from ambient_solve.operators import super_resolution
-
-        channels, height, width = _size(picture)
-        return super_resolution((channels, self.factor * height, self.factor * width), self.factor, self.filter, self.sigma)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class JpegBlocks(Damage):
-    """JPEG blocks and ringing; `sigma` says how closely the file must be reproduced."""
-
-    name: ClassVar[str] = "jpeg"
-    quality: int = knob(0, 0, 100, "JPEG quality; 0 reads it from the file")
-
-    def operator(self, picture: Picture) -> Physics:
-        """See `Damage.operator`."""
-        from ambient_solve.operators import jpeg
-
-        found = jpeg_settings(picture.path)
-        if not self.quality and found is None:
-            raise AmbientSolveError(
-                f"{picture.path} is not stored as JPEG, so that its quality cannot be read. Give it, such as quality=10 (--quality 10)."
-            )
-        quality, subsampling = found or (self.quality, "4:2:0")
-        return jpeg(_size(picture), self.quality or quality, self.sigma, subsampling)
-
-
-DAMAGES: dict[str, type[Damage]] = {
-    d.name: d for d in (Inpaint, Denoise, GaussianBlur, MotionBlur, SuperResolution, JpegBlocks)
-}
-
-
-def make_damage(task: str, **options: Any) -> Damage:
-    """The damage called `task`, from the options that it has; anything else raises with a suggestion."""
-    if task not in DAMAGES:
-        raise AmbientSolveError(f"There is no task {task!r}. {suggestion(task, DAMAGES)}")
-    names = [k.name for k in knobs(DAMAGES[task])]
-    for name in options:
-        if name not in names:
-            owners = [t for t, cls in DAMAGES.items() if name in (k.name for k in knobs(cls))]
-            other = f"It belongs to {', '.join(owners)}. " if owners else ""
-            raise AmbientSolveError(f"The task {task} has no option {name!r}. {other}{suggestion(name, names)}")
-    sigma = options.get("sigma")
-    if isinstance(sigma, (int, float)) and not sigma > 0:
-        raise AmbientSolveError(f"sigma={sigma} was given, a noise level above 0 was expected (pixel values go from 0 to 1).")
-    return build(DAMAGES[task], **options)
-
-
-def read_measurement(path: str | Path, channels: int = 3) -> Picture:
-    """Read a picture as a measurement with `channels` 1 or 3, at its full depth, and say what was converted."""
-    import numpy as np
-    import torch
-
-    from ambient_solve.data.images import open_image, to_tensor
-
-    image, notes = open_image(path), []
-    deep = image.mode.startswith("I") or image.mode == "F"
-    if not deep and ("A" in image.mode.removeprefix("LAB") or "transparency" in image.info):
-        notes.append("the picture has transparency, which was laid over white")
-    grey = deep or image.mode in ("1", "L", "LA", "La")
-    if grey and channels == 3:
-        notes.append("the picture is grey, it was repeated in three channels for the colour prior")
-    if not grey and channels == 1:
-        notes.append("the picture is in colour, it was converted to grey for the grey prior")
-    if deep:
-        y = torch.from_numpy(np.asarray(image).astype(np.float32))[None].expand(channels, -1, -1)
-        y = y / 65535 if image.mode != "F" else y
-        if not bool(((y >= -1) & (y <= 2)).all()):
-            raise AmbientSolveError(f"{path} has values of an unknown scale; 8 bit, 16 bit, or floats from 0 to 1 were expected.")
-    else:
-        y = to_tensor(image, channels).float() / 255
-    return Picture(Path(path), y[None].contiguous(), tuple(notes))
-
-
-def read_mask(path: str | Path, size: Sequence[int], what: str = "the picture") -> Tensor:
-    """The observed pixels (H, W), 1 = observed, from a picture in which white is missing, as a brush paints it.
-
-    Transparent pixels are not painted.
+    Raises:
+        AmbientSolveError: the file, the mask, the damage or the settings do not fit.
     """
-    from PIL import Image
-
-    from ambient_solve.data.images import open_image, to_tensor
-
-    image = open_image(path)
-    if (image.height, image.width) != tuple(size):
-        raise AmbientSolveError(f"The mask {path} is {image.width}x{image.height}, but {what} is {size[1]}x{size[0]}.")
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("L")
-    missing = to_tensor(image, 1)[0] >= 128
-    if bool(missing.all()):
-        raise AmbientSolveError(f"The mask {path} is white everywhere: every pixel is missing. White marks what is MISSING.")
-    if not bool(missing.any()):
-        raise AmbientSolveError(f"The mask {path} has no white pixel: nothing is missing. White marks what is MISSING.")
-    return (~missing).float()
-
-
-def read_kernel(path: str | Path) -> Tensor:
-    """A blur kernel (h, w) from a picture of it, black edges cut off, its sides made odd."""
     import torch
 
-    kernel = read_measurement(path, 1).y[0, 0]
-    lit = kernel.nonzero()
-    if not len(lit):
-        raise AmbientSolveError(f"The kernel {path} is black everywhere; a blur kernel is bright where the light went.")
-    # Equal margins on both sides: the middle of the picture stays the middle of the kernel.
-    margins = [min(int(lit[:, i].min()), n - 1 - int(lit[:, i].max())) for i, n in enumerate(kernel.shape)]
-    kernel = kernel[margins[0] : kernel.shape[0] - margins[0], margins[1] : kernel.shape[1] - margins[1]]
-    return torch.nn.functional.pad(kernel, (0, 1 - kernel.shape[1] % 2, 0, 1 - kernel.shape[0] % 2))
+    solver = make_solver(prior, algorithm, options)
+    path = Path(path)
+    picture = read_measurement(path, prior.shape[0])
+    op = damage.operator(picture)
+    request = {
+        "input": path.name,
+        "task": damage.name,
+        "damage": {k.name: getattr(damage, k.name) for k in knobs(type(damage)) if k.name not in ("mask", "kernel")},
+        "algorithm": algorithm,
+        "options": dict(options or {}),
+        "n_samples": n_samples,
+        "seed": seed,
+        "sources": [_digest(part) for part in (path.read_bytes(), *damage.sources(path))],
+        "prior": _digest(*(p.detach().cpu().contiguous().numpy().tobytes() for p in prior.parameters())),
+    }
+    folder = None if out is None else Path(out)
+    done = None if folder is None else _finished(folder, request)
+    if done is not None:
+        return Outcome(path, folder, chi2=done["misfit"], seconds=done["seconds"], notes=picture.notes, skipped=True)
+    _check_memory(solver, op, picture, n_samples)
+    try:
+        result = solver.solve(picture.y, op, n_samples=n_samples, seed=seed, progress=progress)
+    except torch.OutOfMemoryError:
+        raise AmbientSolveError(
+            f"The memory of the device does not suffice for {path.name}. {_smaller(n_samples // 2)}"
+        ) from None
+    chi2 = float(result.chi2.mean())
+    result = replace(
+        result,
+        samples=damage.frame(result.samples, picture),
+        settings={**result.settings, "request": request, "misfit": chi2, "notes": picture.notes},
+    )
+    if folder is not None:
+        _save(result, folder)
+    return Outcome(path, folder, result, chi2, result.seconds, picture.notes, _warning(chi2, damage))
 
 
-def jpeg_settings(path: str | Path) -> tuple[int, str] | None:
-    """The libjpeg quality and the subsampling nearest to those in the header of a JPEG file; None for other files."""
+def restore_files(
+    inputs: Sequence[str | Path], prior: Prior, damage: Damage, *, out: str | Path, **settings: Any
+) -> Iterator[Outcome]:
+    """Restore files and folders of files into subfolders of `out`, an `Outcome` each; a bad file stops no other.
+
+    `settings` are those of `restore_file`. What cannot fit any file (an unknown knob, `out` is a file) raises at once.
+    """
+    out = Path(out)
+    check_folder(out)
+    make_solver(prior, settings.get("algorithm", "auto"), settings.get("options"))
+    for path, folder in plan(inputs, out):
+        try:
+            yield restore_file(path, prior, damage, out=folder, **settings)
+        except (AmbientSolveError, OSError) as error:
+            yield Outcome(path, error=str(error))
+
+
+def plan(inputs: Sequence[str | Path], out: Path) -> list[tuple[Path, Path]]:
+    """Each picture of `inputs` (folders are searched recursively, but not `out`) and the folder of its results."""
+    from ambient_solve.data.images import SUFFIXES
+
+    found: dict[Path, Path] = {}
+    for given in map(Path, inputs):
+        if not given.is_dir():
+            found[given] = Path()
+            continue
+        pictures = [p for p in sorted(given.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
+        pictures = [p for p in pictures if out.resolve() not in p.resolve().parents]
+        if not pictures:
+            raise AmbientSolveError(f"The folder {given} holds no picture ({', '.join(SUFFIXES)}).")
+        found.update({p: p.parent.relative_to(given) for p in pictures})
+    short = [parent / p.stem for p, parent in found.items()]
+    long = [parent / p.name for p, parent in found.items()]
+    names = short if len(set(short)) == len(short) else long
+    if len(set(names)) < len(names):
+        twin = next(n for n in names if names.count(n) > 1)
+        raise AmbientSolveError(f"Two of the pictures are called {twin}. Restore them into different folders (--out).")
+    return [(p, out / name) for p, name in zip(found, names, strict=True)]
+
+
+def check_folder(out: Path) -> None:
+    """Raise where `out` cannot be a folder for results."""
+    blocked = next((p for p in (out, *out.parents) if p.exists()), None)
+    if blocked is not None and not blocked.is_dir():
+        raise AmbientSolveError(f"{blocked} is a file; a folder was expected for the results.")
+
+
+def make_solver(prior: Prior, algorithm: str = "auto", options: Mapping[str, Any] | None = None) -> Solver:
+    """A `Solver` with these knobs; a knob of another algorithm raises with the name of that algorithm."""
+    from ambient_solve.algorithms import ALGORITHMS
+    from ambient_solve.solver import Solver
+
+    try:
+        return Solver(prior, algorithm, **(options or {}))
+    except AmbientSolveError as error:
+        own = [k.name for k in knobs(ALGORITHMS[algorithm])] if algorithm in ALGORITHMS else []
+        for name in options or {}:
+            owners = [a for a, cls in ALGORITHMS.items() if name in (k.name for k in knobs(cls))]
+            if f"no knob {name!r}" in str(error) and owners and name not in own:
+                raise AmbientSolveError(
+                    f"{algorithm!r} has no knob {name!r}; "
+                    f"it belongs to {', '.join(owners)}: choose algorithm {owners[0]!r}."
+                ) from None
+        raise
+
+
+def _warning(chi2: float, damage: Damage) -> str:
+    if not chi2 <= FIT[1]:
+        return (
+            f"The samples miss the picture by {chi2**0.5:.1f} times the stated noise (misfit {chi2:.2f}, 1 is right): "
+            "the stated damage or noise level is probably wrong, or the run too short."
+        )
+    # A JPEG file has no noise besides its rounding: a misfit below 1 is what one wants there.
+    if chi2 < FIT[0] and not isinstance(damage, JpegBlocks):
+        return (
+            f"The samples fit the picture far better than the stated noise allows (misfit {chi2:.2f}, 1 is right): "
+            "sigma is probably too large."
+        )
+    return ""
+
+
+def _finished(folder: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of an earlier run of the same request, or None. Written last: a folder without it is unfinished."""
+    try:
+        record = json.loads((folder / SETTINGS).read_text())
+    except (OSError, ValueError):
+        return None
+    same = isinstance(record, dict) and record.get("request") == json.loads(json.dumps(request))
+    return record if same else None
+
+
+def _save(result: Restoration, folder: Path) -> None:
+    """Save into `folder` so that an interrupted run leaves no settings.json behind."""
+    check_folder(folder)
+    part = folder / PART
+    shutil.rmtree(part, ignore_errors=True)
+    if result.samples.shape[1] > 1:
+        # spread.png is scaled to its largest value: say which.
+        result = replace(result, settings={**result.settings, "spread_white": float(result.std.max())})
+    written = result.save(part)
+    if (folder / SETTINGS).exists():
+        (folder / SETTINGS).unlink()
+        for old in [*folder.glob("sample-*.png"), *folder.glob("spread.png")]:
+            old.unlink()
+    for file in sorted(written, key=lambda p: p.name == SETTINGS):
+        os.replace(file, folder / file.name)
+    part.rmdir()
+
+
+def _check_memory(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> None:
+    """Raise before the machine does: a backward pass through a large picture takes gigabytes."""
+    from deepinv.physics import LinearPhysics
+
+    config, free = getattr(solver.prior, "config", None), _free_memory(solver.prior)
+    if config is None or free is None:
+        return
+    width = sum(n / 4**i for i, n in enumerate(config.widths)) * config.blocks / config.unshuffle**2
+    backward = isinstance(op, LinearPhysics) if solver.algorithm is None else solver.algorithm.gradient
+    height, columns = getattr(op, "img_size", picture.y.shape[1:])[-2:]
+    one = BYTES[0 if backward else 1] * width / WIDTH * height * columns
+    if one * n_samples > free:
+        raise AmbientSolveError(
+            f"{picture.path.name} with {n_samples} samples takes about {one * n_samples / 1e9:.0f} GB of memory, "
+            f"{free / 1e9:.0f} GB are free. {_smaller(int(free / one), backward)}"
+        )
+
+
+def _smaller(n_samples: int, backward: bool = True) -> str:
+    ways = [f"take {n_samples} samples"] if n_samples > 0 else ["make the picture smaller"]
+    ways += ["use algorithm 'proximal', which needs less"] if backward else []
+    return f"{' or '.join(ways).capitalize()}."
+
+
+def _free_memory(prior: Prior) -> int | None:
+    """Bytes free on the prior's device, or None where the system does not tell."""
     import torch
-    from PIL import Image, JpegImagePlugin
 
-    from ambient_solve.operators.jpeg import quantisation_tables
+    if prior.device.type == "cuda":
+        return torch.cuda.mem_get_info(prior.device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
 
-    with Image.open(path) as image:
-        if image.format != "JPEG":
-            return None
-        tables = torch.tensor([image.quantization[i] for i in sorted(image.quantization)[:2]]).float()
-        full = JpegImagePlugin.get_sampling(image) == 0
-    tables = tables.sort(1).values
-    distance = [
-        float((quantisation_tables(q).flatten(1)[: len(tables)].sort(1).values - tables).abs().sum()) for q in range(1, 101)
-    ]
-    return 1 + distance.index(min(distance)), "4:4:4" if full else "4:2:0"
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+__all__ = [
+    "DAMAGES",
+    "Damage",
+    "Denoise",
+    "GaussianBlur",
+    "Inpaint",
+    "JpegBlocks",
+    "MotionBlur",
+    "Outcome",
+    "Picture",
+    "SuperResolution",
+    "make_damage",
+    "make_solver",
+    "plan",
+    "read_kernel",
+    "read_mask",
+    "read_measurement",
+    "restore_file",
+    "restore_files",
+]

@@ -1,7 +1,7 @@
 """`Solver`: a prior and an algorithm that draw samples of `p(x | y)` for the measurement `y` of a deepinv operator.
 
-    restoration = Solver(load_prior("photos")).solve(y, op, n_samples=8)
-    restoration.mean, restoration.std, restoration.samples, restoration.chi2
+restoration = Solver(load_prior("photos")).solve(y, op, n_samples=8)
+restoration.mean, restoration.std, restoration.samples, restoration.chi2
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
-from ambient_solve.algorithms import ALGORITHMS, Algorithm, State
-from ambient_solve.algorithms.mmps import MMPS
+from ambient_solve.algorithms import ALGORITHMS, DAPS, MMPS, Algorithm, State
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood, Measurement
@@ -95,20 +94,25 @@ class Solver:
         self.algorithm: Algorithm | None = None
         if isinstance(algorithm, Algorithm):
             if settings:
-                raise AmbientSolveError("Knobs belong to the algorithm object when one is given: dataclasses.replace changes them.")
+                raise AmbientSolveError(
+                    "Knobs belong to the algorithm object when one is given: dataclasses.replace changes them."
+                )
             self.algorithm = algorithm
         elif algorithm != "auto":
             if algorithm not in ALGORITHMS:
-                raise AmbientSolveError(f"There is no algorithm {algorithm!r}. {suggestion(str(algorithm), [*ALGORITHMS, 'auto'])}")
+                raise AmbientSolveError(
+                    f"There is no algorithm {algorithm!r}. {suggestion(str(algorithm), [*ALGORITHMS, 'auto'])}"
+                )
             self.algorithm = build(ALGORITHMS[algorithm], **settings)
-        else:
-            self._automatic(linear=True)
 
     def _automatic(self, linear: bool) -> tuple[Algorithm, str]:
         """The algorithm that "auto" stands for, with the reason in words."""
         if linear:
-            return build(MMPS, **self._settings), "linear operator: moment matching needs no weight and follows the network's Jacobian"
-        return build(ALGORITHMS["daps"], **self._settings), "non-linear operator: decoupled annealing with Langevin draws"
+            why = "linear operator: moment matching needs no weight and follows the prior's Jacobian"
+            return build(MMPS, **self._settings), why
+        return build(
+            DAPS, **self._settings
+        ), "non-linear operator: decoupled annealing, Langevin draws of the measurement"
 
     def solve(
         self,

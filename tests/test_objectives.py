@@ -87,8 +87,10 @@ def plain_loss(denoise, batch: Batch, draws) -> Tensor:
     return edm_weight(batch.sigma, 0.5) * error
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("weight", WEIGHTS)
+# At one level the three weights differ by a constant factor: only the mixed batch tells them apart.
+@pytest.mark.parametrize(
+    ("level", "weight"), [(level, "inverse_variance") for level in LEVELS] + [("all", "laws"), ("all", "omni")]
+)
 @pytest.mark.parametrize("name", PRIORS)
 def test_exact_denoiser_beats_every_perturbation_on_noisy_data_alone(name, weight, level):
     prior, objective = PRIORS[name], Denoise(weight)

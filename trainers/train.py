@@ -9,37 +9,40 @@ model, EMA, optimiser and step are checkpointed together. The finished prior is 
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
 import json
 import math
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
 import tyro
 import yaml
-from accelerate import Accelerator, DataLoaderConfiguration
-from safetensors.torch import load_file, save_file
+from accelerate import Accelerator
+from accelerate.utils import is_tensorboard_available
+from checkpoints import Checkpoints, Statistics, refuse_another_run, remember
 from tqdm import tqdm
 
 from ambient_solve.data.corruption import Corruption, Sample, corrupt, read_corrupted
 from ambient_solve.data.images import read_images
 from ambient_solve.data.loader import Levels, Loader
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.objectives.denoise import Denoise, buffer
 from ambient_solve.priors.card import denoising_psnr, model_card
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
 
-BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
+POSITIVE = "images batch accumulate crop lr level_std clip ema_half_life stats_every checkpoint_every".split()
 
 
 @dataclass(frozen=True)
 class Source:
-    """A set of pictures: a folder, an .npz pack, imagefolder:PATH, or corrupted:PATH for a data set damaged beforehand."""
+    """A set of pictures: a folder, an .npz pack, imagefolder:PATH, or corrupted:PATH, damaged beforehand."""
 
     path: str
     share: float = 1.0
@@ -94,41 +97,68 @@ class Config:
     """Print the resolved configuration and stop."""
 
 
+def _make(cls: type, values: Any, where: str) -> Any:
+    """The dataclass `cls` from a mapping of YAML; what does not fit is named."""
+    if not isinstance(values, dict):
+        raise AmbientSolveError(f"{where} must hold names and values, not {values!r}.")
+    kinds, fitted = get_type_hints(cls), {}
+    for name, value in values.items():
+        kind = kinds.get(name)
+        if kind is None:
+            raise AmbientSolveError(f"{where}: {name!r} is unknown. {suggestion(str(name), kinds)}")
+        if kind is float and isinstance(value, str):  # 5e-4 without a dot is a word in YAML
+            with contextlib.suppress(ValueError):
+                value = float(value)
+        if kind in (int, float, str, bool) and type(value) not in ((int, float) if kind is float else (kind,)):
+            raise AmbientSolveError(f"{where}: {name} = {value!r} is no {kind.__name__}.")
+        if name == "sources":
+            value = [_make(Source, s, f"sources[{i}]") for i, s in enumerate(value if type(value) is list else [value])]
+        fitted[name] = _make(kind, value, name) if dataclasses.is_dataclass(kind) else value
+        fitted[name] = tuple(value) if isinstance(value, list) else fitted[name]
+    try:
+        return cls(**fitted)
+    except TypeError as error:
+        raise AmbientSolveError(f"{where}: {error}.") from None
+
+
 def read_config(args: list[str]) -> Config:
     """The YAML file after `--config`, then the command line on top of it."""
-    settings = {}
-    if "--config" in args:
-        at = args.index("--config")
-        if at + 1 == len(args) or not Path(args[at + 1]).is_file():
-            raise AmbientSolveError("--config needs the path of an existing YAML file, such as trainers/configs/photos.yaml.")
-        settings = yaml.safe_load(Path(args[at + 1]).read_text())
-        args = args[:at] + args[at + 2 :]
-    nested = {"corruption": Corruption, "network": NetworkConfig, "objective": Denoise}
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", nargs="?", const="")
+    known, args = parser.parse_known_args(args)
     try:
-        for name, cls in nested.items():
-            values = settings.get(name, {})
-            settings[name] = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        settings["sources"] = tuple(Source(**s) for s in settings.get("sources", ()))
-        default = Config(**{"out": tyro.MISSING, **settings})
-    except TypeError as error:
-        raise AmbientSolveError(f"The configuration does not fit: {error}. --help lists the names.") from None
+        settings = {} if known.config is None else yaml.safe_load(Path(known.config).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise AmbientSolveError(f"--config needs a readable YAML file: {' '.join(str(error).split())}.") from None
+    default = _make(Config, {"out": "", **settings} if isinstance(settings, dict) else settings, str(known.config))
+    default = dataclasses.replace(default, out=default.out or tyro.MISSING)
     return tyro.cli(Config, args=args, default=default, description=__doc__)
 
 
 def check(config: Config, processes: int) -> None:
     """Say at once what would fail later."""
-    micro = processes * config.accumulate
-    if config.batch % micro:
-        raise AmbientSolveError(f"batch = {config.batch} does not divide over {processes} processes x {config.accumulate} accumulated.")
-    if config.checkpoint_every % config.stats_every:
-        raise AmbientSolveError("checkpoint_every must be a multiple of stats_every, or a resumed run would lose statistics.")
+    micro, low, high = processes * config.accumulate, config.network.sigma_min, config.network.sigma_max
+    for name in POSITIVE:
+        if not 0 < getattr(config, name) < math.inf:
+            raise AmbientSolveError(f"{name} = {getattr(config, name)} must be more than 0.")
     if config.precision not in ("bf16", "no"):
         raise AmbientSolveError(f"precision = {config.precision!r}: choose bf16 or no (fp16 underflows at low noise).")
+    if config.batch % micro:
+        raise AmbientSolveError(
+            f"batch = {config.batch} does not divide over {processes} processes x {config.accumulate} accumulated."
+        )
+    if config.checkpoint_every % config.stats_every:
+        raise AmbientSolveError("checkpoint_every must be a multiple of stats_every: resuming would lose statistics.")
+    if config.seed < 0 or not 0 < low < high:
+        raise AmbientSolveError("Expected seed >= 0 and 0 < network.sigma_min < network.sigma_max.")
     if not config.sources:
         raise AmbientSolveError("There is no data: list at least one source, as trainers/configs/photos.yaml does.")
+    for source in config.sources:
+        if not (source.share > 0 and source.shrink >= 1 and source.held_out >= 0):
+            raise AmbientSolveError(f"{source.path}: expected share > 0, shrink >= 1 and held_out >= 0.")
 
 
-def read_samples(config: Config) -> tuple[list[Sample], np.ndarray, list[torch.Tensor]]:
+def read_samples(config: Config, main: bool) -> tuple[list[Sample], np.ndarray, list[torch.Tensor]]:
     """All stored samples, the chance of each, and the held-out clean pictures (uint8)."""
     samples, share, held_out = [], [], []
     for source in config.sources:
@@ -139,12 +169,21 @@ def read_samples(config: Config) -> tuple[list[Sample], np.ndarray, list[torch.T
         else:
             pictures = list(read_images(path, config.network.channels, source.shrink))
             keep = len(pictures) - source.held_out
+            if keep < 1:
+                raise AmbientSolveError(
+                    f"{source.path} has but {len(pictures)} pictures; {source.held_out} are held out."
+                )
             held_out += [picture for _, picture in pictures[keep:]]
-            own = list(corrupt(tqdm(pictures[:keep], f"damage {rest}", leave=False), keep, config.corruption))
+            bar = tqdm(pictures[:keep], f"damage {rest}", leave=False, disable=not main)
+            own = list(corrupt(bar, keep, config.corruption))
+        if own and own[0].z.shape[0] != config.network.channels:
+            raise AmbientSolveError(f"{source.path} has {own[0].z.shape[0]} channels, network.channels says otherwise.")
         if config.drop_noisy:
             own = [s for s in own if s.sigma_noise == 0]
         samples += own
         share += [source.share / max(len(own), 1)] * len(own)
+    if any(min(picture.shape[-2:]) < config.crop for picture in held_out):
+        raise AmbientSolveError(f"A held-out picture is smaller than the crop of {config.crop}. Lower `crop`.")
     return samples, np.array(share), held_out
 
 
@@ -154,86 +193,46 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
     return config.lr * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-class Checkpoints:
-    """One folder `checkpoint-STEP` at a time, renamed into place when complete. Only safetensors and JSON."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-
-    def save(self, step: int, seconds: float, model: NetworkPrior, ema: dict, optimizer: torch.optim.Optimizer) -> None:
-        part = self.out / "checkpoint.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        state = optimizer.state_dict()["state"]
-        save_file(_contiguous(model.state_dict()), part / "model.safetensors")
-        save_file(_contiguous(ema), part / "ema.safetensors")
-        save_file(_contiguous({f"{i}.{k}": v for i, s in state.items() for k, v in s.items()}), part / "optimizer.safetensors")
-        (part / "state.json").write_text(json.dumps({"step": step, "seconds": seconds}))
-        old = self.all()
-        part.rename(self.out / f"checkpoint-{step}")
-        for folder in old:
-            shutil.rmtree(folder)
-
-    def all(self) -> list[Path]:
-        return sorted(self.out.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-
-    def load(self, model: NetworkPrior, ema: dict, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-        """Restore the latest checkpoint in place; (0, 0) where there is none."""
-        if not self.all():
-            return 0, 0.0
-        folder = self.all()[-1]
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        for name, tensor in load_file(folder / "ema.safetensors").items():
-            ema[name].copy_(tensor)
-        state: dict[int, dict] = {}
-        for name, tensor in load_file(folder / "optimizer.safetensors").items():
-            i, key = name.split(".", 1)
-            state.setdefault(int(i), {})[key] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        record = json.loads((folder / "state.json").read_text())
-        return record["step"], record["seconds"]
-
-
-def _contiguous(tensors: dict) -> dict:
-    return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-
-
 def train(config: Config) -> Path:
     """Run, or resume, the training that `config` describes; returns the folder of the finished prior."""
+    check(config, 1)
+    out = Path(config.out)
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("dry_run", "data_root", "out")}
+    refuse_another_run(out, settings)
     accelerator = Accelerator(
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulate,
-        dataloader_config=DataLoaderConfiguration(),
-        log_with="tensorboard" if _has_tensorboard() else None,
+        log_with="tensorboard" if is_tensorboard_available() else None,
         project_dir=config.out,
     )
     check(config, accelerator.num_processes)
     torch.manual_seed(config.seed)
-    out = Path(config.out)
     main = accelerator.is_main_process
-    _remember(config, out, main)
 
-    samples, share, held_out = read_samples(config)
+    samples, share, held_out = read_samples(config, main)
     spec = Levels(config.level_mean, config.level_std, config.network.sigma_min, config.network.sigma_max)
     loader = Loader(
         samples, share, spec, crop=config.crop, buffer=buffer(config.s_max), batch=config.batch, seed=config.seed
     )
-    prior = NetworkPrior(config.network, "bfloat16" if config.precision == "bf16" else "float32").to(accelerator.device)
-    prior.match_layout(accelerator.device)
+    try:
+        prior = NetworkPrior(config.network, "bfloat16" if config.precision == "bf16" else "float32")
+    except (TypeError, ValueError) as error:
+        raise AmbientSolveError(f"network: {error}.") from None
+    prior.to(accelerator.device).match_layout(accelerator.device)
     optimizer = torch.optim.AdamW(prior.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0)
     ema = {k: v.detach().clone() for k, v in prior.state_dict().items()}
     checkpoints = Checkpoints(out)
     first, seconds = checkpoints.load(prior, ema, optimizer)
     model, optimizer = accelerator.prepare(prior, optimizer)
+    remember(out, settings, main)
     if accelerator.log_with:
         accelerator.init_trackers("tensorboard")
 
     steps = math.ceil(config.images / config.batch)
     rows_each = config.batch // (accelerator.num_processes * config.accumulate)
-    edges = torch.tensor(BUCKETS, device=accelerator.device)
-    sums = torch.zeros(2, len(BUCKETS) + 1, device=accelerator.device)
+    statistics = Statistics(out / "stats.jsonl", accelerator)
+    statistics.trim(first)
     bar = tqdm(total=steps * config.batch, initial=first * config.batch, unit="img", disable=not main, desc=config.name)
-    _trim(out / "stats.jsonl", first, main)
     started = time.perf_counter()
     step = first
     try:
@@ -250,17 +249,14 @@ def train(config: Config) -> Path:
                         accelerator.clip_grad_norm_(model.parameters(), config.clip)
                     optimizer.step()
                     optimizer.zero_grad()
-                bucket = torch.bucketize(batch.sigma.to(accelerator.device), edges)
-                sums[0].index_add_(0, bucket, losses.detach())
-                sums[1].index_add_(0, bucket, torch.ones_like(losses))
+                statistics.add(batch.sigma, losses.detach())
             seen = (step + 1) * config.batch
             keep = 0.5 ** (config.batch / min(config.ema_half_life, 0.1 * seen))
             torch._foreach_lerp_(list(ema.values()), [v.detach() for v in prior.state_dict().values()], 1 - keep)
             bar.update(config.batch)
             if (step + 1) % config.stats_every == 0 or step + 1 == steps:
-                total = accelerator.reduce(sums.clone(), "sum").cpu()
-                sums.zero_()
-                _log(accelerator, out, bar, step + 1, seen, total, learning_rate(config, step, steps))
+                loss = statistics.write(step + 1, seen, learning_rate(config, step, steps))
+                bar.set_postfix(loss=f"{loss:.4f}")
             if main and ((step + 1) % config.checkpoint_every == 0 or step + 1 == steps):
                 checkpoints.save(step + 1, seconds + time.perf_counter() - started, prior, ema, optimizer)
     except KeyboardInterrupt:
@@ -270,58 +266,20 @@ def train(config: Config) -> Path:
         bar.close()
     accelerator.wait_for_everyone()
     if main:
-        _finish(config, out, prior, ema, samples, held_out, steps)
+        prior.load_state_dict(ema)
+        _finish(config, prior, samples, held_out)
     accelerator.end_training()
     return out / "prior"
 
 
-def _finish(config, out, prior, ema, samples, held_out, steps) -> None:
+def _finish(config: Config, prior: NetworkPrior, samples: list[Sample], held_out: list[torch.Tensor]) -> None:
     """Write the averaged weights, the configuration and the model card."""
-    prior.load_state_dict(ema)
     prior.eval().requires_grad_(False)
-    seconds = json.loads((Checkpoints(out).all()[-1] / "state.json").read_text())["seconds"]
-    metrics = denoising_psnr(prior, held_out, config.crop)
-    card = model_card(config.name, dataclasses.asdict(config), samples, steps, seconds, metrics)
-    prior.save(out / "prior", card, dtype=torch.float16)
-    print(f"The prior is in {out / 'prior'}: ambient-solve info {out / 'prior'}")
-
-
-def _remember(config: Config, out: Path, main: bool) -> None:
-    """Keep the configuration in the run's folder, and refuse to go on with another one."""
-    ignored = ("dry_run", "data_root", "out")
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ignored}
-    path = out / "run.json"
-    text = json.dumps(settings, indent=2)
-    if path.is_file() and path.read_text() != text:
-        raise AmbientSolveError(f"{out} holds a run with another configuration ({path}). Choose another --out, or delete it.")
-    if main and not path.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
-def _trim(path: Path, step: int, main: bool) -> None:
-    """Drop statistics later than the checkpoint: they will be written again."""
-    if main and path.is_file():
-        rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(row + "\n" for row in rows))
-
-
-def _log(accelerator, out, bar, step, seen, total, lr) -> None:
-    loss, count = total
-    names = [f"<={b}" for b in BUCKETS] + [f">{BUCKETS[-1]}"]
-    buckets = {n: float(s / c) for n, s, c in zip(names, loss, count, strict=True) if c > 0}
-    row = {"step": step, "images": seen, "loss": float(loss.sum() / count.sum()), "lr": lr, "buckets": buckets}
-    if accelerator.is_main_process:
-        with (out / "stats.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        bar.set_postfix(loss=f"{row['loss']:.4f}")
-    accelerator.log({"loss": row["loss"], "lr": lr, **{f"loss {n}": v for n, v in buckets.items()}}, step=step)
-
-
-def _has_tensorboard() -> bool:
-    from accelerate.utils import is_tensorboard_available
-
-    return is_tensorboard_available()
+    record = json.loads((Checkpoints(Path(config.out)).all()[-1] / "state.json").read_text())
+    metrics, folder = denoising_psnr(prior, held_out, config.crop), Path(config.out) / "prior"
+    card = model_card(config.name, dataclasses.asdict(config), samples, record["step"], record["seconds"], metrics)
+    prior.save(folder, card, dtype=torch.float16)
+    print(f"The prior is in {folder}: ambient-solve info {folder}")
 
 
 def main() -> None:
@@ -329,6 +287,7 @@ def main() -> None:
     try:
         config = read_config(sys.argv[1:])
         if config.dry_run:
+            check(config, 1)
             print(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config))), sort_keys=False))
             return
         train(config)

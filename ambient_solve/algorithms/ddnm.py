@@ -1,10 +1,12 @@
-r"""DDNM+, denoising diffusion null-space model (Wang et al., 2023, arXiv 2212.00490, section 3.3).
+r"""DDNM+, denoising diffusion null-space model (Wang et al., 2023, arXiv 2212.00490, section 3.3 and appendix I).
 
-With `A A' = Q diag(s^2) Q'` the measured modes of the estimate are replaced, as far as the noise of the measurement allows, and
-the noise added next is smaller in these modes by what the measurement's noise has brought in:
+In the singular basis of `A = U diag(s) V'` each mode of the next state `t = sigma_next` is one of three:
 
-    zh = D + A' Q diag(l / s^2) Q' (y - A D),      l = min(1, b s / sigma_y),  b = eta sigma_next
-    z <- zh + sqrt(1 - eta^2) sigma_next (z - D) / sigma + noise,   of variance b^2 - (l sigma_y / s)^2 in mode i, b^2 elsewhere
+    s = 0              z' = D + sqrt(1 - eta^2) t (z - D) / sigma + eta t n           not measured: the DDIM step
+    s >= sigma_y / t   z' = y / s + sqrt(t^2 - sigma_y^2 / s^2) n                     the measurement's noise fits under t
+    s <  sigma_y / t   z' = D + sqrt(1 - eta^2) (t s / sigma_y) (y / s - D) + eta t n  it does not: a share of the measurement
+
+so that every mode holds noise of deviation t, the measurement's included.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from ambient_solve.noise import Streams, per_sample
 from ambient_solve.priors.base import Prior
 
 BLIND = 1e-6
-"""Eigenvalues of AA' below this count as not measured."""
+"""Eigenvalues s^2 of AA' below this count as not measured."""
 
 
 @final
@@ -43,37 +45,34 @@ class DDNM(Algorithm):
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
-        for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
-            # The last step has no noise left to hide the measurement's in: it takes the level just left.
-            b = self.eta * (sigma_next or sigma)
+        kept = math.sqrt(1 - self.eta**2)
+        for i, (sigma, t) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0 = prior.denoise(z, sigma)
+            if t == 0:
+                yield State(i + 1, self.steps, sigma, z0, z0)
+                return
             r = likelihood.residual(z0)
-            zh = z0 + likelihood.At(likelihood.spectral(self._replace(likelihood, r, b), r))
-            old = math.sqrt(1 - self.eta**2) * sigma_next / sigma * (z - z0)
-            z = zh + old
-            if sigma_next > 0:
-                n = streams.normal(z)
-                shrink = likelihood.spectral(self._shrink(likelihood, r, b), likelihood.A(n))
-                z = z + b * (n + likelihood.At(shrink))
+            sigma_y = per_sample(likelihood.sigma, r)
+
+            def share(lam: Tensor, t: float = t, sigma_y: Tensor = sigma_y) -> Tensor:
+                s = lam.clamp_min(BLIND).sqrt()
+                return torch.where(s >= sigma_y / t, 1.0, kept * t * s / sigma_y) / lam.clamp_min(BLIND)
+
+            def fresh(lam: Tensor, t: float = t, sigma_y: Tensor = sigma_y) -> Tensor:
+                s = lam.clamp_min(BLIND).sqrt()
+                fits = (t**2 - sigma_y**2 / s**2).clamp_min(0).sqrt()
+                return torch.where(s >= sigma_y / t, fits, self.eta * t)
+
+            zh = z0 + self._measured(likelihood, share, r)
+            old, n = (z - z0) / sigma, streams.normal(z0)
+            unmeasured = old - self._measured(likelihood, lambda lam: 1 / lam.clamp_min(BLIND), likelihood.A(old))
+            correction = self._measured(
+                likelihood, lambda lam, f=fresh: (f(lam) - self.eta * t) / lam.clamp_min(BLIND), likelihood.A(n)
+            )
+            z = zh + kept * t * unmeasured + self.eta * t * n + correction
             yield State(i + 1, self.steps, sigma, z, zh)
 
-    def _replace(self, likelihood: Likelihood, like: Tensor, b: float):
-        """`t -> l / t`, and 0 where nothing is measured."""
-        sigma_y = per_sample(likelihood.sigma, like)
-
-        def f(t: Tensor) -> Tensor:
-            seen = t.clamp_min(BLIND)
-            return torch.where(t > BLIND, (b * seen.sqrt() / sigma_y).clamp_max(1) / seen, 0)
-
-        return f
-
-    def _shrink(self, likelihood: Likelihood, like: Tensor, b: float):
-        """`t -> (gamma / b - 1) / t`: added to the identity it scales mode i of white noise from 1 to `gamma / b`."""
-        sigma_y = per_sample(likelihood.sigma, like)
-
-        def f(t: Tensor) -> Tensor:
-            seen = t.clamp_min(BLIND)
-            spent = (b * seen.sqrt() / sigma_y).clamp_max(1) * sigma_y / (seen.sqrt() * b)
-            return torch.where(t > BLIND, ((1 - spent**2).clamp_min(0).sqrt() - 1) / seen, 0)
-
-        return f
+    @staticmethod
+    def _measured(likelihood: Likelihood, f, u: Tensor) -> Tensor:
+        """`A' f(AA') u` over the measured modes."""
+        return likelihood.At(likelihood.spectral(lambda lam: torch.where(lam > BLIND, f(lam), 0), u))

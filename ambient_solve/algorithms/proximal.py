@@ -1,12 +1,12 @@
 r"""Proximal sampling: one rule whose settings are DiffPIR, DDS and Flower. No gradient through the network.
 
-    zh = argmin |y - A z0|^2 / 2 sigma_y^2 + |z0 - D|^2 / 2 q^2        (or a sample of that Gaussian)
-    z <- zh + sqrt(sigma_next^2 - b^2) (z - zh) / sigma + b n
+zh = argmin |y - A z0|^2 / 2 sigma_y^2 + |z0 - D|^2 / 2 q^2        (or a sample of that Gaussian)
+z <- zh + sqrt(sigma_next^2 - b^2) (z - zh) / sigma + b n
 
-    setting   q^2                          b                     from
-    diffpir   sigma^2 / lambda             sqrt(zeta) sigma_next Zhu et al., 2023, arXiv 2305.08995, equations 12 to 14
-    dds       gain sigma_y^2, constant     K_eta, eta = .85      Chung et al., 2024, arXiv 2303.05754, algorithm 1
-    flower    sigma^2 v / (sigma^2 + v)    sigma_next, a sample  Pourya et al., 2026, "Flower"
+setting   q^2                          b                     from
+diffpir   sigma^2 / lambda             sqrt(zeta) sigma_next Zhu et al., 2023, arXiv 2305.08995, equations 12 to 14
+dds       gain sigma_y^2, constant     K_eta, eta = .85      Chung et al., 2024, arXiv 2303.05754, algorithm 1
+flower    sigma^2 v / (sigma^2 + v)    sigma_next, a sample  Pourya et al., 2026, "Flower"
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Proximal(Algorithm):
     paper: ClassVar[str] = "Zhu et al., 2023, arXiv 2305.08995"
 
     steps: int = knob(50, 1, 10_000, "noise levels; more is slower and usually better")
-    trust: str = knob("sigma", choices=("sigma", "data", "constant"), help="how far the estimate may move: q of the formula")
+    trust: str = knob(
+        "sigma", choices=("sigma", "data", "constant"), help="how far the estimate may move: q of the formula"
+    )
     lambda_: float = knob(1.0, 1e-3, 1e3, "q^2 = sigma^2 / lambda_ where trust is 'sigma'")
     gain: float = knob(5.0, 1e-3, 1e6, "q^2 = gain * sigma_y^2 where trust is 'constant'")
     draw: bool = knob(False, help="take a sample of the proximal Gaussian in place of its mean")

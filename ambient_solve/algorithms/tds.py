@@ -48,7 +48,9 @@ class TDS(Algorithm):
     def check(self, likelihood: Likelihood) -> None:
         """See `Algorithm.check`."""
         super().check(likelihood)
-        m = likelihood.residual(torch.zeros(likelihood.rows, *likelihood.z_shape, device=likelihood.sigma.device))[0].numel()
+        m = likelihood.residual(torch.zeros(likelihood.rows, *likelihood.z_shape, device=likelihood.sigma.device))[
+            0
+        ].numel()
         if self.twist == "jacobian" and m > LARGEST_JACOBIAN:
             raise AmbientSolveError(
                 f"tds with twist='jacobian' takes at most {LARGEST_JACOBIAN} measurements, this operator makes {m}. "

@@ -1,8 +1,8 @@
 """Which sample may be used at which noise level, and the stateless sigma-first draw.
 
 A sample is admissible at `sigma` if `sigma > b * sigma_noise` and (`sigma > sigma_min` or `sigma < sigma_max`)
-(Ambient Diffusion Omni; Daras et al., 2025, arXiv 2506.10038). Drawing the level first and then an admissible sample keeps the
-density of levels as chosen; what changes with the level is the mixture of samples.
+(Ambient Diffusion Omni; Daras et al., 2025, arXiv 2506.10038). Drawing the level first and then an admissible sample
+keeps the density of levels as chosen; what changes with the level is the mixture of samples.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ class Admission:
     def __init__(
         self, sigma_noise: np.ndarray, sigma_min: np.ndarray, sigma_max: np.ndarray, share: np.ndarray, buffer: float
     ) -> None:
-        above = np.maximum(buffer * sigma_noise, sigma_min)
-        below = np.where((sigma_max > 0) & (sigma_max <= above), sigma_max, 0.0)
+        if not np.all(np.isfinite(share) & (share >= 0)):
+            raise AmbientSolveError("The share of a sample is a number that is 0 or more.")
+        floor = buffer * sigma_noise
+        # Where sigma_max exceeds sigma_min the two permissions meet: every level above the sample's noise is admitted.
+        meet = sigma_max > sigma_min
+        above = np.where(meet, floor, np.maximum(floor, sigma_min))
+        below = np.where(~meet & (sigma_max > floor), sigma_max, 0.0)
         if np.any((below > 0) & (sigma_noise > 0)):
             raise AmbientSolveError("A sample that already holds noise cannot also be admitted below sigma_max.")
-        # A sample with sigma_max > its lower threshold is admissible everywhere.
-        above = np.where(sigma_max > above, 0.0, above)
         self._above = np.argsort(above, kind="stable")
         self._below = np.argsort(-below, kind="stable")
         self._thresholds, self._ceilings = above[self._above], -below[self._below]
@@ -41,19 +44,23 @@ class Admission:
         n_below = np.searchsorted(self._ceilings, -sigma, side="left")
         total_above = np.where(n_above > 0, self._above_share[n_above - 1], 0.0)
         total_below = np.where(n_below > 0, self._below_share[n_below - 1], 0.0)
-        if np.any(total_above + total_below <= 0):
-            level = float(sigma[np.argmin(total_above + total_below)])
+        total = total_above + total_below
+        if np.any(total <= 0):
+            level = float(sigma[np.argmin(total)])
             raise AmbientSolveError(
                 f"No sample may be used at sigma = {level:.4g}. Add cleaner samples, or raise the smallest level drawn."
             )
-        t = u * (total_above + total_below)
+        t = np.minimum(u * total, np.nextafter(total, 0))
         first = np.minimum(np.searchsorted(self._above_share, t, side="right"), np.maximum(n_above - 1, 0))
-        second = np.minimum(np.searchsorted(self._below_share, t - total_above, side="right"), np.maximum(n_below - 1, 0))
+        second = np.minimum(
+            np.searchsorted(self._below_share, t - total_above, side="right"), np.maximum(n_below - 1, 0)
+        )
         return np.where(t < total_above, self._above[first], self._below[second])
 
     def lowest(self) -> float:
         """The smallest level above which every level has an admissible sample from the "above" rule alone."""
-        return float(self._thresholds[0])
+        drawn = np.diff(self._above_share, prepend=0.0) > 0
+        return float(self._thresholds[drawn].min(initial=math.inf))
 
 
 def log_normal_levels(u: np.ndarray, mean: float, std: float, sigma_min: float, sigma_max: float) -> np.ndarray:

@@ -1,20 +1,22 @@
 """Damage a data set once, keep what was done to it, and forget the clean pictures.
 
-Which pictures stay clean, and the noise of picture `i`, depend on (seed, i) alone: reading the data again, in any order, in
-any process, gives the same damage, and no later view of a picture can average its noise away.
+Which pictures stay clean depends on the seed and their number, the noise of picture `i` on (seed, i) alone: reading the
+data again, in any order, in any process, gives the same damage, and no later view of a picture can average its noise
+away.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -73,7 +75,9 @@ def write_corrupted(samples: Iterable[Sample], folder: str | Path, corruption: C
     """
     folder = Path(folder)
     if (folder / MANIFEST).exists():
-        raise AmbientSolveError(f"{folder} already holds a damaged data set. Damage is done once: choose another folder.")
+        raise AmbientSolveError(
+            f"{folder} already holds a damaged data set. Damage is done once: choose another folder."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for index, sample in enumerate(samples):
@@ -89,19 +93,33 @@ def write_corrupted(samples: Iterable[Sample], folder: str | Path, corruption: C
 def read_corrupted(folder: str | Path) -> Iterator[Sample]:
     """Read a damaged data set: a manifest.jsonl with at least `file` and `sigma_noise` in each row, beside its files.
 
-    A manifest of your own, over your own noisy pictures (safetensors with one float tensor `z` in [-1, 1] units), loads too.
+    A manifest of your own, over your own noisy pictures (safetensors with one float tensor `z`, (C, H, W), in [-1, 1]
+    units), loads too.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
-        raise AmbientSolveError(f"{folder} has no {MANIFEST}: it is no damaged data set, or its writing was interrupted.")
-    for number, line in enumerate((folder / MANIFEST).read_text().splitlines(), 1):
+        raise AmbientSolveError(
+            f"{folder} has no {MANIFEST}: it is no damaged data set, or its writing was interrupted."
+        )
+    for number, line in enumerate((folder / MANIFEST).read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{folder / MANIFEST}, line {number}"
         try:
             row = json.loads(line)
             file, sigma_noise = folder / row["file"], float(row["sigma_noise"])
             with safe_open(file, framework="pt") as stored:
                 z = stored.get_tensor("z")
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise AmbientSolveError(f"{folder / MANIFEST}, line {number}: {type(error).__name__}: {error}.") from None
+        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+            raise AmbientSolveError(f"{where}: {type(error).__name__}: {error}.") from None
+        if not (0 <= sigma_noise < math.inf):
+            raise AmbientSolveError(
+                f"{where}: sigma_noise = {sigma_noise} is no noise level; expected 0 (clean) or more."
+            )
+        if z.ndim != 3 or not z.is_floating_point():
+            raise AmbientSolveError(
+                f"{where}: z is {z.dtype} {tuple(z.shape)}; expected floats (C, H, W) in [-1, 1] units."
+            )
         yield Sample(row.get("name", row["file"]), z.half(), sigma_noise)
 
 

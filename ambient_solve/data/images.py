@@ -37,7 +37,9 @@ def open_image(path: str | Path) -> Image.Image:
             image.load()
             return ImageOps.exif_transpose(image)
     except Image.DecompressionBombError:
-        raise AmbientSolveError(f"{path} claims more than {MAX_PIXELS // 1_000_000} million pixels. Make it smaller.") from None
+        raise AmbientSolveError(
+            f"{path} claims more than {MAX_PIXELS // 1_000_000} million pixels. Make it smaller."
+        ) from None
     except UnidentifiedImageError:
         raise AmbientSolveError(f"{path} is not a picture that can be read ({', '.join(SUFFIXES)}).") from None
     except (OSError, SyntaxError, ValueError) as error:
@@ -83,7 +85,9 @@ def _open_all(source: str) -> Iterator[tuple[str, Image.Image]]:
         for path in paths:
             yield str(path.relative_to(source)), open_image(path)
     else:
-        raise AmbientSolveError(f"{source} is no folder, no .npz pack and no imagefolder:PATH; there is nothing to read.")
+        raise AmbientSolveError(
+            f"{source} is no folder, no .npz pack and no imagefolder:PATH; there is nothing to read."
+        )
 
 
 def _open_pack(path: Path) -> Iterator[tuple[str, Image.Image]]:

@@ -1,5 +1,7 @@
-"""Training batches as a pure function of (seed, step): nothing to save, nothing to skip on resume, the same for any number of
-processes."""
+"""Training batches as a pure function of (seed, step): nothing to save, nothing to skip on resume.
+
+They are the same for any number of processes.
+"""
 
 from __future__ import annotations
 
@@ -29,28 +31,43 @@ class Levels:
 class Loader:
     """Draws the levels first, then admissible samples, then a crop and a flip of each.
 
-    Only flips and integer shifts are applied: anything that interpolates would change the level of the noise in a sample.
+    Only flips and integer shifts are applied: anything that interpolates would change the level of the noise.
 
     Args:
-        samples: The stored data; every picture at least `crop` high and wide.
+        samples: The stored data; every picture at least `crop` high and wide, all with the same number of channels.
         share: Relative chance of each sample, (n,).
         buffer: How far above its own noise a noisy sample may be used (`objectives.denoise.buffer`).
     """
 
     def __init__(
-        self, samples: Sequence[Sample], share: np.ndarray, levels: Levels, *, crop: int, buffer: float, batch: int, seed: int
+        self,
+        samples: Sequence[Sample],
+        share: np.ndarray,
+        levels: Levels,
+        *,
+        crop: int,
+        buffer: float,
+        batch: int,
+        seed: int,
     ) -> None:
+        if not samples:
+            raise AmbientSolveError("No sample is left to train on. Add pictures, or hold out and drop fewer.")
         small = [s for s in samples if min(s.z.shape[-2:]) < crop]
         if small:
             height, width = small[0].z.shape[-2:]
-            raise AmbientSolveError(f"{small[0].name} is {width}x{height}, smaller than the crop of {crop}. Lower `crop`.")
+            raise AmbientSolveError(
+                f"{small[0].name} is {width}x{height}, smaller than the crop of {crop}. Lower `crop`."
+            )
+        channels = {s.z.shape[0] for s in samples}
+        if len(channels) > 1:
+            raise AmbientSolveError(f"The pictures have {sorted(channels)} channels; all must have the same number.")
         zero = np.zeros(len(samples))
         noise = np.array([s.sigma_noise for s in samples])
         self._admission = Admission(noise, zero, zero, share, buffer)
         if self._admission.lowest() >= levels.sigma_min:
             raise AmbientSolveError(
-                f"No sample may be used between sigma = {levels.sigma_min} and {self._admission.lowest():.4g}: every picture "
-                "holds noise. Add clean ones, or raise sigma_min."
+                f"No sample may be used between sigma = {levels.sigma_min} and {self._admission.lowest():.4g}: every "
+                "picture holds noise. Add clean ones, or raise sigma_min."
             )
         self._samples, self._levels, self._crop, self.batch, self._seed = samples, levels, crop, batch, seed
 

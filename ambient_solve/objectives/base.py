@@ -48,6 +48,8 @@ class Objective(abc.ABC):
 
 
 def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
-    """`lambda(sigma) = 1 / sigma^2 + 1 / sigma_data^2` (Karras et al., 2022, arXiv 2206.00364, table 1): the inverse of the
-    posterior variance of a Gaussian of deviation `sigma_data`."""
+    """`lambda(sigma) = 1 / sigma^2 + 1 / sigma_data^2` (Karras et al., 2022, arXiv 2206.00364, table 1).
+
+    It is the inverse of the posterior variance of a Gaussian of deviation `sigma_data`.
+    """
     return 1 / sigma**2 + 1 / sigma_data**2

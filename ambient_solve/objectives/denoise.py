@@ -1,19 +1,21 @@
 r"""Denoising from clean and noisy samples in one formula.
 
 A stored sample is `y = z0 + sigma_n e`, the noise `e` drawn once; `sigma_n = 0` is a clean sample. At a level
-`sigma > sigma_n` draw `z_sigma = y + sqrt(sigma^2 - sigma_n^2) n`. Then (ambient Tweedie; Daras et al., 2024, arXiv 2404.10177)
+`sigma > sigma_n` draw `z_sigma = y + sqrt(sigma^2 - sigma_n^2) n`. Then (ambient Tweedie; Daras et al., 2024, arXiv
+2404.10177)
 
     E[y | z_sigma] = a E[z0 | z_sigma] + (1 - a) z_sigma,     a = 1 - sigma_n^2 / sigma^2
 
-so that regressing `a D + (1 - a) z_sigma` on `y` learns `D = E[z0 | z_sigma]` without a clean sample. The same loss, written on
-the clean estimate, has the unbiased target
+so that regressing `a D + (1 - a) z_sigma` on `y` learns `D = E[z0 | z_sigma]` without a clean sample. The same loss,
+written on the clean estimate, has the unbiased target
 
-    tau = (y - (1 - a) z_sigma) / a = y - sigma_n^2 / sqrt(sigma^2 - sigma_n^2) n,    Var(tau - z0) = v = sigma_n^2 sigma^2 / (sigma^2 - sigma_n^2)
+    tau = (y - (1 - a) z_sigma) / a = y - sigma_n^2 / sqrt(sigma^2 - sigma_n^2) n
+    v = Var(tau - z0) = sigma_n^2 sigma^2 / (sigma^2 - sigma_n^2)
 
 and the published losses differ in the weight of `|D - tau|^2` alone, `lambda` being the weight of EDM:
 
     laws              lambda a^2             "How Much is a Noisy Image Worth?" (arXiv 2411.02780)
-    omni              lambda                 "Ambient Diffusion Omni" (arXiv 2506.10038); needs the buffer, since v is unbounded
+    omni              lambda                 "Ambient Diffusion Omni" (arXiv 2506.10038); needs the buffer, v explodes
     inverse_variance  1 / (1 / lambda + v)   a target counts by its variance: posterior variance plus v
 """
 

@@ -19,7 +19,7 @@ CARD_LEVELS = (0.05, 0.1, 0.2, 0.4, 1.0, 2.0)
 
 @torch.no_grad()
 def denoising_psnr(prior: Prior, pictures: Sequence[Tensor], crop: int) -> dict[float, tuple[float, float]]:
-    """For each level, in z units: mean PSNR in dB of the noisy and of the denoised central crops of uint8 `pictures`."""
+    """For each level, in z units: mean PSNR in dB of the noisy and the denoised central crops of uint8 `pictures`."""
     if not pictures:
         return {}
     clean = torch.stack([_centre(p, crop) for p in pictures]).float() / 127.5 - 1
@@ -65,7 +65,10 @@ def model_card(
         "",
         "| source | share of samples drawn | sides divided by | held out | terms |",
         "|---|---|---|---|---|",
-        *(f"| {s['path']} | {s['share']} | {s['shrink']} | {s['held_out']} | {s['terms']} |" for s in settings["sources"]),
+        *(
+            f"| {s['path']} | {s['share']} | {s['shrink']} | {s['held_out']} | {s['terms']} |"
+            for s in settings["sources"]
+        ),
         "",
         "Damage, done once before training (noise level in units of [-1, 1] pictures):",
         "",
@@ -97,7 +100,8 @@ def model_card(
         "",
         "## Limits",
         "",
-        "What the data did not hold, the prior invents: look at the spread, and at the data misfit, before you believe a detail.",
+        "What the data did not hold, the prior invents: look at the spread, and at the data misfit, before you believe "
+        "a detail.",
         "",
     ]
     return "\n".join(lines)

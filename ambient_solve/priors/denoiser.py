@@ -71,5 +71,7 @@ def as_deepinv(prior: Prior) -> Denoiser:
     """`prior` as a deepinv denoiser: `denoiser(x, sigma)` with x (B, C, H, W) and sigma, a number or one per image, in image
     units. It serves in deepinv's own reconstructors."""
     if prior.affine is None:
-        raise AmbientSolveError("as_deepinv needs a prior whose decode is affine: a noise level must mean the same in both spaces.")
+        raise AmbientSolveError(
+            "as_deepinv needs a prior whose decode is affine: a noise level must mean the same in both spaces."
+        )
     return _PriorDenoiser(prior)

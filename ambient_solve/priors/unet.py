@@ -47,7 +47,13 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, channels: int, widths: tuple[int, ...], blocks: int = 1, unshuffle: int = 2, groups: int = 8, embedding: int = 192
+        self,
+        channels: int,
+        widths: tuple[int, ...],
+        blocks: int = 1,
+        unshuffle: int = 2,
+        groups: int = 8,
+        embedding: int = 192,
     ) -> None:
         super().__init__()
         self.unshuffle = unshuffle

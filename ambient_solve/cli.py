@@ -1,0 +1,324 @@
+"""The command line: `ambient-solve demo | restore | corrupt | info`.
+
+Exit codes: 0 fine; 2 bad input, with a sentence on standard error; 130 interrupted. A command imports what it
+needs when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.markup import escape
+
+from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.flags import knob_values, split_knobs, task_options, with_knobs
+from ambient_solve.knobs import knobs
+from ambient_solve.restore import DAMAGES, Outcome, check_folder, make_damage, make_solver, restore_files
+from ambient_solve.version import __version__
+
+Device = Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda")]
+PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Damage a photograph three ways, restore it, and draw a contact sheet. Needs no argument and no network."""
+
+    out: Path = Path("demo")
+    """Folder of the contact sheet."""
+    prior: str = "photos"
+    """Embedded prior, folder, or hub id (owner/name)."""
+    steps: int = 25
+    """Noise levels; more is slower and usually better."""
+    samples: int = 4
+    """Posterior samples of each picture, at least 2."""
+    seed: int = 0
+    """Decides the noise of the damage and of the samples."""
+    device: Device = "auto"
+    """auto takes the graphics card where there is one."""
+
+    def run(self) -> int:
+        """See the class."""
+        from rich.console import Console
+        from rich.table import Table
+
+        from ambient_solve.demo import run_demo
+
+        check_folder(self.out)
+        prior, console = _load(self.prior, self.device), Console()
+        table = Table("damage", title="PSNR in dB / SSIM against the original; data misfit chi2 (1 is right)")
+        for heading in ("damaged", "mean", "sample", "chi2", "seconds"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        settings = {"steps": self.steps, "n_samples": self.samples, "seed": self.seed}
+        say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+        scores, sheet = run_demo(prior, self.out, **settings, progress=True, say=say)
+        for s in scores:
+            quality = [f"{s.psnr[kind]:.1f} / {s.ssim[kind]:.2f}" for kind in ("damaged", "mean", "sample")]
+            table.add_row(s.name, *quality, f"{s.chi2:.2f}", f"{s.seconds:.1f}")
+        console.print(table)
+        print(f"Contact sheet: {sheet}")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Restore:
+    """Restore damaged pictures. Each IMAGE is the measurement itself: a file, or a folder of files.
+
+    A knob of the algorithm is given as --KNOB VALUE, such as --steps 20; `ambient-solve info` lists them. Results go to
+    OUT/NAME: mean.png, samples, spread.png, settings.json. What an earlier run has finished is skipped.
+    """
+
+    images: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint="")
+    ]
+    """Damaged pictures, or folders of them."""
+    task: Annotated[str, tyro.conf.arg(metavar="|".join(DAMAGES), help_behavior_hint="(required)")] = ""
+    """What happened to them."""
+    samples: int = 8
+    """Posterior samples of each picture; their mean is the restored picture."""
+    algorithm: str = "auto"
+    """auto, or one of those that `ambient-solve info` lists."""
+    prior: str = "photos"
+    """Embedded prior, folder, or hub id (owner/name)."""
+    out: Path = Path("restored")
+    """Folder of the results."""
+    seed: int = 0
+    """Sample s of every picture depends on (seed, s) alone."""
+    device: Device = "auto"
+    """auto takes the graphics card where there is one."""
+    json: bool = False
+    """Print one JSON object for each file, and nothing else."""
+
+    def run(self, texts: dict[str, str]) -> int:
+        """Restore with the knobs `texts`, as they were typed."""
+        options = knob_values(texts, self.algorithm, [f.name for f in dataclasses.fields(self)])
+        if not self.images or not self.task:
+            missing = "task (what happened to the picture)" if self.images else "picture"
+            raise AmbientSolveError(
+                f"No {missing} was given: ambient-solve restore IMAGE ... --task {'|'.join(DAMAGES)}."
+            )
+        given = {name: getattr(self, name) for name in task_options() if getattr(self, name) is not None}
+        options = {**self._knobs_of_the_algorithm(given), **options}
+        damage = make_damage(self.task, **given)
+        for name in ("mask", "kernel"):
+            if given.get(name) and not Path(given[name]).exists():
+                raise AmbientSolveError(f"There is no file {given[name]} (--{name}).")
+        if self.samples < 1:
+            raise AmbientSolveError(f"--samples {self.samples} was given, at least 1 was expected.")
+        check_folder(self.out)
+        prior = _load(self.prior, self.device)
+        make_solver(prior, self.algorithm, options)
+        bad = []
+        progress = sys.stderr.isatty() and not self.json
+        settings = {"algorithm": self.algorithm, "options": options, "n_samples": self.samples, "seed": self.seed}
+        for outcome in restore_files(self.images, prior, damage, out=self.out, progress=progress, **settings):
+            _tell(outcome, self.json)
+            bad += [outcome] if outcome.error else []
+        if len(bad) > 1 or (bad and (len(self.images) > 1 or self.images[0].is_dir())):
+            print(f"Not restored: {', '.join(str(o.path) for o in bad)}.", file=sys.stderr)
+        return 2 if bad else 0
+
+    def _knobs_of_the_algorithm(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Take out of `given` what the task does not have and the algorithm does, such as the width of pigdm."""
+        if self.task not in DAMAGES or self.algorithm == "auto":
+            return {}
+        from ambient_solve.algorithms import ALGORITHMS
+
+        own = [k.name for k in knobs(DAMAGES[self.task])]
+        theirs = [k.name for k in knobs(ALGORITHMS[self.algorithm])] if self.algorithm in ALGORITHMS else []
+        return {name: given.pop(name) for name in list(given) if name not in own and name in theirs}
+
+
+@dataclasses.dataclass(frozen=True)
+class Corrupt:
+    """Damage a data set once, for training: noise on all but a share of the pictures, and a manifest of it."""
+
+    source: tyro.conf.Positional[str]
+    """Folder of pictures, .npz pack, or imagefolder:PATH."""
+    out: tyro.conf.Positional[Path]
+    """Folder for the damaged pictures; must not hold a damaged data set yet."""
+    shrink: int = 1
+    """Divide both sides first, which makes the pixels of a JPEG clean again."""
+
+    def run(self) -> int:
+        """See the class."""
+        from rich.progress import track
+
+        from ambient_solve.data.corruption import Corruption, corrupt, write_corrupted
+        from ambient_solve.data.images import read_images
+
+        if self.shrink < 1:
+            raise AmbientSolveError(f"--shrink {self.shrink} was given, at least 1 was expected.")
+        corruption = Corruption(**{k.name: getattr(self, k.name) for k in knobs(Corruption)})
+        check_folder(self.out)
+        # Read once before anything is written: a bad picture then leaves no half-made data set behind.
+        total = sum(1 for _ in track(read_images(self.source, shrink=self.shrink), "reading", console=_stderr()))
+        pictures = track(read_images(self.source, shrink=self.shrink), "damaging", total=total, console=_stderr())
+        written = write_corrupted(corrupt(pictures, total, corruption), self.out, corruption)
+        clean = len(corruption.clean_indices(total))
+        print(f"{self.out}: {written} pictures, {clean} of them clean, noise {corruption.sigma_noise} in the others")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """List the embedded priors, the tasks and the algorithms with their knobs; or describe one PRIOR."""
+
+    prior: tyro.conf.Positional[str] = ""
+    """Embedded prior, folder, or hub id (owner/name)."""
+
+    def run(self) -> int:
+        """See the class."""
+        from ambient_solve.priors.load import embedded_priors, prior_folder
+
+        if self.prior:
+            return self._describe(prior_folder(self.prior))
+        from ambient_solve.algorithms import ALGORITHMS
+
+        print(f"ambient_solve {__version__}\n\nPriors: {', '.join(embedded_priors()) or 'none embedded'}\n")
+        for name, task in DAMAGES.items():
+            _table(f"task {name}", task)
+        for name, algorithm in ALGORITHMS.items():
+            _table(f"algorithm {name} ({algorithm.paper})", algorithm)
+        return 0
+
+    def _describe(self, folder: Path) -> int:
+        from ambient_solve.priors.network import CARD, WEIGHTS, NetworkPrior
+
+        prior = NetworkPrior.load(folder)
+        size = (folder / WEIGHTS).stat().st_size / 1e6
+        print(f"{folder}\n{sum(p.numel() for p in prior.parameters()):,} parameters, {WEIGHTS} {size:.1f} MB\n")
+        for name, value in dataclasses.asdict(prior.config).items():
+            print(f"  {name:<11} {value}")
+        card = folder / CARD
+        print(f"\n{card.read_text()}" if card.is_file() else "\nNo model card.")
+        return 0
+
+
+def _restore() -> type:
+    options = task_options()
+    return with_knobs(Restore, [k for k, _ in options.values()], {name: words for name, (_, words) in options.items()})
+
+
+def _corrupt() -> type:
+    from ambient_solve.data.corruption import Corruption
+
+    return with_knobs(Corrupt, knobs(Corruption))
+
+
+def _load(prior: str, device: str) -> Any:
+    import torch
+
+    from ambient_solve.priors.load import load_prior
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise AmbientSolveError(f"The device {device!r} is not there. Choose auto or cpu.")
+    return load_prior(prior, device=device)
+
+
+def _tell(outcome: Outcome, as_json: bool) -> None:
+    """One line for the file, then what there is to say about it."""
+    state = "failed" if outcome.error else "skipped" if outcome.skipped else "restored"
+    if as_json:
+        fit = None if math.isnan(outcome.chi2) else outcome.chi2
+        told = {
+            "file": str(outcome.path),
+            "state": state,
+            "folder": outcome.folder and str(outcome.folder),
+            "chi2": fit,
+        }
+        told |= {"seconds": outcome.seconds, "notes": outcome.notes, "warning": outcome.warning, "error": outcome.error}
+        print(json.dumps(told), flush=True)
+    if outcome.error:
+        print(outcome.error, file=sys.stderr)
+    elif not as_json:
+        how = "finished before" if outcome.skipped else f"{outcome.seconds:.1f} s"
+        print(f"{outcome.path}: misfit {outcome.chi2:.2f}, {how}, {outcome.folder}", flush=True)
+        for note in outcome.notes:
+            print(f"  Note: {note}.")
+        if outcome.warning:
+            print(f"  Warning: {outcome.warning}", flush=True)
+
+
+def _table(title: str, cls: type) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for heading in ("option", "default", "range", "help"):
+        table.add_column(heading, style="dim" if heading == "range" else None, overflow="fold")
+    for k in knobs(cls):
+        span = " ".join(k.choices or ()) if k.lo is None or k.hi is None else f"{k.lo:g} to {k.hi:g}"
+        default = "" if k.default is None else str(k.default)
+        table.add_row(f"--{k.name.rstrip('_').replace('_', '-')}", default, span, escape(k.help))
+    console = Console()
+    console.print(table)
+    console.print()
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+COMMANDS: dict[str, Callable[[], type]] = {
+    "demo": lambda: Demo,
+    "restore": _restore,
+    "corrupt": _corrupt,
+    "info": lambda: Info,
+}
+USAGE = """usage: ambient-solve COMMAND ...
+
+  demo      damage a photograph, restore it, and draw a contact sheet; needs no argument
+  restore   restore damaged pictures
+  corrupt   damage a data set once, for training
+  info      list priors, tasks and algorithms with their knobs, or describe one prior
+
+`ambient-solve COMMAND --help` lists the options of a command; `ambient-solve --version` tells the version."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (by default that of the process) and return the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(argv)
+    except (AmbientSolveError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except SystemExit as stop:
+        # tyro prints the help, or what is wrong with the options, and leaves.
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print("Interrupted. What was finished is kept.", file=sys.stderr)
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if argv[0] == "--version":
+        print(f"ambient-solve {__version__}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        raise AmbientSolveError(f"There is no command {name!r}. {suggestion(name, COMMANDS)}")
+    command, texts = COMMANDS[name](), {}
+    if name == "restore":
+        rest, texts = split_knobs(rest, [f.name for f in dataclasses.fields(command)] + ["help"])
+    given = tyro.cli(command, prog=f"ambient-solve {name}", args=rest, config=PLAIN)
+    return given.run(texts) if name == "restore" else given.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

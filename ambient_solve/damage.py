@@ -1,0 +1,358 @@
+"""What happened to a picture file: a frozen set of knobs that builds the operator for a picture of any size.
+
+The file is the measurement itself. torch is imported when the first file is read: the damages are listed in an instant.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.knobs import build, check_knobs, knob, knobs
+
+if TYPE_CHECKING:
+    from deepinv.physics import Physics
+    from torch import Tensor
+
+SIGMA = (1e-4, 10.0, "noise level, where pixel values go from 0 to 1; denoise has no default")
+KERNEL = "picture of the blur kernel, in place of the one described"
+BOUNDARY = "valid: what lies outside the frame was blurred into it; circular: the picture repeats, which is faster"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file as a measurement: `y` (1, C, H, W) float32; `notes` say in words what was converted."""
+
+    path: Path
+    y: Tensor
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage(abc.ABC):
+    """What happened to a picture, with `sigma` the noise in it."""
+
+    name: ClassVar[str]
+    sigma: float = knob(0.02, *SIGMA)
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+
+    @abc.abstractmethod
+    def operator(self, picture: Picture) -> Physics:
+        """The operator that measured this picture."""
+
+    def frame(self, samples: Tensor, picture: Picture) -> Tensor:
+        """The part of the restored `samples` (B, S, C, H, W) that is handed out: all of it unless overridden."""
+        return samples
+
+    def sources(self, picture: Path) -> list[bytes]:
+        """What this damage reads beside its knobs, byte by byte: it tells one request from another."""
+        return []
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Inpaint(Damage):
+    """Pixels are missing."""
+
+    name: ClassVar[str] = "inpaint"
+    mask: Any = knob(
+        None, help="picture in which white (128 and above) is MISSING, or a folder with one for each picture"
+    )
+    """A path; or a tensor (H, W), which as everywhere in the library has 1 = observed."""
+
+    def operator(self, picture: Picture) -> Physics:
+        """See `Damage.operator`."""
+        from ambient_solve.operators import inpaint
+
+        path = self._file(picture.path)
+        mask = self.mask if path is None else read_mask(path, picture.y.shape[-2:], picture.path.name)
+        return inpaint(mask, self.sigma, picture.y.shape[1])
+
+    def sources(self, picture: Path) -> list[bytes]:
+        """The mask."""
+        path = self._file(picture)
+        return [self.mask.cpu().float().numpy().tobytes() if path is None else path.read_bytes()]
+
+    def _file(self, picture: Path) -> Path | None:
+        """The mask of this picture: in a folder of masks, the one with its name; None for a tensor."""
+        if self.mask is None:
+            raise AmbientSolveError(
+                "inpaint needs a mask: a picture of the same size, white where pixels are missing (--mask)."
+            )
+        if not isinstance(self.mask, (str, Path)):
+            return None
+        mask = Path(self.mask)
+        if mask.is_dir():
+            found = sorted(p for p in mask.iterdir() if p.is_file() and p.stem == picture.stem)
+            if not found:
+                raise AmbientSolveError(
+                    f"The folder {mask} has no mask for {picture.name}: a file named {picture.stem}.png."
+                )
+            return found[0]
+        return mask
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Denoise(Damage):
+    """Nothing but noise."""
+
+    name: ClassVar[str] = "denoise"
+    sigma: float = knob(0.0, 0.0, SIGMA[1], "noise level, where pixel values go from 0 to 1; must be given")
+
+    def operator(self, picture: Picture) -> Physics:
+        """See `Damage.operator`."""
+        from ambient_solve.operators import denoise
+
+        if self.sigma < SIGMA[0]:
+            raise AmbientSolveError("denoise needs the noise level: sigma above 0, such as 0.1 (--sigma 0.1).")
+        return denoise(_size(picture), self.sigma)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blurred(Damage, abc.ABC):
+    """Blurred by a kernel that is described, or given as a picture."""
+
+    kernel: Any = knob(None, help=KERNEL)
+    boundary: str = knob("valid", choices=("valid", "circular"), help=BOUNDARY)
+
+    @abc.abstractmethod
+    def describe(self) -> Tensor:
+        """The kernel (h, w) that the knobs describe; sides odd."""
+
+    def operator(self, picture: Picture) -> Physics:
+        """See `Damage.operator`."""
+        return _blur(
+            self.describe() if self.kernel is None else read_kernel(self.kernel), picture, self.sigma, self.boundary
+        )
+
+    def frame(self, samples: Tensor, picture: Picture) -> Tensor:
+        """The part that the blurred picture shows; what was guessed beyond its frame is cut off."""
+        height, width = picture.y.shape[-2:]
+        top, left = (samples.shape[-2] - height) // 2, (samples.shape[-1] - width) // 2
+        return samples[..., top : top + height, left : left + width]
+
+    def sources(self, picture: Path) -> list[bytes]:
+        """The picture of the kernel."""
+        return [] if self.kernel is None else [Path(self.kernel).read_bytes()]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GaussianBlur(Blurred):
+    """Out of focus, nearly."""
+
+    name: ClassVar[str] = "gaussian-blur"
+    width: float = knob(2.0, 0.2, 100.0, "standard deviation of the blur in pixels")
+
+    def describe(self) -> Tensor:
+        """See `Blurred.describe`."""
+        import torch
+
+        reach = math.ceil(3 * self.width)
+        line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / self.width) ** 2)
+        return torch.outer(line, line)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MotionBlur(Blurred):
+    """Moved along a straight line."""
+
+    name: ClassVar[str] = "motion-blur"
+    length: float = knob(15.0, 1.0, 200.0, "length of the movement in pixels")
+    angle: float = knob(0.0, -360.0, 360.0, "its direction in degrees: 0 is along a row, 90 along a column")
+
+    def describe(self) -> Tensor:
+        """See `Blurred.describe`. A line of points, each shared by the four pixels round it."""
+        import torch
+
+        reach = math.ceil(self.length / 2)
+        t = torch.linspace(-0.5, 0.5, 64 * reach + 1) * self.length
+        turn = math.radians(self.angle)
+        across = torch.arange(-reach, reach + 1.0)
+        columns = (1 - (across - t[:, None] * math.cos(turn)).abs()).clamp_min(0)
+        rows = (1 - (across + t[:, None] * math.sin(turn)).abs()).clamp_min(0)
+        return torch.einsum("ti,tj->ij", rows, columns)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SuperResolution(Damage):
+    """Too small: the restored picture is `factor` times as high and as wide."""
+
+    name: ClassVar[str] = "super-resolution"
+    factor: int = knob(2, 2, 16, "how many times higher and wider the restored picture is")
+    filter: str = knob(
+        "bicubic", choices=("bicubic", "bilinear", "gaussian", "sinc"), help="how the picture was reduced"
+    )
+
+    def operator(self, picture: Picture) -> Physics:
+        """See `Damage.operator`."""
+        from ambient_solve.operators import super_resolution
+
+        channels, height, width = _size(picture)
+        return super_resolution(
+            (channels, self.factor * height, self.factor * width), self.factor, self.filter, self.sigma
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class JpegBlocks(Damage):
+    """JPEG blocks and ringing; `sigma` says how closely the file must be reproduced."""
+
+    name: ClassVar[str] = "jpeg"
+    quality: int = knob(0, 0, 100, "JPEG quality; 0 reads it from the file")
+
+    def operator(self, picture: Picture) -> Physics:
+        """See `Damage.operator`."""
+        from ambient_solve.operators import jpeg
+
+        found = jpeg_settings(picture.path)
+        if not self.quality and found is None:
+            raise AmbientSolveError(
+                f"{picture.path} is not stored as JPEG, so that its quality cannot be read. "
+                "Give it, such as quality=10 (--quality 10)."
+            )
+        quality, subsampling = found or (self.quality, "4:2:0")
+        return jpeg(_size(picture), self.quality or quality, self.sigma, subsampling)
+
+
+DAMAGES: dict[str, type[Damage]] = {
+    d.name: d for d in (Inpaint, Denoise, GaussianBlur, MotionBlur, SuperResolution, JpegBlocks)
+}
+
+
+def make_damage(task: str, **options: Any) -> Damage:
+    """The damage called `task`, from the options that it has; anything else raises with a suggestion."""
+    if task not in DAMAGES:
+        raise AmbientSolveError(f"There is no task {task!r}. {suggestion(task, DAMAGES)}")
+    names = [k.name for k in knobs(DAMAGES[task])]
+    for name in options:
+        if name not in names:
+            owners = [t for t, cls in DAMAGES.items() if name in (k.name for k in knobs(cls))]
+            other = f"It belongs to {', '.join(owners)}. " if owners else ""
+            raise AmbientSolveError(f"The task {task} has no option {name!r}. {other}{suggestion(name, names)}")
+    sigma = options.get("sigma")
+    if isinstance(sigma, (int, float)) and not sigma > 0:
+        raise AmbientSolveError(
+            f"sigma={sigma} was given, a noise level above 0 was expected (pixel values go from 0 to 1)."
+        )
+    return build(DAMAGES[task], **options)
+
+
+def read_measurement(path: str | Path, channels: int = 3) -> Picture:
+    """Read a picture as a measurement with `channels` 1 or 3, at its full depth, and say what was converted."""
+    import numpy as np
+    import torch
+
+    from ambient_solve.data.images import open_image, to_tensor
+
+    image, notes = open_image(path), []
+    deep = image.mode.startswith("I") or image.mode == "F"
+    if image.mode in ("RGBA", "LA", "PA") or (not deep and "transparency" in image.info):
+        notes.append("the picture has transparency, which was laid over white")
+    grey = deep or image.mode in ("1", "L", "LA", "La")
+    if grey and channels == 3:
+        notes.append("the picture is grey, it was repeated in three channels for the colour prior")
+    if not grey and channels == 1:
+        notes.append("the picture is in colour, it was converted to grey for the grey prior")
+    if deep:
+        y = torch.from_numpy(np.asarray(image).astype(np.float32))[None].expand(channels, -1, -1)
+        y = y / 65535 if image.mode != "F" else y
+        if not bool(((y >= -1) & (y <= 2)).all()):
+            raise AmbientSolveError(
+                f"{path} has values of an unknown scale; 8 bit, 16 bit, or floats from 0 to 1 were expected."
+            )
+    else:
+        y = to_tensor(image, channels).float() / 255
+    return Picture(Path(path), y[None].contiguous(), tuple(notes))
+
+
+def read_mask(path: str | Path, size: Sequence[int], what: str = "the picture") -> Tensor:
+    """The observed pixels (H, W), 1 = observed, from a picture in which white is missing, as a brush paints it.
+
+    Transparent pixels are not painted.
+    """
+    from PIL import Image
+
+    from ambient_solve.data.images import open_image, to_tensor
+
+    image = open_image(path)
+    if (image.height, image.width) != tuple(size):
+        raise AmbientSolveError(f"The mask {path} is {image.width}x{image.height}, but {what} is {size[1]}x{size[0]}.")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("L")
+    missing = to_tensor(image, 1)[0] >= 128
+    if bool(missing.all()):
+        raise AmbientSolveError(
+            f"The mask {path} is white everywhere: every pixel is missing. White marks what is MISSING."
+        )
+    if not bool(missing.any()):
+        raise AmbientSolveError(f"The mask {path} has no white pixel: nothing is missing. White marks what is MISSING.")
+    return (~missing).float()
+
+
+def read_kernel(path: str | Path) -> Tensor:
+    """A blur kernel (h, w) from a picture of it, black edges cut off, its sides made odd."""
+    import torch
+
+    kernel = read_measurement(path, 1).y[0, 0]
+    lit = kernel.nonzero()
+    if not len(lit):
+        raise AmbientSolveError(f"The kernel {path} is black everywhere; a blur kernel is bright where the light went.")
+    # Equal margins on both sides: the middle of the picture stays the middle of the kernel.
+    margins = [min(int(lit[:, i].min()), n - 1 - int(lit[:, i].max())) for i, n in enumerate(kernel.shape)]
+    kernel = kernel[margins[0] : kernel.shape[0] - margins[0], margins[1] : kernel.shape[1] - margins[1]]
+    return torch.nn.functional.pad(kernel, (0, 1 - kernel.shape[1] % 2, 0, 1 - kernel.shape[0] % 2))
+
+
+def jpeg_settings(path: str | Path) -> tuple[int, str] | None:
+    """The libjpeg quality and the subsampling nearest to those in the header of a JPEG file; None for other files."""
+    import torch
+    from PIL import Image, JpegImagePlugin
+
+    from ambient_solve.operators.jpeg import quantisation_tables
+
+    with Image.open(path) as image:
+        if image.format != "JPEG":
+            return None
+        tables = torch.tensor([image.quantization[i] for i in sorted(image.quantization)[:2]]).float()
+        full = JpegImagePlugin.get_sampling(image) == 0
+    # Sorted, because programs differ in the order in which they store a table.
+    tables = tables.sort(1).values
+    distance = [
+        float((quantisation_tables(q).flatten(1)[: len(tables)].sort(1).values - tables).abs().sum())
+        for q in range(1, 101)
+    ]
+    return 1 + distance.index(min(distance)), "4:4:4" if full else "4:2:0"
+
+
+def _size(picture: Picture) -> tuple[int, int, int]:
+    return tuple(picture.y.shape[1:])
+
+
+def _blur(kernel: Tensor, picture: Picture, sigma: float, boundary: str) -> Physics:
+    """A blur with `kernel` (h, w) of odd sides, normalised to keep the brightness."""
+    from deepinv.physics import Blur, BlurFFT, GaussianNoise
+
+    channels, height, width = _size(picture)
+    rows, columns = kernel.shape
+    if rows > height or columns > width:
+        raise AmbientSolveError(
+            f"The blur kernel is {columns}x{rows} pixels, larger than {picture.path.name} ({width}x{height}). "
+            "Describe a smaller blur."
+        )
+    settings = {"filter": (kernel / kernel.sum())[None, None], "noise_model": GaussianNoise(sigma)}
+    if boundary == "circular":
+        return BlurFFT(img_size=_size(picture), **settings)
+    return Blur(padding="valid", img_size=(channels, height + rows - 1, width + columns - 1), **settings)

@@ -1,0 +1,136 @@
+"""The demonstration: one photograph, damaged three ways, restored with the embedded prior, on one contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.sheet import Row, contact_sheet, picture_tile, spread_tile
+
+if TYPE_CHECKING:
+    from deepinv.physics import Physics
+    from torch import Tensor
+
+    from ambient_solve.priors.base import Prior
+    from ambient_solve.restoration import Restoration
+
+SIDE, SIGMA, SHEET = 128, 0.02, "demo.png"
+COLUMNS = ("original", "damaged", "mean", "sample 1", "sample 2", "spread")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of the demo's table; PSNR in dB. `sample` is the average over the samples, each scored by itself."""
+
+    name: str
+    psnr: dict[str, float]
+    ssim: dict[str, float]
+    chi2: float
+    seconds: float
+
+
+def photograph(side: int = SIDE) -> Tensor:
+    """A portrait that scikit-image ships (NASA, public domain), averaged down to (3, side, side) in [0, 1]."""
+    import torch
+    from skimage import data
+
+    x = torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None].float() / 255
+    # The face and the helmet; area averaging leaves no trace of the original's own noise and compression.
+    return torch.nn.functional.interpolate(x[..., 0:384, 64:448], size=(side, side), mode="area")[0]
+
+
+def damages(side: int = SIDE) -> list[tuple[str, Physics]]:
+    """What the demo does to the photograph."""
+    from ambient_solve.operators import gaussian_blur, inpaint_random, super_resolution
+
+    size = (3, side, side)
+    return [
+        ("70 % of pixels missing", inpaint_random(size, missing=0.7, sigma=SIGMA)),
+        ("blur of 1.5 pixels", gaussian_blur(size, width=1.5, sigma=SIGMA)),
+        ("half the resolution", super_resolution(size, factor=2, sigma=SIGMA)),
+    ]
+
+
+def run_demo(
+    prior: Prior,
+    out: str | Path,
+    *,
+    steps: int = 25,
+    n_samples: int = 4,
+    seed: int = 0,
+    side: int = SIDE,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[list[Score], Path]:
+    """Damage, restore, score and draw; returns the scores and the path of the contact sheet, `out`/demo.png.
+
+    `say` is told the name of each damage before it is restored.
+    """
+    import torch
+
+    from ambient_solve.solver import Solver
+
+    if n_samples < 2:
+        raise AmbientSolveError(f"The demo shows two samples and their spread; n_samples={n_samples} was given.")
+    if prior.shape[0] != 3:
+        raise AmbientSolveError(
+            f"The demo's photograph has 3 channels, this prior makes {prior.shape[0]}. Choose another prior."
+        )
+    x, solver = photograph(side), Solver(prior, steps=steps)
+    scores, rows = [], []
+    for name, op in damages(side):
+        say(name)
+        with torch.no_grad():
+            clean = op.A(x[None])
+            y = clean + op.noise_model.sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+        result = solver.solve(y, op, n_samples=n_samples, seed=seed, progress=progress)
+        shown = _show(y, op)
+        scores.append(_score(name, x, shown, result))
+        rows.append(_row(x, shown, result, scores[-1]))
+    Path(out).mkdir(parents=True, exist_ok=True)
+    path = Path(out) / SHEET
+    contact_sheet("ambient_solve: restorations that say how sure they are", COLUMNS, rows, side=2 * SIDE).save(path)
+    return scores, path
+
+
+def _show(y: Tensor, op: Physics) -> Tensor:
+    """The measurement as a picture: missing pixels black, a small picture enlarged by repeating its pixels."""
+    import torch
+    from deepinv.physics import Inpainting
+
+    y = (y * op.mask if isinstance(op, Inpainting) else y)[0].cpu()
+    size = op.img_size[-1]
+    return y if y.shape[-1] == size else torch.nn.functional.interpolate(y[None], size=(size, size), mode="nearest")[0]
+
+
+def _score(name: str, x: Tensor, shown: Tensor, result: Restoration) -> Score:
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    samples = result.samples[0].cpu()
+    pictures = {"damaged": [shown], "mean": [samples.mean(0)], "sample": list(samples)}
+    truth = x.permute(1, 2, 0).numpy()
+    psnr, ssim = {}, {}
+    for kind, group in pictures.items():
+        arrays = [p.clamp(0, 1).permute(1, 2, 0).numpy() for p in group]
+        psnr[kind] = sum(peak_signal_noise_ratio(truth, a, data_range=1) for a in arrays) / len(arrays)
+        ssim[kind] = sum(structural_similarity(truth, a, data_range=1, channel_axis=2) for a in arrays) / len(arrays)
+    return Score(name, psnr, ssim, float(result.chi2.mean()), result.seconds)
+
+
+def _row(x: Tensor, shown: Tensor, result: Restoration, score: Score) -> Row:
+    captions = {kind: f"{value:.1f} dB" for kind, value in score.psnr.items()}
+    samples = result.samples[0]
+    one = [f"{10 * float(((x - s.cpu().clamp(0, 1)) ** 2).mean().log10().neg()):.1f} dB" for s in samples[:2]]
+    tiles = [
+        picture_tile(x),
+        picture_tile(shown, captions["damaged"]),
+        picture_tile(result.mean[0], captions["mean"]),
+        *(picture_tile(s, caption) for s, caption in zip(samples, one, strict=False)),
+        spread_tile(result.std[0]),
+    ]
+    return Row(
+        f"{score.name[0].upper()}{score.name[1:]}, noise {SIGMA}", f"data misfit {score.chi2:.2f} (1 is right)", tiles
+    )

@@ -1,0 +1,101 @@
+"""Knobs as command-line flags: options made from knobs, and knobs read from what was typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from ambient_solve.damage import DAMAGES
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.knobs import Knob, knobs
+
+
+def knob_values(texts: dict[str, str], algorithm: str, own: Sequence[str]) -> dict[str, Any]:
+    """Typed knobs from what was typed, such as {"lambda": "2"}; an unknown one raises with a suggestion.
+
+    `own` are the options of the command itself, which an unknown word may have meant.
+    """
+    if not texts:
+        return {}
+    from ambient_solve.algorithms import ALGORITHMS
+
+    known = {k.name: k for cls in ALGORITHMS.values() for k in knobs(cls)}
+    # The knobs of the chosen algorithm last: where two share a name, its type is the one that counts.
+    known |= {k.name: k for k in knobs(ALGORITHMS[algorithm])} if algorithm in ALGORITHMS else {}
+    values = {}
+    for typed, text in texts.items():
+        name = typed.replace("-", "_")
+        name = name if name in known else name + "_"
+        if name not in known:
+            options = [*own, *(n.rstrip("_") for n in known)]
+            close = difflib.get_close_matches(typed.replace("-", "_"), options, n=1)
+            hint = f"Did you mean --{close[0].replace('_', '-')}? " if close else ""
+            raise AmbientSolveError(
+                f"There is no option or knob --{typed}. {hint}"
+                "`ambient-solve restore --help` and `ambient-solve info` list them."
+            )
+        values[name] = _parse(typed, text, known[name].type)
+    return values
+
+
+def _parse(name: str, text: str, kind: type) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        words = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise AmbientSolveError(f"--{name} {text} was given, {words} was expected.") from None
+
+
+def split_knobs(argv: Sequence[str], own: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Take --NAME VALUE and --NAME=VALUE out of `argv` unless NAME is one of the command's `own` options.
+
+    A NAME without a value stands for true. --algorithm.NAME is a knob even where NAME is an option of the command.
+    """
+    rest, texts, words = [], {}, list(argv)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or word == "--" or word[2:].split("=")[0].replace("-", "_") in own:
+            rest.append(word)
+            continue
+        name, equals, text = word[2:].partition("=")
+        if not equals:
+            text = words.pop(0) if words and not words[0].startswith("--") else "true"
+        texts[name.removeprefix("algorithm.")] = text
+    return rest, texts
+
+
+def with_knobs(cls: type, extra: Sequence[Knob], owners: dict[str, str] | None = None) -> type:
+    """The command `cls` with one more option for each knob, help and range taken from the knob.
+
+    With `owners`, what a knob belongs to, an option that is not given stays None.
+    """
+    fields = []
+    for k in extra:
+        bounds = f", {k.lo:g} to {k.hi:g}" if k.lo is not None and k.hi is not None else ""
+        kind = k.type if k.type in (int, float) else str
+        metavar = "|".join(k.choices) if k.choices else "PATH" if kind is str else kind.__name__.upper()
+        default = "" if k.default is None else f", default: {k.default}"
+        hint = f"({((owners[k.name] if owners else '') + bounds + default).removeprefix(', ')})"
+        arg = tyro.conf.arg(help=k.help, metavar=metavar, help_behavior_hint=hint)
+        fields.append((k.name, Annotated[kind | None if owners else kind, arg], None if owners else k.default))
+    made = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True)
+    made.__doc__ = cls.__doc__
+    return made
+
+
+def task_options() -> dict[str, tuple[Knob, str]]:
+    """The options of all tasks by name, each once, with the tasks that have it in words."""
+    found: dict[str, tuple[Knob, list[str]]] = {}
+    for name, task in DAMAGES.items():
+        for k in knobs(task):
+            found.setdefault(k.name, (k, []))[1].append(name)
+    words = {
+        name: "every task" if len(tasks) == len(DAMAGES) else ", ".join(tasks) for name, (_, tasks) in found.items()
+    }
+    return {name: (k, words[name]) for name, (k, _) in found.items()}

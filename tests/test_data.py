@@ -1,0 +1,489 @@
+"""Damage is done once and cannot be averaged away; batches depend on (seed, step) alone; bad files are one sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ambient_solve.data.annotation import Admission, log_normal_levels
+from ambient_solve.data.corruption import MANIFEST, Corruption, Sample, corrupt, fingerprint, read_corrupted
+from ambient_solve.data.corruption import write_corrupted as write
+from ambient_solve.data.images import open_image, read_images, to_tensor
+from ambient_solve.data.loader import Levels, Loader
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.noise import Streams
+
+LEVELS = Levels(-0.9, 1.6, 0.01, 80.0)
+BUFFER = (4 / 3) ** 0.5
+
+
+def pictures(n: int, size: int = 24, channels: int = 3, seed: int = 0) -> list[tuple[str, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (n, channels, size, size)
+    return [(f"{i}.png", p) for i, p in enumerate(torch.randint(0, 256, shape, generator=generator).to(torch.uint8))]
+
+
+def one_sentence(error: pytest.ExceptionInfo | str) -> bool:
+    """Short, without a traceback; at most three lines."""
+    text = error if isinstance(error, str) else str(error.value)
+    return 0 < len(text) < 400 and text.count("\n") < 3 and "Traceback" not in text and text.rstrip().endswith(".")
+
+
+# Damage ---
+
+
+def test_damage_is_a_function_of_seed_and_index():
+    data, settings = pictures(40), Corruption(0.2, 0.25, seed=5)
+    first, again = (list(corrupt(data, 40, settings)) for _ in range(2))
+    assert fingerprint(first) == fingerprint(again)
+    assert fingerprint(first) != fingerprint(corrupt(data, 40, Corruption(0.2, 0.25, seed=6)))
+    # The noise of one picture alone, whatever was read before: what is stored is z0 + sigma_n noise(i), rounded once.
+    for i in (39, 0, 17):
+        z0 = data[i][1].float() / 127.5 - 1
+        noise = settings.noise(i, tuple(z0.shape)) if first[i].sigma_noise else torch.zeros_like(z0)
+        assert torch.equal(first[i].z, (z0 + 0.2 * noise).half())
+
+
+def test_damage_is_the_same_in_another_process():
+    code = (
+        "import torch; from ambient_solve.data.corruption import *;"
+        "d = [(str(i), torch.full((3, 8, 8), i, dtype=torch.uint8)) for i in range(20)];"
+        "print(fingerprint(corrupt(d, 20, Corruption(0.3, 0.1, seed=2))))"
+    )
+    data = [(str(i), torch.full((3, 8, 8), i, dtype=torch.uint8)) for i in range(20)]
+    here = fingerprint(corrupt(data, 20, Corruption(0.3, 0.1, seed=2)))
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert there.strip() == here
+
+
+@pytest.mark.parametrize(("total", "share"), [(40, 0.1), (40, 0.0), (40, 1.0), (37, 0.33), (3, 0.1)])
+def test_number_of_clean_pictures_is_exact(total, share):
+    samples = list(corrupt(pictures(total, 8), total, Corruption(0.2, share)))
+    assert sum(s.sigma_noise == 0 for s in samples) == round(share * total)
+    for (_, picture), sample in zip(pictures(total, 8), samples, strict=True):
+        kept = torch.equal(sample.z, (picture.float() / 127.5 - 1).half())
+        assert kept == (sample.sigma_noise == 0)
+        assert sample.z.dtype == torch.float16
+
+
+def test_noise_has_the_level_that_is_stated():
+    data = [(str(i), torch.full((3, 32, 32), 128, dtype=torch.uint8)) for i in range(40)]
+    z = torch.stack([s.z.float() for s in corrupt(data, 40, Corruption(0.2, 0.0))]) - (128 / 127.5 - 1)
+    # 122880 normal numbers: the deviation has a relative standard error of .002, the mean one of .2 / 350.
+    assert abs(float(z.std()) / 0.2 - 1) < 0.01 and abs(float(z.mean())) < 0.003
+    assert abs(float(torch.corrcoef(z.flatten(1))[0, 1:].mean())) < 0.01
+
+
+def test_views_of_a_picture_share_its_noise_so_that_averaging_them_reveals_nothing():
+    """Undo crop and flip of a thousand visits to one picture: every visit shows the same numbers."""
+    size, crop = 20, 16
+    grey = [("one", torch.full((1, size, size), 100, dtype=torch.uint8))]
+    stored = next(iter(corrupt(grey, 1, Corruption(0.2, 0.0))))
+    spec = Levels(0.0, 1.0, 0.3, 80.0)
+    loader = Loader([stored], np.ones(1), spec, crop=crop, buffer=BUFFER, batch=50, seed=0)
+    places = [(i, j, flip) for i in range(5) for j in range(5) for flip in (False, True)]
+    crops = [stored.z.float()[:, i : i + crop, j : j + crop] for i, j, _ in places]
+    known = torch.stack([c.flip(-1) if place[2] else c for c, place in zip(crops, places, strict=True)])
+    total, count = torch.zeros(2, size, size)
+    for step in range(20):
+        for view in loader(step)[0].z:
+            ((found,),) = (known == view).flatten(1).all(1).nonzero().tolist()
+            i, j, flip = places[found]
+            total[i : i + crop, j : j + crop] += view[0].flip(-1) if flip else view[0]
+            count[i : i + crop, j : j + crop] += 1
+    noise = (total / count)[count > 0] - (100 / 127.5 - 1)
+    assert count.max() == 1000 and abs(float(noise.std()) - 0.2) < 0.02
+    # Control: fresh noise at each visit would average away.
+    fresh = torch.stack([Corruption(0.2, 0.0).noise(i, (size, size)) for i in range(1000)]).mean(0)
+    assert float(0.2 * fresh.std()) < 0.02
+
+
+def test_clean_picture_of_a_damaged_sample_is_kept_nowhere(tmp_path):
+    samples = list(corrupt(pictures(4), 4, Corruption(0.5, 0.0)))
+    assert {f for s in samples for f in vars(s)} == {"name", "z", "sigma_noise"}
+    write(samples, tmp_path / "set", Corruption(0.5, 0.0))
+    stored = b"".join(p.read_bytes() for p in (tmp_path / "set").iterdir())
+    for _, picture in pictures(4):
+        clean = (picture.float() / 127.5 - 1).half()
+        assert clean.numpy().tobytes() not in stored and picture.numpy().tobytes() not in stored
+
+
+# Manifest ---
+
+
+def test_manifest_round_trip(tmp_path):
+    settings = Corruption(0.2, 0.5, seed=3)
+    samples = list(corrupt(pictures(6), 6, settings))
+    assert write(samples, tmp_path / "set", settings) == 6
+    back = list(read_corrupted(tmp_path / "set"))
+    assert fingerprint(back) == fingerprint(samples)
+    assert [(s.name, s.sigma_noise) for s in back] == [(s.name, s.sigma_noise) for s in samples]
+    row = json.loads((tmp_path / "set" / MANIFEST).read_text().splitlines()[0])
+    assert (row["seed"], row["clean_share"]) == (3, 0.5)
+    with pytest.raises(AmbientSolveError, match="already holds"):
+        write(samples, tmp_path / "set", settings)
+
+
+def test_interrupted_write_is_unfinished_and_can_be_done_again(tmp_path):
+    settings, data = Corruption(), list(corrupt(pictures(4), 4, Corruption()))
+
+    def breaks():
+        yield from data[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(breaks(), tmp_path / "set", settings)
+    with pytest.raises(AmbientSolveError, match="interrupted") as error:
+        list(read_corrupted(tmp_path / "set"))
+    assert one_sentence(error)
+    write(data, tmp_path / "set", settings)
+    assert fingerprint(read_corrupted(tmp_path / "set")) == fingerprint(data)
+
+
+def test_manifest_of_ones_own_over_noisy_pictures(tmp_path):
+    z = torch.randn(1, 30, 20)
+    save_file({"z": z}, tmp_path / "scan.safetensors")
+    (tmp_path / MANIFEST).write_text('{"file": "scan.safetensors", "sigma_noise": 0.07}\n\n')
+    (sample,) = read_corrupted(tmp_path)
+    assert sample.name == "scan.safetensors" and sample.sigma_noise == 0.07 and torch.equal(sample.z, z.half())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"file": "z.safetensors"}',
+        '{"file": "z.safetensors", "sigma_noise": -0.1}',
+        '{"file": "z.safetensors", "sigma_noise": NaN}',
+        '{"file": "z.safetensors", "sigma_noise": "a lot"}',
+        '{"file": "absent.safetensors", "sigma_noise": 0.1}',
+        '{"file": "other.safetensors", "sigma_noise": 0.1}',
+        '{"file": "flat.safetensors", "sigma_noise": 0.1}',
+        '{"file": "broken.safetensors", "sigma_noise": 0.1}',
+        '["z.safetensors", 0.1]',
+        "z.safetensors 0.1",
+    ],
+)
+def test_bad_manifest_line_is_named(tmp_path, line):
+    save_file({"z": torch.zeros(1, 8, 8)}, tmp_path / "z.safetensors")
+    save_file({"picture": torch.zeros(1, 8, 8)}, tmp_path / "other.safetensors")
+    save_file({"z": torch.zeros(8, 8)}, tmp_path / "flat.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"not a safetensors file")
+    (tmp_path / MANIFEST).write_text('{"file": "z.safetensors", "sigma_noise": 0}\n' + line + "\n")
+    with pytest.raises(AmbientSolveError, match="line 2") as error:
+        list(read_corrupted(tmp_path))
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("bad", [{"sigma_noise": -0.1}, {"clean_share": 1.1}, {"seed": -1}, {"seed": 0.5}])
+def test_bad_damage_is_refused(bad):
+    with pytest.raises(AmbientSolveError, match=next(iter(bad))):
+        Corruption(**bad)
+
+
+# Who may be used where ---
+
+
+def admitted(sigma_noise, sigma_min, sigma_max, sigma: float) -> np.ndarray:
+    """The rule, by brute force."""
+    return (sigma > BUFFER * sigma_noise) & ((sigma > sigma_min) | (sigma < sigma_max))
+
+
+def annotations(n: int = 60, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Clean, noisy, only-above, only-below, both and everywhere-admitted samples, with uneven shares, some 0."""
+    draw = np.random.default_rng(seed)
+    kind = draw.integers(0, 6, n)
+    kind[:6] = range(6)
+    noise = np.where(np.isin(kind, (1, 5)), draw.uniform(0.05, 0.5, n), 0.0)
+    low = np.where(np.isin(kind, (2, 4)), draw.uniform(0.3, 3, n), np.where(kind == 3, np.inf, 0.0))
+    high = np.where(np.isin(kind, (3, 4)), draw.uniform(0.05, 0.29, n), np.where(kind == 5, 5.0, 0.0))
+    share = draw.uniform(0, 1, n) * (draw.random(n) > 0.1)
+    share[:6] = 0.5
+    return noise, low, high, share
+
+
+def test_draw_agrees_with_brute_force():
+    noise, low, high, share = annotations()
+    admission = Admission(noise, low, high, share, BUFFER)
+    u = (np.arange(20_000) + 0.5) / 20_000
+    for sigma in (0.01, 0.07, 0.2, 0.31, 0.9, 4.0, 6.0, 80.0):
+        chosen = admission.draw(np.full(len(u), sigma), u)
+        chance = share * admitted(noise, low, high, sigma)
+        found = np.bincount(chosen, minlength=len(share)) / len(u)
+        # A grid of 20000 numbers meets each interval of u to within one grid point at either end.
+        np.testing.assert_allclose(found, chance / chance.sum(), atol=1.01 / len(u))
+        assert not found[chance == 0].any()
+
+
+def test_draw_at_thresholds_and_at_the_ends_of_u():
+    noise, low, high, share = annotations(seed=1)
+    admission = Admission(noise, low, high, share, BUFFER)
+    borders = np.concatenate([BUFFER * noise, low[np.isfinite(low)], high])
+    u = np.array([0.0, 0.5, np.nextafter(1, 0)])
+    for sigma in borders[borders > 0]:
+        for s in (np.nextafter(sigma, 0), sigma, np.nextafter(sigma, np.inf)):
+            chosen = admission.draw(np.full(3, s), u)
+            assert (share * admitted(noise, low, high, s))[chosen].all()
+
+
+def test_levels_keep_the_density_that_was_asked_for():
+    """Drawing the level first: ln sigma is the truncated normal, however few samples may be used at a level."""
+    noise = np.where(np.arange(50) < 5, 0.0, 0.2)
+    samples = [Sample(str(i), torch.zeros(1, 8, 8).half(), float(s)) for i, s in enumerate(noise)]
+    loader = Loader(samples, np.ones(50), LEVELS, crop=8, buffer=BUFFER, batch=256, seed=0)
+    batches = [loader(step)[0] for step in range(20)]
+    log = torch.cat([b.sigma for b in batches]).log().sort().values.double().numpy()
+    wanted = np.log(log_normal_levels((np.arange(len(log)) + 0.5) / len(log), -0.9, 1.6, 0.01, 80.0))
+    # Quantile by quantile; the plain rejection of inadmissible pairs would move the median by more than .5.
+    assert np.abs(log - wanted)[50:-50].max() < 0.05
+    sigma, used = (torch.cat([getattr(b, k) for b in batches]) for k in ("sigma", "sigma_noise"))
+    assert (sigma > BUFFER * used).all() and (used[sigma < 0.2] == 0).all()
+    share = float((used[sigma > 1] == 0).float().mean())
+    assert abs(share - 0.1) < 0.03
+    # Control: the level of a batch drawn independently of the sample would often lie below the sample's noise.
+    assert (sigma.flip(0) <= BUFFER * used).any()
+
+
+def test_log_normal_levels_stay_in_range_and_have_the_right_median():
+    u = np.linspace(0, 1, 1001)[:-1]
+    sigma = log_normal_levels(u, -0.9, 1.6, 0.01, 80.0)
+    assert (np.diff(sigma) > 0).all() and sigma[0] >= 0.01 * (1 - 1e-12) and sigma[-1] < 80
+    assert abs(np.log(log_normal_levels(np.array([0.5]), 1.0, 0.5, 1e-6, 1e6))[0] - 1.0) < 1e-9
+
+
+def test_impossible_admission_is_one_sentence():
+    one, zero = np.ones(1), np.zeros(1)
+    with pytest.raises(AmbientSolveError, match=r"No sample may be used at sigma = 0\.1") as error:
+        Admission(0.2 * one, zero, zero, one, BUFFER).draw(np.array([1.0, 0.1]), np.array([0.5, 0.5]))
+    assert one_sentence(error)
+    with pytest.raises(AmbientSolveError, match="cannot also be admitted below"):
+        Admission(0.1 * one, 1 * one, 0.5 * one, one, BUFFER)
+    for share in (-1.0, np.nan):
+        with pytest.raises(AmbientSolveError, match="share"):
+            Admission(zero, zero, zero, share * one, BUFFER)
+    noisy = [Sample("a", torch.zeros(1, 8, 8).half(), 0.2)]
+    with pytest.raises(AmbientSolveError, match="between sigma = 0.01 and 0.2309") as error:
+        Loader(noisy, one, LEVELS, crop=8, buffer=BUFFER, batch=4, seed=0)
+    assert one_sentence(error)
+    # A clean sample that is never drawn does not help.
+    both = [*noisy, Sample("b", torch.zeros(1, 8, 8).half(), 0.0)]
+    with pytest.raises(AmbientSolveError, match="between sigma"):
+        Loader(both, np.array([1.0, 0.0]), LEVELS, crop=8, buffer=BUFFER, batch=4, seed=0)
+
+
+# Batches ---
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    return list(corrupt(pictures(30), 30, Corruption(0.2, 0.3)))
+
+
+def loader(samples: list[Sample], seed: int = 0, batch: int = 12) -> Loader:
+    return Loader(samples, np.ones(len(samples)), LEVELS, crop=16, buffer=BUFFER, batch=batch, seed=seed)
+
+
+def numbers(batch, streams: Streams) -> list[Tensor]:
+    return [batch.z, batch.sigma, batch.sigma_noise, batch.sigma_min, batch.sigma_max, streams.normal(batch.z)]
+
+
+def test_batch_is_a_function_of_seed_and_step(samples):
+    one, two = loader(samples), loader(samples)
+    forward = [numbers(*one(step)) for step in range(4)]
+    backward = [numbers(*two(step)) for step in reversed(range(4))][::-1]
+    for a, b in zip(forward, backward, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    for other in (numbers(*one(5)), numbers(*loader(samples, seed=1)(0))):
+        assert not any(torch.equal(forward[0][k], other[k]) for k in (0, 1, 5))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_slices_of_rows_are_the_rows_of_the_whole_batch(samples, parts):
+    whole = numbers(*loader(samples)(7))
+    size = 12 // parts
+    pieces = [numbers(*loader(samples)(7, slice(k * size, (k + 1) * size))) for k in range(parts)]
+    for k, expected in enumerate(whole):
+        assert torch.equal(torch.cat([p[k] for p in pieces]), expected)
+
+
+def test_rows_are_crops_and_flips_of_the_stored_pictures(samples):
+    seen_flip = seen_plain = 0
+    for step in range(4):
+        batch, _ = loader(samples)(step)
+        assert batch.z.dtype == torch.float32 and batch.z.shape == (12, 3, 16, 16)
+        for view, sigma_noise in zip(batch.z, batch.sigma_noise, strict=True):
+            hits = [
+                (s, flip)
+                for s in samples
+                for flip in (False, True)
+                if (s.z.float().unfold(1, 16, 1).unfold(2, 16, 1) == (view.flip(-1) if flip else view)[:, None, None])
+                .flatten(3)
+                .all(3)
+                .all(0)
+                .any()
+            ]
+            assert len(hits) == 1 and hits[0][0].sigma_noise == pytest.approx(float(sigma_noise))
+            seen_flip, seen_plain = seen_flip + hits[0][1], seen_plain + (not hits[0][1])
+    assert seen_flip > 5 and seen_plain > 5
+
+
+def test_noise_of_two_rows_and_two_steps_is_independent(samples):
+    noise = [loader(samples)(step)[1].normal(torch.empty(12, 3, 16, 16)) for step in (0, 1)]
+    flat = torch.cat(noise).flatten(1)
+    correlation = torch.corrcoef(flat) - torch.eye(24)
+    # 768 numbers a row: a correlation has a standard error of .036; the largest of 276 stays below 4.5 of them.
+    assert float(correlation.abs().max()) < 0.165
+
+
+def test_loader_refuses_what_cannot_work(samples):
+    for wrong, match in (
+        ([Sample("tiny.png", torch.zeros(3, 15, 40).half(), 0.0)], "tiny.png is 40x15, smaller than the crop of 16"),
+        ([Sample("grey", torch.zeros(1, 16, 16).half(), 0.0)], "channels"),
+        (None, "No sample"),
+    ):
+        with pytest.raises(AmbientSolveError, match=match) as error:
+            loader([] if wrong is None else [*samples, *wrong])
+        assert one_sentence(error)
+
+
+# Reading pictures ---
+
+
+def gradient(height: int = 12, width: int = 20) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 10, columns * 10, rows + columns], 2).astype(np.uint8)
+
+
+def test_read_folder_is_recursive_sorted_and_ignores_other_files(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("b/one.png", "a.PNG", "c.bmp"):
+        Image.fromarray(gradient()).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    found = dict(read_images(tmp_path))
+    assert list(found) == ["a.PNG", "b/one.png", "c.bmp"]
+    for picture in found.values():
+        assert torch.equal(picture, torch.from_numpy(gradient().transpose(2, 0, 1).copy()))
+    ((_, half), *_) = read_images(tmp_path, shrink=2)
+    assert half.shape == (3, 6, 10)
+
+
+def test_read_pack(tmp_path):
+    encoded = []
+    for k in range(3):
+        stream = io.BytesIO()
+        Image.fromarray(gradient() + np.uint8(k)).save(stream, "PNG")
+        encoded.append(stream.getvalue())
+    offsets = np.cumsum([0, *map(len, encoded)])
+    np.savez(tmp_path / "pack.npz", data=np.frombuffer(b"".join(encoded), np.uint8), offsets=offsets)
+    found = list(read_images(tmp_path / "pack.npz"))
+    assert [name for name, _ in found] == ["pack/0", "pack/1", "pack/2"]
+    assert torch.equal(found[2][1], torch.from_numpy((gradient() + np.uint8(2)).transpose(2, 0, 1).copy()))
+    assert next(read_images(tmp_path / "pack.npz", channels=1))[1].shape == (1, 12, 20)
+
+
+def test_read_hugging_face_image_folder(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for k in range(2):
+        Image.fromarray(gradient() + np.uint8(k)).save(folder / f"{k}.png")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"), raising=False)
+    found = list(read_images(f"imagefolder:{folder}"))
+    assert [p.shape for _, p in found] == [(3, 12, 20)] * 2
+    assert torch.equal(found[0][1], torch.from_numpy(gradient().transpose(2, 0, 1).copy()))
+
+
+def test_grey_alpha_palette_and_16_bit():
+    grey = Image.fromarray(gradient()[..., 0])
+    assert torch.equal(to_tensor(grey, 3), to_tensor(grey, 1).expand(3, -1, -1))
+    assert to_tensor(Image.fromarray(gradient()), 1).shape == (1, 12, 20)
+    rgba = Image.fromarray(np.concatenate([gradient(), np.zeros((12, 20, 1), np.uint8)], 2), "RGBA")
+    assert (to_tensor(rgba) == 255).all(), "what is transparent shows white"
+    rgba.putalpha(255)
+    assert torch.equal(to_tensor(rgba), to_tensor(Image.fromarray(gradient())))
+    assert (to_tensor(Image.fromarray(gradient()[..., :2], "LA"), 1).float().mean() > 0).all()
+    deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    assert torch.equal(to_tensor(Image.fromarray(deep), 1)[0], torch.arange(256).reshape(16, 16).to(torch.uint8))
+    palette = Image.fromarray(gradient()).convert("P")
+    assert torch.equal(to_tensor(palette), to_tensor(palette.convert("RGB")))
+
+
+def test_16_bit_png_from_disk_keeps_its_range(tmp_path):
+    deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    ((_, read),) = read_images(tmp_path, channels=1)
+    assert torch.equal(read[0], torch.arange(256).reshape(16, 16).to(torch.uint8))
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    image = Image.fromarray(gradient())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    image.save(tmp_path / "turned.png", exif=exif)
+    opened = open_image(tmp_path / "turned.png")
+    assert opened.size == (12, 20)
+    assert np.array_equal(np.asarray(opened), np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "turned.png"))))
+    assert np.array_equal(np.asarray(opened), np.rot90(gradient(), -1))
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def truncated() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(stream, "JPEG")
+    return stream.getvalue()[:1500]
+
+
+BAD = {
+    "nothing.png": (b"", "empty"),
+    "text.png": (b"This is a letter, not a picture.", "not a picture"),
+    "cut.jpg": (truncated(), "damaged"),
+    "huge.png": (bomb(40_000, 40_000), "million pixels"),
+    "large.png": (bomb(9_000, 9_000), "million pixels"),
+    "hollow.png": (bomb(10, 10), "damaged"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_picture_is_one_sentence_that_names_the_file(tmp_path, name):
+    content, expected = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    for read in (open_image, lambda path: list(read_images(path.parent))):
+        with pytest.raises(AmbientSolveError, match=expected) as error:
+            read(tmp_path / name)
+        assert name in str(error.value) and one_sentence(error)
+
+
+def test_missing_and_empty_sources_are_one_sentence(tmp_path):
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    for source, expected in (
+        (tmp_path / "absent", "nothing to read"),
+        (tmp_path / "empty", "holds no picture"),
+        (tmp_path / "absent.npz", "no pack"),
+        (tmp_path / "other.npz", "no picture pack"),
+        (f"imagefolder:{tmp_path / 'absent'}", "no folder"),
+    ):
+        with pytest.raises(AmbientSolveError, match=expected) as error:
+            list(read_images(source))
+        assert one_sentence(error)
+    with pytest.raises(AmbientSolveError, match="no file"):
+        open_image(tmp_path / "absent.png")
