@@ -33,7 +33,7 @@ def knob(
     *,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A dataclass field with default `default`, the closed range `[lo, hi]` or the allowed `choices`, and a help text."""
+    """A dataclass field with default `default`, the closed range `[lo, hi]` or the allowed `choices`, and its help."""
     return dataclasses.field(default=default, metadata={"knob": {"lo": lo, "hi": hi, "choices": choices, "help": help}})
 
 

@@ -13,23 +13,29 @@ image `b`, `N = B * S`. The primitives are
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from deepinv.physics import GaussianNoise, LinearPhysics, Physics, ZeroNoise
-from deepinv.physics.noise import NoiseModel
-from deepinv.utils import TensorList
-from torch import Tensor, nn
+from deepinv.physics import LinearPhysics, Physics
+from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.gram import Gram, Operator, Scalar, find_gram
+from ambient_solve.gram import Gram, Scalar, find_gram
 from ambient_solve.krylov import WarmStart, carrying_conjugate_gradient, conjugate_gradient
+from ambient_solve.measurement import (
+    Measurement,
+    check_measurement,
+    find_image_shape,
+    name_of,
+    noise_level,
+    pack,
+    real,
+    shadow,
+    unpack,
+)
 from ambient_solve.noise import Level, Streams, per_sample
 from ambient_solve.priors.base import Prior
 
-Measurement = Tensor | TensorList
 Covariance = Level | Callable[[Tensor], Tensor]
 """A variance `q^2` (float or (N,)) that stands for `q^2 I`, or a product `v -> C v` on (N, *z_shape)."""
 
@@ -64,18 +70,18 @@ class Likelihood:
         n_samples: int = 1,
         cg_iterations: int = 30,
     ) -> None:
-        _check(y, op, n_samples, cg_iterations)
+        check_measurement(y, op, n_samples, cg_iterations)
         device = prior.device
         tensors: list[Tensor] = []
-        self._op, self._prior, self._iterations = _shadow(op, device, tensors, {}), prior, cg_iterations
+        self._op, self._prior, self._iterations = shadow(op, device, tensors, {}), prior, cg_iterations
         self._template = y.detach().to(device)
-        packed = _pack(self._template).contiguous()
+        packed = pack(self._template).contiguous()
         self._images, self._samples = len(packed), n_samples
         self.rows = self._images * n_samples
         self._per_image = self._images > 1 and any(t.ndim and len(t) == self._images for t in tensors)
         self.linear = isinstance(op, LinearPhysics) and prior.affine is not None
         self._a, self._b = prior.affine or (1.0, 0.0)
-        sigma = _noise_level(op, sigma_y, self._images).to(device, torch.float32) / abs(self._a)
+        sigma = noise_level(op, sigma_y, self._images).to(device, torch.float32) / abs(self._a)
         self.sigma = sigma.expand(self._images).repeat_interleave(n_samples)
         with torch.no_grad():
             self._fit(op, packed)
@@ -84,11 +90,11 @@ class Likelihood:
         """Learn shapes, blind entries and the Gram matrix from a few products, before the first network call."""
         seen = torch.ones_like(y, dtype=torch.bool)
         if isinstance(op, LinearPhysics):
-            self.image_shape = _trial(op, lambda: self._adjoint(y), self._forward, y)
+            self.image_shape = find_image_shape(op, lambda: self._adjoint(y), self._forward, y)
             seen = self._probe(op, y)
         else:
             size = tuple(getattr(op, "img_size", None) or y.shape[1:])
-            self.image_shape = _trial(op, lambda: y.new_zeros(len(y), *size), self._forward, y)
+            self.image_shape = find_image_shape(op, lambda: y.new_zeros(len(y), *size), self._forward, y)
         self.z_shape = tuple(self._prior.state_shape(self.image_shape))
         self.gram: Gram | None = None
         if self.linear:
@@ -112,7 +118,7 @@ class Likelihood:
             wanted = float(x.square().sum())
             if abs(float((image * u).sum()) - wanted) > 0.05 * wanted:
                 raise AmbientSolveError(
-                    f"A_adjoint of {_name(op)} is not the adjoint of its A. "
+                    f"A_adjoint of {name_of(op)} is not the adjoint of its A. "
                     "LinearPhysics(A=..., img_size=(C, H, W)) without A_adjoint derives the right one."
                 )
         return seen
@@ -139,10 +145,10 @@ class Likelihood:
         return torch.stack([function(part.contiguous()) for part in grouped.unbind(1)], 1).flatten(0, 1)
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self._apply(lambda rows: _pack(self._op.A(rows)), x)
+        return self._apply(lambda rows: pack(self._op.A(rows)), x)
 
     def _adjoint(self, u: Tensor) -> Tensor:
-        return self._apply(lambda rows: _real(self._op.A_adjoint(_unpack(rows, self._template))), u)
+        return self._apply(lambda rows: real(self._op.A_adjoint(unpack(rows, self._template))), u)
 
     def A(self, z: Tensor) -> Tensor:
         """`A z` for a linear operator: (N, *z_shape) to (N, *measurement)."""
@@ -196,6 +202,12 @@ class Likelihood:
         y = self._y + per_sample(self.sigma, self._y) * streams.normal(self._y)
         return self._prox(y, v + per_sample(q, v) * streams.normal(v), q, None)
 
+    def fluctuation(self, like: Tensor, q: Level, streams: Streams) -> Tensor:
+        """`draw` less its mean: a sample of `N(0, (A'A / sigma^2 + I / q^2)^-1)`, shape of `like` (N, *z_shape)."""
+        self._require_linear("fluctuation")
+        y = per_sample(self.sigma, self._y) * streams.normal(self._y)
+        return self._prox(y, per_sample(q, like) * streams.normal(like), q, None)
+
     def _prox(self, y: Tensor, v: Tensor, q: Level, warm: WarmStart | None) -> Tensor:
         residual = y - self.A(v)
         if self.gram is not None:
@@ -242,7 +254,7 @@ class Likelihood:
         self._require_linear("spectral")
         if self.gram is None:
             raise AmbientSolveError(
-                f"{_name(self._op)} has no closed-form spectrum, which this algorithm needs. "
+                f"{name_of(self._op)} has no closed-form spectrum, which this algorithm needs. "
                 "Leave algorithm='auto', or choose one that works through conjugate gradients."
             )
         return self.gram.function(f, u)
@@ -255,145 +267,6 @@ class Likelihood:
     def _require_linear(self, name: str) -> None:
         if not self.linear:
             raise AmbientSolveError(
-                f"Likelihood.{name} needs a LinearPhysics and a prior whose decode is affine, not {_name(self._op)} "
-                f"with {_name(self._prior)}. Leave algorithm='auto', or choose one that takes any operator."
+                f"Likelihood.{name} needs a LinearPhysics and a prior whose decode is affine, not {name_of(self._op)} "
+                f"with {name_of(self._prior)}. Leave algorithm='auto', or choose one that takes any operator."
             )
-
-
-# The boundary: everything below is about what a user may hand in.
-
-
-def _check(y: Any, op: Any, n_samples: int, cg_iterations: int) -> None:
-    if not isinstance(op, Physics):
-        raise AmbientSolveError(
-            f"op is a {_name(op)}, a deepinv physics was expected. ambient_solve.operators builds common ones; wrap a "
-            "function of your own as deepinv.physics.LinearPhysics(A=..., img_size=(C, H, W)) or Physics(A=...)."
-        )
-    for part in y.x if isinstance(y, TensorList) else [y]:
-        problem = None
-        if not isinstance(part, Tensor):
-            problem = f"y is a {_name(part)}, a tensor (B, ...) was expected; torch.as_tensor(y) makes one."
-        elif not (part.is_floating_point() or part.is_complex()):
-            problem = f"y is {part.dtype}, floating point was expected; for 8-bit pictures pass y.float() / 255."
-        elif part.ndim < 2 or part.numel() == 0:
-            problem = f"y has shape {tuple(part.shape)}, a batch (B, ...) was expected; y[None] is a batch of one."
-        elif not bool(torch.isfinite(part).all()):
-            problem = "y has NaN or infinite entries. Pass y.nan_to_num() and mask those entries out of the operator."
-        if problem:
-            raise AmbientSolveError(problem)
-    for name, value in (("n_samples", n_samples), ("cg_iterations", cg_iterations)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise AmbientSolveError(f"{name}={value!r} was given, a whole number of at least 1 was expected.")
-
-
-def _noise_level(op: Physics, sigma_y: float | Tensor | None, images: int) -> Tensor:
-    """The noise level in the operator's units, (1,) or (images,)."""
-    if sigma_y is None:
-        models = [part.noise_model for part in getattr(op, "physics_list", None) or [op]]
-        models = [op.noise_model] if isinstance(op.noise_model, GaussianNoise) else models
-        for model in models:
-            if isinstance(model, ZeroNoise) or model is None:
-                raise AmbientSolveError(f"{_name(op)} has no noise level. Pass sigma_y=..., for instance sigma_y=0.02.")
-            if not isinstance(model, GaussianNoise):
-                raise AmbientSolveError(
-                    f"{_name(op)} has {_name(model)}; this version handles Gaussian noise. "
-                    "Pass sigma_y=... to treat the noise as Gaussian of that level."
-                )
-        levels = [model.sigma.detach().flatten() for model in models]
-        if any(not torch.equal(level, levels[0]) for level in levels):
-            raise AmbientSolveError("The stacked operators have different noise levels. Pass one for all: sigma_y=...")
-        sigma_y = levels[0]
-    try:
-        sigma = torch.as_tensor(sigma_y, dtype=torch.float32).detach().flatten()
-    except (TypeError, ValueError, RuntimeError):
-        raise AmbientSolveError(f"sigma_y={sigma_y!r} is not a number; pass for instance sigma_y=0.02.") from None
-    if len(sigma) not in (1, images):
-        raise AmbientSolveError(
-            f"{len(sigma)} noise levels were given for {images} image(s). Pass one, or a tensor of shape ({images},)."
-        )
-    if not bool((torch.isfinite(sigma) & (sigma > 0)).all()):
-        raise AmbientSolveError(
-            f"The noise level is {sigma.tolist()}, it must be finite and above 0. "
-            "For measurements that are almost free of noise pass a small one, such as sigma_y=0.001."
-        )
-    return sigma
-
-
-def _trial(op: Physics, make_image: Callable[[], Tensor], forward: Operator, y: Tensor) -> tuple[int, ...]:
-    """The shape of one image, after a forward pass has shown that `op` and `y` fit together."""
-    try:
-        image = make_image()
-        shape = tuple(forward(image).shape)
-    except AmbientSolveError:
-        raise
-    except Exception as error:  # deepinv and torch raise half a dozen types for a shape that does not fit
-        problem = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-    else:
-        if shape == tuple(y.shape):
-            return tuple(image.shape[1:])
-        problem = f"it measures {shape} from an image of shape {tuple(image.shape)}"
-    size = getattr(op, "img_size", None) or getattr(op, "imsize", None)
-    built = f" It was built for images of shape {tuple(size)}." if size is not None else ""
-    raise AmbientSolveError(
-        f"y of shape {tuple(y.shape)} does not fit {_name(op)}: {problem}.{built} "
-        "Pass y as op(x) returns it, batch axis first."
-    ) from None
-
-
-def _shadow(module: nn.Module, device: torch.device, tensors: list[Tensor], done: dict[int, nn.Module]) -> nn.Module:
-    """A shallow copy that shares the parameters, in float32 on `device`; `tensors` collects them.
-
-    deepinv's `A` and `A_adjoint` assign attributes and buffers (image sizes, the transform of the filter). On the copy
-    this does not reach the user's operator. The noise model has no part in `A`.
-    """
-    if isinstance(module, NoiseModel):
-        return module
-    if id(module) in done:
-        return done[id(module)]
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, nn.Module):
-            return _shadow(value, device, tensors, done)
-        if isinstance(value, Tensor):
-            moved = value.detach().to(device)
-            moved = moved.to(torch.complex64) if moved.is_complex() else moved
-            tensors.append(moved.float() if moved.is_floating_point() else moved)
-            return tensors[-1]
-        if isinstance(value, (list, tuple)) and value and all(isinstance(v, nn.Module) for v in value):
-            return type(value)(convert(v) for v in value)
-        return value
-
-    twin = done[id(module)] = copy.copy(module)
-    for name, value in vars(module).items():
-        table = name in ("_parameters", "_buffers", "_modules")
-        twin.__dict__[name] = {k: convert(v) for k, v in value.items()} if table else convert(value)
-    return twin
-
-
-def _pack(y: Measurement) -> Tensor:
-    """Any measurement as one real float32 tensor: complex parts as pairs, a list as one long row per image."""
-    if isinstance(y, TensorList):
-        return torch.cat([_pack(part).flatten(1) for part in y.x], 1)
-    return torch.view_as_real(y.resolve_conj()).float() if y.is_complex() else y.float()
-
-
-def _unpack(rows: Tensor, like: Measurement) -> Measurement:
-    """The inverse of `_pack` for any number of rows; `like` gives the shapes."""
-    if isinstance(like, TensorList):
-        shapes = [(*part.shape[1:], 2) if part.is_complex() else part.shape[1:] for part in like.x]
-        pieces = rows.split([torch.Size(shape).numel() for shape in shapes], 1)
-        unflat = [piece.reshape(len(rows), *shape) for piece, shape in zip(pieces, shapes, strict=True)]
-        return TensorList([_unpack(piece, part) for piece, part in zip(unflat, like.x, strict=True)])
-    return torch.view_as_complex(rows.contiguous()) if like.is_complex() else rows
-
-
-def _real(x: Tensor) -> Tensor:
-    if x.is_complex():
-        raise AmbientSolveError(
-            "A_adjoint returned a complex image; build op on (B, 2, H, W), real and imaginary part."
-        )
-    return x.float()
-
-
-def _name(thing: object) -> str:
-    return type(thing).__name__

@@ -1,14 +1,16 @@
 r"""Noise levels, the reverse kernel and the random streams.
 
-One convention everywhere (EDM, variance exploding): `z_sigma = z0 + sigma * n`, `n ~ N(0, I)`. A grid of levels is a plain
-list of floats, decreasing, its last entry exactly 0, computed once per run so that a sampling step never waits for a device.
+One convention everywhere (EDM, variance exploding): `z_sigma = z0 + sigma * n`, `n ~ N(0, I)`. A grid of levels is a
+plain list of floats, decreasing, its last entry exactly 0, computed once per run so that a sampling step never waits
+for a device.
 
 The step from level `sigma` to `sigma_next`, given an estimate `z0` of the clean image, is the reverse kernel
 
-    K_eta:  z <- z0 + sqrt(sigma_next^2 - b^2) (z - z0) / sigma + b n,     b = eta sigma_next sqrt(1 - sigma_next^2 / sigma^2)
+    K_eta:  z <- z0 + sqrt(sigma_next^2 - b^2) (z - z0) / sigma + b n
+            b = eta sigma_next sqrt(1 - sigma_next^2 / sigma^2)
 
-`eta = 1` is the ancestral step of DDPM (Ho et al., 2020, arXiv 2006.11239), `eta = 0` the DDIM step (Song et al., 2021, arXiv
-2010.02502, equation 12), which is one Euler step of the probability-flow ODE.
+`eta = 1` is the ancestral step of DDPM (Ho et al., 2020, arXiv 2006.11239), `eta = 0` the DDIM step (Song et al., 2021,
+arXiv 2010.02502, equation 12), which is one Euler step of the probability-flow ODE.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ Level = float | Tensor
 
 
 def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> list[float]:
-    """`steps` levels from `sigma_max` down to `sigma_min`, then 0 (Karras et al., 2022, arXiv 2206.00364, equation 5)."""
+    """`steps` levels from `sigma_max` to `sigma_min`, then 0 (Karras et al., 2022, arXiv 2206.00364, equation 5)."""
     lo, hi = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return [(hi + i / max(steps - 1, 1) * (lo - hi)) ** rho for i in range(steps)] + [0.0]
 
@@ -36,7 +38,7 @@ def log_linear(steps: int, sigma_min: float, sigma_max: float) -> list[float]:
 
 
 def sigma_from_alpha_bar(alpha_bar: Level) -> Level:
-    """The level of a DDPM state `sqrt(alpha_bar) z0 + sqrt(1 - alpha_bar) n` once it is divided by `sqrt(alpha_bar)`."""
+    """The level of a DDPM state `sqrt(alpha_bar) z0 + sqrt(1 - alpha_bar) n` once divided by `sqrt(alpha_bar)`."""
     return ((1 - alpha_bar) / alpha_bar) ** 0.5
 
 
@@ -68,7 +70,7 @@ def churn(sigma: float, sigma_next: float, eta: float) -> float:
 
 
 def reverse(z: Tensor, z0: Tensor, sigma: float, sigma_next: float, fresh: float, streams: Streams) -> Tensor:
-    """Move `z` (B, *shape) from `sigma` to `sigma_next` towards the estimate `z0`, with fresh noise of deviation `fresh`.
+    """Move `z` (B, *shape) from `sigma` to `sigma_next` towards the estimate `z0`; fresh noise has deviation `fresh`.
 
     `fresh = churn(sigma, sigma_next, eta)` gives `K_eta`. No noise is drawn where `fresh` is 0.
     """
@@ -80,9 +82,9 @@ def reverse(z: Tensor, z0: Tensor, sigma: float, sigma_next: float, fresh: float
 class Streams:
     """One random stream per sample, so that a sample never depends on the batch it ran in.
 
-    Sample `s` of image `b` draws from the stream of `(seeds[b], s)` alone. With one integer seed all images share it: an
-    image solved alone and the same image solved in a batch give the same samples. Pass one seed per image to make the noise
-    of different images independent.
+    Sample `s` of image `b` draws from the stream of `(seeds[b], s)` alone. With one integer seed all images share it:
+    an image solved alone and the same image solved in a batch give the same samples. Pass one seed per image to make
+    the noise of different images independent.
     """
 
     def __init__(self, seeds: Sequence[int], n_samples: int, device: torch.device | str = "cpu") -> None:

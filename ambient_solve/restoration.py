@@ -21,8 +21,8 @@ class Restoration:
 
     Attributes:
         samples: Posterior samples, (B, S, C, *spatial), float32.
-        chi2: Data misfit of each sample, (B, S): the mean squared residual in units of the measurement noise. 1 is right; well
-            above, the sample does not explain the measurement; well below, it has fitted the noise.
+        chi2: Data misfit of each sample, (B, S): the mean squared residual in units of the measurement noise. 1 is
+            right; well above, the sample does not explain the measurement; well below, it has fitted the noise.
         network_calls, vjps: Forward and backward passes per sample.
         seconds: Wall time of the sampling.
         settings: Algorithm, knobs, seed and versions; with these the run can be repeated.
@@ -42,7 +42,7 @@ class Restoration:
 
     @property
     def std(self) -> Tensor:
-        """Posterior standard deviation of each pixel, (B, C, *spatial); NaN with a single sample, which has no spread."""
+        """Posterior standard deviation of each pixel, (B, C, *spatial); NaN with one sample, which has no spread."""
         if self.samples.shape[1] == 1:
             return torch.full_like(self.samples[:, 0], torch.nan)
         return self.samples.std(1)

@@ -17,7 +17,8 @@ from torch import Tensor
 from ambient_solve.algorithms import ALGORITHMS, DAPS, MMPS, Algorithm, State
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import build, knobs
-from ambient_solve.likelihood import Likelihood, Measurement
+from ambient_solve.likelihood import Likelihood
+from ambient_solve.measurement import Measurement
 from ambient_solve.noise import Level, Streams
 from ambient_solve.priors.base import Prior, Vjp
 from ambient_solve.restoration import Restoration
@@ -31,7 +32,7 @@ class CountedPrior(Prior):
         super().__init__()
         self.inner, self._cond = prior, cond
         self.shape, self.sigma_min, self.sigma_max = prior.shape, prior.sigma_min, prior.sigma_max
-        self.sigma_data = prior.sigma_data
+        self.sigma_data, self.sigma_jacobian = prior.sigma_data, prior.sigma_jacobian
         self.network_calls = self.vjps = 0
 
     @property
@@ -77,8 +78,8 @@ class Solver:
 
     Args:
         prior: Any `Prior`, such as `load_prior("photos")`.
-        algorithm: An `Algorithm`, the name of one with its knobs as keywords, or "auto": chosen for each measurement by the
-            operator and the prior, and reported in `Restoration.settings`.
+        algorithm: An `Algorithm`, the name of one with its knobs as keywords, or "auto": chosen for each measurement by
+            the operator and the prior, and reported in `Restoration.settings`.
 
     Raises:
         AmbientSolveError: unknown algorithm or knob (with a suggestion), or a knob outside its range.
@@ -87,8 +88,8 @@ class Solver:
     def __init__(self, prior: Prior, algorithm: Algorithm | str = "auto", **settings: Any) -> None:
         if not isinstance(prior, Prior):
             raise AmbientSolveError(
-                f"prior is a {type(prior).__name__}, a Prior was expected: load_prior('photos'), or DenoiserPrior(denoiser) "
-                "around a deepinv denoiser."
+                f"prior is a {type(prior).__name__}, a Prior was expected: load_prior('photos'), or "
+                "DenoiserPrior(denoiser) around a deepinv denoiser."
             )
         self.prior, self._settings = prior, settings
         self.algorithm: Algorithm | None = None
@@ -104,6 +105,13 @@ class Solver:
                     f"There is no algorithm {algorithm!r}. {suggestion(str(algorithm), [*ALGORITHMS, 'auto'])}"
                 )
             self.algorithm = build(ALGORITHMS[algorithm], **settings)
+        else:
+            names = {cls: [k.name for k in knobs(cls)] for cls in (MMPS, DAPS)}
+            for name in settings:
+                if not any(name in own for own in names.values()):
+                    raise AmbientSolveError(f"'auto' has no knob {name!r}. {suggestion(name, sum(names.values(), []))}")
+            for cls, own in names.items():
+                build(cls, **{name: value for name, value in settings.items() if name in own})
 
     def _automatic(self, linear: bool) -> tuple[Algorithm, str]:
         """The algorithm that "auto" stands for, with the reason in words."""
@@ -129,8 +137,8 @@ class Solver:
 
         Args:
             y: What `op` returns, batch of B first. Neither `y` nor `op` is changed.
-            seed: With one integer, sample s of every image depends on (seed, s) alone, not on the batch. A sequence of B
-                integers gives each image its own noise.
+            seed: With one integer, sample s of every image depends on (seed, s) alone, not on the batch. A sequence of
+                B integers gives each image its own noise.
             sigma_y: Measurement noise in the operator's units, when `op.noise_model` does not hold it.
             cond: Passed on to the prior.
             progress: Show a progress bar.
@@ -162,7 +170,10 @@ class Solver:
         sigma_y: float | Tensor | None = None,
         cond: Any = None,
     ) -> Iterator[State]:
-        """The run of `solve`, one `State` per level; `prior.decode(state.z0)` is a preview, closing the iterator cancels."""
+        """The run of `solve`, one `State` per level; closing the iterator cancels.
+
+        `prior.decode(state.z0)` is a preview.
+        """
         return _Run(self, y, op, n_samples, seed, sigma_y, cond).states()
 
     def __call__(self, y: Measurement, op: Physics) -> Tensor:

@@ -19,8 +19,9 @@ from ambient_solve.evaluate.exactness import GAUSSIAN, on_gaussian, on_mixture
 RECORD = Path(__file__).parents[1] / "tests" / "exactness.json"
 
 ALGORITHMS = {
-    "mmps, converged": MMPS(steps=300, iterations=12),
-    "mmps": MMPS(steps=50, iterations=3),
+    "mmps, converged": MMPS(steps=100, iterations=12),
+    "mmps": MMPS(steps=25, iterations=3),
+    "mmps, published rule": MMPS(steps=25, iterations=3, spread=False),
     "tds": TDS(steps=100),
     "pigdm": PiGDM(steps=100),
     "proximal": Proximal(steps=50),

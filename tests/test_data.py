@@ -1,8 +1,7 @@
-"""Damage is done once and cannot be averaged away; batches depend on (seed, step) alone; bad files are one sentence."""
+"""Damage is done once and cannot be averaged away; batches depend on (seed, step) alone."""
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -10,17 +9,16 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ambient_solve.data.annotation import Admission, log_normal_levels
 from ambient_solve.data.corruption import MANIFEST, Corruption, Sample, corrupt, fingerprint, read_corrupted
 from ambient_solve.data.corruption import write_corrupted as write
-from ambient_solve.data.images import open_image, read_images, to_tensor
 from ambient_solve.data.loader import Levels, Loader
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.noise import Streams
+from helpers import one_sentence
 
 LEVELS = Levels(-0.9, 1.6, 0.01, 80.0)
 BUFFER = (4 / 3) ** 0.5
@@ -30,12 +28,6 @@ def pictures(n: int, size: int = 24, channels: int = 3, seed: int = 0) -> list[t
     generator = torch.Generator().manual_seed(seed)
     shape = (n, channels, size, size)
     return [(f"{i}.png", p) for i, p in enumerate(torch.randint(0, 256, shape, generator=generator).to(torch.uint8))]
-
-
-def one_sentence(error: pytest.ExceptionInfo | str) -> bool:
-    """Short, without a traceback; at most three lines."""
-    text = error if isinstance(error, str) else str(error.value)
-    return 0 < len(text) < 400 and text.count("\n") < 3 and "Traceback" not in text and text.rstrip().endswith(".")
 
 
 # Damage ---
@@ -352,138 +344,3 @@ def test_loader_refuses_what_cannot_work(samples):
         with pytest.raises(AmbientSolveError, match=match) as error:
             loader([] if wrong is None else [*samples, *wrong])
         assert one_sentence(error)
-
-
-# Reading pictures ---
-
-
-def gradient(height: int = 12, width: int = 20) -> np.ndarray:
-    rows, columns = np.mgrid[:height, :width]
-    return np.stack([rows * 10, columns * 10, rows + columns], 2).astype(np.uint8)
-
-
-def test_read_folder_is_recursive_sorted_and_ignores_other_files(tmp_path):
-    (tmp_path / "b").mkdir()
-    for name in ("b/one.png", "a.PNG", "c.bmp"):
-        Image.fromarray(gradient()).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
-    found = dict(read_images(tmp_path))
-    assert list(found) == ["a.PNG", "b/one.png", "c.bmp"]
-    for picture in found.values():
-        assert torch.equal(picture, torch.from_numpy(gradient().transpose(2, 0, 1).copy()))
-    ((_, half), *_) = read_images(tmp_path, shrink=2)
-    assert half.shape == (3, 6, 10)
-
-
-def test_read_pack(tmp_path):
-    encoded = []
-    for k in range(3):
-        stream = io.BytesIO()
-        Image.fromarray(gradient() + np.uint8(k)).save(stream, "PNG")
-        encoded.append(stream.getvalue())
-    offsets = np.cumsum([0, *map(len, encoded)])
-    np.savez(tmp_path / "pack.npz", data=np.frombuffer(b"".join(encoded), np.uint8), offsets=offsets)
-    found = list(read_images(tmp_path / "pack.npz"))
-    assert [name for name, _ in found] == ["pack/0", "pack/1", "pack/2"]
-    assert torch.equal(found[2][1], torch.from_numpy((gradient() + np.uint8(2)).transpose(2, 0, 1).copy()))
-    assert next(read_images(tmp_path / "pack.npz", channels=1))[1].shape == (1, 12, 20)
-
-
-def test_read_hugging_face_image_folder(tmp_path, monkeypatch):
-    pytest.importorskip("datasets")
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for k in range(2):
-        Image.fromarray(gradient() + np.uint8(k)).save(folder / f"{k}.png")
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"), raising=False)
-    found = list(read_images(f"imagefolder:{folder}"))
-    assert [p.shape for _, p in found] == [(3, 12, 20)] * 2
-    assert torch.equal(found[0][1], torch.from_numpy(gradient().transpose(2, 0, 1).copy()))
-
-
-def test_grey_alpha_palette_and_16_bit():
-    grey = Image.fromarray(gradient()[..., 0])
-    assert torch.equal(to_tensor(grey, 3), to_tensor(grey, 1).expand(3, -1, -1))
-    assert to_tensor(Image.fromarray(gradient()), 1).shape == (1, 12, 20)
-    rgba = Image.fromarray(np.concatenate([gradient(), np.zeros((12, 20, 1), np.uint8)], 2), "RGBA")
-    assert (to_tensor(rgba) == 255).all(), "what is transparent shows white"
-    rgba.putalpha(255)
-    assert torch.equal(to_tensor(rgba), to_tensor(Image.fromarray(gradient())))
-    assert (to_tensor(Image.fromarray(gradient()[..., :2], "LA"), 1).float().mean() > 0).all()
-    deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
-    assert torch.equal(to_tensor(Image.fromarray(deep), 1)[0], torch.arange(256).reshape(16, 16).to(torch.uint8))
-    palette = Image.fromarray(gradient()).convert("P")
-    assert torch.equal(to_tensor(palette), to_tensor(palette.convert("RGB")))
-
-
-def test_16_bit_png_from_disk_keeps_its_range(tmp_path):
-    deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    ((_, read),) = read_images(tmp_path, channels=1)
-    assert torch.equal(read[0], torch.arange(256).reshape(16, 16).to(torch.uint8))
-
-
-def test_exif_orientation_is_applied(tmp_path):
-    image = Image.fromarray(gradient())
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to see it upright
-    image.save(tmp_path / "turned.png", exif=exif)
-    opened = open_image(tmp_path / "turned.png")
-    assert opened.size == (12, 20)
-    assert np.array_equal(np.asarray(opened), np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "turned.png"))))
-    assert np.array_equal(np.asarray(opened), np.rot90(gradient(), -1))
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds no pixels."""
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-def truncated() -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(stream, "JPEG")
-    return stream.getvalue()[:1500]
-
-
-BAD = {
-    "nothing.png": (b"", "empty"),
-    "text.png": (b"This is a letter, not a picture.", "not a picture"),
-    "cut.jpg": (truncated(), "damaged"),
-    "huge.png": (bomb(40_000, 40_000), "million pixels"),
-    "large.png": (bomb(9_000, 9_000), "million pixels"),
-    "hollow.png": (bomb(10, 10), "damaged"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_picture_is_one_sentence_that_names_the_file(tmp_path, name):
-    content, expected = BAD[name]
-    (tmp_path / name).write_bytes(content)
-    for read in (open_image, lambda path: list(read_images(path.parent))):
-        with pytest.raises(AmbientSolveError, match=expected) as error:
-            read(tmp_path / name)
-        assert name in str(error.value) and one_sentence(error)
-
-
-def test_missing_and_empty_sources_are_one_sentence(tmp_path):
-    (tmp_path / "empty").mkdir()
-    np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    for source, expected in (
-        (tmp_path / "absent", "nothing to read"),
-        (tmp_path / "empty", "holds no picture"),
-        (tmp_path / "absent.npz", "no pack"),
-        (tmp_path / "other.npz", "no picture pack"),
-        (f"imagefolder:{tmp_path / 'absent'}", "no folder"),
-    ):
-        with pytest.raises(AmbientSolveError, match=expected) as error:
-            list(read_images(source))
-        assert one_sentence(error)
-    with pytest.raises(AmbientSolveError, match="no file"):
-        open_image(tmp_path / "absent.png")

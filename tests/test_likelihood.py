@@ -1,4 +1,4 @@
-"""The likelihood against dense algebra in float64: closed forms, solves, exact draws, units, rows and refusals."""
+"""The likelihood against dense algebra in float64: closed forms, exact draws, units and rows."""
 
 from __future__ import annotations
 
@@ -9,30 +9,9 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.gram import CirculantGram, DecomposableGram, DenseGram, DiagonalGram
-from ambient_solve.krylov import WarmStart, carrying_conjugate_gradient, conjugate_gradient
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams, per_sample
-from ambient_solve.operators import Jpeg
-from ambient_solve.priors.base import Prior
-
-NOISE = dp.GaussianNoise(0.1)
-
-
-class AffinePrior(Prior):
-    """Any image, `x = a z + b`; the likelihood never calls the denoiser."""
-
-    sigma_min, sigma_max = 0.01, 80.0
-
-    def __init__(self, a: float = 1.0, b: float = 0.0, axes: int = 3) -> None:
-        super().__init__()
-        self.shape, self._affine = (-1,) * axes, (a, b)
-
-    @property
-    def affine(self) -> tuple[float, float] | None:
-        return self._affine
-
-    def denoise(self, z: Tensor, sigma: object, cond: object = None) -> Tensor:
-        raise AssertionError("a likelihood needs no network")
+from helpers import NOISE, OPERATORS, AffinePrior, dense, flat64, kernel, problem, rand, randn, relative
 
 
 class SquashedPrior(AffinePrior):
@@ -43,70 +22,6 @@ class SquashedPrior(AffinePrior):
     def decode(self, z: Tensor) -> Tensor:
         return torch.sigmoid(z)
 
-
-def rand(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def kernel(seed: int = 3, size: int = 3, images: int = 1) -> Tensor:
-    k = rand(images, 1, size, size, seed=seed)
-    return k / k.sum((-2, -1), keepdim=True)
-
-
-def rotation(rows: int, columns: int) -> Tensor:
-    return torch.linalg.qr(randn(rows, rows, seed=4, dtype=torch.float64))[0][:, :columns].float()
-
-
-def tall() -> dp.DecomposablePhysics:
-    """Orthonormal columns that do not span the measurement: f(0) acts on the rest."""
-    q, shape = rotation(30, 24), (1, 6, 4)
-    return dp.DecomposablePhysics(
-        U=lambda x: x.flatten(1) @ q.T,
-        U_adjoint=lambda y: (y @ q).reshape(-1, *shape),
-        V_adjoint=lambda x: x,
-        V=lambda x: x,
-        mask=rand(1, *shape, seed=6) + 0.2,
-        noise_model=NOISE,
-    )
-
-
-def complex_fourier() -> dp.LinearPhysics:
-    return dp.LinearPhysics(A=torch.fft.fft2, A_adjoint=lambda y: y.shape[-1] * y.shape[-2] * torch.fft.ifft2(y).real)
-
-
-OPERATORS = {
-    "mask": (lambda: dp.Inpainting((3, 6, 5), mask=(rand(3, 6, 5) > 0.5).float(), noise_model=NOISE), (3, 6, 5)),
-    "denoising": (lambda: dp.Denoising(NOISE), (3, 6, 5)),
-    "grey": (lambda: dp.Decolorize(noise_model=NOISE), (3, 6, 5)),
-    "single-coil": (lambda: dp.MRI(mask=(rand(6, 5) > 0.5).float(), noise_model=NOISE), (2, 6, 5)),
-    "decimation": (lambda: dp.Downsampling((3, 6, 4), filter=None, factor=2, noise_model=NOISE), (3, 6, 4)),
-    "fft-blur": (lambda: dp.BlurFFT((3, 7, 5), filter=kernel(), noise_model=NOISE), (3, 7, 5)),
-    "circular-blur": (lambda: dp.Blur(filter=kernel(), padding="circular", noise_model=NOISE), (3, 6, 5)),
-    "super-resolution": (lambda: dp.Downsampling((2, 8, 12), filter="bicubic", noise_model=NOISE), (2, 8, 12)),
-    "tall-svd": (tall, (1, 6, 4)),
-    "compressed": (lambda: dp.CompressedSensing(m=20, img_size=(1, 6, 5), noise_model=NOISE), (1, 6, 5)),
-    "valid-blur": (lambda: dp.Blur(filter=kernel(), padding="valid", noise_model=NOISE), (1, 8, 7)),
-    "complex": (complex_fourier, (1, 6, 5)),
-    "reflect-blur": (lambda: dp.Blur(filter=kernel(), padding="reflect", noise_model=NOISE), (2, 12, 11)),
-    "multi-coil": (
-        lambda: dp.MultiCoilMRI(
-            mask=(rand(8, 7) > 0.5).float(),
-            coil_maps=randn(1, 3, 8, 7, dtype=torch.complex64),
-            img_size=(8, 7),
-            noise_model=NOISE,
-        ),
-        (2, 8, 7),
-    ),
-    "stacked": (lambda: OPERATORS["mask"][0]().stack(OPERATORS["reflect-blur"][0]()), (3, 6, 5)),
-    "composed": (
-        lambda: dp.Downsampling((1, 12, 9), filter=None, factor=3) * dp.BlurFFT((1, 12, 9), filter=kernel(size=5)),
-        (1, 12, 9),
-    ),
-}
 
 GRAMS = {
     "mask": DiagonalGram,
@@ -126,30 +41,6 @@ GRAMS = {
     "stacked": DenseGram,
     "composed": CirculantGram,
 }
-
-
-def problem(name: str, images: int = 2, **settings) -> tuple[Likelihood, tuple[int, ...]]:
-    torch.manual_seed(0)
-    build, shape = OPERATORS[name]
-    op = build()
-    y = op.A(rand(images, *shape, seed=1))
-    sigma = torch.linspace(0.05, 0.2, images)
-    settings = {"sigma_y": sigma, "n_samples": 2, "cg_iterations": 250} | settings
-    return Likelihood(y, op, AffinePrior(), **settings), shape
-
-
-def dense(likelihood: Likelihood, shape: tuple[int, ...]) -> Tensor:
-    """A as a float64 matrix, from its action on the identity."""
-    n = torch.Size(shape).numel()
-    return likelihood.A(torch.eye(n).reshape(n, *shape)).flatten(1).T.double()
-
-
-def flat64(x: Tensor) -> Tensor:
-    return x.flatten(1).double()
-
-
-def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((flat64(found) - flat64(wanted)).norm() / flat64(wanted).norm())
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -219,81 +110,6 @@ def test_prox_without_a_network_scale_survives_large_levels():
     inverse = torch.linalg.inv(1e-4 * torch.eye(len(matrix)).double() + 6400 * matrix @ matrix.T)
     wanted = flat64(v) + 6400 * (y - flat64(v) @ matrix.T) @ inverse.T @ matrix
     assert relative(likelihood.prox(v, 80.0), wanted) < 1e-4
-
-
-# Krylov --------------------------------------------------------------------------------------------------------------
-
-
-def covariance(n: int) -> Tensor:
-    root = randn(n, n, seed=9, dtype=torch.float64)
-    return root @ root.T / n + 0.1 * torch.eye(n, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("name", ["mask", "super-resolution", "multi-coil"])
-def test_solve_with_a_matrix_free_covariance(name):
-    likelihood, shape = problem(name)
-    matrix, n = dense(likelihood, shape), torch.Size(shape).numel()
-    cov, calls = covariance(n), []
-
-    def product(z: Tensor) -> Tensor:
-        calls.append(len(z))
-        return (z.flatten(1) @ cov.float()).reshape(z.shape)
-
-    r = likelihood.residual(torch.zeros(4, *shape))
-    wanted = torch.stack(
-        [
-            torch.linalg.solve(s**2 * torch.eye(len(matrix)).double() + matrix @ cov @ matrix.T, ri)
-            for s, ri in zip(likelihood.sigma.double(), flat64(r), strict=True)
-        ]
-    )
-    assert relative(likelihood.solve(product, r), wanted) < 1e-4
-    for iterations in (1, 2, 3):
-        calls.clear()
-        u, carried = likelihood.solve_carrying(product, r, iterations)
-        assert len(calls) == iterations  # k products for k iterations: the last one is carried, not computed
-        assert relative(carried, product(likelihood.At(u))) < 1e-5
-
-
-def test_conjugate_gradient_rows_are_independent_and_stay_once_converged():
-    matrix = covariance(12).float()
-    b = torch.stack([torch.zeros(12), 1e-20 * torch.ones(12), 1e4 * randn(12)])
-    x = conjugate_gradient(lambda p: p @ matrix, b, 60)
-    assert bool((x[0] == 0).all()) and bool(torch.isfinite(x).all())
-    assert relative(x[2:], torch.linalg.solve(matrix.double(), b[2].double())[None]) < 1e-4
-    torch.testing.assert_close(conjugate_gradient(lambda p: p @ matrix, b[2:], 5), conjugate_gradient(
-        lambda p: p @ matrix, b, 5)[2:], rtol=1e-5, atol=0)  # fmt: skip
-    again = conjugate_gradient(lambda p: p @ matrix, b[2:], 1, x0=x[2:])
-    assert relative(again, x[2:]) < 1e-4
-
-
-def test_conjugate_gradient_does_not_diverge_long_after_convergence():
-    """Without a guard the first of these rows is at 1e17 after 500 steps: 0.05^2 + 0.01 AA' is solved in about 20."""
-    likelihood, shape = problem("multi-coil")
-    r = randn(*likelihood.residual(torch.zeros(4, *shape)).shape, seed=8)
-    q = torch.tensor([0.1, 0.3, 1.0, 2.0])
-    few, many = likelihood.solve(q**2, r, iterations=100), likelihood.solve(q**2, r, iterations=600)
-    torch.testing.assert_close(few, many, rtol=1e-4, atol=1e-3)
-
-
-def test_curvature_floor_bounds_the_step():
-    b = randn(2, 5)
-    wrong = lambda p: (-3 * p, p)  # noqa: E731  a "covariance" with negative curvature
-    x, carried = carrying_conjugate_gradient(wrong, b, 1, floor=torch.tensor([0.25, 0.5]))
-    torch.testing.assert_close(x, b / torch.tensor([[0.25], [0.5]]))
-    torch.testing.assert_close(carried, x)
-
-
-def test_warm_start_helps_and_leaves_other_solves_alone():
-    likelihood, shape = problem("multi-coil", cg_iterations=4)
-    exact, _ = problem("multi-coil")
-    v, q = randn(4, *shape), 1.0
-    cold, wanted = likelihood.prox(v, q), exact.prox(v, q)
-    warm = WarmStart()
-    torch.testing.assert_close(likelihood.prox(v, q, warm), cold)
-    for _ in range(3):
-        better = likelihood.prox(v, q, warm)
-    assert relative(better, wanted) < 0.5 * relative(cold, wanted)
-    assert torch.equal(likelihood.prox(v, q), cold)
 
 
 # Draws ---------------------------------------------------------------------------------------------------------------
@@ -501,70 +317,3 @@ def test_a_linear_operator_behind_a_decoder_that_is_not_affine():
     likelihood = Likelihood(op(rand(1, 3, 6, 5)), op, SquashedPrior())
     assert not likelihood.linear
     assert torch.equal(likelihood.count, op.mask.flatten(1).sum(1))
-
-
-# Refusals -------------------------------------------------------------------------------------------------------------
-
-Y = rand(2, 3, 6, 5)
-
-
-def masked(images: int = 1, **settings) -> dp.Inpainting:
-    return dp.Inpainting((3, 6, 5), mask=(rand(images, 3, 6, 5) > 0.5).float(), **settings)
-
-
-def wrong_adjoint() -> dp.LinearPhysics:
-    return dp.LinearPhysics(A=lambda x: 2 * x, A_adjoint=lambda y: y.flip(-1), noise_model=NOISE)
-
-
-@pytest.mark.parametrize(
-    ("y", "op", "settings", "match"),
-    [
-        (Y, torch.nn.Identity(), {}, "Identity.*physics was expected"),
-        (Y, lambda x: x, {}, "physics was expected"),
-        (Y.numpy(), masked(), {}, "ndarray.*as_tensor"),
-        ((255 * Y).byte(), masked(), {}, "uint8"),
-        (Y[0, 0, 0], masked(), {}, "batch"),
-        (Y[:0], masked(), {}, "batch"),
-        (Y / 0, masked(), {}, "NaN"),
-        (Y, masked(), {}, "no noise level.*sigma_y"),
-        (Y, masked(noise_model=dp.PoissonNoise()), {}, "PoissonNoise.*Gaussian.*sigma_y"),
-        (Y, masked(noise_model=dp.PoissonGaussianNoise()), {}, "Gaussian"),
-        (Y, masked(), {"sigma_y": 0.0}, "above 0"),
-        (Y, masked(), {"sigma_y": -1.0}, "above 0"),
-        (Y, masked(), {"sigma_y": float("nan")}, "finite"),
-        (Y, masked(), {"sigma_y": "loud"}, "not a number"),
-        (Y, masked(), {"sigma_y": torch.ones(3)}, "3 noise levels.*2 image"),
-        (Y, masked(), {"sigma_y": 0.1, "n_samples": 0}, "n_samples"),
-        (rand(2, 3, 7, 5), masked(), {"sigma_y": 0.1}, "does not fit Inpainting.*3, 6, 5"),
-        (Y[0], masked(), {"sigma_y": 0.1}, "does not fit"),
-        (Y[:, :1], masked(), {"sigma_y": 0.1}, "does not fit"),
-        (Y, masked(3), {"sigma_y": 0.1}, "does not fit"),
-        (Y[:1], masked(3), {"sigma_y": 0.1}, "does not fit"),
-        (Y, OPERATORS["super-resolution"][0](), {}, "does not fit"),
-        (Y, OPERATORS["multi-coil"][0](), {}, "does not fit"),
-        (Y, OPERATORS["compressed"][0](), {}, "does not fit"),
-        (Y, Jpeg(50, img_size=(3, 9, 9)), {}, "does not fit"),
-        (Y, dp.LinearPhysics(A=lambda x: x, noise_model=NOISE), {}, "does not fit"),
-        (Y, wrong_adjoint(), {}, "not the adjoint"),
-        (rand(2, 1, 3, 6, 5), dp.Denoising(NOISE), {}, "operator works on images"),
-    ],
-)
-def test_refusals_are_one_sentence(y, op, settings, match):
-    with pytest.raises(AmbientSolveError, match=match) as caught:
-        Likelihood(y, op, AffinePrior(), **settings)
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None
-    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
-
-
-def test_no_spectrum_is_said_so():
-    likelihood, shape = problem("reflect-blur")
-    with pytest.raises(AmbientSolveError, match="Blur has no closed-form spectrum"):
-        likelihood.spectral(torch.sqrt, likelihood.residual(torch.zeros(4, *shape)))
-
-
-def test_stacked_levels_must_agree():
-    op = dp.Denoising(dp.GaussianNoise(0.1)).stack(dp.Denoising(dp.GaussianNoise(0.2)))
-    with pytest.raises(AmbientSolveError, match="different noise levels"):
-        Likelihood(op(Y), op, AffinePrior())
-    same = dp.Denoising(dp.GaussianNoise(0.1)).stack(dp.Denoising(dp.GaussianNoise(0.1)))
-    assert Likelihood(same(Y), same, AffinePrior()).sigma.tolist() == pytest.approx([0.1, 0.1])

@@ -1,4 +1,4 @@
-"""`Algorithm`: a frozen set of knobs with one generator, `iterate`, that moves states from pure noise to clean images."""
+"""`Algorithm`: a frozen set of knobs with one generator, `iterate`, that moves states from noise to clean images."""
 
 from __future__ import annotations
 
@@ -63,12 +63,13 @@ class Algorithm(abc.ABC):
         """Raise `AmbientSolveError` where this algorithm cannot work with this measurement."""
         if self.linear and not likelihood.linear:
             raise AmbientSolveError(
-                f"{self.name} needs a linear operator and a prior with an affine decode. Use 'dps' or 'daps', or leave algorithm='auto'."
+                f"{self.name} needs a linear operator and a prior with an affine decode. "
+                "Use 'dps' or 'daps', or leave algorithm='auto'."
             )
         if self.spectral and likelihood.gram is None:
             raise AmbientSolveError(
-                f"{self.name} needs an operator with a closed-form spectrum (mask, periodic blur, decimation, single-coil MRI, "
-                "small dense). Use 'mmps' or 'proximal', or leave algorithm='auto'."
+                f"{self.name} needs an operator with a closed-form spectrum (mask, periodic blur, decimation, "
+                "single-coil MRI, small dense). Use 'mmps' or 'proximal', or leave algorithm='auto'."
             )
 
     @abc.abstractmethod

@@ -1,11 +1,13 @@
 r"""DAPS, decoupled annealing posterior sampling (Zhang et al., 2024, arXiv 2407.01521, algorithm 1).
 
-At each level, independent of the one before: an estimate `zh` by a short probability-flow ODE, a draw around it, new noise:
+At each level, independent of the one before: an estimate `zh` by a short probability-flow ODE, a draw around it, new
+noise:
 
     z0 ~ exp( -|y - A z0|^2 / 2 sigma_y^2 - |z0 - zh|^2 / 2 q^2 ),  q = width sigma        z <- z0 + sigma_next n
 
-For a linear operator this draw is Gaussian and made exactly, in one solve. For any other operator it is made by Langevin steps of
-relative length `rate`, scaled by the curvature `gain^2 / sigma_y^2 + 1 / q^2`, so that one rate serves all levels.
+For a linear operator this draw is Gaussian and made exactly, in one solve. For any other operator it is made by
+Langevin steps of relative length `rate`, scaled by the curvature `gain^2 / sigma_y^2 + 1 / q^2`, so that one rate
+serves all levels.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@ r"""DDNM+, denoising diffusion null-space model (Wang et al., 2023, arXiv 2212.0
 
 In the singular basis of `A = U diag(s) V'` each mode of the next state `t = sigma_next` is one of three:
 
-    s = 0              z' = D + sqrt(1 - eta^2) t (z - D) / sigma + eta t n           not measured: the DDIM step
-    s >= sigma_y / t   z' = y / s + sqrt(t^2 - sigma_y^2 / s^2) n                     the measurement's noise fits under t
-    s <  sigma_y / t   z' = D + sqrt(1 - eta^2) (t s / sigma_y) (y / s - D) + eta t n  it does not: a share of the measurement
+    s = 0             z' = D + sqrt(1 - eta^2) t (z - D) / sigma + eta t n            not measured: the DDIM step
+    s >= sigma_y / t  z' = y / s + sqrt(t^2 - sigma_y^2 / s^2) n                      noise of y / s fits under t
+    s <  sigma_y / t  z' = D + sqrt(1 - eta^2) (t s / sigma_y) (y / s - D) + eta t n  it does not: a share of y / s
 
 so that every mode holds noise of deviation t, the measurement's included.
 """
@@ -12,7 +12,7 @@ so that every mode holds noise of deviation t, the measurement's included.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -45,34 +45,49 @@ class DDNM(Algorithm):
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
-        kept = math.sqrt(1 - self.eta**2)
         for i, (sigma, t) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0 = prior.denoise(z, sigma)
             if t == 0:
                 yield State(i + 1, self.steps, sigma, z0, z0)
                 return
-            r = likelihood.residual(z0)
-            sigma_y = per_sample(likelihood.sigma, r)
-
-            def share(lam: Tensor, t: float = t, sigma_y: Tensor = sigma_y) -> Tensor:
-                s = lam.clamp_min(BLIND).sqrt()
-                return torch.where(s >= sigma_y / t, 1.0, kept * t * s / sigma_y) / lam.clamp_min(BLIND)
-
-            def fresh(lam: Tensor, t: float = t, sigma_y: Tensor = sigma_y) -> Tensor:
-                s = lam.clamp_min(BLIND).sqrt()
-                fits = (t**2 - sigma_y**2 / s**2).clamp_min(0).sqrt()
-                return torch.where(s >= sigma_y / t, fits, self.eta * t)
-
-            zh = z0 + self._measured(likelihood, share, r)
+            zh = z0 + self._pull(likelihood, likelihood.residual(z0), t)
             old, n = (z - z0) / sigma, streams.normal(z0)
-            unmeasured = old - self._measured(likelihood, lambda lam: 1 / lam.clamp_min(BLIND), likelihood.A(old))
-            correction = self._measured(
-                likelihood, lambda lam, f=fresh: (f(lam) - self.eta * t) / lam.clamp_min(BLIND), likelihood.A(n)
-            )
-            z = zh + kept * t * unmeasured + self.eta * t * n + correction
+            unmeasured = old - self._range(likelihood, likelihood.A(old))
+            z = zh + self._kept * t * unmeasured + self.eta * t * n + self._excess(likelihood, likelihood.A(n), t)
             yield State(i + 1, self.steps, sigma, z, zh)
 
+    @property
+    def _kept(self) -> float:
+        return math.sqrt(1 - self.eta**2)
+
+    def _pull(self, likelihood: Likelihood, r: Tensor, t: float) -> Tensor:
+        """The move of `D` towards the measurement, for `r = y - A D`: all the way where the noise fits under `t`."""
+        sigma_y = per_sample(likelihood.sigma, r)
+
+        def gain(lam: Tensor) -> Tensor:
+            s = lam.clamp_min(BLIND).sqrt()
+            return torch.where(s >= sigma_y / t, 1.0, self._kept * t * s / sigma_y) / lam.clamp_min(BLIND)
+
+        return _measured(likelihood, gain, r)
+
+    def _excess(self, likelihood: Likelihood, r: Tensor, t: float) -> Tensor:
+        """What the fresh noise of the measured modes has beyond `eta t n`, for `r = A n`."""
+        sigma_y = per_sample(likelihood.sigma, r)
+
+        def gain(lam: Tensor) -> Tensor:
+            s = lam.clamp_min(BLIND).sqrt()
+            fits = (t**2 - sigma_y**2 / s**2).clamp_min(0).sqrt()
+            fresh = torch.where(s >= sigma_y / t, fits, self.eta * t)
+            return (fresh - self.eta * t) / lam.clamp_min(BLIND)
+
+        return _measured(likelihood, gain, r)
+
     @staticmethod
-    def _measured(likelihood: Likelihood, f, u: Tensor) -> Tensor:
-        """`A' f(AA') u` over the measured modes."""
-        return likelihood.At(likelihood.spectral(lambda lam: torch.where(lam > BLIND, f(lam), 0), u))
+    def _range(likelihood: Likelihood, r: Tensor) -> Tensor:
+        """The part of `v` that the operator measures, `V V' v` over its modes, for `r = A v`."""
+        return _measured(likelihood, lambda lam: 1 / lam.clamp_min(BLIND), r)
+
+
+def _measured(likelihood: Likelihood, f: Callable[[Tensor], Tensor], r: Tensor) -> Tensor:
+    """`A' f(AA') r` over the measured modes."""
+    return likelihood.At(likelihood.spectral(lambda lam: torch.where(lam > BLIND, f(lam), 0), r))

@@ -1,11 +1,12 @@
 r"""DPS, diffusion posterior sampling (Chung et al., 2023, arXiv 2209.14687, algorithm 1).
 
-The paper steps its DDPM state by `-zeta grad |y - A D|`. Written for `z = x_vp sqrt(1 + sigma^2)` both changes of variable show:
+The paper steps its DDPM state by `-zeta grad |y - A D|`. Written for `z = x_vp sqrt(1 + sigma^2)` both changes of
+variable show:
 
     z <- K_eta(z, D) + zeta sqrt((1 + sigma^2) (1 + sigma_next^2)) J' A' r / |r|,     r = y - A D
 
-Without that factor `zeta` would have to be some hundred times larger and would not carry over from one problem to the next. The
-norm is that of each sample: a norm over the batch would couple the samples.
+Without that factor `zeta` would have to be some hundred times larger and would not carry over from one problem to the
+next. The norm is that of each sample: a norm over the batch would couple the samples.
 """
 
 from __future__ import annotations

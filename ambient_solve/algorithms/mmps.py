@@ -6,36 +6,79 @@ With `p(z0 | z) ~ N(D, sigma^2 J)`, `J` the Jacobian of the denoiser `D`, the me
 
 which is exact wherever `z0 | z` is Gaussian. `k` steps of conjugate gradients cost `k` vector-Jacobian products, and since
 `sigma^2 J' A' u` is carried along, nothing else: one forward and k backward passes per level.
+
+The published step then takes the reverse kernel `K_eta` as if `z0` were known to be that mean. It is only known up to its
+posterior covariance, and the exact step holds a share of it, `1 - sigma_next^2 / sigma^2` times a draw `e`:
+
+    z <- K_eta(z, E[z0 | z, y]) + (1 - sigma_next^2 / sigma^2) e,      e ~ N(0, (A'A / sigma_y^2 + I / q^2)^-1)
+
+with `q^2 = w' sigma^2 J w / w'w` for one white probe `w`, which estimates the mean of the posterior variances and costs one more
+backward pass. Without it (`spread=False`, the published rule) samples spread too little: under a Gaussian prior 25 levels give
+.65 of the exact variance, with it 1.0.
+
+A network learns `D`, not `J`: at high noise an error of `J` too small to be seen in the training loss is multiplied by
+`sigma^2`. Above `prior.sigma_jacobian` (infinite for exact priors) the covariance is therefore taken as `q^2 I`, with the
+`q^2 = sigma^2 v / (sigma^2 + v)` of data of variance `v`; such a level costs one forward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import torch
 from torch import Tensor
 
-from ambient_solve.algorithms.base import Guided
+from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
+from ambient_solve.noise import Streams, churn, reverse
 from ambient_solve.priors.base import Prior
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class MMPS(Guided):
+class MMPS(Algorithm):
     """Exact for Gaussian priors when converged; no step size, no weight."""
 
     name: ClassVar[str] = "mmps"
     paper: ClassVar[str] = "Rozet et al., 2024, arXiv 2405.13712"
     gradient: ClassVar[bool] = True
 
-    steps: int = knob(50, 1, 10_000, "noise levels; more is slower and usually better")
+    steps: int = knob(25, 1, 10_000, "noise levels; more is slower and usually better")
     iterations: int = knob(3, 1, 1000, "conjugate-gradient steps, each one backward pass; more for dense measurements")
+    eta: float = knob(1.0, 0.0, 1.0, "fresh noise: 1 is ancestral (DDPM), 0 deterministic (DDIM)")
+    spread: bool = knob(
+        True, help="keep the posterior's own width in each step, for one more backward pass; false is the paper"
+    )
 
-    def guide(self, prior: Prior, likelihood: Likelihood, z: Tensor, sigma: float) -> Tensor:
-        """See `Guided.guide`."""
+    def iterate(
+        self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
+    ) -> Iterator[State]:
+        """See `Algorithm.iterate`."""
+        for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+            z0, fluctuation = self._guide(prior, likelihood, z, sigma, streams)
+            z = reverse(z, z0, sigma, sigma_next, churn(sigma, sigma_next, self.eta), streams)
+            if fluctuation is not None:
+                z = z + (1 - (sigma_next / sigma) ** 2) * fluctuation
+            yield State(i + 1, self.steps, sigma, z, z0)
+
+    def _guide(
+        self, prior: Prior, likelihood: Likelihood, z: Tensor, sigma: float, streams: Streams
+    ) -> tuple[Tensor, Tensor | None]:
+        """`E[z0 | z, y]` and, for `spread`, a draw of what `z0` differs from it; both of the shape of `z`."""
+        spread = self.spread and self.eta > 0
+        if sigma > prior.sigma_jacobian:
+            v = prior.sigma_data**2
+            q2 = torch.full_like(likelihood.sigma, sigma**2 * v / (sigma**2 + v))
+            z0 = likelihood.prox(prior.denoise(z, sigma), q2.sqrt())
+            return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if spread else None
         z0, vjp = prior.denoise_vjp(z, sigma)
-        r = likelihood.residual(z0)
-        _, shift = likelihood.solve_carrying(lambda v: sigma**2 * vjp(v), r, self.iterations)
-        return z0 + shift
+        _, shift = likelihood.solve_carrying(lambda p: sigma**2 * vjp(p), likelihood.residual(z0), self.iterations)
+        if not spread:
+            return z0 + shift, None
+        w = streams.normal(z)
+        q2 = sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)
+        # A variance lies between 0 and that of the noise; a network's, or that of one probe, may not.
+        return z0 + shift, likelihood.fluctuation(z, q2.clamp(0, sigma**2).sqrt(), streams)

@@ -1,7 +1,9 @@
-r"""PiGDM, pseudo-inverse guided diffusion (Song et al., 2023, ICLR, "Pseudoinverse-Guided Diffusion Models", equation 7).
+r"""PiGDM, pseudo-inverse guided diffusion.
 
-`p(z0 | z) ~ N(D, q^2 I)` with `q^2 = sigma^2 v / (sigma^2 + v)`, the posterior variance of data of variance `v` (the paper has
-`v = 1`), and the Jacobian `J` of the denoiser carries the measurement into the entries that it does not see:
+Song et al., 2023, ICLR, "Pseudoinverse-Guided Diffusion Models", equation 7.
+
+`p(z0 | z) ~ N(D, q^2 I)` with `q^2 = sigma^2 v / (sigma^2 + v)`, the posterior variance of data of variance `v` (the
+paper has `v = 1`), and the Jacobian `J` of the denoiser carries the measurement into the entries that it does not see:
 
     E[z0 | z, y] = D + sigma^2 J' A' (q^2 A A' + sigma_y^2 I)^-1 (y - A D)
 """

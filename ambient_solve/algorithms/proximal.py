@@ -42,7 +42,7 @@ class Proximal(Algorithm):
     gain: float = knob(5.0, 1e-3, 1e6, "q^2 = gain * sigma_y^2 where trust is 'constant'")
     draw: bool = knob(False, help="take a sample of the proximal Gaussian in place of its mean")
     kernel: str = knob("loose", choices=("loose", "ancestral"), help="fresh noise: sqrt(zeta) sigma, or K_eta")
-    zeta: float = knob(0.5, 0.0, 1.0, "share of fresh noise in the loose kernel")
+    zeta: float = knob(1.0, 0.0, 1.0, "share of fresh noise in the loose kernel")
     eta: float = knob(1.0, 0.0, 1.0, "fresh noise of the ancestral kernel")
 
     @classmethod

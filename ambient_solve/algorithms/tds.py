@@ -4,9 +4,9 @@ The S samples of an image are particles. With `C` a model of `Cov[z0 | z]` the t
 
     p(y | z) ~ N(y; A D, sigma_y^2 I + A C A'),      zh = D + C A' (sigma_y^2 I + A C A')^-1 (y - A D)
 
-a particle moves by `z' ~ q = K_1(z, zh)` and is weighted by `p(z' | z) p(y | z') / (p(y | z) q(z' | z))`, where `p(. | z) =
-K_1(z, D)`. Systematic resampling follows where the effective sample size falls below half. The weights correct what is
-approximate in the twist, so that the particles are right in the limit of many, whatever the prior.
+a particle moves by `z' ~ q = K_1(z, zh)` and is weighted by `p(z' | z) p(y | z') / (p(y | z) q(z' | z))`, where
+`p(. | z) = K_1(z, D)`. Systematic resampling follows where the effective sample size falls below half. The weights
+correct what is approximate in the twist, so that the particles are right in the limit of many, whatever the prior.
 """
 
 from __future__ import annotations

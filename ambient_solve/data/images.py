@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,27 +27,30 @@ def open_image(path: str | Path) -> Image.Image:
         raise AmbientSolveError(f"There is no file {path}.")
     if path.stat().st_size == 0:
         raise AmbientSolveError(f"{path} is empty (0 bytes); expected a picture.")
+    return _decode(path, str(path))
+
+
+def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
+    """The picture in `file`, upright; what is wrong with it is said of `name`."""
+    most = f"{MAX_PIXELS // 1_000_000} million pixels"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(file)
             if image.width * image.height > MAX_PIXELS:
                 raise AmbientSolveError(
-                    f"{path} is {image.width}x{image.height}; at most {MAX_PIXELS // 1_000_000} million pixels are read. "
-                    "Make it smaller first."
+                    f"{name} is {image.width}x{image.height}; at most {most} are read. Make it smaller first."
                 )
             image.load()
             return ImageOps.exif_transpose(image)
     except Image.DecompressionBombError:
-        raise AmbientSolveError(
-            f"{path} claims more than {MAX_PIXELS // 1_000_000} million pixels. Make it smaller."
-        ) from None
+        raise AmbientSolveError(f"{name} claims more than {most}. Make it smaller.") from None
     except UnidentifiedImageError:
-        raise AmbientSolveError(f"{path} is not a picture that can be read ({', '.join(SUFFIXES)}).") from None
+        raise AmbientSolveError(f"{name} is not a picture that can be read ({', '.join(SUFFIXES)}).") from None
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, AmbientSolveError):
             raise
-        raise AmbientSolveError(f"{path} is a damaged picture file: {error}.") from None
+        raise AmbientSolveError(f"{name} is a damaged picture file: {error}.") from None
 
 
 def to_tensor(image: Image.Image, channels: int = 3) -> Tensor:
@@ -93,12 +98,32 @@ def _open_all(source: str) -> Iterator[tuple[str, Image.Image]]:
 def _open_pack(path: Path) -> Iterator[tuple[str, Image.Image]]:
     if not path.is_file():
         raise AmbientSolveError(f"There is no pack {path}.")
-    with np.load(path, allow_pickle=False) as pack:
-        if not {"data", "offsets"} <= set(pack.files):
-            raise AmbientSolveError(f"{path} is no picture pack: it holds {pack.files}, expected data and offsets.")
-        data, offsets = pack["data"], pack["offsets"]
+    data, offsets = _read_pack(path)
     for i in range(len(offsets) - 1):
-        yield f"{path.stem}/{i}", Image.open(io.BytesIO(data[offsets[i] : offsets[i + 1]].tobytes()))
+        encoded = io.BytesIO(data[offsets[i] : offsets[i + 1]].tobytes())
+        yield f"{path.stem}/{i}", _decode(encoded, f"Picture {i} of {path}")
+
+
+def _read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """`data` and `offsets` of a pack, once they are known to fit together."""
+    if not zipfile.is_zipfile(path):
+        raise AmbientSolveError(f"{path} is no .npz file, or not all of it: copy it again, or give a folder.")
+    try:
+        with np.load(path, allow_pickle=False) as pack:
+            if not {"data", "offsets"} <= set(pack.files):
+                raise AmbientSolveError(f"{path} is no picture pack: it holds {pack.files}, expected data and offsets.")
+            data, offsets = np.asarray(pack["data"]), np.asarray(pack["offsets"])
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, AmbientSolveError):
+            raise
+        raise AmbientSolveError(f"{path} is a damaged pack: {error}.") from None
+    wanted = data.dtype == np.uint8 and offsets.dtype.kind in "iu" and data.ndim == offsets.ndim == 1 and len(offsets)
+    if not wanted or offsets[0] < 0 or (offsets[1:] < offsets[:-1]).any() or offsets[-1] > len(data):
+        raise AmbientSolveError(
+            f"{path} is no picture pack: data must be bytes (uint8), offsets rising positions in them, one more than "
+            "there are pictures."
+        )
+    return data, offsets
 
 
 def _open_hugging_face(folder: str) -> Iterator[tuple[str, Image.Image]]:

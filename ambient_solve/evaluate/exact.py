@@ -50,6 +50,7 @@ class GaussianReport:
 
     @property
     def passed(self) -> bool:
+        """Whether every number lies inside its band."""
         low, high = self.ratio_band
         return self.max_z < self.z_threshold and low < self.ratio_min and self.ratio_max < high
 

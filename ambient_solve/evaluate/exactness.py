@@ -1,7 +1,8 @@
 """How far an algorithm is from the exact posterior, on problems where that is known.
 
-Four operators under a Gaussian prior (a mask, a periodic blur, 2x super-resolution, a dense matrix), and the mixture protocol of
-`mcgdiff_problem`. The tests hold every algorithm to recorded values of these numbers; `benchmarks/exactness.py` prints them.
+Four operators under a Gaussian prior (a mask, a periodic blur, 2x super-resolution, a dense matrix), and the mixture
+protocol of `mcgdiff_problem`. The tests hold every algorithm to recorded values of these numbers;
+`benchmarks/exactness.py` prints them.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def gaussian_operator(name: str) -> Physics:
 
 
 def on_gaussian(algorithm: Algorithm | str, name: str, n: int = 1000, runs: int = 1, seed: int = 0) -> Exactness:
-    """`n` samples, in `runs` independent groups, of the posterior under `gaussian_prior` and `gaussian_operator(name)`."""
+    """`n` samples, in `runs` independent groups, of the posterior under `gaussian_prior` and that operator."""
     prior, op = gaussian_prior(), gaussian_operator(name)
     generator = torch.Generator().manual_seed(seed)
     y = op.A(prior.decode(prior.sample(1, generator)))
@@ -100,7 +101,7 @@ def on_gaussian(algorithm: Algorithm | str, name: str, n: int = 1000, runs: int 
 
 
 def on_mixture(algorithm: Algorithm, d: int, dy: int, seeds: Sequence[int], n: int = 1000) -> list[tuple[float, float]]:
-    """Sliced Wasserstein distance and its floor for each problem of the mixture protocol (arXiv 2308.07983, section 4)."""
+    """Sliced Wasserstein distance and its floor for each problem of the mixture protocol of `mcgdiff_problem`."""
     rows = []
     for seed in seeds:
         problem: Problem = mcgdiff_problem(d, dy, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,16 +24,18 @@ class Prior(nn.Module, abc.ABC):
         shape: Shape of one `z` without the batch axis; -1 stands for "any size" (a fully convolutional prior).
         sigma_min, sigma_max: The range of noise levels, in `z` units, in which `denoise` is valid.
         sigma_data: Typical standard deviation of one entry of `z0`.
+        sigma_jacobian: Up to this level the Jacobian of `denoise` may be trusted as a covariance; infinite if exact.
     """
 
     shape: tuple[int, ...]
     sigma_min: float
     sigma_max: float
     sigma_data: float = 0.5
+    sigma_jacobian: float = math.inf
 
     @abc.abstractmethod
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """`E[z0 | z0 + sigma * n = z]` for `z` (B, *shape) and `sigma` a float, () or (B,). Returns (B, *shape), float32."""
+        """`E[z0 | z0 + sigma * n = z]`, (B, *shape) float32, for `z` (B, *shape) and `sigma` a float, () or (B,)."""
 
     def forward(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         """`denoise`, under the name that torch's data-parallel wrappers call."""
@@ -72,7 +75,7 @@ class Prior(nn.Module, abc.ABC):
         return streams.normal(torch.empty(shape, device=self.device))
 
     def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one `z` whose image has `image_shape` (C, *spatial); raises where this prior cannot make such images."""
+        """Shape of one `z` whose image has `image_shape` (C, *spatial); raises where this prior cannot make such."""
         fits = len(image_shape) == len(self.shape) and all(
             want in (-1, have) for have, want in zip(image_shape, self.shape, strict=True)
         )

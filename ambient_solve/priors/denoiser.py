@@ -1,7 +1,7 @@
 """Between deepinv's denoisers and priors, in both directions.
 
-A deepinv denoiser maps an image in [0, 1] and a noise level in the same units to an image. A prior here lives in [-1, 1], where
-every noise level is twice as large.
+A deepinv denoiser maps an image in [0, 1] and a noise level in the same units to an image. A prior here lives in [-1,
+1], where every noise level is twice as large.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ class DenoiserPrior(Prior):
     Args:
         denoiser: Takes images (B, C, H, W) in [0, 1] and levels (B,) in the same units.
         channels, size: C, and (H, W) or None where any size will do.
-        sigma_min, sigma_max: The range in which the denoiser is good, in units of [-1, 1] images: twice deepinv's. Sampling
-            starts at `sigma_max`; below about 10 it cannot start from pure noise, and the samples lean on the measurement.
+        sigma_min, sigma_max: The range in which the denoiser is good, in units of [-1, 1] images: twice deepinv's.
+            Sampling starts at `sigma_max`; below about 10 it cannot start from pure noise, and the samples lean on the
+            measurement.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class DenoiserPrior(Prior):
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.shape = (channels, *(size or (-1, -1)))
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.sigma_jacobian = 10 * self.sigma_data
 
     @property
     def affine(self) -> tuple[float, float]:
@@ -68,8 +70,10 @@ class _PriorDenoiser(Denoiser):
 
 
 def as_deepinv(prior: Prior) -> Denoiser:
-    """`prior` as a deepinv denoiser: `denoiser(x, sigma)` with x (B, C, H, W) and sigma, a number or one per image, in image
-    units. It serves in deepinv's own reconstructors."""
+    """`prior` as a deepinv denoiser, which serves in deepinv's own reconstructors.
+
+    It is called as `denoiser(x, sigma)` with x (B, C, H, W) and sigma, a number or one per image, in image units.
+    """
     if prior.affine is None:
         raise AmbientSolveError(
             "as_deepinv needs a prior whose decode is affine: a noise level must mean the same in both spaces."

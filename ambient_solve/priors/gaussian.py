@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior, Vjp
+from ambient_solve.priors.components import Isotropic, Spectral
 
 if TYPE_CHECKING:
     from typing import Self
@@ -31,135 +32,6 @@ if TYPE_CHECKING:
 
 def _f64(values: Any) -> Tensor:
     return torch.as_tensor(values).to(torch.float64)
-
-
-class _Isotropic(nn.Module):
-    """Components `N(means[k], variances[k] I)`, means (K, d). Matrix products only: never a (B, K, d) tensor."""
-
-    def __init__(self, means: Tensor, variances: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("means", means)
-        self.register_buffer("variances", variances)
-
-    def residual(self, z: Tensor) -> Tensor:
-        return z
-
-    def log_normal(self, z: Tensor, s2: Tensor) -> Tensor:
-        """`log N(z; m_k, C_k + s2 I)`, (B, K); s2 is (B or 1, 1)."""
-        total = self.variances + s2
-        distance2 = (z**2).sum(1, keepdim=True) - 2 * z @ self.means.T + (self.means**2).sum(1)
-        return -0.5 * (distance2 / total + z.shape[1] * torch.log(2 * math.pi * total))
-
-    def pull(self, z: Tensor, s2: Tensor, weights: Tensor) -> Tensor:
-        """`sum_k weights_k u_k` for weights (B, K): (B, d)."""
-        weights = weights * s2 / (self.variances + s2)
-        return weights @ self.means - weights.sum(1, keepdim=True) * z
-
-    def dots(self, z: Tensor, s2: Tensor, v: Tensor) -> Tensor:
-        """`u_k'v`, (B, K)."""
-        return s2 / (self.variances + s2) * (v @ self.means.T - (z * v).sum(1, keepdim=True))
-
-    def shrink(self, s2: Tensor, weights: Tensor, v: Tensor) -> Tensor:
-        """`sum_k weights_k C_k (C_k + s2 I)^-1 v`, (B, d)."""
-        return (weights * self.variances / (self.variances + s2)).sum(1, keepdim=True) * v
-
-    def sample(self, index: Tensor, unit: Tensor) -> Tensor:
-        return self.means[index] + self.variances[index].sqrt()[:, None] * unit
-
-    def times(self, v: Tensor) -> Tensor:
-        """`C_k v` for v (B, d): (K, B, d)."""
-        return self.variances[:, None, None] * v
-
-    def diagonal(self) -> Tensor:
-        return self.variances[:, None].expand_as(self.means)
-
-    def conditioned(self, means: Tensor, A: Tensor, noise2: float, seen: Tensor) -> _Spectral:
-        """Posterior components under A (m, d), given their means and `seen_k' seen_k = C_k A' G_k^-1 A C_k`."""
-        # The right singular vectors of A diagonalise every posterior covariance: one rotation serves all components.
-        _, singular, vh = torch.linalg.svd(A, full_matrices=True)
-        gain = nn.functional.pad(singular**2, (0, A.shape[1] - len(singular)))
-        v = self.variances[:, None]
-        return _Spectral(means, v * noise2 / (v * gain + noise2), vh.T[None])
-
-
-class _Spectral(nn.Module):
-    """Components `N(means[k], Q_k diag(eigenvalues[k]) Q_k')`, means and eigenvalues (K, d).
-
-    The eigenvectors are the columns of `columns`, (K, d, d), or (1, d, d) where all share one basis. Without it they
-    are the real orthonormal Fourier (Hartley) basis of the last two axes of `shape`: its own inverse, it diagonalises
-    every symmetric circulant matrix. No basis depends on the noise level: a level per sample costs no factorisation.
-    """
-
-    def __init__(self, means: Tensor, eigenvalues: Tensor, columns: Tensor | None, shape: tuple[int, ...] = ()) -> None:
-        super().__init__()
-        self.register_buffer("means", means)
-        self.register_buffer("eigenvalues", eigenvalues)
-        self.register_buffer("columns", columns)
-        self.shape, self.shared = shape, columns is None or len(columns) == 1
-
-    @classmethod
-    def dense(cls, means: Tensor, covariances: Tensor) -> _Spectral:
-        """From covariances (K, d, d), symmetric up to rounding."""
-        eigenvalues, columns = torch.linalg.eigh((covariances + covariances.mT) / 2)
-        largest = eigenvalues[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)
-        if (eigenvalues < -1e-6 * largest).any():
-            raise AmbientSolveError(f"A covariance has the negative eigenvalue {float(eigenvalues.min()):.3g}.")
-        return cls(means, eigenvalues.clamp_min(0), columns)
-
-    def _rotate(self, v: Tensor) -> Tensor:
-        """Coordinates `Q_k' v`: (B, 1 or K, d) to (B, K, d)."""
-        if self.columns is not None:
-            return torch.einsum("bkd,kde->bke", v, self.columns)
-        f = torch.fft.fft2(v.reshape(*v.shape[:2], *self.shape), norm="ortho")
-        return (f.real - f.imag).reshape(v.shape)
-
-    def _back(self, v: Tensor) -> Tensor:
-        """`Q_k v_k`: (B, K, d)."""
-        return self._rotate(v) if self.columns is None else torch.einsum("bke,kde->bkd", v, self.columns)
-
-    def _gather(self, v: Tensor) -> Tensor:
-        """`sum_k Q_k v_k`, (B, d); where the basis is shared, sum first and rotate once."""
-        return self._back(v.sum(1, keepdim=True))[:, 0] if self.shared else self._back(v).sum(1)
-
-    def residual(self, z: Tensor) -> Tensor:
-        """`Q_k' (m_k - z)`, (B, K, d)."""
-        return self._rotate(self.means[None]) - self._rotate(z[:, None])  # a shared basis rotates z once, not K times
-
-    def _kept(self, s2: Tensor) -> Tensor:
-        """`s2 / (eigenvalues + s2)`, (B or 1, K, d)."""
-        return s2[..., None] / (self.eigenvalues + s2[..., None])
-
-    def log_normal(self, residual: Tensor, s2: Tensor) -> Tensor:
-        total = self.eigenvalues + s2[..., None]
-        return -0.5 * (residual**2 / total + torch.log(2 * math.pi * total)).sum(-1)
-
-    def pull(self, residual: Tensor, s2: Tensor, weights: Tensor) -> Tensor:
-        return self._gather(weights[..., None] * self._kept(s2) * residual)
-
-    def dots(self, residual: Tensor, s2: Tensor, v: Tensor) -> Tensor:
-        return (self._kept(s2) * residual * self._rotate(v[:, None])).sum(-1)
-
-    def shrink(self, s2: Tensor, weights: Tensor, v: Tensor) -> Tensor:
-        shrunk = self.eigenvalues / (self.eigenvalues + s2[..., None])
-        return self._gather(weights[..., None] * shrunk * self._rotate(v[:, None]))
-
-    def sample(self, index: Tensor, unit: Tensor) -> Tensor:
-        v = (self.eigenvalues[index].sqrt() * unit)[:, None]
-        if not self.shared:  # (n, K, d), zero but for the component of each row
-            v = nn.functional.one_hot(index, len(self.means))[..., None] * v
-        return self.means[index] + self._gather(v)
-
-    def times(self, v: Tensor) -> Tensor:
-        return self._back(self.eigenvalues * self._rotate(v[:, None])).transpose(0, 1)
-
-    def diagonal(self) -> Tensor:
-        if self.columns is None:  # stationary: the same variance everywhere in a channel
-            grid = self.eigenvalues.reshape(-1, *self.shape)
-            return grid.mean((-2, -1), keepdim=True).expand_as(grid).reshape(self.means.shape)
-        return torch.einsum("kde,ke->kd", self.columns**2, self.eigenvalues)
-
-    def conditioned(self, means: Tensor, A: Tensor, noise2: float, seen: Tensor) -> _Spectral:
-        return _Spectral.dense(means, self.times(torch.eye(A.shape[1]).to(A)) - seen.mT @ seen)
 
 
 class ExactPrior(Prior):
@@ -173,7 +45,7 @@ class ExactPrior(Prior):
     def __init__(
         self,
         log_weights: Tensor,
-        components: _Isotropic | _Spectral,
+        components: Isotropic | Spectral,
         shape: tuple[int, ...],
         affine: tuple,
         levels: tuple,
@@ -186,7 +58,7 @@ class ExactPrior(Prior):
         self.sigma_min = sigma_min or 0.004 * self.sigma_data
         self.sigma_max = sigma_max or 160 * self.sigma_data
 
-    def _like(self, log_weights: Tensor, components: _Isotropic | _Spectral) -> Self:
+    def _like(self, log_weights: Tensor, components: Isotropic | Spectral) -> Self:
         """The same space, noise range and units with other components."""
         new, levels = type(self).__new__(type(self)), (self.sigma_min, self.sigma_max, None)
         ExactPrior.__init__(new, log_weights, components, self.shape, self.affine, levels)
@@ -194,6 +66,7 @@ class ExactPrior(Prior):
 
     @property
     def affine(self) -> tuple[float, float]:
+        """`decode(z) = scale * z + offset`."""
         return self.scale, self.offset
 
     @property
@@ -311,7 +184,7 @@ class GaussianPrior(ExactPrior):
         mean = _f64(mean)
         if tuple(covariance.shape) != (mean.numel(),) * 2:
             raise AmbientSolveError(f"A mean of shape {tuple(mean.shape)} has no covariance {tuple(covariance.shape)}.")
-        components = _Spectral.dense(mean.reshape(1, -1), _f64(covariance)[None])
+        components = Spectral.dense(mean.reshape(1, -1), _f64(covariance)[None])
         one, levels = mean.new_zeros(1), (sigma_min, sigma_max, sigma_data)
         super().__init__(one, components, mean.shape, (scale, offset), levels)
 
@@ -327,7 +200,7 @@ class GaussianPrior(ExactPrior):
         if (spectrum < 0).any() or (spectrum - mirrored).abs().max() > 1e-5 * spectrum.max():
             raise AmbientSolveError("A spectrum is non-negative and even: spectrum[f] == spectrum[-f], fft2 order.")
         spectrum = ((spectrum + mirrored) / 2).reshape(1, -1)
-        components = _Spectral(mean.reshape(1, -1), spectrum, None, tuple(mean.shape))
+        components = Spectral(mean.reshape(1, -1), spectrum, None, tuple(mean.shape))
         new = cls.__new__(cls)
         ExactPrior.__init__(new, mean.new_zeros(1), components, mean.shape, (scale, offset), (None, None, None))
         return new
@@ -348,7 +221,7 @@ class GaussianPrior(ExactPrior):
         gain = spectrum * self.scale * transfer.conj() / (spectrum * power + noise2)
         mean = mean + torch.fft.ifft2(gain * residual).real
         spectrum = spectrum * noise2 / (spectrum * power + noise2)
-        return self._like(like, _Spectral(mean.reshape(1, -1), spectrum.reshape(1, -1), None, self.shape))
+        return self._like(like, Spectral(mean.reshape(1, -1), spectrum.reshape(1, -1), None, self.shape))
 
 
 class MixturePrior(ExactPrior):
@@ -371,7 +244,7 @@ class MixturePrior(ExactPrior):
         k, d = means.shape
         if weights.shape != (k,) or covariances.shape not in ((k,), (k, d, d)):
             raise AmbientSolveError(f"Means ({k}, {d}) need weights ({k},), covariances ({k},) or ({k}, {d}, {d}).")
-        components = (_Isotropic if covariances.ndim == 1 else _Spectral.dense)(means, covariances)
+        components = (Isotropic if covariances.ndim == 1 else Spectral.dense)(means, covariances)
         super().__init__(weights.log(), components, shape, (scale, offset), (sigma_min, sigma_max, sigma_data))
 
     @classmethod

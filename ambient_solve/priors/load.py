@@ -8,16 +8,18 @@ from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.priors.network import CARD, CONFIG, WEIGHTS, NetworkPrior
 
 EMBEDDED = Path(__file__).parent / "weights"
+NONE_EMBEDDED = "No prior is embedded in this installation: give a folder or a hub id."
 
 
 def embedded_priors() -> list[str]:
     """Names of the priors that ship with the package."""
-    return sorted(p.name for p in EMBEDDED.iterdir() if (p / WEIGHTS).is_file())
+    return sorted(p.parent.name for p in EMBEDDED.glob(f"*/{WEIGHTS}"))
 
 
 def prior_folder(name: str | Path) -> Path:
-    """The folder of a prior: embedded if `name` is an embedded prior, else a local folder, else fetched from the hub."""
-    if str(name) in embedded_priors():
+    """The folder of a prior: embedded if `name` is that of an embedded prior, else a local folder, else the hub's."""
+    known = embedded_priors()
+    if str(name) in known:
         return EMBEDDED / str(name)
     if Path(name).is_dir():
         return Path(name)
@@ -26,7 +28,7 @@ def prior_folder(name: str | Path) -> Path:
         return _from_hub(text)
     raise AmbientSolveError(
         f"There is no prior {text!r}: it is neither embedded, nor a folder, nor a hub id (owner/name). "
-        + suggestion(text, embedded_priors())
+        + (suggestion(text, known) if known else NONE_EMBEDDED)
     )
 
 
@@ -45,8 +47,9 @@ def _from_hub(repo: str) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=[WEIGHTS, CONFIG, CARD]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        known = embedded_priors()
         reason = str(error).strip().splitlines()[0]
         raise AmbientSolveError(
             f"{repo!r} is no local folder and could not be fetched from the hub ({reason}). "
-            f"Give a folder, or one of the embedded priors: {', '.join(embedded_priors())}."
+            + (f"Give a folder, or one of the embedded priors: {', '.join(known)}." if known else NONE_EMBEDDED)
         ) from None

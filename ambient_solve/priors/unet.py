@@ -1,7 +1,7 @@
 """A small, fully convolutional U-Net: the `F` of the EDM preconditioning.
 
-Pixel-unshuffle in front and pixel-shuffle behind halve the resolution at which the convolutions run; every other layer is a
-3x3 convolution or a group normalisation, so that one set of weights serves pictures of any size.
+Pixel-unshuffle in front and pixel-shuffle behind halve the resolution at which the convolutions run; every other layer
+is a 3x3 convolution or a group normalisation, so that one set of weights serves pictures of any size.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Block(nn.Module):
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, h: Tensor, level: Tensor) -> Tensor:
+        """`h` (B, c_in, H, W), `level` (B, embedding): the embedded noise level. Returns (B, c_out, H, W)."""
         scale, shift = self.level(level)[:, :, None, None].chunk(2, dim=1)
         r = self.conv1(F.silu(self.norm1(h)))
         r = self.conv2(F.silu(self.norm2(r) * (1 + scale) + shift))
@@ -42,8 +43,8 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Maps (B, channels, H, W) and one number per sample to (B, channels, H, W).
 
-    `H` and `W` must be multiples of `stride`. `widths` are the channels of the levels from fine to coarse, `blocks` the residual
-    blocks of each level on the way down and, one more, on the way up.
+    `H` and `W` must be multiples of `stride`. `widths` are the channels of the levels from fine to coarse, `blocks` the
+    residual blocks of each level on the way down and, one more, on the way up.
     """
 
     def __init__(

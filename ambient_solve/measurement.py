@@ -1,0 +1,165 @@
+"""The boundary of a likelihood: what a user may hand in, checked, and brought into one form.
+
+Any measurement becomes one real float32 tensor, (B, ...), and any operator a copy of its own in float32 on one device.
+What does not fit together is said in a sentence, before the first network call.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from deepinv.physics import GaussianNoise, Physics, ZeroNoise
+from deepinv.physics.noise import NoiseModel
+from deepinv.utils import TensorList
+from torch import Tensor, nn
+
+from ambient_solve.errors import AmbientSolveError
+
+Measurement = Tensor | TensorList
+"""What a deepinv operator returns, the batch axis first."""
+
+
+def check_measurement(y: Any, op: Any, n_samples: int, cg_iterations: int) -> None:
+    """Raise `AmbientSolveError` where `y`, `op` or a count is not what it should be, whatever the others are."""
+    if not isinstance(op, Physics):
+        raise AmbientSolveError(
+            f"op is a {name_of(op)}, a deepinv physics was expected. ambient_solve.operators builds common ones; "
+            "wrap a function of your own as deepinv.physics.LinearPhysics(A=..., img_size=(C, H, W)) or Physics(A=...)."
+        )
+    for part in y.x if isinstance(y, TensorList) else [y]:
+        problem = None
+        if not isinstance(part, Tensor):
+            problem = f"y is a {name_of(part)}, a tensor (B, ...) was expected; torch.as_tensor(y) makes one."
+        elif not (part.is_floating_point() or part.is_complex()):
+            problem = f"y is {part.dtype}, floating point was expected; for 8-bit pictures pass y.float() / 255."
+        elif part.ndim < 2 or part.numel() == 0:
+            problem = f"y has shape {tuple(part.shape)}, a batch (B, ...) was expected; y[None] is a batch of one."
+        elif not bool(torch.isfinite(part).all()):
+            problem = "y has NaN or infinite entries. Pass y.nan_to_num() and mask those entries out of the operator."
+        if problem:
+            raise AmbientSolveError(problem)
+    for name, value in (("n_samples", n_samples), ("cg_iterations", cg_iterations)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise AmbientSolveError(f"{name}={value!r} was given, a whole number of at least 1 was expected.")
+
+
+def noise_level(op: Physics, sigma_y: float | Tensor | None, images: int) -> Tensor:
+    """The noise level in the operator's units, (1,) or (images,)."""
+    if sigma_y is None:
+        models = [part.noise_model for part in getattr(op, "physics_list", None) or [op]]
+        models = [op.noise_model] if isinstance(op.noise_model, GaussianNoise) else models
+        for model in models:
+            if isinstance(model, ZeroNoise) or model is None:
+                raise AmbientSolveError(
+                    f"{name_of(op)} has no noise level. Pass sigma_y=..., for instance sigma_y=0.02."
+                )
+            if not isinstance(model, GaussianNoise):
+                raise AmbientSolveError(
+                    f"{name_of(op)} has {name_of(model)}; this version handles Gaussian noise. "
+                    "Pass sigma_y=... to treat the noise as Gaussian of that level."
+                )
+        levels = [model.sigma.detach().flatten() for model in models]
+        if any(not torch.equal(level, levels[0]) for level in levels):
+            raise AmbientSolveError("The stacked operators have different noise levels. Pass one for all: sigma_y=...")
+        sigma_y = levels[0]
+    try:
+        sigma = torch.as_tensor(sigma_y, dtype=torch.float32).detach().flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise AmbientSolveError(f"sigma_y={sigma_y!r} is not a number; pass for instance sigma_y=0.02.") from None
+    if len(sigma) not in (1, images):
+        raise AmbientSolveError(
+            f"{len(sigma)} noise levels were given for {images} image(s). Pass one, or a tensor of shape ({images},)."
+        )
+    if not bool((torch.isfinite(sigma) & (sigma > 0)).all()):
+        raise AmbientSolveError(
+            f"The noise level is {sigma.tolist()}, it must be finite and above 0. "
+            "For measurements that are almost free of noise pass a small one, such as sigma_y=0.001."
+        )
+    return sigma
+
+
+def find_image_shape(
+    op: Physics, make_image: Callable[[], Tensor], forward: Callable[[Tensor], Tensor], y: Tensor
+) -> tuple[int, ...]:
+    """The shape of one image, after a forward pass has shown that `op` and `y` fit together."""
+    try:
+        image = make_image()
+        shape = tuple(forward(image).shape)
+    except AmbientSolveError:
+        raise
+    except Exception as error:  # deepinv and torch raise half a dozen types for a shape that does not fit
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    else:
+        if shape == tuple(y.shape):
+            return tuple(image.shape[1:])
+        problem = f"it measures {shape} from an image of shape {tuple(image.shape)}"
+    size = getattr(op, "img_size", None) or getattr(op, "imsize", None)
+    built = f" It was built for images of shape {tuple(size)}." if size is not None else ""
+    raise AmbientSolveError(
+        f"y of shape {tuple(y.shape)} does not fit {name_of(op)}: {problem}.{built} "
+        "Pass y as op(x) returns it, batch axis first."
+    ) from None
+
+
+def shadow(module: nn.Module, device: torch.device, tensors: list[Tensor], done: dict[int, nn.Module]) -> nn.Module:
+    """A shallow copy that shares the parameters, in float32 on `device`; `tensors` collects them.
+
+    deepinv's `A` and `A_adjoint` assign attributes and buffers (image sizes, the transform of the filter). On the copy
+    this does not reach the user's operator. The noise model has no part in `A`.
+    """
+    if isinstance(module, NoiseModel):
+        return module
+    if id(module) in done:
+        return done[id(module)]
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return shadow(value, device, tensors, done)
+        if isinstance(value, Tensor):
+            moved = value.detach().to(device)
+            moved = moved.to(torch.complex64) if moved.is_complex() else moved
+            tensors.append(moved.float() if moved.is_floating_point() else moved)
+            return tensors[-1]
+        if isinstance(value, (list, tuple)) and value and all(isinstance(v, nn.Module) for v in value):
+            return type(value)(convert(v) for v in value)
+        return value
+
+    twin = done[id(module)] = copy.copy(module)
+    for name, value in vars(module).items():
+        table = name in ("_parameters", "_buffers", "_modules")
+        twin.__dict__[name] = {k: convert(v) for k, v in value.items()} if table else convert(value)
+    return twin
+
+
+def pack(y: Measurement) -> Tensor:
+    """Any measurement as one real float32 tensor: complex parts as pairs, a list as one long row per image."""
+    if isinstance(y, TensorList):
+        return torch.cat([pack(part).flatten(1) for part in y.x], 1)
+    return torch.view_as_real(y.resolve_conj()).float() if y.is_complex() else y.float()
+
+
+def unpack(rows: Tensor, like: Measurement) -> Measurement:
+    """The inverse of `pack` for any number of rows; `like` gives the shapes."""
+    if isinstance(like, TensorList):
+        shapes = [(*part.shape[1:], 2) if part.is_complex() else part.shape[1:] for part in like.x]
+        pieces = rows.split([torch.Size(shape).numel() for shape in shapes], 1)
+        unflat = [piece.reshape(len(rows), *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        return TensorList([unpack(piece, part) for piece, part in zip(unflat, like.x, strict=True)])
+    return torch.view_as_complex(rows.contiguous()) if like.is_complex() else rows
+
+
+def real(x: Tensor) -> Tensor:
+    """`x` in float32; a complex image is refused, a prior here has real channels."""
+    if x.is_complex():
+        raise AmbientSolveError(
+            "A_adjoint returned a complex image; build op on (B, 2, H, W), real and imaginary part."
+        )
+    return x.float()
+
+
+def name_of(thing: object) -> str:
+    """What an error message calls `thing`: the name of its class."""
+    return type(thing).__name__
