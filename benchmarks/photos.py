@@ -1,12 +1,13 @@
 """Restore held-out photographs with our algorithms and with the peers', all with the same network.
 
-    python benchmarks/photos.py --data DATA --out runs/photos-table                  every method on the embedded prior
-    python benchmarks/photos.py --data DATA --out runs/arms --prior runs/mix/prior   another prior
-    python benchmarks/photos.py --out runs/photos-table --table                      print what has been measured
+    python benchmarks/photos.py --data DATA --out runs/photos-table
+    python benchmarks/photos.py --data DATA --out runs/arms/mix --prior runs/mix/prior --methods proximal
+    python benchmarks/photos.py --out runs/photos-table --table        (print what has been measured)
 
-Photographs: five that scikit-image ships, and from DATA/eval/eval256.npz those of the labels set5, urban, celebahq and afhq
-(none of them in the training data). Sides of 256 and more are halved; the central 128x128 pixels are used. Each measured row is
-kept in rows.jsonl, so an interrupted run goes on where it stopped. LPIPS needs DATA/weights/alexnet_features_fp16.safetensors.
+Photographs: five that scikit-image ships, and from DATA/eval/eval256.npz those of the labels set5, urban, celebahq and
+afhq (none of them in the training data). Sides of 256 and more are halved; the central 128x128 pixels are used. Each
+measured row is kept in rows.jsonl, so an interrupted run goes on where it stopped. LPIPS needs
+DATA/weights/alexnet_features_fp16.safetensors.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
-from ambient_solve import DPS, MMPS, Proximal, Solver, as_deepinv, load_prior, operators
+from ambient_solve import MMPS, Proximal, Solver, as_deepinv, load_prior, operators
 from ambient_solve.data.images import to_tensor
 from ambient_solve.evaluate.calibration import variance_ratio
 
@@ -47,8 +48,7 @@ BUNDLED = ("astronaut", "chelsea", "coffee", "rocket", "camera")
 LABELS = {"set5": 5, "urban": 4, "celebahq": 3, "afhq": 3}
 OURS = {
     "mmps": lambda: MMPS(),
-    "proximal": lambda: Proximal(),
-    "dps": lambda: DPS(steps=250),
+    "proximal": lambda: Proximal(steps=25),
 }
 
 
@@ -128,7 +128,7 @@ def total_variation(y: Tensor, op, weight: float, iterations: int = 100) -> Tens
     return x
 
 
-def deepinv_dps(y: Tensor, op, prior, weight: float, steps: int) -> Tensor:
+def deepinv_dps(y: Tensor, op, prior, weight: float, steps: int = 100) -> Tensor:
     from deepinv.sampling import DPS as Peer
 
     return Peer(as_deepinv(prior), num_steps=steps, weight=weight, dtype=torch.float32)(y, op, seed=1).float()
@@ -148,13 +148,12 @@ GRIDS: dict[str, tuple[Callable, list[dict]]] = {
         lambda y, op, prior, **k: total_variation(y, op, **k),
         [{"weight": w} for w in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)],
     ),
-    "deepinv DPS": (deepinv_dps, [{"weight": w, "steps": 100} for w in (1.0, 30.0, 100.0, 300.0, 1000.0)]),
+    "deepinv DPS": (deepinv_dps, [{"weight": w} for w in (100.0, 300.0, 1000.0)]),
     "deepinv DiffPIR": (
         deepinv_diffpir,
-        [{"zeta": z, "lambda_": v} for z in (0.1, 0.3, 1.0) for v in (1.0, 7.0, 20.0)],
+        [{"zeta": z, "lambda_": v} for z, v in ((0.3, 7.0), (1.0, 1.0), (1.0, 7.0))],
     ),
 }
-DPS_STEPS = 100
 
 
 def tuned(out: Path, data: Path, prior, method: str, task: str) -> dict:
@@ -169,8 +168,7 @@ def tuned(out: Path, data: Path, prior, method: str, task: str) -> dict:
         torch.manual_seed(5)
         y = op(x)
         errors = [float((run(y, op, prior, **setting).clamp(0, 1) - x).square().mean()) for setting in grid]
-        best = grid[int(np.nanargmin(errors))]
-        found[key] = {**best, "steps": DPS_STEPS} if "steps" in best else best
+        found[key] = grid[int(np.nanargmin(errors))]
         path.write_text(json.dumps(found, indent=1))
     return found[key]
 

@@ -11,6 +11,5 @@ op = operators.inpaint_random(x.shape[1:], missing=0.7, sigma=0.02)  # a deepinv
 y = op(x)
 r = Solver(load_prior("photos")).solve(y, op, n_samples=4, progress=True)
 r.save("out/quickstart")  # mean, spread, samples, settings
-print(
-    f"error {(r.mean - x).square().mean().sqrt():.3f}, claimed {r.std.square().mean().sqrt():.3f}, misfit {r.chi2.mean():.2f}"
-)
+error, claimed = (r.mean - x).square().mean().sqrt(), r.std.square().mean().sqrt()
+print(f"error {error:.3f}, claimed {claimed:.3f}, misfit {r.chi2.mean():.2f}")

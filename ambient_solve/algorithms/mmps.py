@@ -4,21 +4,21 @@ With `p(z0 | z) ~ N(D, sigma^2 J)`, `J` the Jacobian of the denoiser `D`, the me
 
     E[z0 | z, y] = D + sigma^2 J' A' u,      (sigma_y^2 I + A sigma^2 J' A') u = y - A D
 
-which is exact wherever `z0 | z` is Gaussian. `k` steps of conjugate gradients cost `k` vector-Jacobian products, and since
-`sigma^2 J' A' u` is carried along, nothing else: one forward and k backward passes per level.
+which is exact wherever `z0 | z` is Gaussian. `k` steps of conjugate gradients cost `k` vector-Jacobian products, and
+since `sigma^2 J' A' u` is carried along, nothing else: one forward and k backward passes per level.
 
-The published step then takes the reverse kernel `K_eta` as if `z0` were known to be that mean. It is only known up to its
-posterior covariance, and the exact step holds a share of it, `1 - sigma_next^2 / sigma^2` times a draw `e`:
+The published step then takes the reverse kernel `K_eta` as if `z0` were known to be that mean. It is only known up to
+its posterior covariance, and the exact step holds a share of it, `1 - sigma_next^2 / sigma^2` times a draw `e`:
 
     z <- K_eta(z, E[z0 | z, y]) + (1 - sigma_next^2 / sigma^2) e,      e ~ N(0, (A'A / sigma_y^2 + I / q^2)^-1)
 
-with `q^2 = w' sigma^2 J w / w'w` for one white probe `w`, which estimates the mean of the posterior variances and costs one more
-backward pass. Without it (`spread=False`, the published rule) samples spread too little: under a Gaussian prior 25 levels give
-.65 of the exact variance, with it 1.0.
+with `q^2 = w' sigma^2 J w / w'w` for one white probe `w`, which estimates the mean of the posterior variances and
+costs one more backward pass. Without it (`spread=False`, the published rule) samples spread too little: under a
+Gaussian prior 25 levels give .65 of the exact variance, with it 1.0.
 
 A network learns `D`, not `J`: at high noise an error of `J` too small to be seen in the training loss is multiplied by
-`sigma^2`. Above `prior.sigma_jacobian` (infinite for exact priors) the covariance is therefore taken as `q^2 I`, with the
-`q^2 = sigma^2 v / (sigma^2 + v)` of data of variance `v`; such a level costs one forward pass.
+`sigma^2`. Above `prior.sigma_jacobian` (infinite for exact priors) the covariance is therefore taken as `q^2 I`, with
+the `q^2 = sigma^2 v / (sigma^2 + v)` of data of variance `v`; such a level costs one forward pass.
 """
 
 from __future__ import annotations
