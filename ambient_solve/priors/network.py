@@ -106,6 +106,8 @@ class NetworkPrior(Prior):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {k: v.to(dtype).contiguous().cpu() for k, v in self.network.state_dict().items()}
         save_file(weights, folder / WEIGHTS)
+        # safetensors writes files that only their owner may read; a prior is there to be shared.
+        (folder / WEIGHTS).chmod(0o644)
         settings = {"kind": "NetworkPrior", **dataclasses.asdict(self.config)}
         (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
         if card:
