@@ -26,11 +26,15 @@ BOUNDARY = "valid: what lies outside the frame was blurred into it; circular: th
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file as a measurement: `y` (1, C, H, W) float32; `notes` say in words what was converted."""
+    """A picture file as a measurement: `y` (1, C, H, W) float32; `notes` say in words what was converted.
+
+    `copies` is 3 where a grey picture stands in the three channels of a colour prior: one measurement, written thrice.
+    """
 
     path: Path
     y: Tensor
     notes: tuple[str, ...]
+    copies: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,8 +265,6 @@ def read_measurement(path: str | Path, channels: int = 3) -> Picture:
     if image.mode in ("RGBA", "LA", "PA") or (not deep and "transparency" in image.info):
         notes.append("the picture has transparency, which was laid over white")
     grey = deep or image.mode in ("1", "L", "LA", "La")
-    if grey and channels == 3:
-        notes.append("the picture is grey, it was repeated in three channels for the colour prior")
     if not grey and channels == 1:
         notes.append("the picture is in colour, it was converted to grey for the grey prior")
     if deep:
@@ -274,7 +276,10 @@ def read_measurement(path: str | Path, channels: int = 3) -> Picture:
             )
     else:
         y = to_tensor(image, channels).float() / 255
-    return Picture(Path(path), y[None].contiguous(), tuple(notes))
+    grey = grey or (channels == 3 and torch.equal(y[0], y[1]) and torch.equal(y[0], y[2]))
+    if grey and channels == 3:
+        notes.append("the picture is grey, it was repeated in three channels for the colour prior")
+    return Picture(Path(path), y[None].contiguous(), tuple(notes), channels if grey else 1)
 
 
 def read_mask(path: str | Path, size: Sequence[int], what: str = "the picture") -> Tensor:

@@ -57,9 +57,15 @@ def check_knobs(settings: Any) -> None:
                     f"{owner}: {k.name}={value!r} is not a choice. {suggestion(str(value), k.choices)}"
                 )
             continue
+        if k.type is bool:
+            if not isinstance(value, bool):
+                raise AmbientSolveError(
+                    f"{owner}: {k.name}={value!r} is not True or False; its default is {k.default}."
+                )
+            continue
         if k.type in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise AmbientSolveError(f"{owner}: {k.name}={value!r} is not a number; its default is {k.default}.")
-        if k.type is int and value != int(value):
+        if k.type is int and not isinstance(value, int):
             raise AmbientSolveError(f"{owner}: {k.name}={value!r} must be a whole number; its default is {k.default}.")
         if (k.lo is not None and not value >= k.lo) or (k.hi is not None and not value <= k.hi):
             raise AmbientSolveError(

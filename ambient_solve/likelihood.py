@@ -53,8 +53,9 @@ class Likelihood:
 
     Attributes:
         image_shape: (C, *spatial) of one image. z_shape: Shape of one state.
-        rows: N = B * S. linear: Whether `A`, `At` and the primitives exist.
-        gram: AA' in closed form, or None. sigma: Noise level in z units, (N,). count: Entries observed, (N,).
+        rows: N = B * S. n_samples: S. linear: Whether `A`, `At` and the primitives exist.
+        gram: AA' in closed form, or None. sigma: Noise level in z units, (N,). sigma_y: In the operator's, (1,), (B,).
+        measurements: Entries of one measurement. count: Those observed, (N,).
 
     Raises:
         AmbientSolveError: `y`, `op`, `sigma_y` and `prior` do not fit together.
@@ -76,13 +77,14 @@ class Likelihood:
         self._op, self._prior, self._iterations = shadow(op, device, tensors, {}), prior, cg_iterations
         self._template = y.detach().to(device)
         packed = pack(self._template).contiguous()
-        self._images, self._samples = len(packed), n_samples
+        self._images = len(packed)
         self.rows = self._images * n_samples
         self._per_image = self._images > 1 and any(t.ndim and len(t) == self._images for t in tensors)
         self.linear = isinstance(op, LinearPhysics) and prior.affine is not None
         self._a, self._b = prior.affine or (1.0, 0.0)
-        sigma = noise_level(op, sigma_y, self._images).to(device, torch.float32) / abs(self._a)
-        self.sigma = sigma.expand(self._images).repeat_interleave(n_samples)
+        self.n_samples = n_samples
+        self.sigma_y = noise_level(op, sigma_y, self._images).to(device, torch.float32)
+        self.sigma = (self.sigma_y / abs(self._a)).expand(self._images).repeat_interleave(n_samples)
         with torch.no_grad():
             self._fit(op, packed)
 
@@ -100,10 +102,11 @@ class Likelihood:
         if self.linear:
             y = y - self._forward(y.new_full((len(y), *self.image_shape), self._b)) if self._b else y
             gram = find_gram(self._forward, self._adjoint, y, self._op, self._apply)
-            self.gram = None if gram is None else gram.repeat(self._samples)
+            self.gram = None if gram is None else gram.repeat(self.n_samples)
         # Whatever stands in entries that the operator never sees (garbage, a bright colour) must not count as misfit.
-        self._y = torch.where(seen, y / self._a, 0).repeat_interleave(self._samples, 0)
-        self.count = seen.flatten(1).sum(1).repeat_interleave(self._samples).float()
+        self._y = torch.where(seen, y / self._a, 0).repeat_interleave(self.n_samples, 0)
+        self.measurements = y[0].numel()
+        self.count = seen.flatten(1).sum(1).repeat_interleave(self.n_samples).float()
         self._normal = self._find_normal()
 
     def _probe(self, op: Physics, y: Tensor) -> Tensor:

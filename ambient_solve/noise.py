@@ -87,8 +87,11 @@ class Streams:
     the noise of different images independent.
     """
 
-    def __init__(self, seeds: Sequence[int], n_samples: int, device: torch.device | str = "cpu") -> None:
-        self._samples = [self._generator((seed, 1 + s), device) for seed in seeds for s in range(n_samples)]
+    def __init__(
+        self, seeds: Sequence[int], n_samples: int, device: torch.device | str = "cpu", first_sample: int = 0
+    ) -> None:
+        samples = range(first_sample, first_sample + n_samples)
+        self._samples = [self._generator((seed, 1 + s), device) for seed in seeds for s in samples]
         self._images = [self._generator((seed, 0), device) for seed in seeds]
 
     @staticmethod
@@ -100,10 +103,10 @@ class Streams:
         """Standard normal noise of the shape, dtype and device of `like` (B * S, ...), row i from stream i."""
         if len(like) != len(self._samples):
             raise ValueError(f"noise for {len(like)} rows was asked of {len(self._samples)} streams")
-        out = torch.empty_like(like, memory_format=torch.contiguous_format)
+        out = torch.empty(like.shape, dtype=like.dtype, device=self._samples[0].device)
         for row, generator in zip(out, self._samples, strict=True):
             row.normal_(generator=generator)
-        return out
+        return out.to(like.device, non_blocking=True)
 
     def uniform_per_image(self) -> Tensor:
         """One uniform number in [0, 1) per image, shape (B,): what resampling among the samples of an image needs."""

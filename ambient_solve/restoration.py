@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,15 @@ class Restoration:
                 written.append(folder / f"{prefix}{name}.png")
                 save_png(picture, written[-1], text)
         return written
+
+
+def join(parts: list[Restoration]) -> Restoration:
+    """The restoration whose samples were drawn in `parts`, one after another."""
+    first = parts[0]
+    samples, chi2 = (torch.cat([getattr(p, name) for p in parts], 1) for name in ("samples", "chi2"))
+    settings = {**first.settings, "n_samples": samples.shape[1]}
+    seconds = sum(p.seconds for p in parts)
+    return dataclasses.replace(first, samples=samples, chi2=chi2, seconds=seconds, settings=settings)
 
 
 def save_png(picture: Tensor, path: Path, text: str = "") -> None:

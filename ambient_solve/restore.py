@@ -111,14 +111,20 @@ def restore_file(
     folder = None if out is None else Path(out)
     done = None if folder is None else _finished(folder, request)
     if done is not None:
-        return Outcome(path, folder, chi2=done["misfit"], seconds=done["seconds"], notes=picture.notes, skipped=True)
-    _check_memory(solver, op, picture, n_samples)
+        seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": _warning(done["misfit"], damage)}
+        return Outcome(path, folder, notes=picture.notes, skipped=True, **seen)
+    at_once = _fitting(solver, op, picture, n_samples)
+    # Three copies of one noisy channel are one measurement: with sqrt(3) the noise, the three together weigh as much.
+    sigma_y = picture.copies**0.5 * damage.sigma
     try:
-        result = solver.solve(picture.y, op, n_samples=n_samples, seed=seed, progress=progress)
+        result = solver.solve(
+            picture.y, op, n_samples=n_samples, seed=seed, sigma_y=sigma_y, at_once=at_once, progress=progress
+        )
     except torch.OutOfMemoryError:
         raise AmbientSolveError(
-            f"The memory of the device does not suffice for {path.name}. {_smaller(n_samples // 2)}"
+            f"The memory of the device does not suffice for {path.name}. Make the picture smaller."
         ) from None
+    result = replace(result, chi2=picture.copies * result.chi2)
     chi2 = float(result.chi2.mean())
     result = replace(
         result,
@@ -239,28 +245,29 @@ def _save(result: Restoration, folder: Path) -> None:
     part.rmdir()
 
 
-def _check_memory(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> None:
-    """Raise before the machine does: a backward pass through a large picture takes gigabytes."""
+def _fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> int:
+    """How many samples to draw at once: a backward pass through a large picture takes gigabytes.
+
+    Raises where not even one fits, before the machine does.
+    """
     from deepinv.physics import LinearPhysics
 
     config, free = getattr(solver.prior, "config", None), _free_memory(solver.prior)
     if config is None or free is None:
-        return
+        return n_samples
     width = sum(n / 4**i for i, n in enumerate(config.widths)) * config.blocks / config.unshuffle**2
     backward = isinstance(op, LinearPhysics) if solver.algorithm is None else solver.algorithm.gradient
     height, columns = getattr(op, "img_size", picture.y.shape[1:])[-2:]
     one = BYTES[0 if backward else 1] * width / WIDTH * height * columns
-    if one * n_samples > free:
+    # A part of what is free: other programs want some, and the estimate is one.
+    fitting = int(0.7 * free / one)
+    if fitting < (n_samples if solver.algorithm is not None and solver.algorithm.interacting else 1):
+        ways = ["make the picture smaller"] + (["use algorithm 'proximal', which needs less"] if backward else [])
         raise AmbientSolveError(
-            f"{picture.path.name} with {n_samples} samples takes about {one * n_samples / 1e9:.0f} GB of memory, "
-            f"{free / 1e9:.0f} GB are free. {_smaller(int(free / one), backward)}"
+            f"One sample of {picture.path.name} takes about {one / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are "
+            f"free. {' or '.join(ways).capitalize()}."
         )
-
-
-def _smaller(n_samples: int, backward: bool = True) -> str:
-    ways = [f"take {n_samples} samples"] if n_samples > 0 else ["make the picture smaller"]
-    ways += ["use algorithm 'proximal', which needs less"] if backward else []
-    return f"{' or '.join(ways).capitalize()}."
+    return min(fitting, n_samples)
 
 
 def _free_memory(prior: Prior) -> int | None:

@@ -21,7 +21,7 @@ from ambient_solve.likelihood import Likelihood
 from ambient_solve.measurement import Measurement
 from ambient_solve.noise import Level, Streams
 from ambient_solve.priors.base import Prior, Vjp
-from ambient_solve.restoration import Restoration
+from ambient_solve.restoration import Restoration, join
 from ambient_solve.version import __version__
 
 
@@ -78,8 +78,8 @@ class Solver:
 
     Args:
         prior: Any `Prior`, such as `load_prior("photos")`.
-        algorithm: An `Algorithm`, the name of one with its knobs as keywords, or "auto": chosen for each measurement by
-            the operator and the prior, and reported in `Restoration.settings`.
+        algorithm: An `Algorithm`, the name of one with its knobs as keywords, or "auto": mmps where the operator
+            is linear and the prior's decode affine, daps elsewhere; `Restoration.settings` says which and why.
 
     Raises:
         AmbientSolveError: unknown algorithm or knob (with a suggestion), or a knob outside its range.
@@ -118,9 +118,8 @@ class Solver:
         if linear:
             why = "linear operator: moment matching needs no weight and follows the prior's Jacobian"
             return build(MMPS, **self._settings), why
-        return build(
-            DAPS, **self._settings
-        ), "non-linear operator: decoupled annealing, Langevin draws of the measurement"
+        why = "non-linear operator: decoupled annealing, Langevin draws of the measurement"
+        return build(DAPS, **self._settings), why
 
     def solve(
         self,
@@ -131,16 +130,18 @@ class Solver:
         seed: int | Sequence[int] = 0,
         sigma_y: float | Tensor | None = None,
         cond: Any = None,
+        at_once: int | None = None,
         progress: bool = False,
     ) -> Restoration:
         """Draw `n_samples` posterior samples for each measurement in `y`.
 
         Args:
             y: What `op` returns, batch of B first. Neither `y` nor `op` is changed.
-            seed: With one integer, sample s of every image depends on (seed, s) alone, not on the batch. A sequence of
-                B integers gives each image its own noise.
+            seed: With one integer, sample s of every image depends on (seed, s) alone, not on the batch (but for tds,
+                whose samples interact). A sequence of B integers gives each image its own noise.
             sigma_y: Measurement noise in the operator's units, when `op.noise_model` does not hold it.
             cond: Passed on to the prior.
+            at_once: Samples of each measurement that are drawn together; fewer need less memory, for the same result.
             progress: Show a progress bar.
 
         Returns:
@@ -149,7 +150,17 @@ class Solver:
         Raises:
             AmbientSolveError: before the first network call, where the input does not fit.
         """
-        run = _Run(self, y, op, n_samples, seed, sigma_y, cond)
+        if at_once is None or at_once >= n_samples:
+            return self._solve(_Run(self, y, op, n_samples, seed, sigma_y, cond), progress)
+        if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
+            raise AmbientSolveError(f"at_once={at_once!r} was given, a whole number of at least 1 was expected.")
+        if self.algorithm is not None and self.algorithm.interacting:
+            raise AmbientSolveError(f"{self.algorithm.name} draws all samples of an image together; leave at_once out.")
+        firsts = range(0, n_samples, at_once)
+        runs = [_Run(self, y, op, min(at_once, n_samples - f), seed, sigma_y, cond, f) for f in firsts]
+        return join([self._solve(run, progress) for run in runs])
+
+    def _solve(self, run: _Run, progress: bool) -> Restoration:
         states: Iterator[State] = run.states()
         if progress:
             from tqdm import tqdm
@@ -184,7 +195,17 @@ class Solver:
 class _Run:
     """One call of `solve` or `stream`: everything is checked when it is made."""
 
-    def __init__(self, solver: Solver, y: Any, op: Any, n_samples: int, seed: Any, sigma_y: Any, cond: Any) -> None:
+    def __init__(
+        self,
+        solver: Solver,
+        y: Any,
+        op: Any,
+        n_samples: int,
+        seed: Any,
+        sigma_y: Any,
+        cond: Any,
+        first_sample: int = 0,
+    ) -> None:
         self.prior = CountedPrior(solver.prior, cond)
         self.likelihood = Likelihood(y, op, self.prior, sigma_y=sigma_y, n_samples=n_samples)
         self.algorithm, self.why = solver.algorithm, "chosen by the caller"
@@ -193,7 +214,7 @@ class _Run:
         self.algorithm.check(self.likelihood)
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
         self.seed, self.operator = seed, type(op).__name__
-        self.streams = Streams(_seeds(seed, self.images), n_samples, solver.prior.device)
+        self.streams = Streams(_seeds(seed, self.images), n_samples, solver.prior.device, first_sample)
 
     @torch.no_grad()
     def states(self) -> Iterator[State]:
@@ -212,6 +233,7 @@ class _Run:
             "why": self.why,
             "paper": self.algorithm.paper,
             **{k.name: getattr(self.algorithm, k.name) for k in knobs(type(self.algorithm))},
+            "sigma_y": self.likelihood.sigma_y.tolist(),
             "prior": type(self.prior.inner).__name__,
             "operator": self.operator,
             "n_samples": self.n_samples,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from exactness import ALGORITHMS as MEASURED
 
 from ambient_solve import ALGORITHMS, DAPS, DDNM, DPS, MMPS, TDS, GaussianPrior, PiGDM, Proximal, Solver
 from ambient_solve.algorithms.base import Guided
@@ -16,19 +17,8 @@ from ambient_solve.noise import churn, karras, log_linear, reverse
 
 RECORD = json.loads((Path(__file__).parent / "exactness.json").read_text())
 SAMPLES = RECORD["samples"]
-# The heuristics at the settings of benchmarks/exactness.py; those that claim exactness have tests of their own below.
-HEURISTICS = {
-    "mmps": MMPS(steps=25, iterations=3),
-    "mmps, published rule": MMPS(steps=25, iterations=3, spread=False),
-    "pigdm": PiGDM(steps=100),
-    "proximal": Proximal(steps=50),
-    "diffpir": Proximal.diffpir(steps=100),
-    "dds": Proximal.dds(steps=50),
-    "flower": Proximal.flower(steps=100),
-    "ddnm": DDNM(steps=100),
-    "daps": DAPS(steps=50),
-    "dps": DPS(steps=200),
-}
+# Those that claim exactness have tests of their own below.
+HEURISTICS = {name: a for name, a in MEASURED.items() if name not in ("tds", "mmps, 100 levels, k = 12")}
 
 
 def inside(measured, recorded) -> bool:
@@ -81,6 +71,13 @@ def test_tds_is_exact_on_gaussians(operator):
     e = on_gaussian(TDS(steps=300), operator, 500)
     # Resampled particles are not independent: a little more than the floor of independent ones.
     assert e.z < 4.4 and abs(e.ratio - 1) < 0.06 and e.distance < 1.4 * e.floor
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 0.85])
+def test_mmps_keeps_the_variance_at_every_eta(eta):
+    """The share of the fluctuation is the coefficient of z0 in the kernel, not only that of eta = 1."""
+    e = on_gaussian(MMPS(steps=50, iterations=12, eta=eta), "mask", 500)
+    assert abs(e.ratio - 1) < 0.06 and e.distance < 1.3 * e.floor
 
 
 @dataclass(frozen=True, kw_only=True)

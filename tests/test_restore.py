@@ -222,9 +222,37 @@ def test_plan_keeps_names_apart_and_leaves_results_alone(tmp_path):
 
 
 def test_memory_is_checked_before_it_is_gone(tmp_path, monkeypatch):
-    monkeypatch.setattr("ambient_solve.restore._free_memory", lambda prior: 4_000_000)
-    with pytest.raises(AmbientSolveError, match="GB of memory.*Take [0-9]+ samples"):
-        restore_file(rgb(tmp_path / "a.png", 64, 64), tiny(), Denoise(sigma=0.1), n_samples=64)
+    """Where not all samples fit they are drawn in groups; where not one fits it is said."""
+    path, prior, settings = rgb(tmp_path / "a.png", 64, 64), tiny(), {"options": {"steps": 2}, "n_samples": 5}
+    whole = restore_file(path, prior, Denoise(sigma=0.1), **settings).restoration
+    calls = []
+    draw = NetworkPrior.denoise
+    monkeypatch.setattr(NetworkPrior, "denoise", lambda self, z, *rest: calls.append(len(z)) or draw(self, z, *rest))
+    monkeypatch.setattr("ambient_solve.restore._free_memory", lambda prior: 8_000_000)
+    parts = restore_file(path, prior, Denoise(sigma=0.1), **settings).restoration
+    assert max(calls) < 5
+    torch.testing.assert_close(whole.samples, parts.samples, atol=2e-3, rtol=1e-2)
+    monkeypatch.setattr("ambient_solve.restore._free_memory", lambda prior: 100_000)
+    with pytest.raises(AmbientSolveError, match="GB of memory.*smaller"):
+        restore_file(path, prior, Denoise(sigma=0.1), **settings)
+
+
+def test_a_grey_picture_is_one_measurement_not_three(tmp_path):
+    """Its noise is the same in the three channels of the colour prior; taken for three it would count too little."""
+    from skimage.data import camera
+
+    from ambient_solve import Solver, load_prior, operators
+
+    truth = torch.from_numpy(camera()[100:196, 200:296].copy()).float() / 255
+    noisy = (truth + 0.1 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    Image.fromarray((noisy * 255).round().to(torch.uint8).numpy()).save(tmp_path / "grey.png")
+    prior = load_prior("photos")
+    outcome = restore_file(
+        tmp_path / "grey.png", prior, Denoise(sigma=0.1), algorithm="proximal", options={"steps": 15}, n_samples=1
+    )
+    taken_for_three = Solver(prior, "proximal", steps=15)(noisy.expand(1, 3, -1, -1), operators.denoise((3, 96, 96)))
+    errors = [float((x[0] - truth).square().mean()) for x in (outcome.restoration.mean, taken_for_three)]
+    assert errors[0] < 0.75 * errors[1] and 0.5 < outcome.chi2 < 1.5
 
 
 def test_damages_refuse_what_does_not_belong():

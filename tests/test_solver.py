@@ -69,6 +69,17 @@ def test_more_samples_keep_the_first_ones(network, name):
     torch.testing.assert_close(two, four[:, :2], atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["mmps", "proximal", "daps"])
+def test_a_few_at_once_are_all_at_once(network, name):
+    op = operators.denoise((3, 24, 20), sigma=0.1)
+    y = op(picture(images=2))
+    solver = Solver(network, name, **small(name))
+    whole, parts = solver.solve(y, op, n_samples=5), solver.solve(y, op, n_samples=5, at_once=2)
+    torch.testing.assert_close(whole.samples, parts.samples, atol=2e-4, rtol=1e-3)
+    torch.testing.assert_close(whole.chi2, parts.chi2, atol=1e-2, rtol=1e-2)
+    assert (whole.network_calls, whole.vjps) == (parts.network_calls, parts.vjps) and parts.settings["n_samples"] == 5
+
+
 def test_seeds(network):
     op = operators.denoise((3, 24, 20), sigma=0.1)
     y = op(picture(images=2))
@@ -85,7 +96,7 @@ def test_y_and_op_are_untouched(network, name):
     op = operators.gaussian_blur((3, 24, 24), width=1.0, sigma=0.05)
     y = op(picture(24, 24))
     before = y.clone(), {k: v.clone() for k, v in op.state_dict().items()}, {k: str(v) for k, v in vars(op).items()}
-    Solver(network, name, **small(name)).solve(y, op)
+    Solver(network, name, **small(name)).solve(y, op, n_samples=2)
     assert torch.equal(y, before[0])
     assert all(torch.equal(v, before[1][k]) for k, v in op.state_dict().items())
     assert {k: str(v) for k, v in vars(op).items()} == before[2]
@@ -292,6 +303,10 @@ def test_bad_input():
     refuse("Did you mean 'steps'", algorithm="mmps", build={"step": 3})
     refuse("outside", algorithm="mmps", build={"steps": 0})
     refuse("whole number", algorithm="mmps", build={"steps": 2.5})
+    refuse("whole number", algorithm="mmps", build={"steps": 3.0})
+    refuse("True or False", algorithm="mmps", build={"spread": "no"})
+    refuse("draws all samples", algorithm="tds", build={"twist": "isotropic"}, n_samples=4, at_once=2)
+    refuse("n_samples=64", algorithm="tds", build={"twist": "isotropic"})
     refuse("not a number", algorithm="mmps", build={"steps": "many"})
     refuse("Knobs belong to the algorithm object", algorithm=MMPS(), build={"steps": 3})
     refuse("n_samples", n_samples=0)
@@ -304,6 +319,6 @@ def test_bad_input():
     refuse("the prior .* makes", y=torch.rand(1, 3, 9, 9), op=operators.denoise((3, 9, 9), sigma=0.1))
     refuse("deepinv physics was expected", op=lambda x: x)
     refuse("needs a linear operator", algorithm="mmps", op=operators.jpeg((3, 8, 8), quality=10))
-    refuse("at most 64 measurements", algorithm="tds")
+    refuse("at most 64 measurements", algorithm="tds", n_samples=2)
     with pytest.raises(AmbientSolveError, match="a Prior was expected"):
         Solver(torch.nn.Identity())

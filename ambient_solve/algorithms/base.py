@@ -42,6 +42,7 @@ class Algorithm(abc.ABC):
         paper: Author, year and arXiv number.
         linear: Whether it needs a linear operator. spectral: Whether it needs the operator's spectrum in closed form.
         gradient: Whether it differentiates through the denoiser.
+        interacting: Whether the samples of an image depend on one another.
     """
 
     name: ClassVar[str]
@@ -49,6 +50,7 @@ class Algorithm(abc.ABC):
     linear: ClassVar[bool] = True
     spectral: ClassVar[bool] = False
     gradient: ClassVar[bool] = False
+    interacting: ClassVar[bool] = False
 
     steps: int = knob(50, 1, 10_000, "noise levels; more is slower and usually better")
 

@@ -8,9 +8,9 @@ which is exact wherever `z0 | z` is Gaussian. `k` steps of conjugate gradients c
 since `sigma^2 J' A' u` is carried along, nothing else: one forward and k backward passes per level.
 
 The published step then takes the reverse kernel `K_eta` as if `z0` were known to be that mean. It is only known up to
-its posterior covariance, and the exact step holds a share of it, `1 - sigma_next^2 / sigma^2` times a draw `e`:
+its posterior covariance, and the exact step holds a share of it: a draw `e`, times the coefficient of `z0` in `K_eta`.
 
-    z <- K_eta(z, E[z0 | z, y]) + (1 - sigma_next^2 / sigma^2) e,      e ~ N(0, (A'A / sigma_y^2 + I / q^2)^-1)
+    z <- K_eta(z, E[z0 | z, y]) + (1 - sqrt(sigma_next^2 - b^2) / sigma) e,    e ~ N(0, (A'A / sigma_y^2 + I / q^2)^-1)
 
 with `q^2 = w' sigma^2 J w / w'w` for one white probe `w`, which estimates the mean of the posterior variances and
 costs one more backward pass. Without it (`spread=False`, the published rule) samples spread too little: under a
@@ -23,6 +23,7 @@ the `q^2 = sigma^2 v / (sigma^2 + v)` of data of variance `v`; such a level cost
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -59,24 +60,24 @@ class MMPS(Algorithm):
         """See `Algorithm.iterate`."""
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0, fluctuation = self._guide(prior, likelihood, z, sigma, streams)
-            z = reverse(z, z0, sigma, sigma_next, churn(sigma, sigma_next, self.eta), streams)
+            fresh = churn(sigma, sigma_next, self.eta)
+            z = reverse(z, z0, sigma, sigma_next, fresh, streams)
             if fluctuation is not None:
-                z = z + (1 - (sigma_next / sigma) ** 2) * fluctuation
+                z = z + (1 - math.sqrt(max(0.0, sigma_next**2 - fresh**2)) / sigma) * fluctuation
             yield State(i + 1, self.steps, sigma, z, z0)
 
     def _guide(
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigma: float, streams: Streams
     ) -> tuple[Tensor, Tensor | None]:
         """`E[z0 | z, y]` and, for `spread`, a draw of what `z0` differs from it; both of the shape of `z`."""
-        spread = self.spread and self.eta > 0
         if sigma > prior.sigma_jacobian:
             v = prior.sigma_data**2
             q2 = torch.full_like(likelihood.sigma, sigma**2 * v / (sigma**2 + v))
             z0 = likelihood.prox(prior.denoise(z, sigma), q2.sqrt())
-            return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if spread else None
+            return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if self.spread else None
         z0, vjp = prior.denoise_vjp(z, sigma)
         _, shift = likelihood.solve_carrying(lambda p: sigma**2 * vjp(p), likelihood.residual(z0), self.iterations)
-        if not spread:
+        if not self.spread:
             return z0 + shift, None
         w = streams.normal(z)
         q2 = sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)

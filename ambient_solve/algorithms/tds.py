@@ -37,6 +37,7 @@ class TDS(Algorithm):
     name: ClassVar[str] = "tds"
     paper: ClassVar[str] = "Wu et al., 2023, arXiv 2306.17775"
     gradient: ClassVar[bool] = True
+    interacting: ClassVar[bool] = True
 
     steps: int = knob(100, 1, 10_000, "noise levels; more is slower and usually better")
     twist: str = knob(
@@ -48,9 +49,9 @@ class TDS(Algorithm):
     def check(self, likelihood: Likelihood) -> None:
         """See `Algorithm.check`."""
         super().check(likelihood)
-        m = likelihood.residual(torch.zeros(likelihood.rows, *likelihood.z_shape, device=likelihood.sigma.device))[
-            0
-        ].numel()
+        if likelihood.n_samples < 2:
+            raise AmbientSolveError("tds corrects its samples by their number; give n_samples=64 or more.")
+        m = likelihood.measurements
         if self.twist == "jacobian" and m > LARGEST_JACOBIAN:
             raise AmbientSolveError(
                 f"tds with twist='jacobian' takes at most {LARGEST_JACOBIAN} measurements, this operator makes {m}. "

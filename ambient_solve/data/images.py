@@ -72,10 +72,17 @@ def read_images(source: str | Path, channels: int = 3, shrink: int = 1) -> Itera
     "imagefolder:PATH" for Hugging Face's reader. `shrink` divides both sides, which makes a JPEG's pixels clean again.
     """
     for name, image in _open_all(str(source)):
-        if shrink > 1:
-            image = image.convert("RGB") if image.mode not in ("RGB", "L") else image
-            image = image.resize((image.width // shrink, image.height // shrink), Image.Resampling.LANCZOS)
-        yield name, to_tensor(image, channels)
+        picture = to_tensor(image, channels)
+        yield name, _shrink(name, picture, shrink) if shrink > 1 else picture
+
+
+def _shrink(name: str, picture: Tensor, by: int) -> Tensor:
+    height, width = (n // by for n in picture.shape[-2:])
+    if not height or not width:
+        raise AmbientSolveError(f"{name} is {picture.shape[-1]}x{picture.shape[-2]}, too small to be divided by {by}.")
+    array = picture[0] if len(picture) == 1 else picture.permute(1, 2, 0)
+    small = Image.fromarray(array.contiguous().numpy()).resize((width, height), Image.Resampling.LANCZOS)
+    return to_tensor(small, len(picture))
 
 
 def _open_all(source: str) -> Iterator[tuple[str, Image.Image]]:
@@ -127,7 +134,10 @@ def _read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _open_hugging_face(folder: str) -> Iterator[tuple[str, Image.Image]]:
-    from datasets import load_dataset
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise AmbientSolveError("imagefolder:PATH needs datasets: pip install 'ambient-solve[train]'.") from None
 
     if not Path(folder).is_dir():
         raise AmbientSolveError(f"There is no folder {folder}.")

@@ -6,6 +6,7 @@ A deepinv denoiser maps an image in [0, 1] and a noise level in the same units t
 
 from __future__ import annotations
 
+import copy
 from typing import Any, final
 
 import torch
@@ -41,7 +42,8 @@ class DenoiserPrior(Prior):
         super().__init__()
         if not 0 < sigma_min < sigma_max:
             raise AmbientSolveError(f"0 < sigma_min < sigma_max was expected, got {sigma_min} and {sigma_max}.")
-        self.denoiser = denoiser.eval().requires_grad_(False)
+        # A copy: the denoiser given may still be in training.
+        self.denoiser = copy.deepcopy(denoiser).eval().requires_grad_(False)
         self.shape = (channels, *(size or (-1, -1)))
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.sigma_jacobian = 10 * self.sigma_data
