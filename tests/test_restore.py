@@ -247,10 +247,8 @@ def test_a_grey_picture_is_one_measurement_not_three(tmp_path):
     noisy = (truth + 0.1 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     Image.fromarray((noisy * 255).round().to(torch.uint8).numpy()).save(tmp_path / "grey.png")
     prior = load_prior("photos")
-    outcome = restore_file(
-        tmp_path / "grey.png", prior, Denoise(sigma=0.1), algorithm="proximal", options={"steps": 15}, n_samples=1
-    )
-    taken_for_three = Solver(prior, "proximal", steps=15)(noisy.expand(1, 3, -1, -1), operators.denoise((3, 96, 96)))
+    outcome = restore_file(tmp_path / "grey.png", prior, Denoise(sigma=0.1), options={"steps": 15}, n_samples=1)
+    taken_for_three = Solver(prior, steps=15)(noisy.expand(1, 3, -1, -1), operators.denoise((3, 96, 96)))
     errors = [float((x[0] - truth).square().mean()) for x in (outcome.restoration.mean, taken_for_three)]
     assert errors[0] < 0.75 * errors[1] and 0.5 < outcome.chi2 < 1.5
 

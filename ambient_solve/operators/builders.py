@@ -151,7 +151,7 @@ TASKS: dict[str, Callable[..., Physics]] = {
     "denoise": denoise,
     "jpeg": jpeg,
 }
-"""What the command line calls them. `inpaint` takes a mask, the others `img_size`."""
+"""The builders by name. `inpaint` takes a mask, the others `img_size`; for picture files see `ambient_solve.damage`."""
 
 
 def _size(img_size: Size) -> Size:
