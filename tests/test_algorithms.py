@@ -66,7 +66,7 @@ def test_converged_mmps_is_exact_on_gaussians(operator):
     assert e.z < 4.4 and abs(e.ratio - 1) < 0.06 and e.distance < 1.25 * e.floor
 
 
-@pytest.mark.parametrize("operator", ["mask", "super-resolution", "dense"])
+@pytest.mark.parametrize("operator", GAUSSIAN)
 def test_tds_is_exact_on_gaussians(operator):
     e = on_gaussian(TDS(steps=300), operator, 500)
     # Resampled particles are not independent: a little more than the floor of independent ones.
