@@ -3,7 +3,10 @@ r"""DAPS, decoupled annealing posterior sampling (Zhang et al., 2024, arXiv 2407
 At each level, independent of the one before: an estimate `zh` by a short probability-flow ODE, a draw around it, new
 noise:
 
-    z0 ~ exp( -|y - A z0|^2 / 2 sigma_y^2 - |z0 - zh|^2 / 2 q^2 ),  q = width sigma        z <- z0 + sigma_next n
+    z0 ~ exp( -|y - A z0|^2 / 2 sigma_y^2 - |z0 - zh|^2 / 2 q^2 )        z <- z0 + sigma_next n
+
+with `q = width sigma sqrt(v / (sigma^2 + v))`, `v` the variance of the data: the paper's `q = sigma` would let the draw
+go as far as the noise itself wherever nothing is measured.
 
 For a linear operator this draw is Gaussian and made exactly, in one solve. For any other operator it is made by
 Langevin steps of relative length `rate`, scaled by the curvature `gain^2 / sigma_y^2 + 1 / q^2`, so that one rate
@@ -36,7 +39,7 @@ class DAPS(Algorithm):
 
     steps: int = knob(50, 1, 10_000, "noise levels; more is slower and usually better")
     ode_steps: int = knob(4, 1, 100, "forward passes for the estimate at each level")
-    width: float = knob(1.0, 0.01, 10.0, "how far the draw may go from the estimate, in units of sigma")
+    width: float = knob(0.3, 0.01, 10.0, "how far the draw may go from the estimate; 1 is the width of Gaussian data")
     langevin_steps: int = knob(50, 1, 1000, "steps of the draw where the operator is not linear")
     rate: float = knob(0.2, 1e-4, 1.0, "relative length of a Langevin step")
     gain: float = knob(1.0, 1e-3, 1e3, "largest gain of a non-linear operator, which bounds its curvature")
@@ -47,7 +50,8 @@ class DAPS(Algorithm):
         """See `Algorithm.iterate`."""
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0 = self._flow(prior, z, sigma)
-            q = self.width * sigma
+            v = prior.sigma_data**2
+            q = self.width * sigma * (v / (sigma**2 + v)) ** 0.5
             z0 = likelihood.draw(z0, q, streams) if likelihood.linear else self._langevin(likelihood, z0, q, streams)
             z = z0 + sigma_next * streams.normal(z0) if sigma_next > 0 else z0
             yield State(i + 1, self.steps, sigma, z, z0)
