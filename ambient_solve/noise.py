@@ -16,7 +16,7 @@ arXiv 2010.02502, equation 12), which is one Euler step of the probability-flow 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -101,11 +101,18 @@ class Streams:
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal noise of the shape, dtype and device of `like` (B * S, ...), row i from stream i."""
+        return self._fill(like, lambda row, generator: row.normal_(generator=generator))
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Numbers uniform in [0, 1), as `normal` otherwise."""
+        return self._fill(like, lambda row, generator: row.uniform_(generator=generator))
+
+    def _fill(self, like: Tensor, fill: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
         if len(like) != len(self._samples):
             raise ValueError(f"noise for {len(like)} rows was asked of {len(self._samples)} streams")
         out = torch.empty(like.shape, dtype=like.dtype, device=self._samples[0].device)
         for row, generator in zip(out, self._samples, strict=True):
-            row.normal_(generator=generator)
+            fill(row, generator)
         return out.to(like.device, non_blocking=True)
 
     def uniform_per_image(self) -> Tensor:

@@ -34,7 +34,7 @@ HEAVY = ("accelerate", "gradio", "trainers", "apps", "diffusers", "transformers"
 PICKLES = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 LONGEST = 400
 
-BASE = ("errors", "knobs", "noise")
+BASE = ("errors", "knobs", "noise", "transforms")
 MAY_IMPORT = {
     "errors": (),
     "version": (),
@@ -43,13 +43,14 @@ MAY_IMPORT = {
     "knobs": ("errors",),
     "noise": ("errors",),
     "krylov": ("noise",),
+    "transforms": (),
     "measurement": ("errors",),
     "operators": (*BASE, "operators"),
     "objectives": (*BASE, "objectives", "priors.base"),
     "data": (*BASE, "data", "objectives.base", "operators"),
     "priors": (*BASE, "priors"),
     "priors.base": ("errors", "noise"),
-    "priors.card": (*BASE, "priors", "data.corruption"),
+    "priors.card": (*BASE, "priors", "data.corruption", "data.sample"),
     "likelihood": (*BASE, "gram", "krylov", "measurement", "priors.base"),
     "algorithms": (*BASE, "algorithms", "krylov", "likelihood", "priors.base"),
     "solver": (*BASE, "algorithms", "likelihood", "measurement", "priors.base", "restoration", "version"),

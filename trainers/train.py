@@ -29,9 +29,10 @@ from accelerate.utils import is_tensorboard_available
 from checkpoints import Checkpoints, Statistics, refuse_another_run, remember
 from tqdm import tqdm
 
-from ambient_solve.data.corruption import Corruption, Sample, corrupt, read_corrupted
+from ambient_solve.data.corruption import Corruption, corrupt, read_corrupted
 from ambient_solve.data.images import read_images
 from ambient_solve.data.loader import Levels, Loader
+from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.objectives.denoise import Denoise, buffer
 from ambient_solve.priors.card import denoising_psnr, model_card

@@ -57,10 +57,11 @@ class Admission:
         )
         return np.where(t < total_above, self._above[first], self._below[second])
 
-    def lowest(self) -> float:
-        """The smallest level above which every level has an admissible sample from the "above" rule alone."""
-        drawn = np.diff(self._above_share, prepend=0.0) > 0
-        return float(self._thresholds[drawn].min(initial=math.inf))
+    def gap(self) -> tuple[float, float]:
+        """`(low, high)`: no sample may be used at `low <= sigma <= high`; empty, `low > high`, if one always may."""
+        above = self._thresholds[np.diff(self._above_share, prepend=0.0) > 0]
+        below = -self._ceilings[np.diff(self._below_share, prepend=0.0) > 0]
+        return float(below.max(initial=0.0)), float(above.min(initial=math.inf))
 
 
 def log_normal_levels(u: np.ndarray, mean: float, std: float, sigma_min: float, sigma_max: float) -> np.ndarray:

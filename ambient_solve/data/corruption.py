@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
 
@@ -46,15 +47,6 @@ class Corruption:
         """The unit noise of picture `index`, float32 of `shape`."""
         draw = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, 1, index))))
         return torch.from_numpy(draw.standard_normal(shape, dtype=np.float32))
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One stored picture: `z` float16 (C, H, W) in [-1, 1] units, damage included, and what is known of the damage."""
-
-    name: str
-    z: Tensor
-    sigma_noise: float
 
 
 def corrupt(pictures: Iterable[tuple[str, Tensor]], total: int, corruption: Corruption) -> Iterator[Sample]:

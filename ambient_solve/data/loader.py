@@ -6,13 +6,13 @@ They are the same for any number of processes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from ambient_solve.data.annotation import Admission, log_normal_levels
-from ambient_solve.data.corruption import Sample
+from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.noise import Streams
 from ambient_solve.objectives.base import Batch
@@ -37,6 +37,7 @@ class Loader:
         samples: The stored data; every picture at least `crop` high and wide, all with the same number of channels.
         share: Relative chance of each sample, (n,).
         buffer: How far above its own noise a noisy sample may be used (`objectives.denoise.buffer`).
+        below: Whether the objective reaches levels under the noise of all samples by itself (`Objective.below`).
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Loader:
         buffer: float,
         batch: int,
         seed: int,
+        below: bool = False,
     ) -> None:
         if not samples:
             raise AmbientSolveError("No sample is left to train on. Add pictures, or hold out and drop fewer.")
@@ -61,15 +63,25 @@ class Loader:
         channels = {s.z.shape[0] for s in samples}
         if len(channels) > 1:
             raise AmbientSolveError(f"The pictures have {sorted(channels)} channels; all must have the same number.")
-        zero = np.zeros(len(samples))
-        noise = np.array([s.sigma_noise for s in samples])
-        self._admission = Admission(noise, zero, zero, share, buffer)
-        if self._admission.lowest() >= levels.sigma_min:
+        whole = [s for s in samples if s.signs is not None or s.maps is not None]
+        if any(s.z.shape[-2:] != (crop, crop) for s in whole):
             raise AmbientSolveError(
-                f"No sample may be used between sigma = {levels.sigma_min} and {self._admission.lowest():.4g}: every "
-                "picture holds noise. Add clean ones, or raise sigma_min."
+                f"{whole[0].name} was measured in coefficients of the whole picture and cannot be cropped: set `crop` "
+                f"to its side, {whole[0].z.shape[-1]}, and give square pictures of one size."
+            )
+        columns = ([getattr(s, name) for s in samples] for name in ("sigma_noise", "sigma_min", "sigma_max"))
+        self._admission = Admission(*map(np.array, columns), share, buffer)
+        low, high = self._admission.gap()
+        if below and low < levels.sigma_min:
+            # The objective reaches the levels under the noise of all samples by itself: they need not be drawn.
+            levels = replace(levels, sigma_min=max(levels.sigma_min, high * (1 + 1e-6)))
+        elif max(low, levels.sigma_min) <= min(high, levels.sigma_max):
+            raise AmbientSolveError(
+                f"No sample may be used between sigma = {max(low, levels.sigma_min)} and {high:.4g}: every picture is "
+                "damaged. Add clean ones, raise network.sigma_min, or choose the objective 'consistency'."
             )
         self._samples, self._levels, self._crop, self.batch, self._seed = samples, levels, crop, batch, seed
+        self._channels = max((s.mask.shape[0] for s in samples if s.mask is not None), default=0)
 
     def __call__(self, step: int, rows: slice = slice(None)) -> tuple[Batch, Streams]:
         """Rows `rows` of the batch of `step`, and the noise streams of exactly these rows."""
@@ -81,17 +93,29 @@ class Loader:
         index = self._admission.draw(sigma, draw.random(self.batch))
         place, flip = draw.random((self.batch, 2)), draw.random(self.batch) < 0.5
         chosen = range(self.batch)[rows]
-        z = torch.stack([self._view(self._samples[index[i]].z, place[i], flip[i]) for i in chosen])
-        sigma_noise = torch.tensor([self._samples[index[i]].sigma_noise for i in chosen])
+        drawn = [self._samples[index[i]] for i in chosen]
+        mirrored = [bool(flip[i]) and s.signs is None and s.maps is None for i, s in zip(chosen, drawn, strict=True)]
+
+        def views(tensors: list[torch.Tensor]) -> torch.Tensor:
+            at = zip(tensors, (place[i] for i in chosen), mirrored, strict=True)
+            return torch.stack([self._view(t, p, m) for t, p, m in at])
+
         batch = Batch(
-            z=z.float(),
+            z=views([s.z for s in drawn]).float(),
             sigma=torch.from_numpy(sigma[rows]).float(),
-            sigma_noise=sigma_noise,
-            sigma_min=sigma_noise,
-            sigma_max=torch.zeros_like(sigma_noise),
+            sigma_noise=torch.tensor([s.sigma_noise for s in drawn]),
+            sigma_min=torch.tensor([s.sigma_min for s in drawn]),
+            sigma_max=torch.tensor([s.sigma_max for s in drawn]),
+            mask=views([self._mask(s) for s in drawn]) if self._channels else None,
+            signs=torch.stack([s.signs for s in drawn]).float() if drawn[0].signs is not None else None,
+            maps=torch.stack([s.maps for s in drawn]) if drawn[0].maps is not None else None,
         )
         keys = [int(np.random.SeedSequence((self._seed, 3, step, i)).generate_state(1, np.uint64)[0]) for i in chosen]
         return batch, Streams(keys, 1)
+
+    def _mask(self, sample: Sample) -> torch.Tensor:
+        mask = torch.ones(1, *sample.z.shape[-2:]) if sample.mask is None else sample.mask.float()
+        return mask.expand(self._channels, -1, -1)
 
     def _view(self, z: torch.Tensor, place: np.ndarray, flip: bool) -> torch.Tensor:
         top, left = (int(p * (n - self._crop + 1)) for p, n in zip(place, z.shape[-2:], strict=True))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ambient_solve.noise import Streams
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""`(z (B, *shape), sigma (B,)) -> E[z0 | z]`, shape of z."""
+Denoiser = Callable[..., Tensor]
+"""`(z (B, *shape), sigma (B,), cond=None) -> E[z0 | z]`, shape of z; `cond` (B, planes, H, W) is told beside z."""
 
 
 @dataclass
@@ -23,7 +23,9 @@ class Batch:
         sigma: Noise level drawn for this visit, (B,).
         sigma_noise: Physical noise already in `z`, (B,); 0 is clean.
         sigma_min, sigma_max: The sample may be used at `sigma > sigma_min` or `sigma < sigma_max`, (B,).
-        mask: What was observed, broadcastable to `z`; None means everything.
+        mask: What was observed, 1 or 0, broadcastable to `z`; None means everything. Unobserved entries of `z` are 0.
+        signs: +-1, shape of `z`: the mask is one of coefficients, `transforms.randomised`.
+        maps: Complex coil maps (B, coils, H, W): the mask is one of k-space, and `z` is `A^H` of what was measured.
     """
 
     z: Tensor
@@ -32,6 +34,8 @@ class Batch:
     sigma_min: Tensor
     sigma_max: Tensor
     mask: Tensor | None = None
+    signs: Tensor | None = None
+    maps: Tensor | None = None
 
     def to(self, device: str) -> Batch:
         """The same batch on another device."""
@@ -40,7 +44,15 @@ class Batch:
 
 
 class Objective(abc.ABC):
-    """A training loss whose minimiser is `E[z0 | z_sigma]`."""
+    """A training loss whose minimiser is `E[z0 | z_sigma]`, or what of it the observations allow.
+
+    Class attributes:
+        planes: How many planes of `cond` it tells the denoiser.
+        below: Whether it learns levels at which no sample may be used.
+    """
+
+    planes: int = 0
+    below: bool = False
 
     @abc.abstractmethod
     def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ambient_solve.data.corruption import Sample, fingerprint
+from ambient_solve.data.corruption import fingerprint
+from ambient_solve.data.sample import Sample
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
 

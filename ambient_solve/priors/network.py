@@ -40,6 +40,8 @@ class NetworkConfig:
     scale: float = 0.5
     """`x = scale * z + offset`: the defaults take z in [-1, 1] to x in [0, 1]."""
     offset: float = 0.5
+    planes: int = 0
+    """Planes that are told beside the picture (`cond` of `denoise`): a mask of what was observed."""
 
 
 class NetworkPrior(Prior):
@@ -58,7 +60,13 @@ class NetworkPrior(Prior):
         # Measured on photographs: `sigma^2 v'J v` of random v turns negative above some ten times the data's deviation.
         self.sigma_jacobian = 10 * config.sigma_data
         self.network = UNet(
-            config.channels, config.widths, config.blocks, config.unshuffle, config.groups, config.embedding
+            config.channels,
+            config.widths,
+            config.blocks,
+            config.unshuffle,
+            config.groups,
+            config.embedding,
+            config.planes,
         )
         self._layout = torch.contiguous_format
         self.set_precision(precision)
@@ -76,12 +84,19 @@ class NetworkPrior(Prior):
         return self.config.scale, self.config.offset
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """See `Prior.denoise`. `z` (B, channels, H, W)."""
+        """See `Prior.denoise`. `z` (B, channels, H, W); `cond` (B, planes, H, W) where the network has planes."""
+        if (0 if cond is None else cond.shape[1]) != self.config.planes:
+            raise AmbientSolveError(
+                f"This network is told {self.config.planes} planes beside the picture, not "
+                f"{0 if cond is None else cond.shape[1]}: wrap it in AmbientPrior, or use a prior without planes."
+            )
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=z.device).expand(len(z))
         s, data = sigma[:, None, None, None], self.sigma_data
         total = s**2 + data**2
         height, width = z.shape[-2:]
-        u = _pad_to(z * total.rsqrt(), self.network.stride)
+        # Planes join after the preconditioning: c_in is about the picture's scale.
+        u = z * total.rsqrt() if cond is None else torch.cat([z * total.rsqrt(), cond.to(z.dtype)], 1)
+        u = _pad_to(u, self.network.stride)
         half, layout = self.match_layout(z.device)
         with torch.autocast(z.device.type, torch.bfloat16, enabled=half):
             f = self.network(u.contiguous(memory_format=layout), sigma.log() / 4)
