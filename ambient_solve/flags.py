@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import shlex
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ambient_solve.damage import DAMAGES
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import Knob, knobs
+
+if TYPE_CHECKING:
+    from ambient_solve.data.damages import Damage
 
 
 def knob_values(texts: dict[str, str], algorithm: str, own: Sequence[str]) -> dict[str, Any]:
@@ -99,3 +103,41 @@ def task_options() -> dict[str, tuple[Knob, str]]:
         name: "every task" if len(tasks) == len(DAMAGES) else ", ".join(tasks) for name, (_, tasks) in found.items()
     }
     return {name: (k, words[name]) for name, (k, _) in found.items()}
+
+
+def read_damages(texts: Sequence[str], sigma_noise: float | None = None) -> tuple[Damage, ...]:
+    """The damages of a data set from texts such as "jpeg quality=25 share=2"; without any, noise of `sigma_noise`."""
+    from ambient_solve.data.damages import Noise, make_damage
+
+    if not texts:
+        return (Noise() if sigma_noise is None else Noise(sigma=sigma_noise),)
+    if sigma_noise is not None:
+        raise AmbientSolveError(
+            f'--sigma-noise {sigma_noise} is short for --damage "noise sigma={sigma_noise}": give one or the other.'
+        )
+    damages = []
+    for text in texts:
+        try:
+            kind, *rest = shlex.split(text)
+            settings = dict(word.split("=", 1) for word in rest)
+        except ValueError:
+            raise AmbientSolveError(
+                f'--damage {text!r} was given, a kind and its knobs were expected: --damage "jpeg quality=25 share=2".'
+            ) from None
+        damages.append(make_damage({**settings, "kind": kind}))
+    return tuple(damages)
+
+
+def damage_help() -> str:
+    """The kinds of damage that a data set may have, with their knobs, for the help of `ambient-solve corrupt`."""
+    from ambient_solve.data.damages import DAMAGES, Damage
+
+    shared = [k.name for k in knobs(Damage)]
+    lines = ["Kinds of damage (share: " + knobs(Damage)[0].help + "):"]
+    for name, cls in DAMAGES.items():
+        lines += ["", f"{name}: {cls.__doc__.splitlines()[0]}"]
+        for k in knobs(cls):
+            if k.name not in shared:
+                span = f" ({k.lo:g} to {k.hi:g})" if k.lo is not None and k.hi is not None else ""
+                lines.append(f"    {k.name}={k.default}  {k.help}{span}")
+    return "\n".join(lines)

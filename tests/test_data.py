@@ -1,20 +1,14 @@
-"""Damage is done once and cannot be averaged away; batches depend on (seed, step) alone."""
+"""Who may be used at which level, and batches that depend on (seed, step) alone."""
 
 from __future__ import annotations
-
-import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ambient_solve.data.annotation import Admission, log_normal_levels
-from ambient_solve.data.corruption import MANIFEST, Corruption, corrupt, fingerprint, read_corrupted
-from ambient_solve.data.corruption import write_corrupted as write
+from ambient_solve.data.corruption import Corruption, corrupt
 from ambient_solve.data.loader import Levels, Loader
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
@@ -29,157 +23,6 @@ def pictures(n: int, size: int = 24, channels: int = 3, seed: int = 0) -> list[t
     generator = torch.Generator().manual_seed(seed)
     shape = (n, channels, size, size)
     return [(f"{i}.png", p) for i, p in enumerate(torch.randint(0, 256, shape, generator=generator).to(torch.uint8))]
-
-
-# Damage ---
-
-
-def test_damage_is_a_function_of_seed_and_index():
-    data, settings = pictures(40), Corruption(0.2, 0.25, seed=5)
-    first, again = (list(corrupt(data, 40, settings)) for _ in range(2))
-    assert fingerprint(first) == fingerprint(again)
-    assert fingerprint(first) != fingerprint(corrupt(data, 40, Corruption(0.2, 0.25, seed=6)))
-    # The noise of one picture alone, whatever was read before: what is stored is z0 + sigma_n noise(i), rounded once.
-    for i in (39, 0, 17):
-        z0 = data[i][1].float() / 127.5 - 1
-        noise = settings.noise(i, tuple(z0.shape)) if first[i].sigma_noise else torch.zeros_like(z0)
-        assert torch.equal(first[i].z, (z0 + 0.2 * noise).half())
-
-
-def test_damage_is_the_same_in_another_process():
-    code = (
-        "import torch; from ambient_solve.data.corruption import *;"
-        "d = [(str(i), torch.full((3, 8, 8), i, dtype=torch.uint8)) for i in range(20)];"
-        "print(fingerprint(corrupt(d, 20, Corruption(0.3, 0.1, seed=2))))"
-    )
-    data = [(str(i), torch.full((3, 8, 8), i, dtype=torch.uint8)) for i in range(20)]
-    here = fingerprint(corrupt(data, 20, Corruption(0.3, 0.1, seed=2)))
-    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert there.strip() == here
-
-
-@pytest.mark.parametrize(("total", "share"), [(40, 0.1), (40, 0.0), (40, 1.0), (37, 0.33), (3, 0.1)])
-def test_number_of_clean_pictures_is_exact(total, share):
-    samples = list(corrupt(pictures(total, 8), total, Corruption(0.2, share)))
-    assert sum(s.sigma_noise == 0 for s in samples) == round(share * total)
-    for (_, picture), sample in zip(pictures(total, 8), samples, strict=True):
-        kept = torch.equal(sample.z, (picture.float() / 127.5 - 1).half())
-        assert kept == (sample.sigma_noise == 0)
-        assert sample.z.dtype == torch.float16
-
-
-def test_noise_has_the_level_that_is_stated():
-    data = [(str(i), torch.full((3, 32, 32), 128, dtype=torch.uint8)) for i in range(40)]
-    z = torch.stack([s.z.float() for s in corrupt(data, 40, Corruption(0.2, 0.0))]) - (128 / 127.5 - 1)
-    # 122880 normal numbers: the deviation has a relative standard error of .002, the mean one of .2 / 350.
-    assert abs(float(z.std()) / 0.2 - 1) < 0.01 and abs(float(z.mean())) < 0.003
-    assert abs(float(torch.corrcoef(z.flatten(1))[0, 1:].mean())) < 0.01
-
-
-def test_views_of_a_picture_share_its_noise_so_that_averaging_them_reveals_nothing():
-    """Undo crop and flip of a thousand visits to one picture: every visit shows the same numbers."""
-    size, crop = 20, 16
-    grey = [("one", torch.full((1, size, size), 100, dtype=torch.uint8))]
-    stored = next(iter(corrupt(grey, 1, Corruption(0.2, 0.0))))
-    spec = Levels(0.0, 1.0, 0.3, 80.0)
-    loader = Loader([stored], np.ones(1), spec, crop=crop, buffer=BUFFER, batch=50, seed=0)
-    places = [(i, j, flip) for i in range(5) for j in range(5) for flip in (False, True)]
-    crops = [stored.z.float()[:, i : i + crop, j : j + crop] for i, j, _ in places]
-    known = torch.stack([c.flip(-1) if place[2] else c for c, place in zip(crops, places, strict=True)])
-    total, count = torch.zeros(2, size, size)
-    for step in range(20):
-        for view in loader(step)[0].z:
-            ((found,),) = (known == view).flatten(1).all(1).nonzero().tolist()
-            i, j, flip = places[found]
-            total[i : i + crop, j : j + crop] += view[0].flip(-1) if flip else view[0]
-            count[i : i + crop, j : j + crop] += 1
-    noise = (total / count)[count > 0] - (100 / 127.5 - 1)
-    assert count.max() == 1000 and abs(float(noise.std()) - 0.2) < 0.02
-    # Control: fresh noise at each visit would average away.
-    fresh = torch.stack([Corruption(0.2, 0.0).noise(i, (size, size)) for i in range(1000)]).mean(0)
-    assert float(0.2 * fresh.std()) < 0.02
-
-
-def test_clean_picture_of_a_damaged_sample_is_kept_nowhere(tmp_path):
-    samples = list(corrupt(pictures(4), 4, Corruption(0.5, 0.0)))
-    assert {f for s in samples for f, v in vars(s).items() if isinstance(v, torch.Tensor)} == {"z"}
-    write(samples, tmp_path / "set", Corruption(0.5, 0.0))
-    stored = b"".join(p.read_bytes() for p in (tmp_path / "set").iterdir())
-    for _, picture in pictures(4):
-        clean = (picture.float() / 127.5 - 1).half()
-        assert clean.numpy().tobytes() not in stored and picture.numpy().tobytes() not in stored
-
-
-# Manifest ---
-
-
-def test_manifest_round_trip(tmp_path):
-    settings = Corruption(0.2, 0.5, seed=3)
-    samples = list(corrupt(pictures(6), 6, settings))
-    assert write(samples, tmp_path / "set", settings) == 6
-    back = list(read_corrupted(tmp_path / "set"))
-    assert fingerprint(back) == fingerprint(samples)
-    assert [(s.name, s.sigma_noise) for s in back] == [(s.name, s.sigma_noise) for s in samples]
-    row = json.loads((tmp_path / "set" / MANIFEST).read_text().splitlines()[0])
-    assert (row["seed"], row["clean_share"]) == (3, 0.5)
-    with pytest.raises(AmbientSolveError, match="already holds"):
-        write(samples, tmp_path / "set", settings)
-
-
-def test_interrupted_write_is_unfinished_and_can_be_done_again(tmp_path):
-    settings, data = Corruption(), list(corrupt(pictures(4), 4, Corruption()))
-
-    def breaks():
-        yield from data[:2]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write(breaks(), tmp_path / "set", settings)
-    with pytest.raises(AmbientSolveError, match="interrupted") as error:
-        list(read_corrupted(tmp_path / "set"))
-    assert one_sentence(error)
-    write(data, tmp_path / "set", settings)
-    assert fingerprint(read_corrupted(tmp_path / "set")) == fingerprint(data)
-
-
-def test_manifest_of_ones_own_over_noisy_pictures(tmp_path):
-    z = torch.randn(1, 30, 20)
-    save_file({"z": z}, tmp_path / "scan.safetensors")
-    (tmp_path / MANIFEST).write_text('{"file": "scan.safetensors", "sigma_noise": 0.07}\n\n')
-    (sample,) = read_corrupted(tmp_path)
-    assert sample.name == "scan.safetensors" and sample.sigma_noise == 0.07 and torch.equal(sample.z, z.half())
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        '{"file": "z.safetensors"}',
-        '{"file": "z.safetensors", "sigma_noise": -0.1}',
-        '{"file": "z.safetensors", "sigma_noise": NaN}',
-        '{"file": "z.safetensors", "sigma_noise": "a lot"}',
-        '{"file": "absent.safetensors", "sigma_noise": 0.1}',
-        '{"file": "other.safetensors", "sigma_noise": 0.1}',
-        '{"file": "flat.safetensors", "sigma_noise": 0.1}',
-        '{"file": "broken.safetensors", "sigma_noise": 0.1}',
-        '["z.safetensors", 0.1]',
-        "z.safetensors 0.1",
-    ],
-)
-def test_bad_manifest_line_is_named(tmp_path, line):
-    save_file({"z": torch.zeros(1, 8, 8)}, tmp_path / "z.safetensors")
-    save_file({"picture": torch.zeros(1, 8, 8)}, tmp_path / "other.safetensors")
-    save_file({"z": torch.zeros(8, 8)}, tmp_path / "flat.safetensors")
-    (tmp_path / "broken.safetensors").write_bytes(b"not a safetensors file")
-    (tmp_path / MANIFEST).write_text('{"file": "z.safetensors", "sigma_noise": 0}\n' + line + "\n")
-    with pytest.raises(AmbientSolveError, match="line 2") as error:
-        list(read_corrupted(tmp_path))
-    assert one_sentence(error)
-
-
-@pytest.mark.parametrize("bad", [{"sigma_noise": -0.1}, {"clean_share": 1.1}, {"seed": -1}, {"seed": 0.5}])
-def test_bad_damage_is_refused(bad):
-    with pytest.raises(AmbientSolveError, match=next(iter(bad))):
-        Corruption(**bad)
 
 
 # Who may be used where ---
@@ -277,7 +120,7 @@ def test_impossible_admission_is_one_sentence():
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    return list(corrupt(pictures(30), 30, Corruption(0.2, 0.3)))
+    return list(corrupt(pictures(30), 30, Corruption(clean_share=0.3)))
 
 
 def loader(samples: list[Sample], seed: int = 0, batch: int = 12) -> Loader:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import tarfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
 
-from ambient_solve.data.images import open_image, read_images, to_tensor
+from ambient_solve.data.images import open_image, open_mask, read_images, to_tensor
 from ambient_solve.errors import AmbientSolveError
 from helpers import one_sentence
 
@@ -181,6 +182,144 @@ def test_pictures_before_a_bad_one_are_read(tmp_path):
         next(pictures)
 
 
+def shard(*members: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                archive.addfile(member)
+                continue
+            info = tarfile.TarInfo(member[0])
+            info.size = len(member[1])
+            archive.addfile(info, io.BytesIO(member[1]))
+    return stream.getvalue()
+
+
+def test_read_shards_in_their_order_without_unpacking_them(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    for k in (1, 0, 2):
+        members = (("b.png", png(2 * k)), ("b.json", b"{}"), ("sub/a.PNG", png(2 * k + 1)))
+        (tmp_path / "set" / f"part-{k:03d}.tar").write_bytes(shard(*members))
+    monkeypatch.setattr(tarfile.TarFile, "extract", lambda *_: pytest.fail("unpacked"))
+    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda *_: pytest.fail("unpacked"))
+    before = sorted(tmp_path.rglob("*"))
+    names = [f"part-{k:03d}/{name}" for k in range(3) for name in ("b.png", "sub/a.PNG")]
+    for source, expected in (
+        (tmp_path / "set", names),
+        (tmp_path / "set" / "part-{000..002}.tar", names),
+        (tmp_path / "set" / "part-{001..002}.tar", names[2:]),
+        (tmp_path / "set" / "part-0{0..0}{1..2}.tar", names[2:]),
+        (tmp_path / "set" / "part-001.tar", names[2:4]),
+    ):
+        found = list(read_images(f"webdataset:{source}"))
+        assert [name for name, _ in found] == expected
+        brightness = [int(p[0, 0, 0]) for _, p in found]
+        assert brightness == [names.index(name) for name in expected]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def link(name: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, "/etc/hostname"
+    return info
+
+
+def claims(size: int) -> bytes:
+    """A shard whose picture claims more bytes than there are."""
+    whole = bytearray(shard(("a.png", png())))
+    info = tarfile.TarInfo("a.png")
+    info.size = size
+    whole[:512] = info.tobuf()
+    return bytes(whole)
+
+
+BAD_SHARDS = {
+    "a picture that is none": (shard(("a.png", png()), ("b.png", b"This is a letter.")), "b.png of .*not a picture"),
+    "a picture cut short": (shard(("a.jpg", truncated())), "a.jpg of .*damaged"),
+    "a picture too large": (shard(("a.png", bomb(9_000, 9_000))), "a.png of .*million pixels"),
+    "a file too large": (claims(10**12), "claims 1000000000000 bytes"),
+    "a file that ends early": (claims(10**6), "cannot be read"),
+    "a shard that ends early": (shard(("a.png", png()), ("b.png", png()))[:1536], "not all of it"),
+    "a shard cut anywhere": (shard(("a.png", png()))[:700], "not all of it"),
+    "text": (b"This is a letter, not a shard." * 100, "no .tar shard"),
+    "text of whole blocks": (b"a" * 512 + bytes(512), "no .tar shard"),
+    "nothing": (b"", "no .tar shard"),
+    "no pictures": (shard(("a.json", b"{}")), "hold no picture"),
+    "links": (shard(link("a.png")), "hold no picture"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SHARDS)
+def test_bad_shard_is_one_sentence_that_names_it(tmp_path, name):
+    content, expected = BAD_SHARDS[name]
+    (tmp_path / "shard.tar").write_bytes(content)
+    with pytest.raises(AmbientSolveError, match=expected) as error:
+        list(read_images(f"webdataset:{tmp_path / 'shard.tar'}"))
+    assert "shard.tar" in str(error.value) and one_sentence(error)
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """Data sets as Hugging Face stores them on disk."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"), raising=False)
+    kinds = datasets.Features({"label": datasets.Value("int32"), "photo": datasets.Image()})
+
+    def save(name: str, *encoded: bytes | None, features: datasets.Features = kinds, splits: bool = False) -> str:
+        rows = {key: list(range(len(encoded))) for key in features if key == "label"}
+        rows |= {key: [e and {"bytes": e, "path": None} for e in encoded] for key in features if key != "label"}
+        made = datasets.Dataset.from_dict(rows, features=features)
+        (datasets.DatasetDict({"train": made, "test": made}) if splits else made).save_to_disk(tmp_path / name)
+        return f"dataset:{tmp_path / name}"
+
+    save.features, save.datasets = kinds, datasets
+    return save
+
+
+def test_read_a_saved_data_set_by_its_column_of_pictures(saved):
+    found = list(read_images(saved("photos", png(), png(1))))
+    assert [name for name, _ in found] == ["dataset/0", "dataset/1"]
+    assert torch.equal(found[1][1], torch.from_numpy((gradient() + np.uint8(1)).transpose(2, 0, 1).copy()))
+    splits = saved("splits", png(), splits=True)
+    assert len(list(read_images(f"{splits}/test"))) == 1
+
+
+def test_bad_hugging_face_data_is_one_sentence(saved, tmp_path):
+    two = saved.datasets.Features({"a": saved.datasets.Image(), "b": saved.datasets.Image()})
+    none = saved.datasets.Features({"label": saved.datasets.Value("int32")})
+    folders = ("bad", "empty", "plain")
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    (tmp_path / "bad" / "0.png").write_bytes(png())
+    (tmp_path / "bad" / "1.png").write_text("This is a letter.")
+    (tmp_path / "plain" / "notes.txt").write_text("This is a letter.")
+    for source, expected in (
+        (f"imagefolder:{tmp_path / 'bad'}", "1.png is not a picture"),
+        (f"imagefolder:{tmp_path / 'empty'}", "empty cannot be read"),
+        (f"dataset:{tmp_path / 'plain'}", "plain cannot be read"),
+        (f"dataset:{tmp_path / 'absent'}", "no folder"),
+        (saved("letters", png(), b"This is a letter."), "Picture 1 of .*not a picture"),
+        (saved("bombs", bomb(9_000, 9_000)), "Picture 0 of .*million pixels"),
+        (saved("holes", png(), None), "Picture 1 of .*empty"),
+        (saved("splits", png(), splits=True), "splits train, test: name one, as dataset:.*splits/train"),
+        (saved("two", png(), features=two), "2 columns of pictures among a, b"),
+        (saved("none", png(), features=none), "0 columns of pictures among label"),
+    ):
+        with pytest.raises(AmbientSolveError, match=expected) as error:
+            list(read_images(source))
+        assert one_sentence(error), source
+
+
+def test_white_is_missing_in_a_mask(tmp_path):
+    missing = np.zeros((12, 20), np.uint8)
+    missing[2:5, 3:9] = 255
+    Image.fromarray(missing).save(tmp_path / "mask.png")
+    Image.fromarray(np.dstack([np.full((12, 20, 3), 255, np.uint8), missing])).save(tmp_path / "brush.png")
+    for name in ("mask.png", "brush.png"):
+        mask = open_mask(tmp_path / name)
+        assert mask.dtype == torch.uint8 and torch.equal(mask[0], torch.from_numpy(missing == 0).to(torch.uint8))
+
+
 def test_missing_and_empty_sources_are_one_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
@@ -190,6 +329,8 @@ def test_missing_and_empty_sources_are_one_sentence(tmp_path):
         (tmp_path / "absent.npz", "no pack"),
         (tmp_path / "other.npz", "no picture pack"),
         (f"imagefolder:{tmp_path / 'absent'}", "no folder"),
+        (f"webdataset:{tmp_path / 'empty'}", "no .tar shard"),
+        (f"webdataset:{tmp_path / 'part-{00..03}.tar'}", "no file .*part-00.tar"),
     ):
         with pytest.raises(AmbientSolveError, match=expected) as error:
             list(read_images(source))

@@ -34,7 +34,7 @@ HEAVY = ("accelerate", "gradio", "trainers", "apps", "diffusers", "transformers"
 PICKLES = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 LONGEST = 400
 
-BASE = ("errors", "knobs", "noise", "transforms")
+BASE = ("errors", "knobs", "noise", "tensors", "transforms")
 MAY_IMPORT = {
     "errors": (),
     "version": (),
@@ -44,9 +44,11 @@ MAY_IMPORT = {
     "noise": ("errors",),
     "krylov": ("noise",),
     "transforms": (),
+    "tensors": (),
     "measurement": ("errors",),
     "operators": (*BASE, "operators"),
-    "objectives": (*BASE, "objectives", "priors.base"),
+    "objectives": (*BASE, "krylov", "objectives", "priors.base"),
+    "sampling": (*BASE, "priors"),
     "data": (*BASE, "data", "objectives.base", "operators"),
     "priors": (*BASE, "priors"),
     "priors.base": ("errors", "noise"),
@@ -54,7 +56,7 @@ MAY_IMPORT = {
     "likelihood": (*BASE, "gram", "krylov", "measurement", "priors.base"),
     "algorithms": (*BASE, "algorithms", "krylov", "likelihood", "priors.base"),
     "solver": (*BASE, "algorithms", "likelihood", "measurement", "priors.base", "restoration", "version"),
-    "evaluate": (*BASE, "algorithms", "data", "evaluate", "operators", "priors", "restoration", "solver"),
+    "evaluate": (*BASE, "algorithms", "data", "evaluate", "operators", "priors", "restoration", "sampling", "solver"),
 }
 """What a module of the library may import of the library; the longest name that fits counts. What is not listed (the
 files beside the command line) may import all of it, and nothing listed imports those."""

@@ -1,8 +1,9 @@
 """Damage a data set once, keep what was done to it, and forget the clean pictures.
 
-Which pictures stay clean depends on the seed and their number, the noise of picture `i` on (seed, i) alone: reading the
-data again, in any order, in any process, gives the same damage, and no later view of a picture can average its noise
-away.
+Which pictures stay clean, and what happens to each of the others, depends on the seed and their number; the damage of
+picture `i` on (seed, i) alone, so that who knows the seed can undo its noise. Reading the data again, in any order, in
+any process, gives the same damage, and no later view of a picture can average its noise away or show what its mask
+hides.
 """
 
 from __future__ import annotations
@@ -10,60 +11,147 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ambient_solve.data.damages import Damage, Noise
+from ambient_solve.data.images import SUFFIXES, open_image, open_mask, to_tensor
+from ambient_solve.data.observation import observed, read_mask, with_noise
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
+from ambient_solve.tensors import save_tensors
 
-MANIFEST = "manifest.jsonl"
+MANIFEST, RUN = "manifest.jsonl", "corruption.json"
+TENSORS = ("z", "mask", "signs", "maps")
+LEVELS = ("sigma_noise", "sigma_min", "sigma_max")
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """Gaussian noise on all but a share of the pictures."""
+    """One of several kinds of damage to all but a share of the pictures."""
 
-    sigma_noise: float = knob(0.2, 0.0, 100.0, help="noise level of the damaged pictures, in units of [-1, 1] pictures")
+    seed: int = knob(0, 0, help="decides which pictures stay clean, and the damage of the others")
     clean_share: float = knob(0.1, 0.0, 1.0, help="share of the pictures that stay clean")
-    seed: int = knob(0, 0, help="decides which pictures stay clean, and their noise")
+    damages: tuple[Damage, ...] = (Noise(),)
 
     def __post_init__(self) -> None:
         check_knobs(self)
+        given = self.damages if isinstance(self.damages, tuple) else ()
+        if not given or not all(isinstance(d, Damage) for d in given):
+            raise AmbientSolveError(
+                f"damages = {self.damages!r}; a tuple of one kind of damage or more was expected, such as (Noise(),)."
+            )
+        hidden = {d.hides: d.name for d in self.damages if d.hides}
+        if len(hidden) > 1:
+            raise AmbientSolveError(
+                f"One data set can hide {' or '.join(hidden)}, not both ({', '.join(hidden.values())}): damage the "
+                "pictures into two folders, and train on each by itself."
+            )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What YAML holds of it."""
+        return {"seed": self.seed, "clean_share": self.clean_share, "damages": [d.settings for d in self.damages]}
 
     def clean_indices(self, total: int) -> set[int]:
         """The `round(clean_share * total)` pictures that stay clean."""
+        return {i for i, damage in enumerate(self.plan(total)) if damage is None}
+
+    def plan(self, total: int) -> list[Damage | None]:
+        """What happens to each of `total` pictures, None for the clean ones; shares are kept to within one picture."""
         order = np.random.default_rng((self.seed, 0)).permutation(total)
-        return set(order[: round(self.clean_share * total)].tolist())
+        clean = round(self.clean_share * total)
+        share = np.cumsum([d.share for d in self.damages])
+        ends = clean + np.round(share / share[-1] * (total - clean)).astype(int)
+        plan: list[Damage | None] = [None] * total
+        for damage, start, end in zip(self.damages, [clean, *ends[:-1]], ends, strict=True):
+            for index in order[start:end]:
+                plan[index] = damage
+        return plan
 
-    def noise(self, index: int, shape: tuple[int, ...]) -> Tensor:
-        """The unit noise of picture `index`, float32 of `shape`."""
-        draw = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, 1, index))))
-        return torch.from_numpy(draw.standard_normal(shape, dtype=np.float32))
+    def random(self, index: int) -> np.random.Generator:
+        """The random numbers of picture `index`."""
+        return _random(self.seed, 1, index)
+
+    def damaged(self, name: str, picture: Tensor, index: int, damage: Damage | None) -> Sample:
+        """Picture `index` after `damage` (None: clean): uint8, or floats in the units of the prior, (C, H, W)."""
+        z = picture.float() / 127.5 - 1 if picture.dtype == torch.uint8 else picture.float()
+        sample, rng = Sample(name, z), self.random(index)
+        try:
+            if damage is not None:
+                sample = replace(damage.apply(sample, rng), damage=damage.name)
+            for kind in self.damages:
+                sample = kind.whole(sample, rng) if sample.mask is None else sample
+        except AmbientSolveError as error:
+            raise AmbientSolveError(f"{name}: {error}") from None
+        return replace(sample, z=sample.z.half())
 
 
-def corrupt(pictures: Iterable[tuple[str, Tensor]], total: int, corruption: Corruption) -> Iterator[Sample]:
-    """Damage `total` uint8 pictures. The clean version of a damaged picture is not kept anywhere."""
-    clean = corruption.clean_indices(total)
+def corrupt(
+    pictures: Iterable[tuple[str, Tensor]], total: int, corruption: Corruption, skip: int = 0
+) -> Iterator[Sample]:
+    """Damage `total` pictures, the first `skip` left out. The clean version of a damaged one is not kept anywhere."""
+    plan = corruption.plan(total)
     for index, (name, picture) in enumerate(pictures):
-        z = picture.float() / 127.5 - 1
-        sigma_noise = 0.0 if index in clean else corruption.sigma_noise
-        if sigma_noise > 0:
-            z = z + sigma_noise * corruption.noise(index, tuple(z.shape))
-        yield Sample(name, z.half(), sigma_noise)
+        if index == total:
+            raise AmbientSolveError(f"{total} pictures were expected and more came: {name}.")
+        if index >= skip:
+            yield corruption.damaged(name, picture, index, plan[index])
 
 
-def write_corrupted(samples: Iterable[Sample], folder: str | Path, corruption: Corruption) -> int:
-    """Write each sample as a safetensors file and one line of manifest.jsonl; returns how many were written.
+def freeze(samples: Iterable[Sample], sigma: float, seed: int, buffer: float) -> list[Sample]:
+    """Each clean sample becomes two: itself up to level `buffer * sigma`, and a noisy copy of it for those above.
 
-    The manifest is written last: a folder without one is unfinished.
+    What the network may see of a picture at high levels is one copy with the noise of level `sigma` frozen in, so that
+    it cannot learn the picture by heart there (Shah et al., 2025, arXiv 2502.21278). Other samples stay as they are.
+
+    Args:
+        buffer: How far above its own noise a noisy sample may be used, `objectives.denoise.buffer`.
+    """
+    if not (0 < sigma < math.inf and 1 <= buffer < math.inf):
+        raise AmbientSolveError(
+            f"sigma = {sigma}, buffer = {buffer}; expected sigma above 0 and a buffer of 1 or more."
+        )
+    frozen = []
+    for index, sample in enumerate(samples):
+        if any(getattr(sample, level) for level in LEVELS) or not (sample.mask is None or bool(sample.mask.all())):
+            frozen.append(sample)
+            continue
+        # Below sigma_max is strictly below: the next number leaves no level between the two.
+        frozen.append(replace(sample, sigma_min=math.inf, sigma_max=math.nextafter(buffer * sigma, math.inf)))
+        frozen.append(replace(_frozen(sample, sigma, _random(seed, 4, index)), damage="frozen"))
+    return frozen
+
+
+def hide(samples: Iterable[Sample], seed: int) -> list[Sample]:
+    """Freeze noise of level `sigma_min` into every sample without noise that may be used above that level alone.
+
+    This is the target of Ambient Omni (arXiv 2506.10038): what is learned is the same, and the network never sees the
+    picture itself. A sample that may be used below some `sigma_max` too stays as it is, it is seen there.
+    """
+    return [
+        _frozen(s, s.sigma_min, _random(seed, 5, i))
+        if 0 < s.sigma_min < math.inf and s.sigma_noise == 0 == s.sigma_max
+        else s
+        for i, s in enumerate(samples)
+    ]
+
+
+def write_corrupted(
+    pictures: Iterable[tuple[str, Tensor]], total: int, corruption: Corruption, folder: str | Path
+) -> int:
+    """Damage `total` pictures into `folder`: a safetensors file and a row of manifest.jsonl each; returns `total`.
+
+    The manifest is written last: a folder without one is unfinished, and the same call goes on with it.
     """
     folder = Path(folder)
     if (folder / MANIFEST).exists():
@@ -71,53 +159,163 @@ def write_corrupted(samples: Iterable[Sample], folder: str | Path, corruption: C
             f"{folder} already holds a damaged data set. Damage is done once: choose another folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for index, sample in enumerate(samples):
-        file = f"{index:06d}.safetensors"
-        save_file({"z": sample.z}, folder / file)
-        rows.append({**asdict(corruption), "file": file, "name": sample.name, "sigma_noise": sample.sigma_noise})
-    temporary = folder / (MANIFEST + ".part")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    temporary.rename(folder / MANIFEST)
-    return len(rows)
+    part, plan = folder / (MANIFEST + ".part"), corruption.plan(total)
+    finished = _finished(folder, part)
+    _remember(folder, {**corruption.settings, "total": total}, bool(finished))
+    pictures, index = _same_pictures(pictures, finished, folder), len(finished)
+    with part.open("a") as rows:
+        for sample in corrupt(pictures, total, corruption, skip=len(finished)):
+            file, damage = f"{index:06d}.safetensors", plan[index]
+            tensors = {name: getattr(sample, name) for name in TENSORS}
+            save_tensors({k: v.contiguous() for k, v in tensors.items() if v is not None}, folder / (file + ".part"))
+            os.replace(folder / (file + ".part"), folder / file)
+            row = {"file": file, "name": sample.name, **{level: getattr(sample, level) for level in LEVELS}}
+            row |= {"damage": sample.damage, "parameters": damage.parameters if damage else {}}
+            rows.write(json.dumps({**row, "seed": corruption.seed, "index": index}) + "\n")
+            rows.flush()
+            index += 1
+    if index != total:
+        raise AmbientSolveError(f"{total} pictures were expected, but {index} came.")
+    os.replace(part, folder / MANIFEST)
+    return total
 
 
-def read_corrupted(folder: str | Path) -> Iterator[Sample]:
+def _remember(folder: Path, settings: dict[str, Any], begun: bool) -> None:
+    """Write down what is being done in `folder`; raise if something else was begun there."""
+    run, text = folder / RUN, json.dumps(settings, indent=1) + "\n"
+    if begun and not (run.is_file() and run.read_text() == text):
+        raise AmbientSolveError(
+            f"{folder} holds an unfinished data set with other settings ({RUN}): choose another folder, or delete it."
+        )
+    (folder / (RUN + ".part")).write_text(text)
+    os.replace(folder / (RUN + ".part"), run)
+
+
+def _finished(folder: Path, part: Path) -> list[dict[str, Any]]:
+    """The rows of the samples that an interrupted call has finished; what follows them in `part` is cut off."""
+    rows, length = [], 0
+    for line in part.read_bytes().splitlines(keepends=True) if part.is_file() else []:
+        row = json.loads(line) if line.endswith(b"\n") else None
+        if row is None or not (folder / row["file"]).is_file():
+            os.truncate(part, length)
+            break
+        rows.append(row)
+        length += len(line)
+    return rows
+
+
+def _same_pictures(
+    pictures: Iterable[tuple[str, Tensor]], finished: list[dict[str, Any]], folder: Path
+) -> Iterator[tuple[str, Tensor]]:
+    for index, (name, picture) in enumerate(pictures):
+        if index < len(finished) and finished[index]["name"] != name:
+            raise AmbientSolveError(
+                f"{folder} is unfinished, and its picture {index} was {finished[index]['name']}, not {name}: the "
+                "pictures have changed. Choose another folder."
+            )
+        yield name, picture
+
+
+def read_corrupted(folder: str | Path, channels: int = 3) -> Iterator[Sample]:
     """Read a damaged data set: a manifest.jsonl with at least `file` and `sigma_noise` in each row, beside its files.
 
-    A manifest of your own, over your own noisy pictures (safetensors with one float tensor `z`, (C, H, W), in [-1, 1]
-    units), loads too.
+    A manifest of your own loads too. `file` is a safetensors file with a float `z` (C, H, W) in [-1, 1] units and,
+    where not all was observed, a `mask` (1 or C, H, W) of 1 = observed (with `signs` or `maps` if it is a mask of
+    coefficients or k-space, see `Sample`); or a picture, read with `channels` 1 or 3. A row may name a picture as its
+    `mask`, in which white is missing, and give `sigma_min` and `sigma_max`.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         raise AmbientSolveError(
-            f"{folder} has no {MANIFEST}: it is no damaged data set, or its writing was interrupted."
+            f"{folder} has no {MANIFEST}: it is no damaged data set, or its writing was interrupted and the same "
+            "command goes on with it."
         )
     for number, line in enumerate((folder / MANIFEST).read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{folder / MANIFEST}, line {number}"
-        try:
-            row = json.loads(line)
-            file, sigma_noise = folder / row["file"], float(row["sigma_noise"])
-            with safe_open(file, framework="pt") as stored:
-                z = stored.get_tensor("z")
-        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
-            raise AmbientSolveError(f"{where}: {type(error).__name__}: {error}.") from None
-        if not (0 <= sigma_noise < math.inf):
-            raise AmbientSolveError(
-                f"{where}: sigma_noise = {sigma_noise} is no noise level; expected 0 (clean) or more."
-            )
-        if z.ndim != 3 or not z.is_floating_point():
-            raise AmbientSolveError(
-                f"{where}: z is {z.dtype} {tuple(z.shape)}; expected floats (C, H, W) in [-1, 1] units."
-            )
-        yield Sample(row.get("name", row["file"]), z.half(), sigma_noise)
+        if line.strip():
+            where = f"{folder / MANIFEST}, line {number}"
+            try:
+                yield _read_row(folder, json.loads(line), channels)
+            except AmbientSolveError as error:
+                raise AmbientSolveError(f"{where}: {error}") from None
+            except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
+                raise AmbientSolveError(f"{where}: {type(error).__name__}: {error}.") from None
+
+
+def _read_row(folder: Path, row: dict[str, Any], channels: int) -> Sample:
+    if not isinstance(row, dict) or not {"file", "sigma_noise"} <= set(row):
+        raise AmbientSolveError(f"{row!r} is no row; at least {{'file': ..., 'sigma_noise': ...}} was expected.")
+    file, sigma_noise = folder / row["file"], float(row["sigma_noise"])
+    sigma_min, sigma_max = (float(row.get(level, 0.0)) for level in LEVELS[1:])
+    if not (0 <= sigma_noise < math.inf and sigma_min >= 0 and sigma_max >= 0):
+        raise AmbientSolveError(
+            f"sigma_noise = {sigma_noise}, sigma_min = {sigma_min}, sigma_max = {sigma_max} are no levels; expected 0 "
+            "(clean) or more."
+        )
+    if file.suffix.lower() in SUFFIXES:
+        tensors = {"z": to_tensor(open_image(file), channels).float() / 127.5 - 1}
+    else:
+        with safe_open(file, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in TENSORS if name == "z" or name in stored.keys()}
+    if row.get("mask"):
+        tensors["mask"] = open_mask(folder / row["mask"])
+    tensors = _checked(**tensors)
+    clean = sigma_noise == sigma_min == 0 and tensors["mask"] is None
+    damage = str(row.get("damage", "clean" if clean else "damaged"))
+    return Sample(
+        str(row.get("name", row["file"])), tensors.pop("z"), sigma_noise, sigma_min, sigma_max, **tensors, damage=damage
+    )
+
+
+def _checked(
+    z: Tensor, mask: Tensor | None = None, signs: Tensor | None = None, maps: Tensor | None = None
+) -> dict[str, Tensor | None]:
+    """The tensors of a sample as `Sample` has them, once they are known to fit together."""
+    if z.ndim != 3 or not z.is_floating_point():
+        raise AmbientSolveError(f"z is {z.dtype} {tuple(z.shape)}; expected floats (C, H, W) in [-1, 1] units.")
+    z = z.half()
+    if not bool(z.isfinite().all()):
+        raise AmbientSolveError("z has values that are no numbers or too large for [-1, 1] units.")
+    mask = None if mask is None else read_mask(mask, z, "The mask")
+    if signs is None and maps is None:
+        return {"z": z if mask is None else observed(z, mask), "mask": mask, "signs": None, "maps": None}
+    if mask is None or (signs is not None and maps is not None):
+        raise AmbientSolveError(
+            "signs or maps stand beside a mask of coefficients or k-space, and one of the two alone."
+        )
+    if signs is not None and (signs.shape != z.shape or not bool((signs.abs() == 1).all())):
+        raise AmbientSolveError(f"signs is {tuple(signs.shape)}; expected +1 and -1, {tuple(z.shape)}.")
+    if maps is not None and not (
+        maps.is_complex() and maps.ndim == 3 and maps.shape[1:] == z.shape[1:] and len(z) == 2
+    ):
+        raise AmbientSolveError(
+            f"maps is {maps.dtype} {tuple(maps.shape)}, z is {tuple(z.shape)}; expected complex (coils, H, W) and "
+            "(2, H, W)."
+        )
+    return {
+        "z": z,
+        "mask": mask,
+        "signs": None if signs is None else signs.to(torch.int8),
+        "maps": None if maps is None else maps.to(torch.complex64),
+    }
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:
-    """A short hash of all pixels and noise levels, for the model card."""
+    """A short hash of all pixels, levels and masks, for the model card."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(sample.z.numpy().tobytes() + repr(sample.sigma_noise).encode())
+        if sample.sigma_min or sample.sigma_max:
+            digest.update(repr((sample.sigma_min, sample.sigma_max)).encode())
+        for name in TENSORS[1:]:
+            if getattr(sample, name) is not None:
+                digest.update(name.encode() + getattr(sample, name).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _random(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def _frozen(sample: Sample, sigma: float, rng: np.random.Generator) -> Sample:
+    noisy = with_noise(replace(sample, z=sample.z.float()), sigma, rng)
+    return replace(noisy, z=noisy.z.half())

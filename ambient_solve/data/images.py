@@ -1,13 +1,16 @@
-"""Pictures as uint8 tensors (C, H, W): from one file, a folder, an .npz pack, or a Hugging Face image folder."""
+"""Pictures as uint8 tensors (C, H, W): from a file, a folder, an .npz pack, webdataset shards or Hugging Face data."""
 
 from __future__ import annotations
 
 import io
+import re
+import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +19,10 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 
+T = TypeVar("T")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 MAX_PIXELS = 64_000_000
+MAX_BYTES = 8 * MAX_PIXELS
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -55,6 +60,11 @@ def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
 
 def to_tensor(image: Image.Image, channels: int = 3) -> Tensor:
     """A picture as uint8 (channels, H, W), `channels` 1 or 3. An alpha channel is laid over white; grey is repeated."""
+    if channels not in (1, 3):
+        raise AmbientSolveError(
+            f"Pictures have 1 or 3 channels, {channels} were asked for: store other data with write_corrupted, and "
+            "train on corrupted:FOLDER."
+        )
     if image.mode.startswith("I;16") or image.mode == "I":
         image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -65,15 +75,37 @@ def to_tensor(image: Image.Image, channels: int = 3) -> Tensor:
     return torch.from_numpy(array[None] if channels == 1 else array.transpose(2, 0, 1).copy())
 
 
+def open_mask(path: str | Path) -> Tensor:
+    """The observed pixels, uint8 (1, H, W) of 1 = observed, from a picture in which white is MISSING.
+
+    Transparent pixels are not painted.
+    """
+    image = open_image(path)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("L")
+    return (to_tensor(image, 1) < 128).to(torch.uint8)
+
+
 def read_images(source: str | Path, channels: int = 3, shrink: int = 1) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, uint8 (C, H, W)) for every picture of `source`, in a fixed order.
 
-    `source` is a folder (searched recursively), an .npz pack (`data`: encoded files one after another, `offsets`), or
-    "imagefolder:PATH" for Hugging Face's reader. `shrink` divides both sides, which makes a JPEG's pixels clean again.
+    `shrink` divides both sides, which makes a JPEG's pixels clean again. `source` is one of
+
+        FOLDER              every picture in it, searched recursively
+        FILE.npz            a pack: `data`, encoded files one after another, and `offsets`
+        webdataset:PATH     .tar shards, read in place: one, a folder of them, or part-{000..003}.tar
+        dataset:PATH        what `datasets.Dataset.save_to_disk` wrote, with one column of pictures
+        imagefolder:PATH    a folder as Hugging Face's reader sees it
     """
     for name, image in _open_all(str(source)):
         picture = to_tensor(image, channels)
         yield name, _shrink(name, picture, shrink) if shrink > 1 else picture
+
+
+def shuffled(pictures: Sequence[T], seed: int) -> list[T]:
+    """`pictures` in an order that depends on their number and the seed alone: a data set may be stored sorted."""
+    return [pictures[i] for i in np.random.default_rng((seed, 4)).permutation(len(pictures))]
 
 
 def _shrink(name: str, picture: Tensor, by: int) -> Tensor:
@@ -86,8 +118,11 @@ def _shrink(name: str, picture: Tensor, by: int) -> Tensor:
 
 
 def _open_all(source: str) -> Iterator[tuple[str, Image.Image]]:
-    if source.startswith("imagefolder:"):
-        yield from _open_hugging_face(source.removeprefix("imagefolder:"))
+    kind, _, path = source.partition(":")
+    if kind == "webdataset":
+        yield from _open_shards(path)
+    elif kind in ("imagefolder", "dataset"):
+        yield from _open_hugging_face(kind, path)
     elif source.endswith(".npz"):
         yield from _open_pack(Path(source))
     elif Path(source).is_dir():
@@ -98,7 +133,8 @@ def _open_all(source: str) -> Iterator[tuple[str, Image.Image]]:
             yield str(path.relative_to(source)), open_image(path)
     else:
         raise AmbientSolveError(
-            f"{source} is no folder, no .npz pack and no imagefolder:PATH; there is nothing to read."
+            f"{source} is no folder, no .npz pack and no webdataset:PATH, dataset:PATH or imagefolder:PATH; there is "
+            "nothing to read."
         )
 
 
@@ -133,14 +169,94 @@ def _read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return data, offsets
 
 
-def _open_hugging_face(folder: str) -> Iterator[tuple[str, Image.Image]]:
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise AmbientSolveError("imagefolder:PATH needs datasets: pip install 'ambient-solve[train]'.") from None
+def _open_shards(source: str) -> Iterator[tuple[str, Image.Image]]:
+    found = False
+    for path in _shards(source):
+        for name, member, shard in _members(path):
+            found = True
+            where = f"{name} of {path}"
+            if member.size > MAX_BYTES:
+                raise AmbientSolveError(f"{where} claims {member.size} bytes; at most {MAX_BYTES} are read.")
+            try:
+                content = shard.extractfile(member).read()
+            except (tarfile.TarError, OSError) as error:
+                raise AmbientSolveError(f"{where} cannot be read: {error}; copy the shard again.") from None
+            yield f"{path.stem}/{name}", _decode(io.BytesIO(content), where)
+    if not found:
+        raise AmbientSolveError(f"The shards {source} hold no picture ({', '.join(SUFFIXES)}).")
 
+
+def _members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
+    """The pictures of a shard in their order. Links and folders are passed over; nothing is written to disk."""
+    try:
+        with path.open("rb") as file:
+            # tarfile takes a missing end for the end: a whole archive is made of blocks, and the last one is empty.
+            size = file.seek(0, io.SEEK_END)
+            file.seek(max(size - tarfile.BLOCKSIZE, 0))
+            if size % tarfile.BLOCKSIZE or file.read().strip(b"\0"):
+                raise AmbientSolveError(f"{path} is no .tar shard, or not all of it: copy it again.")
+        with tarfile.open(path, "r:") as shard:
+            for member in shard:
+                if member.isreg() and member.name.lower().endswith(SUFFIXES):
+                    yield member.name, member, shard
+    except (tarfile.TarError, OSError) as error:
+        raise AmbientSolveError(f"{path} is no .tar shard that can be read: {error}.") from None
+
+
+def _shards(source: str) -> list[Path]:
+    """The .tar files that `source` names, braces such as {000..003} spelt out."""
+    braces = re.fullmatch(r"(.*?)\{(\d+)\.\.(\d+)\}(.*)", source)
+    if braces:
+        before, first, last, after = braces.groups()
+        numbers = [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
+        paths = [path for number in numbers for path in _shards(before + number + after)]
+    else:
+        paths = sorted(Path(source).glob("*.tar")) if Path(source).is_dir() else [Path(source)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing or not paths:
+        what = f"no file {missing[0]}" if missing else f"no .tar shard in {source}"
+        raise AmbientSolveError(
+            f"There is {what}; webdataset:PATH is a .tar, a folder of them, or part-{{000..003}}.tar."
+        )
+    return paths
+
+
+def _open_hugging_face(kind: str, folder: str) -> Iterator[tuple[str, Image.Image]]:
     if not Path(folder).is_dir():
         raise AmbientSolveError(f"There is no folder {folder}.")
-    rows = load_dataset("imagefolder", data_dir=folder, split="train")
-    for i, row in enumerate(rows):
-        yield f"imagefolder/{i}", row["image"]
+    try:
+        import datasets
+    except ImportError:
+        raise AmbientSolveError(f"{kind}:PATH needs datasets: pip install 'ambient-solve[train]'.") from None
+
+    try:
+        if kind == "dataset":
+            rows = datasets.load_from_disk(folder)
+        else:
+            rows = datasets.load_dataset("imagefolder", data_dir=folder, split="train")
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise AmbientSolveError(f"{kind}:{folder} cannot be read: {reason}.") from None
+    column = _picture_column(rows, f"{kind}:{folder}")
+    # Decoded here, not there: sizes are checked first, and a bad picture is named.
+    for i, row in enumerate(rows.select_columns(column).cast_column(column, datasets.Image(decode=False))):
+        where, stored = f"Picture {i} of {folder}", row[column] or {}
+        content, path = stored.get("bytes"), stored.get("path")
+        if content is None and path is None:
+            raise AmbientSolveError(f"{where} is empty; expected a picture.")
+        yield f"{kind}/{i}", open_image(path) if content is None else _decode(io.BytesIO(content), where)
+
+
+def _picture_column(rows: Any, source: str) -> str:
+    import datasets
+
+    if isinstance(rows, datasets.DatasetDict):
+        raise AmbientSolveError(
+            f"{source} holds the splits {', '.join(rows)}: name one, as {source}/{next(iter(rows))}."
+        )
+    columns = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+    if len(columns) != 1:
+        raise AmbientSolveError(
+            f"{source} has {len(columns)} columns of pictures among {', '.join(rows.features)}; one was expected."
+        )
+    return columns[0]

@@ -60,6 +60,11 @@ class Loader:
             raise AmbientSolveError(
                 f"{small[0].name} is {width}x{height}, smaller than the crop of {crop}. Lower `crop`."
             )
+        domains = {(s.signs is not None, s.maps is not None) for s in samples}
+        if len(domains) > 1 or (domains != {(False, False)} and any(s.mask is None for s in samples)):
+            raise AmbientSolveError(
+                "Samples measured in pixels, in coefficients and in k-space cannot be trained on together."
+            )
         channels = {s.z.shape[0] for s in samples}
         if len(channels) > 1:
             raise AmbientSolveError(f"The pictures have {sorted(channels)} channels; all must have the same number.")

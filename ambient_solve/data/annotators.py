@@ -1,0 +1,174 @@
+r"""The decision rules of the annotators: from a curve over noise levels to the levels at which a sample may be used.
+
+All are pure functions of curves. Annotating by a classifier and a fixed threshold is Ambient Diffusion Omni (Daras et
+al., 2025, arXiv 2506.10038); calibration, monotone smoothing, `1 / n_1` and the held-out rule are ours. With p the
+clean law and q the damaged one, both plus noise of level sigma,
+
+    P(damaged | z) averaged over damaged z  =  1/2 + Delta / 4,      Delta = integral of (p - q)^2 / (p + q)
+
+for the best classifier of balanced data. More noise never tells p and q better apart, so this curve falls with sigma.
+Using n_2 damaged beside n_1 clean samples pays above the level where this bias is smaller than the variance it saves,
+which depends on n_1: a fixed threshold does not know it, `1 / n_1` and the held-out loss do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from ambient_solve.data.table import Annotation
+from ambient_solve.errors import AmbientSolveError
+
+Epsilon = float | Literal["auto"]
+
+
+def falling(curve: np.ndarray) -> np.ndarray:
+    """The nearest curve that never rises, in squares, along the last axis: isotonic regression by its min-max formula.
+
+    `fit_i = min over a <= i of max over b >= i of the mean of curve_a .. curve_b`.
+    """
+    total = np.concatenate([np.zeros_like(curve[..., :1]), np.cumsum(curve, -1)], -1)
+    fit = np.full(curve.shape, np.inf)
+    for a in range(curve.shape[-1]):
+        means = (total[..., a + 1 :] - total[..., a : a + 1]) / np.arange(1, curve.shape[-1] - a + 1)
+        highest = np.maximum.accumulate(means[..., ::-1], -1)[..., ::-1]
+        fit[..., a:] = np.minimum(fit[..., a:], highest)
+    return fit
+
+
+def switch(sigmas: np.ndarray, admitted: np.ndarray) -> np.ndarray:
+    """The level above which all are admitted, (...): `sigmas` (L,) rise, `admitted` (..., L) is a truth value.
+
+    It lies half way, in log sigma, between the highest refused level and the next; 0 where none is refused, infinite
+    where the highest one is.
+    """
+    refused = ~np.asarray(admitted)
+    above_highest = refused.shape[-1] - np.argmax(refused[..., ::-1], -1)
+    return _between(sigmas)[np.where(refused.any(-1), above_highest, 0)]
+
+
+def _between(sigmas: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0.0], np.sqrt(sigmas[:-1] * sigmas[1:]), [np.inf]])
+
+
+def tolerance(epsilon: Epsilon, n_clean: int) -> float:
+    """How far from even odds still passes for clean; "auto" is `1 / n_clean`, as one-dimensional studies suggest."""
+    return 1 / n_clean if epsilon == "auto" else float(epsilon)
+
+
+def check_epsilon(epsilon: Epsilon, owner: str) -> None:
+    """Raise unless `epsilon` is "auto" or a number in (0, .5)."""
+    if epsilon != "auto" and not (isinstance(epsilon, (int, float)) and 0 < epsilon < 0.5):
+        raise AmbientSolveError(f"{owner}: epsilon={epsilon!r} is neither 'auto' nor between 0 and 0.5; .05 is Omni's.")
+
+
+def confusion_switch(sigmas: np.ndarray, probability: np.ndarray, epsilon: float) -> np.ndarray:
+    """`sigma_min`, (...): above it a sample cannot be told from clean, `P(damaged) < 1/2 + epsilon`.
+
+    `probability` (..., L) is averaged over noise already; it is smoothed by `falling`.
+    """
+    return switch(sigmas, falling(probability) < 0.5 + epsilon)
+
+
+def held_out_switch(sigmas: np.ndarray, without: np.ndarray, with_group: np.ndarray, errors: float = 1.0) -> float:
+    """`sigma_min` of a group: above it, training with the group does not worsen the loss on held-out clean pictures.
+
+    `without`, `with_group` (n, L): losses of the same `n` pictures under the same noise. A level is worse if the mean
+    difference exceeds `errors` of its standard errors over pictures.
+    """
+    difference = with_group - without
+    error = difference.std(0, ddof=1) / np.sqrt(len(difference))
+    return float(switch(sigmas, difference.mean(0) <= errors * error))
+
+
+def calibrated(clean: np.ndarray, damaged: np.ndarray) -> np.ndarray:
+    """P(damaged), shape of `damaged`, from scores of clean and damaged samples the classifier was not trained on.
+
+    Platt's scaling `expit(a s + b)` (1999), both classes weighing the same. The penalty, the square of `a` and `b` over
+    the number of samples, and `a >= 0` draw a classifier that has learned nothing to even odds exactly.
+    """
+    middle, spread = np.concatenate([clean, damaged]).mean(), np.concatenate([clean, damaged]).std()
+    u, v = ((s.ravel() - middle) / max(spread, 1e-12) for s in (clean, damaged))
+    weight = 1 / min(len(clean), len(damaged))
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        a, b = w
+        value = np.logaddexp(0, a * u + b).mean() + np.logaddexp(0, -a * v - b).mean() + weight * (w @ w) / 2
+        right, wrong = expit(a * u + b), -expit(-a * v - b)
+        return value, np.array([(right * u).mean() + (wrong * v).mean(), right.mean() + wrong.mean()]) + weight * w
+
+    a, b = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)]).x
+    return expit(a * (damaged - middle) / max(spread, 1e-12) + b)
+
+
+def autocovariance(pictures: Sequence[np.ndarray], reach: int) -> np.ndarray:
+    """Mean product of entries `dy` rows and `dx` columns apart, of pictures (C, H, W) less their common mean.
+
+    (2 reach - 1, 2 reach - 1), the distance 0 in the middle; every picture at least `reach` high and wide.
+    """
+    mean, total, pairs = np.mean([p.mean() for p in pictures]), 0.0, 0.0
+    for picture in pictures:
+        total = total + _products(picture - mean, reach)
+        pairs = pairs + _products(np.ones((1, *picture.shape[-2:])), reach)
+    return total / pairs
+
+
+def _products(planes: np.ndarray, reach: int) -> np.ndarray:
+    """Sums of products of entries up to `reach - 1` apart, mean over planes; padded, so that no edge meets another."""
+    size, near = tuple(n + reach for n in planes.shape[-2:]), range(1 - reach, reach)
+    sums = np.fft.irfft2((np.abs(np.fft.rfft2(planes, size)) ** 2).mean(0), size)
+    return sums.take(near, 0, mode="wrap").take(near, 1, mode="wrap")
+
+
+def context_losses(covariance: np.ndarray, sizes: Sequence[int], sigmas: np.ndarray) -> np.ndarray:
+    r"""Squared error of the best linear denoiser of a pixel that sees `size` x `size` noisy ones, (sizes, L).
+
+    Wiener's formula on the `autocovariance` r, with C the covariance of the window and c that of window and pixel:
+    `r(0) - c' (C + sigma^2 I)^-1 c`.
+    """
+    middle = len(covariance) // 2
+    losses = []
+    for size in sizes:
+        rows, columns = (axis.ravel() for axis in np.meshgrid(range(size), range(size), indexing="ij"))
+        window = covariance[middle + rows[:, None] - rows, middle + columns[:, None] - columns]
+        values, vectors = np.linalg.eigh(window)
+        # An estimate from finite pictures may have small negative eigenvalues, which no covariance has.
+        values = values.clip(0)
+        share = (vectors[(size // 2) * size + size // 2] * values)[:, None] ** 2
+        losses.append(covariance[middle, middle] - (share / (values[:, None] + sigmas**2)).sum(0))
+    return np.array(losses)
+
+
+def context_levels(sigmas: np.ndarray, losses: np.ndarray, whole: np.ndarray, excess: float) -> np.ndarray:
+    """The level up to which each context suffices, (sizes,): its loss exceeds that of the whole by `excess` at most.
+
+    `losses` (sizes, L) and `whole` (L,) at rising `sigmas`. Infinite where it always suffices, 0 where it never does.
+    """
+    refused = losses > (1 + excess) * whole
+    return _between(sigmas)[np.where(refused.any(-1), np.argmax(refused, -1), len(sigmas))]
+
+
+def context_ceiling(levels: np.ndarray, probability: np.ndarray, epsilon: float) -> np.ndarray:
+    """`sigma_max`, (...): the level of the largest crop up to which no size can be told from clean; 0 if there is none.
+
+    `probability` (..., sizes) for crops of rising size, whose `context_levels` are `levels`. Larger crops never tell
+    less, so the curve is smoothed to rise.
+    """
+    confused = falling(probability[..., ::-1])[..., ::-1] < 0.5 + epsilon
+    return np.concatenate([[0.0], np.maximum.accumulate(levels)])[confused.sum(-1)]
+
+
+def too_low(rows: Sequence[Annotation], held_out: Sequence[Annotation]) -> list[str]:
+    """A warning for each damage whose median `sigma_min` in `rows` lies below that of the held-out loss."""
+    found = []
+    for damage in sorted({row.damage for row in rows} & {row.damage for row in held_out}):
+        ours, theirs = (float(np.median([r.sigma_min for r in t if r.damage == damage])) for t in (rows, held_out))
+        if ours < theirs:
+            found.append(
+                f"{damage}: sigma_min = {ours:.3g}, but below {theirs:.3g} the held-out loss gets worse: use that."
+            )
+    return found
