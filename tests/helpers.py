@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from deepinv import physics as dp
@@ -123,3 +125,24 @@ def one_sentence(error: pytest.ExceptionInfo | str) -> bool:
     """Short, without a traceback; at most three lines."""
     text = error if isinstance(error, str) else str(error.value)
     return 0 < len(text) < 400 and text.count("\n") < 3 and "Traceback" not in text and text.rstrip().endswith(".")
+
+
+# In standard errors: an effect must exceed DECISIVE, a zero must stay below NULL. The draws are the same in every run.
+DECISIVE, NULL = 6.0, 4.5
+
+
+class Draws:
+    """`Streams`, but one stream for all rows: a test of means needs many rows, not one stream for each."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.generator, dtype=like.dtype)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        return torch.rand(like.shape, generator=self.generator, dtype=like.dtype)
+
+
+def standard_errors(difference: Tensor) -> float:
+    return float(difference.mean() / (difference.std() / math.sqrt(len(difference))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -49,14 +50,25 @@ class Objective(abc.ABC):
     Class attributes:
         planes: How many planes of `cond` it tells the denoiser.
         below: Whether it learns levels at which no sample may be used.
+        incomplete: Whether it knows what a mask hides; noisy: whether it knows of noise and annotations.
     """
 
     planes: int = 0
     below: bool = False
+    incomplete: ClassVar[bool] = False
+    noisy: ClassVar[bool] = True
 
     @abc.abstractmethod
     def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """Loss of each sample, (B,). The noise of row i comes from stream i alone."""
+
+    def held_out(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
+        """Loss against the whole of clean pictures `batch.z`, of which the denoiser sees what `batch.mask` lets it."""
+        return self.loss(denoise, batch, streams)
+
+    def survival(self, observed: float) -> float | None:
+        """Share of the pixels the denoiser is shown, of a share that is observed; None if it is told no pixels."""
+        return None
 
 
 def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:

@@ -47,22 +47,35 @@ class Denoise(Objective):
 
     def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """See `Objective.loss`; the mean over the entries of each sample."""
-        extra = torch.sqrt(batch.sigma**2 - batch.sigma_noise**2)
-        n = streams.normal(batch.z)
-        z_sigma = batch.z + per_sample(extra, n) * n
-        tau = batch.z - per_sample(batch.sigma_noise**2 / extra, n) * n
-        error = (denoise(z_sigma, batch.sigma).float() - tau).square().flatten(1).mean(1)
+        if batch.mask is not None:
+            raise AmbientSolveError(
+                "The objective 'denoise' was given incomplete samples, whose gaps it would take for pictures: use "
+                "'masked', or 'kspace'."
+            )
+        z_sigma, tau = unbiased_target(batch, streams)
+        return self.error(denoise(z_sigma, batch.sigma), tau, batch)
+
+    def error(self, z0: Tensor, tau: Tensor, batch: Batch) -> Tensor:
+        """The weighted square of `z0 - tau`, (B,), for an estimate `z0` and its target, both of the shape of `z`."""
+        error = (z0.float() - tau).square().flatten(1).mean(1)
         return self.weights(batch.sigma, batch.sigma_noise) * error
 
-    def weights(self, sigma: Tensor, sigma_noise: Tensor) -> Tensor:
-        """The weight of `|D - tau|^2` at each level, (B,)."""
-        weight = edm_weight(sigma, self.sigma_data)
+    def weights(self, sigma: Tensor, sigma_noise: Tensor, floor: float = 0.0) -> Tensor:
+        """The weight of `|D - tau|^2` at each level, (B,); `lambda` is that of no level below `floor`."""
+        weight = edm_weight(sigma.clamp_min(floor), self.sigma_data)
         if self.weight == "laws":
             return weight * (1 - sigma_noise**2 / sigma**2) ** 2
         if self.weight == "omni":
             return weight
         v = sigma_noise**2 * sigma**2 / (sigma**2 - sigma_noise**2)
         return weight / (1 + weight * v)
+
+
+def unbiased_target(batch: Batch, streams: Streams) -> tuple[Tensor, Tensor]:
+    """`z_sigma` and `tau`, both of the shape of `z`, for a batch with `sigma > sigma_noise`."""
+    extra = torch.sqrt(batch.sigma**2 - batch.sigma_noise**2)
+    n = streams.normal(batch.z)
+    return batch.z + per_sample(extra, n) * n, batch.z - per_sample(batch.sigma_noise**2 / extra, n) * n
 
 
 def buffer(s_max: float) -> float:

@@ -1,0 +1,129 @@
+r"""Denoising from undersampled k-space (Ambient Diffusion Posterior Sampling; Aali et al., 2025, arXiv 2403.08728).
+
+A complex image, two real channels, is measured through `A = m F S`: coil maps `S`, the orthonormal Fourier transform
+`F`, sampled lines or points `m`. Stored is `A^H y`. At each visit some sampled lines are dropped, `A~ = B A`, and
+
+    lambda |A^H A (D(A~^H A~ z_sigma, m~; sigma) - tau)|^2,     z_sigma, tau as in `denoise.py`
+
+has the minimiser `D = E[z0 | A~^H A~ z_sigma, m~]`, lines that were never sampled included: see `masked.py`. The noise
+`sigma n` is real and white in each channel of the image, and so is `sigma_n e` in `y = A (z0 + sigma_n e)`. White noise
+of the receivers is of this kind for one coil; for several it is not, and `sigma_n` then is an approximation.
+
+All of this needs `A~ y`, and several coils mix the lines: `A~^H A~ A^H y` is not `A~^H A~ z0`, and it brings back some
+of what was dropped. So the stored image is replaced by the least one that explains it, `w` with `A^H A w = A^H y`: then
+`A w = A z0`, and `A~ w = A~ z0`. One coil needs no such solve, nor do data that are stored as `w` in the first place.
+
+Of the four planes that the published network sees, two are the image and one is `m~`, which is told here too. The last
+is constant: multiplied by the preconditioning it repeats the level, which the network knows, and is left out. Unlike
+`masked.py` this weighs a line the network is not shown as one that it is: few lines hold much power that is not shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.knobs import check_knobs, knob
+from ambient_solve.krylov import conjugate_gradient
+from ambient_solve.noise import Level, Streams, per_sample
+from ambient_solve.objectives.base import Batch, Denoiser, Objective
+from ambient_solve.objectives.denoise import WEIGHTS, Denoise, unbiased_target
+from ambient_solve.transforms import from_kspace, to_kspace
+
+RIM = 0.75
+"""Share of the radius of the fully sampled centre that is never dropped."""
+MOST = 0.9
+"""No more than this share of the other lines is dropped, however few they are."""
+
+
+@final
+@dataclass(frozen=True)
+class KSpace(Objective):
+    """Samples (B, 2, H, W) with coil maps (B, coils, H, W), |S|^2 summing to 1, and a mask (B, 1, H, W) of k-space."""
+
+    planes: ClassVar[int] = 1
+    incomplete: ClassVar[bool] = True
+
+    extra: float = knob(1.0, 0.0, 100.0, "what dropping lines adds to the acceleration R; 0 learns no missing line")
+    cg_iterations: int = knob(20, 0, 1000, "steps of the solve that undoes the mixing of coils; 0 if A z = y as stored")
+    weight: str = knob("inverse_variance", choices=WEIGHTS, help="how noisy targets count")
+    sigma_data: float = knob(0.5, 1e-6, help="standard deviation of one entry of the data")
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+
+    def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
+        """See `Objective.loss`; the mean over the entries of each sample."""
+        _check(batch)
+        maps, mask = batch.maps, torch.ones_like(batch.z[:, :1]) if batch.mask is None else batch.mask.to(batch.z)
+        if self.cg_iterations:
+            least = conjugate_gradient(lambda p: gram(p, mask, maps), batch.z, self.cg_iterations)
+            batch = replace(batch, z=least)
+        z_sigma, tau = unbiased_target(batch, streams)
+        seen = further(mask, share(mask, self.extra), streams)
+        z0 = denoise(gram(z_sigma, seen, maps), batch.sigma, seen).float()
+        error = gram(z0 - tau, mask, maps).square().flatten(1).mean(1)
+        return Denoise(self.weight, self.sigma_data).weights(batch.sigma, batch.sigma_noise) * error
+
+
+def gram(z: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
+    """`A^H A z`: what the sampled part of k-space says of `z` (B, 2, H, W)."""
+    return from_kspace(mask * to_kspace(z, maps), maps)
+
+
+def further(mask: Tensor, delta: Level, streams: Streams) -> Tensor:
+    """`mask` (B, 1, H, W) without a share `delta`, a float or (B,), of its lines; the calibration lines stay.
+
+    Each line outside `calibration` is dropped with chance `delta`, row i by stream i alone. Lines are columns or rows,
+    whichever is sampled in full, and single points where neither is.
+    """
+    columns, rows = _lines(mask)
+    u = streams.uniform(mask)
+    u = torch.where(columns, u[..., :1, :], torch.where(rows, u[..., :1], u))
+    return mask * torch.maximum(calibration(mask), (u >= per_sample(delta, u)).to(mask))
+
+
+def share(mask: Tensor, extra: float) -> Tensor:
+    """The `delta` of `further` by which the acceleration `R` of `mask` (B, 1, H, W) becomes `R + extra`, (B,).
+
+    `R~ = R + 1` is the published choice. A share `1 / R - 1 / (R + extra)` of k-space is dropped, on average.
+    """
+    sampled = mask.flatten(1).mean(1)
+    loose = (mask * (1 - calibration(mask))).flatten(1).mean(1)
+    surplus = sampled - sampled / (1 + extra * sampled)
+    return (surplus / loose.clamp(min=1e-9)).clamp(max=MOST)
+
+
+def calibration(mask: Tensor) -> Tensor:
+    """1 on the fully sampled centre of `mask` (B, 1, H, W), its rim excepted, else 0.
+
+    The centre reaches to the nearest gap. Lines beside the true calibration lines belong to it if they happen to be
+    sampled; were they therefore never dropped, the network would never have to predict them. Hence the rim.
+    """
+    height, width = mask.shape[-2:]
+    down = ((torch.arange(height, device=mask.device) - height // 2).abs() / height)[:, None]
+    across = (torch.arange(width, device=mask.device) - width // 2).abs() / width
+    columns, rows = _lines(mask)
+    distance = torch.where(columns, across, torch.where(rows, down, torch.maximum(down, across)))
+    reach = distance.masked_fill(mask > 0, torch.inf).amin((-2, -1), keepdim=True)
+    return (distance < RIM * reach).to(mask)
+
+
+def _lines(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether `mask` samples whole columns, and whole rows, (B, 1, 1, 1) each."""
+    whole = ((mask == mask[..., :1, :]), (mask == mask[..., :1]))
+    return tuple(same.flatten(1).all(1)[:, None, None, None] for same in whole)
+
+
+def _check(batch: Batch) -> None:
+    planes = 1 if batch.mask is None else batch.mask.shape[1]
+    if batch.maps is None or batch.z.shape[1] != 2 or planes != 1:
+        maps = "no coil maps" if batch.maps is None else f"{batch.maps.shape[1]} coil maps"
+        raise AmbientSolveError(
+            f"The objective 'kspace' was given {batch.z.shape[1]} channels, {maps} and a mask of {planes} planes; it "
+            "needs the real and imaginary part, complex maps (all ones for a single coil) and one mask for all coils."
+        )

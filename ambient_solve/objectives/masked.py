@@ -1,0 +1,115 @@
+r"""Denoising from incomplete samples (Ambient Diffusion; Daras et al., 2023, arXiv 2305.19256, section 3).
+
+Stored is `A y`, where `A` projects onto what was observed of `y = z0 + sigma_n e`, `sigma_n` mostly 0. At each visit
+more is hidden: `A~ = B A`, where `B` hides each observed entry with chance `delta`. The network is shown `A~ z_sigma`,
+told `A~`, and judged on all that was observed:
+
+    lambda |A (D(A~ z_sigma, A~; sigma) - tau)|^2,     z_sigma, tau as in `denoise.py`
+
+It cannot know which of the entries that it misses will count, so it must predict them all: the minimiser solves
+`E[A | A~] D = E[A | A~] E[z0 | A~ z_sigma, A~]`, and is `E[z0 | A~ z_sigma, A~]` on every entry with
+`P(A_i = 1 | A~) > 0`. With `delta = 0` these are the entries that it sees, and the others stay unlearned. Where entries
+are missing independently any `delta > 0` will do. A missing block stays unlearned if it can be told by its shape, as
+entries hidden one by one do not imitate it.
+
+The target is unbiased whatever is hidden. `tau - z0 = sigma_n e - sigma_n^2 / sqrt(sigma^2 - sigma_n^2) n` and
+`z_sigma - z0 = sigma_n e + sqrt(sigma^2 - sigma_n^2) n` are jointly Gaussian of covariance `sigma_n^2 - sigma_n^2 = 0`,
+so that the error of the target is independent of `z0`, `z_sigma`, `A` and `B`, hence of all that the network is given.
+
+With `signs` the entries are randomised coefficients, `A = T^H m T` (compressed sensing). The network is then told
+nothing: with noise, its input shows the subspace in which it lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.knobs import check_knobs, knob
+from ambient_solve.noise import Streams, per_sample
+from ambient_solve.objectives.base import Batch, Denoiser, Objective
+from ambient_solve.objectives.denoise import WEIGHTS, Denoise, unbiased_target
+from ambient_solve.transforms import derandomised, randomised
+
+
+@final
+@dataclass(frozen=True)
+class Masked(Objective):
+    """Samples (B, C, H, W) as for `Denoise`, with a mask (B, 1 or C, H, W), 1 where observed.
+
+    A mask that the channels share is thinned alike in all of them. With everything observed and `delta = 0` the loss
+    is that of `Denoise`, bit for bit.
+    """
+
+    incomplete: ClassVar[bool] = True
+
+    delta: float = knob(0.1, 0.0, 0.99, "share of the observed entries hidden at each visit; 0 learns no missing one")
+    planes: int = knob(1, 0, 1024, "planes of the mask that are told: 1 if the channels share it, 0 tells nothing")
+    weight: str = knob("inverse_variance", choices=WEIGHTS, help="how noisy targets count")
+    sigma_data: float = knob(0.5, 1e-6, help="standard deviation of one entry of the data")
+    floor: float = knob(0.2, 0.0, 100.0, "level at which hidden entries count at most: they are never known better")
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+
+    def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
+        """See `Objective.loss`; the sum over what was observed of each sample, divided by the number of all entries.
+
+        So every observed entry counts the same, whichever sample it is in. Divided by the number of observed ones, an
+        entry would count the more the less is known beside it. What the network does not see it cannot know the better
+        the lower the level: such entries have the weight of level `floor` below it, which leaves the minimiser alone.
+        """
+        mask = self._mask(batch)
+        z_sigma, tau = unbiased_target(batch, streams)
+        seen = mask * (streams.uniform(mask) >= self.delta)
+        return self._weighted(self._answer(denoise, z_sigma, seen, batch) - tau, seen, mask, batch)
+
+    def held_out(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
+        """See `Objective.held_out`; the mean over all entries, those that the denoiser does not see included."""
+        z_sigma, tau = unbiased_target(batch, streams)
+        mask = self._mask(batch)
+        return self._weighted(self._answer(denoise, z_sigma, mask, batch) - tau, mask, torch.ones_like(mask), batch)
+
+    def survival(self, observed: float) -> float | None:
+        """See `Objective.survival`."""
+        return observed * (1 - self.delta) if self.planes else None
+
+    def _answer(self, denoise: Denoiser, z_sigma: Tensor, seen: Tensor, batch: Batch) -> Tensor:
+        told = seen.expand(-1, self.planes, -1, -1) if self.planes else None
+        return denoise(project(z_sigma, seen, batch.signs), batch.sigma, told).float()
+
+    def _weighted(self, error: Tensor, seen: Tensor, judged: Tensor, batch: Batch) -> Tensor:
+        """The weighted mean square, (B,), of what of `error` is `judged`, be it `seen` or not."""
+        weights, levels = Denoise(self.weight, self.sigma_data).weights, (batch.sigma, batch.sigma_noise)
+        weight = weights(*levels)
+        share = weights(*levels, floor=self.floor) / weight
+        square = (error if batch.signs is None else randomised(error, batch.signs)).square()
+        counts = seen + per_sample(share, seen) * (judged - seen)
+        return weight * (counts * square).flatten(1).mean(1)
+
+    def _mask(self, batch: Batch) -> Tensor:
+        if batch.maps is not None:
+            raise AmbientSolveError(
+                "The objective 'masked' was given coil maps, so the mask is one of k-space: use the objective 'kspace'."
+            )
+        if batch.signs is not None and self.planes:
+            raise AmbientSolveError(
+                f"planes = {self.planes} was given, but the mask is one of coefficients, which are nowhere in the "
+                "picture: set `planes` to 0."
+            )
+        mask = torch.ones_like(batch.z[:, :1]) if batch.mask is None else batch.mask.to(batch.z)
+        if self.planes and mask.shape[1] not in (1, self.planes):
+            raise AmbientSolveError(
+                f"A mask of {mask.shape[1]} planes was given, one of 1 or {self.planes} expected: set `planes` to "
+                f"{mask.shape[1]}, or to 0 to tell nothing."
+            )
+        return mask
+
+
+def project(z: Tensor, mask: Tensor, signs: Tensor | None = None) -> Tensor:
+    """`A z`, shape of `z` (B, C, H, W): `mask`, broadcast to it, selects entries, or with `signs` coefficients."""
+    return mask * z if signs is None else derandomised(mask * randomised(z, signs), signs)
