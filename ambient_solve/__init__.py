@@ -21,24 +21,28 @@ if TYPE_CHECKING:
     from ambient_solve import operators
     from ambient_solve.algorithms import ALGORITHMS, DAPS, DDNM, DPS, MMPS, TDS, Algorithm, PiGDM, Proximal
     from ambient_solve.errors import AmbientSolveError
+    from ambient_solve.priors.ambient import AmbientPrior
     from ambient_solve.priors.base import Prior
     from ambient_solve.priors.denoiser import DenoiserPrior, as_deepinv
     from ambient_solve.priors.gaussian import GaussianPrior, MixturePrior
     from ambient_solve.priors.load import load_prior
     from ambient_solve.priors.network import NetworkConfig, NetworkPrior
     from ambient_solve.restoration import Restoration
+    from ambient_solve.sampling import generate
     from ambient_solve.solver import Solver, State
 
 # Imported at first use: torch and deepinv take seconds, and `ambient-solve --help` needs neither.
 _HOME = {
     "algorithms": "ALGORITHMS DAPS DDNM DPS MMPS TDS Algorithm PiGDM Proximal",
     "errors": "AmbientSolveError",
+    "priors.ambient": "AmbientPrior",
     "priors.base": "Prior",
     "priors.denoiser": "DenoiserPrior as_deepinv",
     "priors.gaussian": "GaussianPrior MixturePrior",
     "priors.load": "load_prior",
     "priors.network": "NetworkConfig NetworkPrior",
     "restoration": "Restoration",
+    "sampling": "generate",
     "solver": "Solver State",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
@@ -51,6 +55,7 @@ __all__ = [
     "MMPS",
     "TDS",
     "Algorithm",
+    "AmbientPrior",
     "AmbientSolveError",
     "DenoiserPrior",
     "GaussianPrior",
@@ -65,6 +70,7 @@ __all__ = [
     "State",
     "__version__",
     "as_deepinv",
+    "generate",
     "load_prior",
     "operators",
 ]

@@ -1,4 +1,4 @@
-"""The command line: `ambient-solve demo | restore | corrupt | info`.
+"""The command line: `ambient-solve demo | restore | sample | corrupt | info`.
 
 Exit codes: 0 fine; 2 bad input, with a sentence on standard error; 130 interrupted. A command imports what it
 needs when it runs, so that `--help` answers at once.
@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ import tyro
 from rich.markup import escape
 
 from ambient_solve.errors import AmbientSolveError, suggestion
-from ambient_solve.flags import knob_values, split_knobs, task_options, with_knobs
+from ambient_solve.flags import damage_help, knob_values, read_damages, split_knobs, task_options, with_knobs
 from ambient_solve.knobs import knobs
 from ambient_solve.restore import DAMAGES, Outcome, check_folder, make_damage, make_solver, restore_files
 from ambient_solve.version import __version__
@@ -137,13 +138,69 @@ class Restore:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sample:
+    """Draw pictures from a prior alone, without a measurement: what it has learned."""
+
+    prior: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRIOR")] = "photos"
+    """Embedded prior, folder, or hub id (owner/name)."""
+    n: int = 16
+    """How many."""
+    size: int = 0
+    """Their side in pixels; 0 is the prior's own, or 64 where any will do."""
+    out: Path = Path("samples")
+    """Folder of the pictures and of their contact sheet, sheet.png."""
+    seed: int = 0
+    """Picture i depends on (seed, i) alone."""
+    device: Device = "auto"
+    """auto takes the graphics card where there is one."""
+
+    def run(self) -> int:
+        """See the class."""
+        from ambient_solve.priors.ambient import AmbientPrior
+        from ambient_solve.restoration import save_png
+        from ambient_solve.sampling import Sampling, generate
+        from ambient_solve.sheet import Row, Tile, contact_sheet, picture_tile
+
+        check_folder(self.out)
+        prior = _load(self.prior, self.device)
+        if prior.shape[0] not in (1, 3):
+            raise AmbientSolveError(f"{self.prior} makes {prior.shape[0]} channels; PNG files hold 1 or 3.")
+        settings = {k.name: getattr(self, k.name) for k in knobs(Sampling)}
+        size = self.size or (64 if -1 in prior.shape else None)
+        pictures = prior.decode(
+            generate(prior, self.n, size=size, seed=self.seed, progress=sys.stderr.isatty(), **settings)
+        )
+        self.out.mkdir(parents=True, exist_ok=True)
+        for i, x in enumerate(pictures):
+            record = {"prior": self.prior, "seed": self.seed, "sample": i, **settings}
+            save_png(x, self.out / f"{i:04d}.png", json.dumps(record))
+        tiles, wide = [picture_tile(x, f"{i:04d}") for i, x in enumerate(pictures)], min(self.n, 4)
+        tiles += [Tile(tiles[0].picture * 0 + 255)] * (-self.n % wide)
+        rows = [Row("", f"seed {self.seed}", tiles[i : i + wide]) for i in range(0, self.n, wide)]
+        contact_sheet(f"samples of {self.prior}", [""] * wide, rows, side=192).save(self.out / "sheet.png")
+        print(f"{self.out}: {self.n} samples of {self.prior}, contact sheet {self.out / 'sheet.png'}")
+        if isinstance(prior, AmbientPrior):
+            print("  Note: this prior is told what it may see. What it does not see it fills with means: less variety.")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Corrupt:
-    """Damage a data set once, for training: noise on all but a share of the pictures, and a manifest of it."""
+    """Damage a data set once, for training, and write a manifest of it. An interrupted command goes on where it was."""
 
     source: tyro.conf.Positional[str]
-    """Folder of pictures, .npz pack, or imagefolder:PATH."""
+    """Folder of pictures, .npz pack, webdataset:PATH, dataset:PATH or imagefolder:PATH."""
     out: tyro.conf.Positional[Path]
-    """Folder for the damaged pictures; must not hold a damaged data set yet."""
+    """Folder for the damaged pictures; must not hold a finished damaged data set."""
+    damage: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(metavar='"KIND KNOB=VALUE ..."', help_behavior_hint="(may be repeated, default: noise)"),
+    ] = ()
+    """What happens to the pictures that do not stay clean, such as "jpeg quality=25 share=2"."""
+    sigma_noise: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint='(short for --damage "noise sigma=FLOAT")')
+    ] = None
+    """Noise level of the damaged pictures, in units of [-1, 1] pictures."""
     shrink: int = 1
     """Divide both sides first, which makes the pixels of a JPEG clean again."""
 
@@ -151,19 +208,20 @@ class Corrupt:
         """See the class."""
         from rich.progress import track
 
-        from ambient_solve.data.corruption import Corruption, corrupt, write_corrupted
+        from ambient_solve.data.corruption import Corruption, write_corrupted
         from ambient_solve.data.images import read_images
 
         if self.shrink < 1:
             raise AmbientSolveError(f"--shrink {self.shrink} was given, at least 1 was expected.")
-        corruption = Corruption(**{k.name: getattr(self, k.name) for k in knobs(Corruption)})
+        damages = read_damages(self.damage, self.sigma_noise)
+        corruption = Corruption(**{k.name: getattr(self, k.name) for k in knobs(Corruption)}, damages=damages)
         check_folder(self.out)
         # Read once before anything is written: a bad picture then leaves no half-made data set behind.
         total = sum(1 for _ in track(read_images(self.source, shrink=self.shrink), "reading", console=_stderr()))
         pictures = track(read_images(self.source, shrink=self.shrink), "damaging", total=total, console=_stderr())
-        written = write_corrupted(corrupt(pictures, total, corruption), self.out, corruption)
-        clean = len(corruption.clean_indices(total))
-        print(f"{self.out}: {written} pictures, {clean} of them clean, noise {corruption.sigma_noise} in the others")
+        written = write_corrupted(pictures, total, corruption, self.out)
+        counts = Counter(damage.name if damage else "clean" for damage in corruption.plan(total))
+        print(f"{self.out}: {written} pictures, {', '.join(f'{n} {name}' for name, n in sorted(counts.items()))}")
         return 0
 
 
@@ -190,12 +248,14 @@ class Info:
         return 0
 
     def _describe(self, folder: Path) -> int:
-        from ambient_solve.priors.network import CARD, WEIGHTS, NetworkPrior
+        from ambient_solve.priors.network import CARD, NetworkPrior
+        from ambient_solve.priors.pipeline import INDEX, PipelinePrior
 
-        prior = NetworkPrior.load(folder)
-        size = (folder / WEIGHTS).stat().st_size / 1e6
-        print(f"{folder}\n{sum(p.numel() for p in prior.parameters()):,} parameters, {WEIGHTS} {size:.1f} MB\n")
-        for name, value in dataclasses.asdict(prior.config).items():
+        pipeline = (folder / INDEX).is_file()
+        prior = PipelinePrior.load(folder) if pipeline else NetworkPrior.load(folder)
+        size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
+        print(f"{folder}\n{sum(p.numel() for p in prior.parameters()):,} parameters, {size:.1f} MB of safetensors\n")
+        for name, value in (prior.scheduler if pipeline else dataclasses.asdict(prior.config)).items():
             print(f"  {name:<11} {value}")
         card = folder / CARD
         print(f"\n{card.read_text()}" if card.is_file() else "\nNo model card.")
@@ -207,10 +267,18 @@ def _restore() -> type:
     return with_knobs(Restore, [k for k, _ in options.values()], {name: words for name, (_, words) in options.items()})
 
 
+def _sample() -> type:
+    from ambient_solve.sampling import Sampling
+
+    return with_knobs(Sample, knobs(Sampling))
+
+
 def _corrupt() -> type:
     from ambient_solve.data.corruption import Corruption
 
-    return with_knobs(Corrupt, knobs(Corruption))
+    made = with_knobs(Corrupt, knobs(Corruption))
+    made.__doc__ = f"{Corrupt.__doc__}\n\n{damage_help()}"
+    return made
 
 
 def _load(prior: str, device: str) -> Any:
@@ -274,6 +342,7 @@ def _stderr() -> Any:
 COMMANDS: dict[str, Callable[[], type]] = {
     "demo": lambda: Demo,
     "restore": _restore,
+    "sample": _sample,
     "corrupt": _corrupt,
     "info": lambda: Info,
 }
@@ -281,6 +350,7 @@ USAGE = """usage: ambient-solve COMMAND ...
 
   demo      damage a photograph, restore it, and draw a contact sheet; needs no argument
   restore   restore damaged pictures
+  sample    draw pictures from a prior alone
   corrupt   damage a data set once, for training
   info      list priors, tasks and algorithms with their knobs, or describe one prior
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import struct
 import subprocess
@@ -18,7 +19,8 @@ from PIL import Image
 
 from ambient_solve import ALGORITHMS, NetworkConfig, NetworkPrior
 from ambient_solve.cli import main
-from ambient_solve.data.corruption import read_corrupted
+from ambient_solve.data.corruption import fingerprint, read_corrupted
+from ambient_solve.data.damages import DAMAGES as DATA_DAMAGES
 from ambient_solve.flags import split_knobs
 from ambient_solve.knobs import knobs
 from ambient_solve.priors.load import embedded_priors
@@ -206,27 +208,97 @@ def test_split_knobs():
     )
 
 
-def test_corrupt_writes_once(capsys, place):
+def flat_pictures(n: int) -> None:
     Path("in").mkdir()
-    for i in range(5):
+    for i in range(n):
         Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)).save(f"in/{i}.png")
+
+
+def test_corrupt_writes_once(capsys, place):
+    flat_pictures(5)
     code, out, _ = run(capsys, "corrupt", "in", "damaged", "--sigma-noise", "0.3", "--clean-share", "0.4")
-    assert code == 0 and "5 pictures, 2 of them clean" in out
+    assert code == 0 and out == "damaged: 5 pictures, 2 clean, 3 noise\n"
     samples = list(read_corrupted("damaged"))
     assert sorted(s.sigma_noise for s in samples) == [0.0, 0.0, 0.3, 0.3, 0.3]
     code, _, err = run(capsys, "corrupt", "in", "damaged")
     assert code == 2 and "already holds" in err
-    for words, expected in (
-        (("gone", "d"), "nothing to read"),
-        (("in", "a.png"), "is a file"),
-        (("in", "d", "--clean-share", "2"), "outside"),
-        (("in", "d", "--shrink", "0"), "at least 1"),
-    ):
-        code, _, err = run(capsys, "corrupt", *words)
-        assert code == 2 and expected in err and not Path("d").exists()
     (Path("in") / "9.png").write_text("no picture")
     code, _, err = run(capsys, "corrupt", "in", "half")
     assert code == 2 and "not a picture" in err and not Path("half").exists()
+
+
+def test_corrupt_mixes_kinds_of_damage(capsys, place):
+    flat_pictures(6)
+    kinds = ("--damage", "jpeg quality=5 sigma_min=1.5 share=2", "--damage", "random-mask missing=.25")
+    code, out, _ = run(capsys, "corrupt", "in", "mixed", *kinds, "--clean-share", "0", "--seed", "4")
+    assert code == 0 and out == "mixed: 6 pictures, 4 jpeg, 2 random-mask\n"
+    rows = [json.loads(line) for line in Path("mixed/manifest.jsonl").read_text().splitlines()]
+    assert {row["damage"]: row["parameters"] for row in rows} == {
+        "jpeg": {"sigma_min": 1.5, "quality": 5},
+        "random-mask": {"sigma": 0.0, "missing": 0.25},
+    }
+    samples = list(read_corrupted("mixed"))
+    assert [(s.sigma_min, s.mask is None) for s in samples if s.damage == "jpeg"] == [(1.5, True)] * 4
+    assert [int(s.mask.sum()) for s in samples if s.mask is not None] == [48, 48]
+
+
+def test_corrupt_goes_on_after_an_interruption(capsys, place, monkeypatch):
+    flat_pictures(6)
+    words = ("corrupt", "in", "damaged", "--clean-share", "0.5")
+    written, replace = [], os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        written.append(target)
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", interrupted)
+        code, _, err = run(capsys, *words)
+    assert code == 130 and "finished is kept" in err and not Path("damaged/manifest.jsonl").exists()
+    first = Path("damaged/000000.safetensors").stat().st_mtime_ns
+    code, _, err = run(capsys, *words, "--seed", "1")
+    assert code == 2 and "other settings" in err
+    assert run(capsys, *words)[0] == 0 and Path("damaged/000000.safetensors").stat().st_mtime_ns == first
+    assert run(capsys, *words[:2], "whole", *words[3:])[0] == 0
+    assert fingerprint(read_corrupted("damaged")) == fingerprint(read_corrupted("whole"))
+
+
+CORRUPT_REFUSED = {
+    "no source": (("gone", "d"), "nothing to read"),
+    "out is a file": (("in", "a.png"), "is a file"),
+    "share": (("in", "d", "--clean-share", "2"), "outside"),
+    "noise": (("in", "d", "--sigma-noise", "-1"), "outside"),
+    "shrink": (("in", "d", "--shrink", "0"), "at least 1"),
+    "kind": (("in", "d", "--damage", "jepg"), "Did you mean 'jpeg'"),
+    "knob": (("in", "d", "--damage", "jpeg qualty=3"), "Did you mean 'quality'"),
+    "range": (("in", "d", "--damage", "jpeg quality=300"), "outside [1, 100]"),
+    "number": (("in", "d", "--damage", "jpeg quality=low"), "not a number"),
+    "no value": (("in", "d", "--damage", "jpeg quality"), "a kind and its knobs were expected"),
+    "nothing": (("in", "d", "--damage", ""), "a kind and its knobs were expected"),
+    "quote": (("in", "d", "--damage", "jpeg quality='3"), "a kind and its knobs were expected"),
+    "both": (("in", "d", "--damage", "jpeg", "--sigma-noise", "0.2"), "give one or the other"),
+    "two masks": (("in", "d", "--damage", "random-mask", "--damage", "compressed-sensing"), "One data set can hide"),
+    "blur too wide": (("in", "d", "--damage", "gaussian-blur width=9", "--clean-share", "0"), "0.png: The blur kernel"),
+}
+
+
+@pytest.mark.parametrize("case", CORRUPT_REFUSED)
+def test_corrupt_refuses_in_a_sentence(capsys, place, case):
+    flat_pictures(1)
+    words, expected = CORRUPT_REFUSED[case]
+    code, out, err = run(capsys, "corrupt", *words)
+    assert code == 2 and expected in err and out == "" and not Path("d/manifest.jsonl").exists()
+    assert len(" ".join(err.split("\n")[-2:]).strip()) < 400 and "Traceback" not in err
+
+
+def test_help_of_corrupt_shows_every_kind_and_knob(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    out = run(capsys, "corrupt", "--help")[1]
+    for name, cls in DATA_DAMAGES.items():
+        assert f"{name}: {cls.__doc__.splitlines()[0]}" in out
+        assert all(f"{k.name}={k.default}  {k.help}" in out for k in knobs(cls) if k.name != "share")
 
 
 def test_info_lists_every_knob(capsys, prior, monkeypatch):
@@ -264,6 +336,8 @@ def test_ctrl_c_exits_130(prior, place):
         [
             sys.executable,
             "-c",
+            # A shell that runs the tests in the background has its children ignore the signal.
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
             "import sys, ambient_solve.solver as _; from ambient_solve.cli import main; print('up', flush=True); "
             "sys.exit(main())",
             *words,
@@ -272,10 +346,13 @@ def test_ctrl_c_exits_130(prior, place):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == "up\n"
-    time.sleep(3)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    try:
+        assert process.stdout.readline() == "up\n"
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130 and err.strip() == "Interrupted. What was finished is kept."
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +23,7 @@ def denoising_psnr(prior: Prior, pictures: Sequence[Tensor], crop: int) -> dict[
     """For each level, in z units: mean PSNR in dB of the noisy and the denoised central crops of uint8 `pictures`."""
     if not pictures:
         return {}
-    clean = torch.stack([_centre(p, crop) for p in pictures]).float() / 127.5 - 1
+    clean = torch.stack([centre(p, crop) for p in pictures]).float() / 127.5 - 1
     clean = clean.to(prior.device)
     table = {}
     for sigma in CARD_LEVELS:
@@ -32,7 +32,8 @@ def denoising_psnr(prior: Prior, pictures: Sequence[Tensor], crop: int) -> dict[
     return table
 
 
-def _centre(picture: Tensor, crop: int) -> Tensor:
+def centre(picture: Tensor, crop: int) -> Tensor:
+    """The central `crop` x `crop` entries of (C, H, W)."""
     top, left = ((n - crop) // 2 for n in picture.shape[-2:])
     return picture[:, top : top + crop, left : left + crop]
 
@@ -40,6 +41,26 @@ def _centre(picture: Tensor, crop: int) -> Tensor:
 def _psnr(z: Tensor, clean: Tensor) -> float:
     # The range of z is [-1, 1], so the peak is 2.
     return float((10 * torch.log10(4 / (z - clean).square().flatten(1).mean(1))).mean())
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _usable(samples: Sequence[Sample]) -> str:
+    """The levels at which samples of one damage may be used, in words."""
+    above = [max(s.sigma_min, s.sigma_noise) for s in samples if s.sigma_max <= s.sigma_min < math.inf]
+    below = [s.sigma_max for s in samples if 0 < s.sigma_max <= s.sigma_min]
+    if len(above) < len(samples) and not below:
+        above += [s.sigma_noise for s in samples if s.sigma_max > s.sigma_min]
+    words = {"above": above if any(above) else [], "below": below}
+    return " or ".join(f"{word} {_range(levels)}" for word, levels in words.items() if levels) or "all"
+
+
+def _observed(samples: Sequence[Sample]) -> str:
+    shares = [1.0 if s.mask is None else float(s.mask.float().mean()) for s in samples]
+    return f"{100 * sum(shares) / len(shares):.0f} %"
 
 
 def model_card(
@@ -51,7 +72,9 @@ def model_card(
     metrics: dict[float, tuple[float, float]],
 ) -> str:
     """The README.md of a prior, in Hugging Face's form."""
-    damage = Counter(s.sigma_noise for s in samples)
+    kinds: dict[str, list[Sample]] = {}
+    for sample in samples:
+        kinds.setdefault(sample.damage, []).append(sample)
     used = {k: v for k, v in settings.items() if k not in ("out", "data_root", "dry_run")}
     lines = [
         "---",
@@ -73,9 +96,12 @@ def model_card(
         "",
         "Damage, done once before training (noise level in units of [-1, 1] pictures):",
         "",
-        "| noise in the picture | pictures |",
-        "|---|---|",
-        *(f"| {level} | {count} |" for level, count in sorted(damage.items())),
+        "| damage | noise in the picture | observed, of all entries | used at levels | pictures |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {kind} | {_range([s.sigma_noise for s in own])} | {_observed(own)} | {_usable(own)} | {len(own)} |"
+            for kind, own in sorted(kinds.items())
+        ),
         "",
         f"Hash of the damaged data: `{fingerprint(samples)}`.",
         "",

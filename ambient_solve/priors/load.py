@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.network import CARD, CONFIG, WEIGHTS, NetworkPrior
+from ambient_solve.priors.pipeline import INDEX, PipelinePrior
 
 EMBEDDED = Path(__file__).parent / "weights"
+PIPELINE = (INDEX, "unet/*.safetensors", "unet/*.json", "scheduler/*.json")
 NONE_EMBEDDED = "No prior is embedded in this installation: give a folder or a hub id."
 
 
@@ -32,12 +35,26 @@ def prior_folder(name: str | Path) -> Path:
     )
 
 
-def load_prior(name: str | Path = "photos", precision: str = "auto", device: str = "cpu") -> NetworkPrior:
+def load_prior(
+    name: str | Path = "photos", precision: str = "auto", device: str = "cpu"
+) -> NetworkPrior | AmbientPrior | PipelinePrior:
     """Load a prior by embedded name, folder or hub id (owner/name), ready for `Solver`, on `device`.
 
-    Only safetensors and JSON are ever read or fetched.
+    A `NetworkPrior`; round one that is told masks an `AmbientPrior`, which draws them by the `survival` of its
+    config.json; a `PipelinePrior` for a pipeline of diffusers. Only safetensors and JSON are ever read or fetched.
     """
-    return NetworkPrior.load(prior_folder(name), precision).to(device)
+    folder = prior_folder(name)
+    if (folder / INDEX).is_file():
+        return PipelinePrior.load(folder).to(device)
+    network = NetworkPrior.load(folder, precision).to(device)
+    planes, survival = network.config.planes, network.config.survival
+    if (planes > 0) != (survival is not None):
+        raise AmbientSolveError(
+            f"{folder / CONFIG} says planes = {planes} and survival = {survival}: a network told masks of pixels has "
+            "the share that it was used to seeing, any other none. NetworkPrior.load gives the network; one told masks "
+            "of k-space is used as AmbientPrior(network, policy='measurement', mask=mask, maps=maps)."
+        )
+    return network if survival is None else AmbientPrior(network, survival, planes=planes).eval()
 
 
 def _from_hub(repo: str) -> Path:
@@ -45,7 +62,7 @@ def _from_hub(repo: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=[WEIGHTS, CONFIG, CARD]))
+        return Path(snapshot_download(repo, allow_patterns=[WEIGHTS, CONFIG, CARD, *PIPELINE]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         known = embedded_priors()
         reason = str(error).strip().splitlines()[0]

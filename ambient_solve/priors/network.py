@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +18,7 @@ from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.unet import UNet
+from ambient_solve.tensors import save_tensors
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -42,6 +43,8 @@ class NetworkConfig:
     offset: float = 0.5
     planes: int = 0
     """Planes that are told beside the picture (`cond` of `denoise`): a mask of what was observed."""
+    survival: float | None = None
+    """Share of the entries that a network told such a mask was used to seeing, what `AmbientPrior` draws masks by."""
 
 
 class NetworkPrior(Prior):
@@ -68,7 +71,7 @@ class NetworkPrior(Prior):
             config.embedding,
             config.planes,
         )
-        self._layout = torch.contiguous_format
+        self._layout, self.channels_last = torch.contiguous_format, True
         self.set_precision(precision)
 
     def set_precision(self, precision: str) -> NetworkPrior:
@@ -96,20 +99,26 @@ class NetworkPrior(Prior):
         height, width = z.shape[-2:]
         # Planes join after the preconditioning: c_in is about the picture's scale.
         u = z * total.rsqrt() if cond is None else torch.cat([z * total.rsqrt(), cond.to(z.dtype)], 1)
-        u = _pad_to(u, self.network.stride)
+        u = pad_to(u, self.network.stride)
         half, layout = self.match_layout(z.device)
         with torch.autocast(z.device.type, torch.bfloat16, enabled=half):
             f = self.network(u.contiguous(memory_format=layout), sigma.log() / 4)
         f = f[..., :height, :width].float()
-        return data**2 / total * z + s * data * total.rsqrt() * f
+        c_skip, c_out = data**2 / total, s * data * total.rsqrt()
+        if self.config.survival is not None:
+            # What a mask hides has infinite noise. Under c_out of the level itself, the network would have to answer
+            # with numbers as large as 1 / sigma there.
+            seen = cond.to(z.dtype)
+            c_skip, c_out = seen * c_skip, seen * c_out + (1 - seen) * data
+        return c_skip * z + c_out * f
 
     def match_layout(self, device: torch.device) -> tuple[bool, torch.memory_format]:
         """Whether the network computes in bfloat16 on `device`, and the memory layout its weights now have for that.
 
         Measured on a CPU: channels-last makes bfloat16 convolutions faster and float32 gradients several times slower.
         """
-        half = _multiplies_bfloat16(device) if self.precision == "auto" else self.precision == "bfloat16"
-        layout = torch.channels_last if half else torch.contiguous_format
+        half = multiplies_bfloat16(device) if self.precision == "auto" else self.precision == "bfloat16"
+        layout = torch.channels_last if half and self.channels_last else torch.contiguous_format
         if self._layout is not layout:
             self.network.to(memory_format=layout)
             self._layout = layout
@@ -120,7 +129,7 @@ class NetworkPrior(Prior):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {k: v.to(dtype).contiguous().cpu() for k, v in self.network.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
+        save_tensors(weights, folder / WEIGHTS)
         # safetensors writes files that only their owner may read; a prior is there to be shared.
         (folder / WEIGHTS).chmod(0o644)
         settings = {"kind": "NetworkPrior", **dataclasses.asdict(self.config)}
@@ -166,9 +175,17 @@ def _read_config(folder: Path) -> NetworkConfig:
         for name in ("widths", "size"):
             if settings.get(name) is not None:
                 settings[name] = tuple(settings[name])
+        _check_told(path, settings.get("planes", 0), settings.get("survival"))
         return NetworkConfig(**settings)
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise AmbientSolveError(f"{path} is not a readable prior configuration: {error}.") from None
+
+
+def _check_told(path: Path, planes: Any, survival: Any) -> None:
+    if type(planes) is not int or planes < 0:
+        raise AmbientSolveError(f"{path} says planes = {planes!r}; a whole number, 0 or more, was expected.")
+    if survival is not None and (type(survival) not in (int, float) or not 0 < survival <= 1):
+        raise AmbientSolveError(f"{path} says survival = {survival!r}; a share above 0 and at most 1 was expected.")
 
 
 def _mismatch(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str:
@@ -180,7 +197,7 @@ def _mismatch(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str:
     return next((f"{name} is not expected" for name in given if name not in expected), "")
 
 
-def _pad_to(z: Tensor, stride: int) -> Tensor:
+def pad_to(z: Tensor, stride: int) -> Tensor:
     """Pad the last two axes on the right to multiples of `stride`: by reflection where the picture is large enough."""
     bottom, right = (-z.shape[-2]) % stride, (-z.shape[-1]) % stride
     if not bottom and not right:
@@ -189,7 +206,8 @@ def _pad_to(z: Tensor, stride: int) -> Tensor:
     return F.pad(z, (0, right, 0, bottom), mode=mode)
 
 
-def _multiplies_bfloat16(device: torch.device) -> bool:
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 natively."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()

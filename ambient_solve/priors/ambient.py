@@ -1,0 +1,264 @@
+r"""A network that is told what it may see, as a prior for every solver (Ambient Diffusion; Daras et al., 2023,
+arXiv 2305.19256).
+
+A denoiser `h` learned from incomplete pictures is shown `M z_sigma` and told the mask `M`; its minimiser is
+
+    h(M z_sigma, M; sigma) = E[z0 | M z_sigma, M]
+
+`AmbientPrior` is `D(z) = h(M z, M)`, with a mask for each row. In k-space the visible part is `A^H M A z`, `A` the
+Fourier transforms of the coil images (Aali et al., 2025, arXiv 2403.08728). Gradients flow through the masking.
+
+Warning: `D` is not `E[z0 | z]`, it ignores what the mask hides of `z`. With one fixed mask for each sample the visible
+part follows its exact flow and the hidden part ends at its conditional mean, so that unconditional sampling draws
+
+    E[z0 | M z0] with z0 ~ p, not z0 ~ p;           tr Cov = tr C - E tr Cov[z0 | M z0]
+
+where `p` is Gaussian of covariance `C`: less diverse than the data, the more so the less is visible. With a fresh mask
+at each call the samples shrink towards the mean of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.noise import Level, Streams
+from ambient_solve.priors.base import Prior
+from ambient_solve.priors.gaussian import GaussianPrior
+from ambient_solve.transforms import from_kspace, to_kspace
+
+POLICIES = ("fixed", "per_call", "measurement")
+
+
+@final
+class AmbientPrior(Prior):
+    """A told denoiser with a policy of what it is shown.
+
+    Args:
+        told: Its `denoise(z, sigma, cond)` is shown the visible part of z, and told the mask `cond`, 1 or 0:
+            (B, planes, *spatial), or (B, d) for vectors.
+        survival: Share of the entries that it was used to seeing, in (0, 1]: those that survived both the damage of the
+            data and the further damage of training. Masks are drawn by it, each entry by itself.
+        planes: Planes of a mask: 1 is shared by all channels, otherwise one for each.
+        policy: "fixed" draws one mask for each row of a run. "per_call" draws new ones at each call, for comparison:
+            the samples spread far less. "measurement" takes `mask`.
+        mask: 1 where visible: (H, W), (1, H, W) or (C, H, W), for vectors (d,); a leading axis B gives each of B
+            measurements its own. Best where it hides about as much as the network was used to.
+        maps: Complex coil maps ([B,] coils, H, W): `mask` is one of k-space.
+
+    A run starts at `noise`, which draws the masks of its rows from the streams of these rows: the mask of sample i
+    depends on (seed, i) alone. They are kept until the next run starts, so one prior serves one run at a time;
+    `copy.copy(prior)`, which shares the network, serves another. A mask given as `cond` takes the place of the
+    policy's, without a run.
+    """
+
+    def __init__(
+        self,
+        told: Prior,
+        survival: float | None = None,
+        *,
+        planes: int = 1,
+        policy: str = "fixed",
+        mask: Tensor | None = None,
+        maps: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.told, self.survival, self.planes, self.policy = told, survival, planes, policy
+        self.shape, self.sigma_min, self.sigma_max = told.shape, told.sigma_min, told.sigma_max
+        # `sigma^2 dD/dz` is no covariance: its columns of hidden entries are 0.
+        self.sigma_data, self.sigma_jacobian = told.sigma_data, 0.0
+        self._spatial = max(len(told.shape) - 1, 1)
+        self._check(mask is not None, maps is not None)
+        self.register_buffer("mask", None if mask is None else self._full_mask(mask), persistent=False)
+        self.register_buffer("maps", None if maps is None else self._full_maps(maps), persistent=False)
+        self._masks: Tensor | None = None
+        self._streams: Streams | None = None
+
+    def _check(self, mask: bool, maps: bool) -> None:
+        if self.policy not in POLICIES:
+            raise AmbientSolveError(f"policy={self.policy!r} is not a choice. {suggestion(str(self.policy), POLICIES)}")
+        if mask != (self.policy == "measurement") or maps > mask:
+            raise AmbientSolveError(
+                f"policy={self.policy!r} was given with{'' if mask else 'out'} a mask; 'measurement' takes one (and "
+                "maps, where it is of k-space), 'fixed' and 'per_call' draw theirs."
+            )
+        given = isinstance(self.survival, (int, float)) and not isinstance(self.survival, bool)
+        if not (given and 0 < self.survival <= 1) and not (mask and self.survival is None):
+            raise AmbientSolveError(
+                f"survival={self.survival!r} was given; the share of entries that the network was used to seeing was "
+                "expected, above 0 and at most 1, or a mask."
+            )
+        if self.planes not in (1, *self.shape[: -self._spatial]):
+            raise AmbientSolveError(
+                f"planes={self.planes!r} was given for states of shape {tuple(self.shape)}; 1, shared by all channels, "
+                "or one for each channel was expected."
+            )
+
+    def with_mask(self, mask: Tensor, maps: Tensor | None = None) -> AmbientPrior:
+        """The same network under the policy "measurement": it sees what `mask` (and `maps`) let through."""
+        return AmbientPrior(self.told, self.survival, planes=self.planes, policy="measurement", mask=mask, maps=maps)
+
+    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
+        """`E[z0 | M z_sigma, M]`, shape of `z` (B, *shape); `cond` (1 or B, planes, *spatial) is `M` if given."""
+        mask = _rows(self._mask(z) if cond is None else cond, len(z))
+        return self.told.denoise(self.visible(z, mask), sigma, mask.expand(len(z), *mask.shape[1:]))
+
+    def visible(self, z: Tensor, mask: Tensor) -> Tensor:
+        """What `mask` lets through of `z` (B, *shape): `M z`, or `A^H M A z` in k-space; the shape of `z`."""
+        if self.maps is None:
+            return z * mask
+        maps = _rows(self.maps, len(z))
+        return from_kspace(mask * to_kspace(z, maps), maps)
+
+    def restore_once(self, z_visible: Tensor, mask: Tensor, sigma: Level | None = None) -> Tensor:
+        """`E[z0 | what was seen]` in one network call, (B, *shape): no sample, but the best guess in squared error.
+
+        Args:
+            z_visible: The visible part (B, *shape); hidden pixels may hold anything finite. In k-space `A^H y`.
+            mask: What was seen, as in the constructor.
+            sigma: Noise of the visible part in z units; `sigma_min`, which is nearly none, by default.
+        """
+        mask = _rows(self._full_mask(mask), len(z_visible))
+        shown = z_visible * mask if self.maps is None else z_visible
+        level = self.sigma_min if sigma is None else sigma
+        return self.told.denoise(shown, level, mask.expand(len(shown), *mask.shape[1:]))
+
+    def disagreement(self, z: Tensor, sigma: Level, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """`D(z)` and the gradient by `z` of `mean_k |D(z) - h(M_k z, M_k)|^2 / 2`, both the shape of `z`.
+
+        The step of reconstruction guidance (arXiv 2305.19256): what two masks show of one picture should lead to one
+        prediction. The norm is that of each sample. Each of `masks` costs a forward pass beside that of `D`, all
+        together one backward pass.
+        """
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            z0 = self.denoise(leaf, sigma)
+            total = sum((z0 - self.denoise(leaf, sigma, mask)).square().sum() for mask in masks)
+            return z0.detach(), torch.autograd.grad(total / (2 * len(masks)), leaf)[0]
+
+    def draw_masks(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
+        """Masks for states of `shape` (B, *z_shape): each entry 1 with chance `survival`, row i from stream i."""
+        shape = (shape[0], *([self.planes] if len(shape) > 2 else []), *shape[-self._spatial :])
+        return (streams.uniform(torch.empty(shape, device=self.device)) < self.survival).float()
+
+    def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
+        """See `Prior.noise`. Starts a run: the masks of its rows are drawn after their noise."""
+        for given in (self.mask, self.maps):
+            if given is not None and given.shape[-self._spatial :] != tuple(shape[-self._spatial :]):
+                raise AmbientSolveError(
+                    f"The prior's mask or maps, {tuple(given.shape)}, do not fit states of shape {tuple(shape[1:])}; "
+                    "give with_mask those of the measurement."
+                )
+        unit, self._streams = self.told.noise(shape, streams), streams
+        self._masks = self.draw_masks(shape, streams) if self.policy == "fixed" else None
+        return unit
+
+    def _mask(self, z: Tensor) -> Tensor:
+        if self.policy == "measurement":
+            return self.mask
+        if self._streams is None or (self._masks is not None and len(self._masks) != len(z)):
+            raise AmbientSolveError(
+                f"No mask was drawn for {len(z)} rows: start a run by noise(shape, streams), which draws them, or give "
+                "one: denoise(z, sigma, mask)."
+            )
+        return self.draw_masks(tuple(z.shape), self._streams) if self._masks is None else self._masks
+
+    def _full_mask(self, mask: Tensor) -> Tensor:
+        """`mask` as float32 (1 or B, planes, *spatial)."""
+        given, axes = torch.as_tensor(mask).detach().to(self.told.device, torch.float32), 1 + len(self.shape)
+        mask = given.reshape((1,) * (axes - given.ndim) + given.shape) if given.ndim >= self._spatial else given
+        sizes = zip(mask.shape[-self._spatial :], self.shape[-self._spatial :], strict=False)
+        fits = mask.ndim == axes and all(want in (-1, have) for have, want in sizes)
+        if fits and axes > 2:
+            # What is the same in all channels is one plane; one plane is the same in all channels.
+            shared = mask.shape[1] in (1, self.shape[0]) and bool((mask == mask[:, :1]).all())
+            fits = mask.shape[1] == self.planes or shared
+            mask = mask[:, :1].expand(-1, self.planes, *mask.shape[2:]) if shared else mask
+        if not fits:
+            size = tuple("any" if n == -1 else n for n in self.shape[-self._spatial :])
+            raise AmbientSolveError(
+                f"The mask has shape {tuple(given.shape)}; {self.planes} plane(s) of size {size}, with or without a "
+                "batch axis before, are what the network is told."
+            )
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise AmbientSolveError(
+                "The mask has values besides 0 (hidden) and 1 (visible); mask > 0.5 makes a binary one."
+            )
+        return mask
+
+    def _full_maps(self, maps: Tensor) -> Tensor:
+        """`maps` as complex64 (1 or B, coils, H, W)."""
+        full = torch.as_tensor(maps).detach().to(self.told.device)
+        full = full[None] if full.ndim == 3 else full
+        if full.ndim != 4 or not full.is_complex() or len(self.shape) != 3 or self.shape[0] != 2:
+            raise AmbientSolveError(
+                f"Coil maps are complex, ([B,] coils, H, W), for states (2, H, W), real and imaginary part; got "
+                f"{full.dtype} {tuple(full.shape)} for states {tuple(self.shape)}."
+            )
+        return full.to(torch.complex64)
+
+    @property
+    def affine(self) -> tuple[float, float] | None:
+        """That of the told denoiser."""
+        return self.told.affine
+
+    def decode(self, z: Tensor) -> Tensor:
+        """That of the told denoiser."""
+        return self.told.decode(z)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """That of the told denoiser."""
+        return self.told.encode(x)
+
+    def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """That of the told denoiser."""
+        return self.told.state_shape(image_shape)
+
+
+@final
+class ToldGaussian(Prior):
+    """The exact told denoiser of `z0 ~ N(m, C)`: what a network for `AmbientPrior` learns at best.
+
+    E[z0 | M z_sigma, M] = m + C M (M (C + sigma^2 I) M)^+ (M z_sigma - M m)
+    """
+
+    def __init__(self, prior: GaussianPrior) -> None:
+        super().__init__()
+        self.prior, self.shape = prior, prior.shape
+        self.sigma_min, self.sigma_max, self.sigma_data = prior.sigma_min, prior.sigma_max, prior.sigma_data
+        self.register_buffer("covariance", prior.covariance)
+
+    @property
+    def affine(self) -> tuple[float, float]:
+        """That of the Gaussian."""
+        return self.prior.affine
+
+    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
+        """`z` (B, *shape) with 0 in its hidden entries; `cond`, broadcastable to it, the mask. float64 inside."""
+        like = self.covariance
+        mask = torch.ones_like(z) if cond is None else cond
+        m = mask.to(like).expand(len(mask), *self.shape).flatten(1)
+        s2 = torch.as_tensor(sigma, dtype=like.dtype, device=like.device).reshape(-1, 1) ** 2
+        # Hidden entries get a 1 on the diagonal: the pseudo-inverse of the visible block, since their right side is 0.
+        system = m[:, :, None] * like * m[:, None, :] + torch.diag_embed(m * s2 + 1 - m)
+        mean = self.prior.mean.flatten()
+        seen = m * (z.flatten(1).to(like) - mean)
+        weights = m * torch.cholesky_solve(seen[..., None], torch.linalg.cholesky(system))[..., 0]
+        z0 = mean + weights @ like
+        return z0.reshape(z.shape).to(torch.promote_types(z.dtype, torch.float32))
+
+
+def _rows(tensor: Tensor, rows: int) -> Tensor:
+    """One entry for each of `rows` = B * S rows, row `b * S + s` that of measurement b; a single entry serves all."""
+    if len(tensor) in (1, rows):
+        return tensor
+    if rows % len(tensor):
+        raise AmbientSolveError(
+            f"{len(tensor)} masks or maps were given for {rows} states; one for all, or one for each measurement was "
+            "expected."
+        )
+    return tensor.repeat_interleave(rows // len(tensor), 0)

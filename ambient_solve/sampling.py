@@ -1,0 +1,140 @@
+r"""Unconditional samples of a prior.
+
+Order 2 is the deterministic sampler of EDM (Karras et al., 2022, arXiv 2206.00364, algorithm 1), Heun's method for
+`dz / dsigma = (z - D(z; sigma)) / sigma`. Order 1 is the reverse kernel `K_eta` of `ambient_solve.noise`: a step of
+Euler's method for `eta = 0`, of DDPM for `eta = 1`.
+
+From an `AmbientPrior` these are not samples of the data's law, see there. Reconstruction guidance (Daras et al., 2023,
+arXiv 2305.19256) descends, at each level, the squared difference between predictions under different masks:
+
+    z <- step(z) - w grad_z mean_k |h(M z, M) - h(M_k z, M_k)|^2 / 2
+
+It buys agreement with variety: means agree best. A weight that is too large diverges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.knobs import check_knobs, knob
+from ambient_solve.noise import Streams, churn, karras, reverse
+from ambient_solve.priors.ambient import AmbientPrior
+from ambient_solve.priors.base import Prior
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How `generate` samples."""
+
+    steps: int = knob(40, 1, 10_000, "noise levels; order 2 calls the network twice at each but the last")
+    order: int = knob(2, 1, 2, "2 is Heun's method, 1 is Euler's, or ancestral with eta")
+    eta: float = knob(0.0, 0.0, 1.0, "fresh noise of order 1: 1 is ancestral (DDPM), 0 deterministic (DDIM)")
+    guidance: float = knob(0.0, 0.0, 1.0, "reconstruction guidance of a prior that is told masks; 0.1 is much")
+    masks: int = knob(2, 2, 64, "masks that guidance compares, that of the run included")
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+        if self.order == 2 and self.eta > 0:
+            raise AmbientSolveError(f"eta={self.eta} was given with order=2, which is deterministic; add order=1.")
+
+
+@torch.no_grad()
+def generate(
+    prior: Prior,
+    n: int,
+    *,
+    size: int | tuple[int, int] | None = None,
+    steps: int = Sampling.steps,
+    order: int = Sampling.order,
+    eta: float = Sampling.eta,
+    guidance: float = Sampling.guidance,
+    masks: int = Sampling.masks,
+    seed: int = 0,
+    batch: int = 16,
+    progress: bool = False,
+) -> Tensor:
+    """Draw `n` samples of `prior`; sample i depends on (seed, i) alone, not on `batch`.
+
+    Args:
+        size: (H, W) of the samples, or one number for both, where the prior takes any; otherwise it may be left out.
+        steps, order, eta, guidance, masks: See `Sampling`.
+        batch: Samples that are drawn together; fewer need less memory.
+        progress: Show a progress bar.
+
+    Returns:
+        (n, *z_shape) float32 in the prior's space: `prior.decode` makes images of them.
+
+    Raises:
+        AmbientSolveError: before the first network call, where the input does not fit.
+    """
+    sampling = Sampling(steps=steps, order=order, eta=eta, guidance=guidance, masks=masks)
+    shape = _check(prior, n, size, sampling, seed, batch)
+    drawn = []
+    with tqdm(total=n * steps, desc="sample", disable=not progress) as bar:
+        for first in range(0, n, batch):
+            rows = min(batch, n - first)
+            streams = Streams([seed], rows, prior.device, first)
+            drawn.append(_draw(prior, (rows, *shape), sampling, streams, bar))
+    return torch.cat(drawn)
+
+
+def _draw(prior: Prior, shape: tuple[int, ...], sampling: Sampling, streams: Streams, bar: tqdm) -> Tensor:
+    """One batch, of `shape` (B, *z_shape)."""
+    sigmas = karras(sampling.steps, prior.sigma_min, prior.sigma_max)
+    z = sigmas[0] * prior.noise(shape, streams)
+    others = [prior.draw_masks(shape, streams) for _ in range(sampling.masks - 1)] if sampling.guidance > 0 else []
+    for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
+        # The gradient is taken only where it counts: it costs several times what a prediction does.
+        z0, gradient = prior.disagreement(z, sigma, others) if others else (prior.denoise(z, sigma), None)
+        moved = reverse(z, z0, sigma, sigma_next, churn(sigma, sigma_next, sampling.eta), streams)
+        if sampling.order == 2 and sigma_next > 0:
+            slope = (z - z0) / sigma
+            slope_next = (moved - prior.denoise(moved, sigma_next)) / sigma_next
+            moved = z + (sigma_next - sigma) * (slope + slope_next) / 2
+        z = moved if gradient is None else moved - sampling.guidance * gradient
+        bar.update(len(z))
+    return z
+
+
+def _check(
+    prior: Prior, n: int, size: int | tuple[int, int] | None, sampling: Sampling, seed: int, batch: int
+) -> tuple[int, ...]:
+    """The shape of one sample, or an `AmbientSolveError`."""
+    if not isinstance(prior, Prior):
+        raise AmbientSolveError(
+            f"prior is a {type(prior).__name__}, a Prior was expected, such as load_prior('photos')."
+        )
+    for name, value, least in (("n", n, 1), ("batch", batch, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise AmbientSolveError(f"{name}={value!r} was given, a whole number of at least {least} was expected.")
+    ambient = isinstance(prior, AmbientPrior)
+    for given in (prior.mask, prior.maps) if ambient else ():
+        if given is not None and len(given) > 1:
+            raise AmbientSolveError(
+                f"The prior holds {len(given)} masks or maps, one for each measurement; give with_mask a single one."
+            )
+    if sampling.guidance > 0 and not (ambient and prior.maps is None and prior.survival):
+        raise AmbientSolveError(
+            f"guidance={sampling.guidance} compares predictions under random masks of pixels; this "
+            f"{type(prior).__name__} is told none, leave guidance out."
+        )
+    sides = () if size is None else (size, size) if isinstance(size, int) else tuple(size)
+    if any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
+        raise AmbientSolveError(f"size={size!r} was given, a side or (height, width) of at least 1 was expected.")
+    shape = (*prior.shape[: -len(sides)], *sides) if sides else tuple(prior.shape)
+    if -1 in shape:
+        raise AmbientSolveError("This prior makes samples of any size; give one, such as size=64 or size=(48, 64).")
+    if len(shape) != len(prior.shape) or any(
+        want not in (-1, have) for want, have in zip(prior.shape, shape, strict=True)
+    ):
+        raise AmbientSolveError(
+            f"size={size!r} was given, but this prior makes samples of shape {tuple(prior.shape)} only; leave size out."
+        )
+    return shape
