@@ -32,19 +32,21 @@ STEPS = 60
 SETTINGS = {
     "name": "tiny",
     "sources": [{"path": "pictures", "held_out": 4, "terms": "made by the test"}],
-    "corruption": {"sigma_noise": 0.2, "clean_share": 0.5, "seed": 3},
+    "corruption": {"seed": 3, "clean_share": 0.5, "damages": [{"kind": "noise", "sigma": 0.2}]},
     "network": {"widths": [8, 16], "groups": 4, "embedding": 32},
     "crop": 16,
     "batch": 8,
     "images": 8 * STEPS,
     "lr": 2e-3,
     "warmup": 80,
-    "ema_half_life": 100,
+    "ema": {"half_life": 100},
     "precision": "no",
     "seed": 11,
     "stats_every": 5,
     "checkpoint_every": 20,
+    "validate_every": 30,
 }
+NOISY = {"seed": 3, "clean_share": 0.0, "damages": [{"kind": "noise", "sigma": 0.2}]}
 CHECKPOINT = [f"checkpoint-{STEPS}/{part}.safetensors" for part in ("model", "ema", "optimizer")]
 SAME = ["prior/model.safetensors", "prior/config.json", "stats.jsonl", "run.json", *CHECKPOINT]
 
@@ -243,7 +245,7 @@ def test_finished_prior_loads_and_its_card_names_data_damage_and_seed(uninterrup
     assert torch.equal(prior.denoise(z, 0.5), again.denoise(z, 0.5))
     card = (uninterrupted / "prior" / "README.md").read_text()
     assert "| pictures | 1.0 | 1 | 4 | made by the test |" in card
-    assert "| 0.0 | 8 |" in card and "| 0.2 | 8 |" in card
+    assert "| clean | 0 | 100 % | all | 8 |" in card and "| noise | 0.2 | 100 % | above 0.2 | 8 |" in card
     assert f"{STEPS} steps of 8 samples, seed 11" in card
     assert re.search(r"Hash of the damaged data: `[0-9a-f]{16}`", card)
     assert str(uninterrupted.parent) not in card, "a path of the machine is in the card"
@@ -264,7 +266,26 @@ def test_bad_setting_ends_the_command_with_code_2(root):
 BAD = {
     "unknown key": ({"learning_rate": 1e-3}, "'learning_rate' is unknown. Known: .*lr"),
     "unknown key with a suggestion": ({"batches": 8}, "'batches' is unknown. Did you mean 'batch'"),
-    "unknown key below": ({"corruption": {"sigma": 0.1}}, "corruption: 'sigma' is unknown. Did you mean 'sigma_noise'"),
+    "unknown key below": ({"corruption": {"clean": 0.1}}, "corruption: 'clean' is unknown. Did you mean 'clean_share'"),
+    "unknown damage": (
+        {"corruption": {"damages": [{"kind": "nois"}]}},
+        "Did you mean 'noise'",
+    ),
+    "unknown objective": ({"objective": {"kind": "mask"}}, "kind = 'mask' is unknown. Did you mean 'masked'"),
+    "incomplete": (
+        {"corruption": {"clean_share": 0.0, "damages": [{"kind": "random-mask"}]}},
+        "is incomplete, which the objective does not know: set objective: {kind: masked}",
+    ),
+    "noisy": ({"objective": {"kind": "conditional"}}, "is damaged, and the objective needs clean samples"),
+    "unknown schedule": ({"schedule": "cosin"}, "Did you mean 'cosine'"),
+    "unknown tracker": ({"tracker": "tensorbord"}, "Did you mean 'tensorboard'"),
+    "sigma_data": ({"objective": {"sigma_data": 1.0}}, "must be the same"),
+    "planes": ({"network": {"planes": 2}}, "follow from the objective"),
+    "size": ({"network": {"size": [8, 8]}}, "must be the crop of 16"),
+    "decay": ({"decay": 0}, "decay = 0 must be more than 0"),
+    "held out of damaged data": ({"sources": [{"path": "corrupted:x", "held_out": 2}]}, "is damaged already"),
+    "no widths": ({"network": {"widths": []}}, "network: "),
+    "missing start": ({"init": "absent"}, "There is no prior 'absent'"),
     "unknown key of a source": (
         {"sources": [{"path": "pictures", "heldout": 1}]},
         r"sources\[0\]: 'heldout'.*held_out",
@@ -283,8 +304,8 @@ BAD = {
     "batch": ({"batch": 9, "accumulate": 2}, "batch = 9 does not divide"),
     "fp16": ({"precision": "fp16"}, "choose bf16 or no"),
     "statistics": ({"stats_every": 7}, "multiple of stats_every"),
-    "only noisy": ({"corruption": {"clean_share": 0.0}}, "No sample may be used between sigma = 0.01 and 0.2309"),
-    "nothing left": ({"corruption": {"clean_share": 0.0}, "drop_noisy": True}, "No sample is left"),
+    "only noisy": ({"corruption": NOISY}, "No sample may be used between sigma = 0.01 and 0.2309"),
+    "nothing left": ({"corruption": NOISY, "drop_noisy": True}, "No sample is left"),
     "crop": ({"crop": 25}, "smaller than the crop of 25"),
     "groups": ({"network": {"widths": [10, 16], "groups": 4}}, "network: .*divisible"),
     "length": ({"images": 0}, "images = 0 must be more than 0"),
@@ -314,6 +335,7 @@ def test_dry_run_prints_the_configuration_and_touches_nothing(root, command):
     shown = yaml.safe_load(out)
     assert code == 0 and not (root / "dry").exists()
     assert shown["network"]["widths"] == [8, 16] and shown["network"]["sigma_max"] == 80.0
+    assert shown["corruption"]["damages"] == [{"kind": "noise", "share": 1.0, "sigma": 0.2}]
     assert shown["objective"]["weight"] == "laws" and shown["lr"] == 5e-4 and shown["sources"][0]["held_out"] == 4
 
 

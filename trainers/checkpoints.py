@@ -10,33 +10,50 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import is_tensorboard_available
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.tensors import save_tensors
 
 BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 
 
-class Checkpoints:
-    """One folder `checkpoint-STEP` at a time, renamed into place when it is complete."""
+def tracker(name: str) -> str | None:
+    """What accelerate logs to."""
+    if name in ("auto", "none"):
+        return "tensorboard" if name == "auto" and is_tensorboard_available() else None
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise AmbientSolveError(f"tracker = {name!r} is unknown. {suggestion(name, LOGGER_TYPE_TO_CLASS)}")
+    if name not in map(str, get_available_trackers()):
+        raise AmbientSolveError(f"tracker = {name!r} is not installed: pip install {name}, or tracker: none.")
+    return name
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+
+class Checkpoints:
+    """One folder `checkpoint-STEP` at a time, renamed into place when it is complete; whole tensors, sharded or not."""
+
+    def __init__(self, out: Path, main: bool = True) -> None:
+        self.out, self.main = out, main
 
     def save(
         self, step: int, seconds: float, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer
     ) -> None:
-        """Write a checkpoint, then delete the ones before it."""
+        """Write a checkpoint, then delete the ones before it; called by all processes, written by the main one."""
+        state = optimizer.state_dict()["state"]
+        moments = {f"{i}.{k}": v for i, s in state.items() for k, v in s.items()}
+        stored = {"model": stored_form(model.state_dict()), "ema": stored_form(ema), "optimizer": stored_form(moments)}
+        if not self.main:
+            return
         part = self.out / "checkpoint.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        state = optimizer.state_dict()["state"]
-        save_file(_stored(model.state_dict()), part / "model.safetensors")
-        save_file(_stored(ema), part / "ema.safetensors")
-        moments = {f"{i}.{k}": v for i, s in state.items() for k, v in s.items()}
-        save_file(_stored(moments), part / "optimizer.safetensors")
+        for name, tensors in stored.items():
+            save_tensors(tensors, part / f"{name}.safetensors")
         (part / "state.json").write_text(json.dumps({"step": step, "seconds": seconds}))
         old = self.all()
         part.rename(self.out / f"checkpoint-{step}")
@@ -54,13 +71,17 @@ class Checkpoints:
             return 0, 0.0
         folder = self.all()[-1]
         try:
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-            for name, tensor in load_file(folder / "ema.safetensors").items():
-                ema[name].copy_(tensor)
-            state: dict[int, dict[str, Tensor]] = {}
+            with torch.no_grad():
+                for own, name in ((model.state_dict(), "model"), (ema, "ema")):
+                    found = load_file(folder / f"{name}.safetensors")
+                    for key, tensor in own.items():
+                        tensor.copy_(like(found[key], tensor))
+            parameters, state = [p for group in optimizer.param_groups for p in group["params"]], {}
             for name, tensor in load_file(folder / "optimizer.safetensors").items():
                 i, key = name.split(".", 1)
-                state.setdefault(int(i), {})[key] = tensor
+                entry = state.setdefault(int(i), {})
+                whole = tensor.shape == parameters[int(i)].shape
+                entry[key] = like(tensor, parameters[int(i)]) if whole else tensor
             record = json.loads((folder / "state.json").read_text())
             step, seconds = record["step"], record["seconds"]
         except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
@@ -75,8 +96,16 @@ class Checkpoints:
         return step, seconds
 
 
-def _stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+def stored_form(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors on the CPU, gathered where they are sharded: then called by all processes."""
+    whole = {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in tensors.items()}
+    return {k: v.detach().cpu().contiguous() for k, v in whole.items()}
+
+
+def like(whole: Tensor, tensor: Tensor) -> Tensor:
+    """`whole` on the device of `tensor`, and sharded as that is."""
+    whole = whole.to(tensor.device)
+    return distribute_tensor(whole, tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else whole
 
 
 def refuse_another_run(out: Path, settings: dict[str, Any]) -> None:
@@ -97,6 +126,15 @@ def remember(out: Path, settings: dict[str, Any], main: bool) -> None:
         _replace(out / "run.json", json.dumps(settings, indent=2))
 
 
+def agree_on(step: int, accelerator: Accelerator) -> None:
+    """Raise where the processes start at different steps: they do not see the same folder."""
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device))
+    if int(steps.min()) != int(steps.max()):
+        raise AmbientSolveError(
+            f"The processes found checkpoints of steps {steps.tolist()}: give an --out that all machines see."
+        )
+
+
 class Statistics:
     """Mean loss by noise level since the last row, over all processes: rows of stats.jsonl, and TensorBoard."""
 
@@ -111,13 +149,18 @@ class Statistics:
         self.sums[0].index_add_(0, bucket, losses)
         self.sums[1].index_add_(0, bucket, torch.ones_like(losses))
 
-    def write(self, step: int, images: int, lr: float) -> float:
-        """Write a row, start anew, and return the mean loss; called by all processes."""
+    def write(self, step: int, images: int, lr: float, held_out: dict[str, float]) -> float:
+        """Write a row, start anew, and return the mean loss; called by all processes.
+
+        `held_out` is the held-out loss by level; empty where it was not measured.
+        """
         loss, count = self.accelerator.reduce(self.sums.clone(), "sum").cpu()
         self.sums.zero_()
         names = [f"<={b}" for b in BUCKETS] + [f">{BUCKETS[-1]}"]
         buckets = {n: float(s / c) for n, s, c in zip(names, loss, count, strict=True) if c > 0}
         row = {"step": step, "images": images, "loss": float(loss.sum() / count.sum()), "lr": lr, "buckets": buckets}
+        if held_out:
+            row["held out"] = held_out
         if not math.isfinite(row["loss"]):
             raise AmbientSolveError(
                 f"The loss is {row['loss']} before step {step}: lower lr and start again in another --out."
@@ -126,6 +169,7 @@ class Statistics:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         values = {"loss": row["loss"], "lr": lr, **{f"loss {n}": v for n, v in buckets.items()}}
+        values |= {f"held out {n}": v for n, v in held_out.items()}
         self.accelerator.log(values, step=step)
         return row["loss"]
 

@@ -1,0 +1,233 @@
+"""All settings of a training run: a YAML file, the command line on top of it, and what cannot work said at once."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
+import yaml
+
+from ambient_solve.data.corruption import Corruption
+from ambient_solve.data.damages import DAMAGES, Damage, make_damage
+from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.objectives import OBJECTIVES, Objective
+from ambient_solve.objectives.denoise import Denoise
+from ambient_solve.priors.network import NetworkConfig
+
+POSITIVE = "images batch accumulate crop lr level_std decay clip stats_every checkpoint_every".split()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of pictures: a folder, an .npz pack, imagefolder:PATH, dataset:PATH, webdataset:PATH, or corrupted:PATH,
+    damaged beforehand."""
+
+    path: str
+    share: float = 1.0
+    """Share of the training samples drawn from this source."""
+    shrink: int = 1
+    """Divide both sides by this number first; 2 makes the pixels of a JPEG clean again."""
+    shuffle: bool = False
+    """Bring the pictures into a random order first, for data that are stored sorted."""
+    held_out: int = 0
+    """The last pictures, kept clean and out of training, to measure the denoiser on."""
+    limit: int = 0
+    """At most this many pictures, the first ones; 0 is all."""
+    annotations: str = ""
+    """A table of sigma_min and sigma_max, as trainers/annotate.py writes it."""
+    freeze: float = 0.0
+    """Against memorisation (arXiv 2502.21278): clean pictures below this level only, a noisy copy of each above it."""
+    hide: bool = False
+    """Freeze noise of level sigma_min into the annotated pictures: the ambient target of Omni (arXiv 2506.10038)."""
+    terms: str = "not stated"
+    """Licence of the data, for the model card."""
+
+
+@dataclass(frozen=True)
+class Ema:
+    """Averaged weights, the ones that are kept."""
+
+    half_life: int = 8_000
+    """In samples; shorter while little has been seen."""
+    power: float = 0.0
+    """Above 0: the power-function average of EDM2 (arXiv 2312.02696, equation 121) with this gamma instead."""
+
+    def keep(self, step: int, batch: int) -> float:
+        """The weight of the old average at `step` (from 0)."""
+        if self.power:
+            return (1 - 1 / (step + 1)) ** (self.power + 1)
+        return 0.5 ** (batch / min(self.half_life, 0.1 * (step + 1) * batch))
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of a training run."""
+
+    out: str
+    """Folder of the run: checkpoints, stats.jsonl, and the finished prior."""
+    name: str = "prior"
+    data_root: str = "."
+    """Relative source paths start here."""
+    sources: tuple[Source, ...] = ()
+    corruption: Corruption = field(default_factory=Corruption)
+    drop_noisy: bool = False
+    """Train on the clean pictures alone: the control arm."""
+    init: str = ""
+    """Start from this prior: a folder, an embedded name, a hub id, or the folder of a diffusers pipeline."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    objective: Objective = field(default_factory=Denoise)
+    s_max: float = 4.0
+    """Noisy samples are used where sigma^2 / (sigma^2 - sigma_noise^2) stays below this number."""
+    level_mean: float = -0.9
+    level_std: float = 1.6
+    """Levels are log-normal with these moments of ln sigma, truncated to the network's range."""
+    crop: int = 64
+    images: int = 200_000
+    """Length of the run, in samples seen."""
+    batch: int = 32
+    """Samples in one optimiser step, over all processes and accumulated micro-batches."""
+    accumulate: int = 1
+    lr: float = 5e-4
+    schedule: Literal["cosine", "constant", "inverse_sqrt"] = "cosine"
+    """What the learning rate does after the warm-up: fall to 0, stay, or fall as 1 / sqrt(samples) (EDM2)."""
+    warmup: int = 3_200
+    """Samples over which the learning rate rises."""
+    decay: int = 100_000
+    """Samples after which inverse_sqrt begins to fall."""
+    clip: float = 1.0
+    ema: Ema = field(default_factory=Ema)
+    precision: str = "bf16"
+    """bf16 or no."""
+    compile: bool = False
+    """torch.compile the network: minutes to start, then faster."""
+    seed: int = 0
+    tracker: str = "auto"
+    """What accelerate logs to: auto (tensorboard if installed), none, tensorboard, wandb, mlflow, ..."""
+    duplicates: bool = True
+    """Report near-duplicate pictures before training, those between held-out and training pictures above all."""
+    stats_every: int = 50
+    checkpoint_every: int = 500
+    validate_every: int = 1_000
+    """All three in optimiser steps. Validation: held-out loss by level, and a sheet of samples; 0 is never."""
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+
+NOT_SETTINGS = ("dry_run", "data_root", "out")
+
+
+def settings_of(value: Any) -> Any:
+    """A configuration as YAML holds it, kinds included."""
+    if dataclasses.is_dataclass(value):
+        names = {kind: name for name, kind in (OBJECTIVES | DAMAGES).items()}
+        kind = {"kind": names[type(value)]} if type(value) in names else {}
+        return kind | {f.name: settings_of(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [settings_of(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def make(cls: type, values: Any, where: str) -> Any:
+    """The dataclass `cls`, or the kind of it that is named, from a mapping of YAML; what does not fit is said."""
+    if not isinstance(values, dict):
+        raise AmbientSolveError(f"{where} must hold names and values, not {values!r}.")
+    if cls is Damage:
+        return make_damage(values)
+    if cls is Objective:
+        values = dict(values)
+        kind = values.pop("kind", "denoise")
+        if kind not in OBJECTIVES:
+            raise AmbientSolveError(f"{where}: kind = {kind!r} is unknown. {suggestion(str(kind), OBJECTIVES)}")
+        cls = OBJECTIVES[kind]
+    kinds, fitted = get_type_hints(cls), {}
+    known = {f.name for f in dataclasses.fields(cls)}
+    for name, value in values.items():
+        if name not in known:
+            raise AmbientSolveError(f"{where}: {name!r} is unknown. {suggestion(str(name), known)}")
+        fitted[name] = _fit(kinds[name], value, name, where)
+    try:
+        return cls(**fitted)
+    except TypeError as error:
+        raise AmbientSolveError(f"{where}: {error}.") from None
+
+
+def _fit(kind: Any, value: Any, name: str, where: str) -> Any:
+    """One value of YAML as the field of type `kind` wants it."""
+    if kind is float and isinstance(value, str):  # 5e-4 without a dot is a word in YAML
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if kind in (int, float, str, bool) and type(value) not in ((int, float) if kind is float else (kind,)):
+        raise AmbientSolveError(f"{where}: {name} = {value!r} is no {kind.__name__}.")
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise AmbientSolveError(f"{where}: {name} = {value!r} is no choice. {suggestion(str(value), get_args(kind))}")
+    inner = get_args(kind)[0] if get_origin(kind) is tuple else None
+    if dataclasses.is_dataclass(inner):
+        rows = value if isinstance(value, list) else [value]
+        return tuple(make(inner, row, f"{name}[{i}]") for i, row in enumerate(rows))
+    if dataclasses.is_dataclass(kind) or kind is Objective:
+        return make(kind, value, name)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def read_config(args: list[str], description: str | None = None) -> Config:
+    """The YAML file after `--config`, then the command line on top of it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", nargs="?", const="")
+    known, args = parser.parse_known_args(args)
+    try:
+        settings = {} if known.config is None else yaml.safe_load(Path(known.config).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise AmbientSolveError(f"--config needs a readable YAML file: {' '.join(str(error).split())}.") from None
+    default = make(Config, {"out": "", **settings} if isinstance(settings, dict) else settings, str(known.config))
+    default = dataclasses.replace(default, out=default.out or tyro.MISSING)
+    # Kinds are the YAML file's to choose: tyro takes the type of the default, and so sets the knobs of what was chosen.
+    return tyro.cli(Config, args=args, default=default, description=description)
+
+
+def check(config: Config, processes: int) -> None:
+    """Say at once what would fail later."""
+    micro, low, high = processes * config.accumulate, config.network.sigma_min, config.network.sigma_max
+    for name in POSITIVE:
+        if not 0 < getattr(config, name) < math.inf:
+            raise AmbientSolveError(f"{name} = {getattr(config, name)} must be more than 0.")
+    if config.precision not in ("bf16", "no"):
+        raise AmbientSolveError(f"precision = {config.precision!r}: choose bf16 or no (fp16 underflows at low noise).")
+    if config.batch % micro:
+        raise AmbientSolveError(
+            f"batch = {config.batch} does not divide over {processes} processes x {config.accumulate} accumulated."
+        )
+    if config.checkpoint_every % config.stats_every:
+        raise AmbientSolveError("checkpoint_every must be a multiple of stats_every: resuming would lose statistics.")
+    if config.validate_every % config.stats_every:
+        raise AmbientSolveError("validate_every must be a multiple of stats_every, or 0.")
+    if config.seed < 0 or not 0 < low < high:
+        raise AmbientSolveError("Expected seed >= 0 and 0 < network.sigma_min < network.sigma_max.")
+    if not (config.ema.half_life > 0 and config.ema.power >= 0):
+        raise AmbientSolveError("Expected ema.half_life > 0 and ema.power >= 0.")
+    same = (
+        ("sigma_data", "network.sigma_data", config.network.sigma_data),
+        ("sigma_min", "network.sigma_min", config.network.sigma_min),
+        ("s_max", "s_max", config.s_max),
+        ("channels", "network.channels", config.network.channels),
+    )
+    for name, other, value in same:
+        own = getattr(config.objective, name, value)
+        if own != value:
+            raise AmbientSolveError(f"objective.{name} = {own} and {other} = {value} must be the same.")
+    if config.network.size not in (None, (config.crop, config.crop)):
+        raise AmbientSolveError(f"network.size = {config.network.size} must be the crop of {config.crop}, or left out.")
+    if config.network.survival is not None or config.network.planes:
+        raise AmbientSolveError("network.planes and network.survival follow from the objective: leave them out.")
+    if not config.sources:
+        raise AmbientSolveError("There is no data: list at least one source, as trainers/configs/photos.yaml does.")
+    for source in config.sources:
+        if not (source.share > 0 and source.shrink >= 1 and min(source.held_out, source.limit, source.freeze) >= 0):
+            raise AmbientSolveError(
+                f"{source.path}: expected share > 0, shrink >= 1, and held_out, limit and freeze of 0 or more."
+            )
+        if source.path.startswith("corrupted:") and (source.shrink > 1 or source.held_out):
+            raise AmbientSolveError(f"{source.path} is damaged already: shrink and hold out before it is damaged.")

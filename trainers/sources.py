@@ -1,0 +1,139 @@
+"""The data of a run: pictures read, damaged once, annotated; some held out; near-duplicates reported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from config import Config, Source
+from torch import Tensor
+from tqdm import tqdm
+
+from ambient_solve.data.corruption import corrupt, freeze, hide, read_corrupted
+from ambient_solve.data.duplicates import report
+from ambient_solve.data.images import read_images, shuffled
+from ambient_solve.data.sample import Sample
+from ambient_solve.data.table import annotate, read_table
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.objectives.base import Objective
+from ambient_solve.objectives.denoise import buffer
+
+Picture = tuple[str, Tensor]
+"""A name and uint8 (C, H, W)."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """All stored samples, the chance of each (n,), and the held-out clean pictures, uint8 (C, H, W)."""
+
+    samples: list[Sample]
+    share: np.ndarray
+    held_out: list[Tensor]
+
+    def survival(self, objective: Objective) -> float | None:
+        """Share of the entries that `objective` lets a network see of these samples, drawn by their share."""
+        if not self.samples:
+            return objective.survival(1.0)
+        observed = [1.0 if s.mask is None else float(s.mask.float().mean()) for s in self.samples]
+        return objective.survival(float(np.average(observed, weights=self.share)))
+
+
+def read_data(config: Config, main: bool) -> Data:
+    """Read every source of the configuration; `main` shows progress and reports duplicates."""
+    samples, share, held_out = [], [], []
+    pictures = [_pictures(source, config) for source in config.sources]
+    if config.duplicates and main:
+        _report_duplicates(config, pictures)
+    for source, own_pictures in zip(config.sources, pictures, strict=True):
+        own, kept = _samples(source, own_pictures, config, main)
+        if own and own[0].z.shape[0] != config.network.channels:
+            raise AmbientSolveError(f"{source.path} has {own[0].z.shape[0]} channels, network.channels says otherwise.")
+        if source.annotations:
+            own = annotate(own, read_table(Path(config.data_root) / source.annotations))
+        if source.hide:
+            own = hide(own, config.corruption.seed)
+        if source.freeze:
+            own = freeze(own, source.freeze, config.corruption.seed, buffer(config.s_max))
+        if config.drop_noisy:
+            own = [s for s in own if s.damage == "clean" and s.sigma_noise == 0]
+        samples += own
+        share += [source.share / max(len(own), 1)] * len(own)
+        held_out += kept
+    if any(min(picture.shape[-2:]) < config.crop for picture in held_out):
+        raise AmbientSolveError(f"A held-out picture is smaller than the crop of {config.crop}. Lower `crop`.")
+    return Data(samples, np.array(share), held_out)
+
+
+def refuse_unsuited(objective: Objective, samples: list[Sample]) -> None:
+    """Raise where the objective would take what was never observed, or noise, for a picture."""
+    hidden = next((s for s in samples if s.mask is not None and not bool(s.mask.all())), None)
+    if hidden is not None and not objective.incomplete:
+        kind = "kspace" if hidden.maps is not None else "masked"
+        raise AmbientSolveError(
+            f"{hidden.name} is incomplete, which the objective does not know: set objective: {{kind: {kind}}}."
+        )
+    bad = next((s for s in samples if max(s.sigma_noise, s.sigma_min, s.sigma_max) > 0), None)
+    if bad is not None and not objective.noisy:
+        raise AmbientSolveError(
+            f"{bad.name} is damaged, and the objective needs clean samples: set drop_noisy, or restore the samples "
+            "first (trainers/em.py)."
+        )
+
+
+def _split(source: Source) -> tuple[str, str]:
+    kind, _, rest = source.path.rpartition(":")
+    return kind, rest
+
+
+def _pictures(source: Source, config: Config) -> list[Picture]:
+    """The clean pictures of a source, those that are held out last; none of data that are damaged already."""
+    kind, rest = _split(source)
+    if kind == "corrupted":
+        return []
+    path = f"{kind}:{Path(config.data_root) / rest}" if kind else str(Path(config.data_root) / rest)
+    found = read_images(path, config.network.channels, source.shrink)
+    whole = source.held_out or source.shuffle
+    pictures = list(found if whole else islice(found, source.limit or None))
+    pictures = shuffled(pictures, config.seed) if source.shuffle else pictures
+    keep = len(pictures) - source.held_out
+    if keep < 1:
+        raise AmbientSolveError(f"{source.path} has but {len(pictures)} pictures; {source.held_out} are held out.")
+    return pictures[: min(source.limit or keep, keep)] + pictures[keep:]
+
+
+def _samples(source: Source, pictures: list[Picture], config: Config, main: bool) -> tuple[list[Sample], list[Tensor]]:
+    """What a source trains on, and what it holds out."""
+    kind, rest = _split(source)
+    if kind == "corrupted":
+        own = read_corrupted(Path(config.data_root) / rest, config.network.channels)
+        return list(islice(own, source.limit or None)), []
+    keep = len(pictures) - source.held_out
+    bar = tqdm(pictures[:keep], f"damage {rest}", leave=False, disable=not main)
+    own = list(corrupt(bar, keep, config.corruption))
+    # One picture of another source may have the same name.
+    own = [replace(s, name=f"{rest}/{s.name}") for s in own] if len(config.sources) > 1 else own
+    return own, [picture for _, picture in pictures[keep:]]
+
+
+def _report_duplicates(config: Config, pictures: list[list[Picture]]) -> None:
+    """Say what is there twice, above all what is both learned from and measured on; once for a set of sources."""
+    path = Path(config.out) / "duplicates.json"
+    sources = [{k: getattr(s, k) for k in ("path", "shrink", "limit", "held_out")} for s in config.sources]
+    if path.is_file() and json.loads(path.read_text())["sources"] == sources:
+        return
+    named = [(f"{s.path}/{name}", p) for s, own in zip(config.sources, pictures, strict=True) for name, p in own]
+    held_out = {
+        f"{s.path}/{name}"
+        for s, own in zip(config.sources, pictures, strict=True)
+        for name, _ in own[len(own) - s.held_out :]
+    }
+    groups = report(named)
+    leaks = [g for g in groups if held_out & set(g) and set(g) - held_out]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {"sources": sources, "groups": groups, "held out and trained on": leaks}
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    if groups:
+        print(f"{len(groups)} groups of near-duplicates, {len(leaks)} of them held out and trained on: {path}")

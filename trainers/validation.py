@@ -1,0 +1,72 @@
+"""How good a prior is while it trains, on pictures it never saw: loss by noise level, and a sheet of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from config import Config
+from sources import Data
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from ambient_solve.data.sample import Sample
+from ambient_solve.noise import Streams
+from ambient_solve.objectives.base import Batch
+from ambient_solve.priors.ambient import AmbientPrior
+from ambient_solve.priors.base import Prior
+from ambient_solve.priors.card import centre
+from ambient_solve.sampling import generate
+
+LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+PICTURES, SAMPLES, STEPS = 64, 16, 20
+
+
+@torch.no_grad()
+def held_out_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
+    """Mean loss against the whole held-out picture at each of LEVELS; the same pictures and noise each time.
+
+    A denoiser that is told masks is told those of training samples. Empty where no picture is held out.
+    """
+    if not data.held_out:
+        return {}
+    z = torch.stack([centre(p, config.crop) for p in data.held_out[:PICTURES]]).float() / 127.5 - 1
+    incomplete = [s for s in data.samples if s.mask is not None][: len(z)]
+    masked = config.objective.planes and incomplete and all(s.maps is None and s.signs is None for s in incomplete)
+    masks = None
+    if masked:
+        masks = torch.stack(
+            [_mask(incomplete[i % len(incomplete)], config.crop, config.objective.planes) for i in range(len(z))]
+        )
+    found = {}
+    for level in LEVELS:
+        if not prior.sigma_min <= level <= prior.sigma_max:
+            continue
+        losses = []
+        for rows in torch.arange(len(z)).split(config.batch):
+            zero = torch.zeros(len(rows))
+            clean = Batch(z[rows], zero + level, zero, zero, zero, None if masks is None else masks[rows])
+            streams = Streams(rows.tolist(), 1)
+            losses.append(config.objective.held_out(prior, clean.to(prior.device), streams))
+        found[f"{level:g}"] = float(torch.cat(losses).mean())
+    return found
+
+
+def _mask(sample: Sample, crop: int, planes: int) -> Tensor:
+    return centre(sample.mask, crop).float().expand(planes, -1, -1)
+
+
+def sample_sheet(prior: Prior, config: Config, path: Path, accelerator: Accelerator) -> None:
+    """Write SAMPLES samples as one picture, and log it to TensorBoard; the same seeds each time."""
+    survival = prior.config.survival if hasattr(prior, "config") else None
+    if config.network.channels not in (1, 3) or (config.objective.planes and survival is None):
+        return
+    told = AmbientPrior(prior, survival, planes=config.objective.planes) if survival else prior
+    x = told.decode(generate(told, SAMPLES, size=config.crop, steps=STEPS, batch=SAMPLES)).clamp(0, 1)
+    if not accelerator.is_main_process:
+        return
+    save_image(x, path, nrow=4)
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.log_images({"samples": make_grid(x, nrow=4)[None]}, step=int(path.stem.split("-")[-1]))
