@@ -1,0 +1,110 @@
+"""A folder of restored pictures, in the format of damaged ones, that an interrupted E-step goes on filling.
+
+Each draw is a file of its own, renamed into place when it is complete, and the manifest is written last: a folder
+without one is unfinished. What is drawn depends on (seed, picture, draw) alone, and the batches are always the same, so
+that a resumed E-step equals an uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from expectation import Expectation, incomplete
+from torch import Tensor
+from tqdm import tqdm
+
+from ambient_solve.data.corruption import MANIFEST
+from ambient_solve.data.sample import Sample
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.priors.base import Prior
+from ambient_solve.tensors import save_tensors
+
+
+def restore(
+    samples: Sequence[Sample],
+    folder: Path,
+    method: Expectation,
+    prior: Prior,
+    *,
+    draws: int,
+    batch: int,
+    seed: tuple[int, ...],
+    record: dict[str, Any],
+    title: str,
+) -> None:
+    """Write `draws` restorations of each sample into `folder`; samples that need none are written as they are.
+
+    Args:
+        batch: Pictures that are restored together.
+        seed: What the draws depend on, beside the picture and the number of the draw.
+        record: Where the restorations come from, kept in their rows of the manifest.
+        title: Of the progress bar.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = batches(samples, method, draws, batch)
+    with tqdm(total=sum(map(len, chunks)), desc=title, unit="img") as bar:
+        for chunk in chunks:
+            if not all((folder / file_of(i, d)).is_file() for i, d in chunk):
+                seeds = [_integer((*seed, i, d)) for i, d in chunk]
+                z = method.draw(prior, [samples[i] for i, _ in chunk], seeds)
+                _save(z, [folder / file_of(i, d) for i, d in chunk])
+            bar.update(len(chunk))
+    rows = []
+    for i, sample in enumerate(samples):
+        restored = method.restores(sample)
+        if not restored:
+            _save(sample.z[None], [folder / file_of(i, 0)])
+        for d in range(draws):  # A sample that is kept counts as often as the others: the shares of the mixture stay.
+            row = {"file": file_of(i, d if restored else 0), "name": sample.name}
+            row["sigma_noise"] = 0.0 if restored else sample.sigma_noise
+            row["sigma_min"] = method.sigma_min(sample) if restored else sample.sigma_min
+            row |= {"sigma_max": sample.sigma_max, "damage": "restored" if restored else sample.damage}
+            if restored:
+                row["restored"] = {**record, **method.settings, "draw": d, **_damage(sample)}
+            rows.append(row)
+    part = folder / (MANIFEST + ".part")
+    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    part.rename(folder / MANIFEST)
+
+
+def batches(samples: Sequence[Sample], method: Expectation, draws: int, size: int) -> list[list[tuple[int, int]]]:
+    """(picture, draw) of all that `method` restores, up to `size` at a time, of one shape and kind each time."""
+    groups: dict[Any, list[tuple[int, int]]] = {}
+    for i, sample in enumerate(samples):
+        if method.restores(sample):
+            kind = tuple(sample.z.shape), sample.signs is None
+            groups.setdefault(kind, []).extend((i, d) for d in range(draws))
+    return [group[k : k + size] for group in groups.values() for k in range(0, len(group), size)]
+
+
+def file_of(index: int, draw: int) -> str:
+    """The file of a draw of picture `index`."""
+    return f"{index:06d}-{draw}.safetensors"
+
+
+def _damage(sample: Sample) -> dict[str, Any]:
+    """What the measurement was, for the manifest."""
+    observed = float(sample.mask.float().mean()) if incomplete(sample) else 1.0
+    return {"of": sample.damage, "sigma_noise": sample.sigma_noise, "observed": round(observed, 4)}
+
+
+def _integer(key: tuple[int, ...]) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
+def _save(z: Tensor, files: list[Path]) -> None:
+    z = z.detach().half().cpu()
+    if not bool(torch.isfinite(z).all()):
+        raise AmbientSolveError(
+            f"A restoration in {files[0].parent} is not finite: the algorithm diverged under this prior. Take more "
+            "steps, a larger floor, or the algorithm 'mmps'."
+        )
+    for row, file in zip(z, files, strict=True):
+        part = file.with_suffix(".part")
+        save_tensors({"z": row.contiguous()}, part)
+        part.rename(file)
