@@ -45,7 +45,9 @@ def test_there_are_scripts():
 def test_script(script, tmp_path):
     done = run(script, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert list(tmp_path.rglob("mean.png")) and done.stdout.strip()
+    assert re.search(r"\d", done.stdout)
+    if script.name.startswith(("train_", "quickstart")):
+        assert list(tmp_path.rglob("mean.png"))
     if script.name.startswith("train_"):
         rows = told(done.stdout)
         assert len(rows) >= 2 and all(row[-1] > row[0] + 2 for row in rows), done.stdout
