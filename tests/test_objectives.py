@@ -13,21 +13,10 @@ from ambient_solve.noise import Streams, per_sample
 from ambient_solve.objectives.base import Batch, edm_weight
 from ambient_solve.objectives.denoise import WEIGHTS, Denoise, buffer
 from ambient_solve.priors.gaussian import GaussianPrior, MixturePrior
+from helpers import DECISIVE, NULL, Draws, standard_errors
 
 SIGMA_NOISE = 0.3
 DRAWS = 300_000
-# In standard errors: an effect must exceed DECISIVE, a zero must stay below NULL. The draws are the same in every run.
-DECISIVE, NULL = 6.0, 4.5
-
-
-class Draws:
-    """`Streams`, but one stream for all rows: a test of means needs many rows, not one stream for each."""
-
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def normal(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.generator, dtype=like.dtype)
 
 
 def mixture() -> MixturePrior:
@@ -74,10 +63,6 @@ def noisy_mean(exact, z: Tensor, sigma: Tensor) -> Tensor:
     """`E[y | z_sigma]`: what a loss that regresses y learns."""
     a = per_sample(1 - SIGMA_NOISE**2 / sigma**2, z)
     return a * exact(z, sigma) + (1 - a) * z
-
-
-def standard_errors(difference: Tensor) -> float:
-    return float(difference.mean() / (difference.std() / math.sqrt(len(difference))))
 
 
 def plain_loss(denoise, batch: Batch, draws) -> Tensor:
