@@ -254,9 +254,14 @@ class MixturePrior(ExactPrior):
         return cls(torch.ones(modes), radius * torch.stack([angle.cos(), angle.sin()], 1), std**2 + 0 * angle)
 
     @classmethod
-    def mcgdiff(cls, d: int, generator: torch.Generator, *, sigma_min: float = 0.02, sigma_max: float = 160.0) -> Self:
+    def mcgdiff(cls, d: int, generator: torch.Generator, *, sigma_min: float = 0.02) -> Self:
         """The protocol of Cardoso et al. (2023, arXiv 2308.07983, section 4), d even: 25 unit components of means
-        (8i, 8j, ..., 8i, 8j) for i, j in -2..2, weights chi-square with one degree of freedom, normalised."""
+        (8i, 8j, ..., 8i, 8j) for i, j in -2..2, weights chi-square with one degree of freedom, normalised.
+
+        The largest level is ten times the distance of neighbouring modes along an axis of them all, `8 sqrt(d / 2)`: at
+        160 whatever d, as is usual, the modes of d = 800 are apart before a sampler starts.
+        """
+        sigma_max = 80 * math.sqrt(d / 2)
         grid = 8 * torch.cartesian_prod(torch.arange(-2.0, 3), torch.arange(-2.0, 3))
         weights = torch.randn(25, generator=generator) ** 2
         return cls(weights, grid.repeat(1, d // 2), torch.ones(25), sigma_min=sigma_min, sigma_max=sigma_max)
