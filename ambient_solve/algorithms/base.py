@@ -41,6 +41,7 @@ class Algorithm(abc.ABC):
         name: What `Solver(prior, name)` and the command line call it.
         paper: Author, year and arXiv number.
         linear: Whether it needs a linear operator. spectral: Whether it needs the operator's spectrum in closed form.
+        gaussian: Whether it needs Gaussian noise.
         gradient: Whether it differentiates through the denoiser.
         interacting: Whether the samples of an image depend on one another.
     """
@@ -48,6 +49,7 @@ class Algorithm(abc.ABC):
     name: ClassVar[str]
     paper: ClassVar[str]
     linear: ClassVar[bool] = True
+    gaussian: ClassVar[bool] = True
     spectral: ClassVar[bool] = False
     gradient: ClassVar[bool] = False
     interacting: ClassVar[bool] = False
@@ -67,6 +69,11 @@ class Algorithm(abc.ABC):
             raise AmbientSolveError(
                 f"{self.name} needs a linear operator and a prior with an affine decode. "
                 "Use 'dps' or 'daps', or leave algorithm='auto'."
+            )
+        if self.gaussian and not likelihood.gaussian:
+            raise AmbientSolveError(
+                f"{self.name} needs Gaussian noise, the operator counts photons (Poisson or Poisson-Gaussian noise). "
+                "Use 'daps' or 'dps', or pass sigma_y=... to treat the noise as Gaussian of that level."
             )
         if self.spectral and likelihood.gram is None:
             raise AmbientSolveError(

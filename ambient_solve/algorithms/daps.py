@@ -3,14 +3,15 @@ r"""DAPS, decoupled annealing posterior sampling (Zhang et al., 2024, arXiv 2407
 At each level, independent of the one before: an estimate `zh` by a short probability-flow ODE, a draw around it, new
 noise:
 
-    z0 ~ exp( -|y - A z0|^2 / 2 sigma_y^2 - |z0 - zh|^2 / 2 q^2 )        z <- z0 + sigma_next n
+    z0 ~ p(y | z0) exp( -|z0 - zh|^2 / 2 q^2 )        z <- z0 + sigma_next n
 
 with `q = width sigma sqrt(v / (sigma^2 + v))`, `v` the variance of the data: the paper's `q = sigma` would let the draw
 go as far as the noise itself wherever nothing is measured.
 
-For a linear operator this draw is Gaussian and made exactly, in one solve. For any other operator it is made by
-Langevin steps of relative length `rate`, scaled by the curvature `gain^2 / sigma_y^2 + 1 / q^2`, so that one rate
-serves all levels.
+For a linear operator and Gaussian noise this draw is Gaussian and made exactly, in one solve; for counted photons by a
+few Langevin steps, each one solve. For any other operator it is made by plain Langevin steps of relative length `rate`,
+scaled by the curvature `|J'WJ| + 1 / q^2`, so that one rate serves all levels and operators: `J` is the Jacobian of the
+operator, `W` one over the variance of the noise, and the norm is found by power iterations.
 """
 
 from __future__ import annotations
@@ -36,23 +37,28 @@ class DAPS(Algorithm):
     name: ClassVar[str] = "daps"
     paper: ClassVar[str] = "Zhang et al., 2024, arXiv 2407.01521"
     linear: ClassVar[bool] = False
+    gaussian: ClassVar[bool] = False
 
     steps: int = knob(50, 1, 10_000, "noise levels; more is slower and usually better")
     ode_steps: int = knob(4, 1, 100, "forward passes for the estimate at each level")
     width: float = knob(0.3, 0.01, 10.0, "how far the draw may go from the estimate; 1 is the width of Gaussian data")
     langevin_steps: int = knob(50, 1, 1000, "steps of the draw where the operator is not linear")
     rate: float = knob(0.2, 1e-4, 1.0, "relative length of a Langevin step")
-    gain: float = knob(1.0, 1e-3, 1e3, "largest gain of a non-linear operator, which bounds its curvature")
 
     def iterate(
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
+        probe = None if likelihood.linear else streams.normal(z)
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0 = self._flow(prior, z, sigma)
             v = prior.sigma_data**2
             q = self.width * sigma * (v / (sigma**2 + v)) ** 0.5
-            z0 = likelihood.draw(z0, q, streams) if likelihood.linear else self._langevin(likelihood, z0, q, streams)
+            if likelihood.linear:
+                z0 = likelihood.draw(z0, q, streams)
+            else:
+                curvature, probe = likelihood.curvature(z0, probe)
+                z0 = self._langevin(likelihood, z0, q, per_sample(curvature, z0), streams)
             z = z0 + sigma_next * streams.normal(z0) if sigma_next > 0 else z0
             yield State(i + 1, self.steps, sigma, z, z0)
 
@@ -64,12 +70,12 @@ class DAPS(Algorithm):
             z = denoised + (lower / level) * (z - denoised)
         return z
 
-    def _langevin(self, likelihood: Likelihood, centre: Tensor, q: float, streams: Streams) -> Tensor:
-        sigma_y = per_sample(likelihood.sigma, centre)
-        length = self.rate / (self.gain**2 / sigma_y**2 + 1 / q**2)
+    def _langevin(
+        self, likelihood: Likelihood, centre: Tensor, q: float, curvature: Tensor, streams: Streams
+    ) -> Tensor:
+        length = self.rate / (curvature + 1 / q**2)
         z0 = centre
         for _ in range(self.langevin_steps):
-            r, pullback = likelihood.linearize(z0)
-            drift = pullback(r) / sigma_y**2 + (centre - z0) / q**2
+            drift = likelihood.score(z0) + (centre - z0) / q**2
             z0 = z0 + length * drift + (2 * length).sqrt() * streams.normal(z0)
         return z0

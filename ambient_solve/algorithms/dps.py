@@ -7,6 +7,9 @@ variable show:
 
 Without that factor `zeta` would have to be some hundred times larger and would not carry over from one problem to the
 next. The norm is that of each sample: a norm over the batch would couple the samples.
+
+Where photons are counted, r is weighted by `W`, one over the variance of each entry (the paper's section 3.3, with the
+variance that the estimate predicts in place of y), relative to its mean: `J' A' W r / |W^1/2 r|`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from torch import Tensor
 from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, churn, per_sample, reverse
+from ambient_solve.noise import Streams, churn, reverse
 from ambient_solve.priors.base import Prior
 
 
@@ -33,6 +36,7 @@ class DPS(Algorithm):
     name: ClassVar[str] = "dps"
     paper: ClassVar[str] = "Chung et al., 2023, arXiv 2209.14687"
     linear: ClassVar[bool] = False
+    gaussian: ClassVar[bool] = False
     gradient: ClassVar[bool] = True
 
     steps: int = knob(1000, 1, 10_000, "noise levels; the paper uses 1000")
@@ -45,9 +49,7 @@ class DPS(Algorithm):
         """See `Algorithm.iterate`."""
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0, vjp = prior.denoise_vjp(z, sigma)
-            r, pullback = likelihood.linearize(z0)
-            norm = r.flatten(1).norm(dim=1).clamp_min(1e-12)
-            descent = vjp(pullback(r / per_sample(norm, r)))
+            descent = vjp(likelihood.descent(z0))
             length = self.zeta * math.sqrt((1 + sigma**2) * (1 + sigma_next**2))
             z = reverse(z, z0, sigma, sigma_next, churn(sigma, sigma_next, self.eta), streams) + length * descent
             yield State(i + 1, self.steps, sigma, z, z0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ambient_solve.operators.builders import (
     TASKS,
+    camera_blur,
+    clip,
     denoise,
     gaussian_blur,
     inpaint,
@@ -11,13 +13,22 @@ from ambient_solve.operators.builders import (
     inpaint_random,
     jpeg,
     motion_blur,
+    phase_retrieval,
+    quantise,
     super_resolution,
 )
 from ambient_solve.operators.jpeg import Jpeg
+from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantisation
 
 __all__ = [
     "TASKS",
+    "CameraBlur",
+    "Clipping",
+    "Diffraction",
     "Jpeg",
+    "Quantisation",
+    "camera_blur",
+    "clip",
     "denoise",
     "gaussian_blur",
     "inpaint",
@@ -25,5 +36,7 @@ __all__ = [
     "inpaint_random",
     "jpeg",
     "motion_blur",
+    "phase_retrieval",
+    "quantise",
     "super_resolution",
 ]

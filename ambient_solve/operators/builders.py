@@ -1,6 +1,7 @@
 """Named builders: each returns a deepinv physics with Gaussian noise of level `sigma` (images in [0, 1]).
 
-`img_size` is (C, H, W) everywhere. What is random (which pixels, which camera path) depends on `seed` alone.
+Other noise is set on what they return: `op.set_noise_model(deepinv.physics.PoissonNoise(gain))`, `gain` the signal of
+one photon. `img_size` is (C, H, W) everywhere. What is random (pixels, camera path, plate) depends on `seed` alone.
 """
 
 from __future__ import annotations
@@ -9,12 +10,24 @@ import math
 from collections.abc import Callable
 
 import torch
-from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, GaussianNoise, Inpainting, LinearPhysics, Physics
+from deepinv.physics import (
+    Blur,
+    BlurFFT,
+    Denoising,
+    Downsampling,
+    GaussianNoise,
+    Inpainting,
+    LinearPhysics,
+    PhaseRetrieval,
+    Physics,
+    PoissonNoise,
+)
 from deepinv.physics.generator import MotionBlurGenerator
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.operators.jpeg import Jpeg
+from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantisation
 
 Size = tuple[int, int, int]
 FILTERS = ("bicubic", "bilinear", "gaussian", "sinc")
@@ -141,6 +154,38 @@ def jpeg(img_size: Size, quality: int = 10, sigma: float = 0.02, subsampling: st
     return Jpeg(quality, subsampling, img_size=size, noise_model=_noise(sigma))
 
 
+def clip(img_size: Size, factor: float = 2.0, pivot: float = 0.5, sigma: float = 0.02) -> Clipping:
+    """High dynamic range: contrast raised by `factor` about the grey value `pivot`, then clipped to [0, 1]."""
+    return Clipping(factor, pivot, img_size=_size(img_size), noise_model=_noise(sigma))
+
+
+def quantise(img_size: Size, bits: int = 2, sigma: float = 0.02) -> Quantisation:
+    """`2^bits` grey levels for each channel; `sigma` says how closely they must be reproduced."""
+    return Quantisation(bits, img_size=_size(img_size), noise_model=_noise(sigma))
+
+
+def camera_blur(
+    img_size: Size, length: int = 15, sigma: float = 0.02, seed: int = 0, boundary: str = "circular"
+) -> CameraBlur:
+    """The camera shake of `motion_blur`, added up in light rather than in grey values: not linear."""
+    return CameraBlur(motion_blur(img_size, length, sigma, seed, boundary), noise_model=_noise(sigma))
+
+
+def phase_retrieval(
+    img_size: Size, oversampling: float = 2.0, gain: float = 0.001, seed: int | None = 0
+) -> PhaseRetrieval:
+    """Intensity of the far field of a picture behind a random phase plate (`seed` None: no plate), counted in photons.
+
+    `gain` is the intensity of one photon (Poisson noise); `sum y = sum x^2` but for the noise.
+    """
+    if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not (gain > 0 and math.isfinite(gain)):
+        raise AmbientSolveError(f"gain={gain!r} was given, the intensity of one photon, above 0, was expected.")
+    size = _size(img_size)
+    op = PhaseRetrieval(Diffraction(size, oversampling, seed), noise_model=PoissonNoise(float(gain)))
+    op.img_size = size
+    return op
+
+
 TASKS: dict[str, Callable[..., Physics]] = {
     "inpaint": inpaint,
     "box": inpaint_box,
@@ -150,6 +195,9 @@ TASKS: dict[str, Callable[..., Physics]] = {
     "super-resolution": super_resolution,
     "denoise": denoise,
     "jpeg": jpeg,
+    "clip": clip,
+    "quantise": quantise,
+    "camera-blur": camera_blur,
 }
 """The builders by name. `inpaint` takes a mask, the others `img_size`; for picture files see `ambient_solve.damage`."""
 
