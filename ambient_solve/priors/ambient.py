@@ -14,7 +14,9 @@ part follows its exact flow and the hidden part ends at its conditional mean, so
     E[z0 | M z0] with z0 ~ p, not z0 ~ p;           tr Cov = tr C - E tr Cov[z0 | M z0]
 
 where `p` is Gaussian of covariance `C`: less diverse than the data, the more so the less is visible. With a fresh mask
-at each call the samples shrink towards the mean of the data.
+at each call the samples shrink towards the mean of the data. Under a solver, too, what the mask hides ends at its
+conditional mean, also where it was measured: a mask that hides measured entries loses them, `with_mask` of the
+operator's own does not. The mean of many samples is then right, the spread of what was not measured is missing.
 """
 
 from __future__ import annotations
@@ -113,6 +115,10 @@ class AmbientPrior(Prior):
             return z * mask
         maps = _rows(self.maps, len(z))
         return from_kspace(mask * to_kspace(z, maps), maps)
+
+    def shown(self, z: Tensor, cond: Any = None) -> Tensor:
+        """See `Prior.shown`."""
+        return self.visible(z, _rows(self._mask(z) if cond is None else cond, len(z)))
 
     def restore_once(self, z_visible: Tensor, mask: Tensor, sigma: Level | None = None) -> Tensor:
         """`E[z0 | what was seen]` in one network call, (B, *shape): no sample, but the best guess in squared error.

@@ -55,6 +55,10 @@ class Prior(nn.Module, abc.ABC):
 
         return z0.detach(), vjp
 
+    def shown(self, z: Tensor, cond: Any = None) -> Tensor:
+        """What `denoise` looks at of `z` (B, *shape): all of it, but for priors that hide a part from their network."""
+        return z
+
     @property
     def affine(self) -> tuple[float, float] | None:
         """`(a, b)` where `decode(z) = a * z + b`, or None where `decode` is not affine."""
