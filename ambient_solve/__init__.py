@@ -19,7 +19,28 @@ from ambient_solve.version import __version__
 
 if TYPE_CHECKING:
     from ambient_solve import operators
-    from ambient_solve.algorithms import ALGORITHMS, DAPS, DDNM, DPS, MMPS, TDS, Algorithm, PiGDM, Proximal
+    from ambient_solve.algorithms import (
+        ADPS,
+        ALGORITHMS,
+        AOS,
+        DAPS,
+        DDNM,
+        DDRM,
+        DPS,
+        FPS,
+        MGPS,
+        MMPS,
+        SITCOM,
+        TDS,
+        TMPD,
+        Algorithm,
+        Langevin,
+        PiGDM,
+        PnPDM,
+        Proximal,
+        REDdiff,
+        RePaint,
+    )
     from ambient_solve.errors import AmbientSolveError
     from ambient_solve.priors.ambient import AmbientPrior
     from ambient_solve.priors.base import Prior
@@ -33,7 +54,8 @@ if TYPE_CHECKING:
 
 # Imported at first use: torch and deepinv take seconds, and `ambient-solve --help` needs neither.
 _HOME = {
-    "algorithms": "ALGORITHMS DAPS DDNM DPS MMPS TDS Algorithm PiGDM Proximal",
+    "algorithms": "ADPS ALGORITHMS AOS DAPS DDNM DDRM DPS FPS MGPS MMPS SITCOM TDS TMPD Algorithm Langevin PiGDM PnPDM "
+    "Proximal REDdiff RePaint",
     "errors": "AmbientSolveError",
     "priors.ambient": "AmbientPrior",
     "priors.base": "Prior",
@@ -48,23 +70,34 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 
 __all__ = [
+    "ADPS",
     "ALGORITHMS",
+    "AOS",
     "DAPS",
     "DDNM",
+    "DDRM",
     "DPS",
+    "FPS",
+    "MGPS",
     "MMPS",
+    "SITCOM",
     "TDS",
+    "TMPD",
     "Algorithm",
     "AmbientPrior",
     "AmbientSolveError",
     "DenoiserPrior",
     "GaussianPrior",
+    "Langevin",
     "MixturePrior",
     "NetworkConfig",
     "NetworkPrior",
     "PiGDM",
+    "PnPDM",
     "Prior",
     "Proximal",
+    "REDdiff",
+    "RePaint",
     "Restoration",
     "Solver",
     "State",

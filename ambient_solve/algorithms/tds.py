@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ambient_solve.algorithms.base import Algorithm, State
+from ambient_solve.algorithms.resampling import resample
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
@@ -39,7 +40,7 @@ class TDS(Algorithm):
     gradient: ClassVar[bool] = True
     interacting: ClassVar[bool] = True
 
-    steps: int = knob(100, 1, 10_000, "noise levels; more is slower and usually better")
+    steps: int = knob(200, 1, 10_000, "noise levels; more is slower and usually better")
     twist: str = knob(
         "jacobian",
         choices=("jacobian", "isotropic"),
@@ -66,7 +67,7 @@ class TDS(Algorithm):
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0, zh, log_twist = self._twist(prior, likelihood, z, sigma)
             log_w = log_w + log_twist - last
-            keep, log_w = _resample(log_w, streams.uniform_per_image(), always=sigma_next == 0)
+            keep, log_w = resample(log_w, streams.uniform_per_image(), always=sigma_next == 0)
             z, z0, zh, last = z[keep], z0[keep], zh[keep], log_twist[keep]
             fresh = churn(sigma, sigma_next, 1.0)
             kept = math.sqrt(max(0.0, sigma_next**2 - fresh**2)) / sigma
@@ -100,20 +101,3 @@ class TDS(Algorithm):
 
 def _square(z: Tensor) -> Tensor:
     return z.square().flatten(1).sum(1)
-
-
-def _resample(log_w: Tensor, u: Tensor, always: bool) -> tuple[Tensor, Tensor]:
-    """Systematic resampling among the particles of each image, without a branch on the data.
-
-    `log_w` (B * S,), `u` (B,). Returns the rows to keep and the log-weights after it, both (B * S,).
-    """
-    images, count = len(u), len(log_w) // len(u)
-    grouped = log_w.reshape(images, count)
-    w = grouped.softmax(1)
-    poor = torch.ones_like(u, dtype=torch.bool) if always else 1 / w.square().sum(1) < count / 2
-    points = (torch.arange(count, device=w.device) + u[:, None]) / count
-    drawn = torch.searchsorted(w.cumsum(1).contiguous(), points.contiguous()).clamp_max(count - 1)
-    stay = torch.arange(count, device=w.device).expand(images, count)
-    keep = torch.where(poor[:, None], drawn, stay) + count * torch.arange(images, device=w.device)[:, None]
-    level = torch.where(poor[:, None], torch.zeros_like(grouped), grouped - grouped.logsumexp(1, keepdim=True))
-    return keep.flatten(), level.flatten()

@@ -1,0 +1,123 @@
+"""RePaint: exact where all is observed, whatever the prior; what resampling buys; which operators it takes."""
+
+import pytest
+import torch
+from deepinv import physics as dp
+
+from ambient_solve import AmbientSolveError, MixturePrior
+from ambient_solve.algorithms.repaint import RePaint
+from ambient_solve.evaluate.exact import sliced_wasserstein
+from ambient_solve.evaluate.exactness import matrix_operator
+from ambient_solve.likelihood import Likelihood
+from helpers import NOISE, OPERATORS, AffinePrior, one_sentence
+from samplers import calls, change_of_units, diagonal, draw, errors, inside, isotropic, measure
+
+
+def two_modes(low=0.01, high=20.0):
+    means = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
+    return MixturePrior(torch.tensor([0.3, 0.7]), means, torch.tensor([0.09, 0.16]), sigma_min=low, sigma_max=high)
+
+
+def distance(z, exact):
+    """Sliced Wasserstein distance to exact samples, in units of the floor."""
+    generator = torch.Generator().manual_seed(1)
+    first, second = exact.sample(len(z), generator), exact.sample(len(z), generator)
+    return sliced_wasserstein(z, first) / sliced_wasserstein(second, first)
+
+
+Y, SIGMA_Y = torch.tensor([[0.1, -0.3]]), 0.8
+
+
+@pytest.mark.parametrize("settings", [{"resample": 1}, {"resample": 3, "jump": 1}, {"resample": 3, "jump": 20}])
+def test_a_noisy_picture_seen_whole_gives_the_exact_posterior(settings):
+    """At the level of its noise a measurement is a state: what follows is unconditional sampling, also after jumps."""
+    prior, op = two_modes(), diagonal([1.0, 1.0], SIGMA_Y)
+    exact = prior.posterior(torch.eye(2), Y[0], SIGMA_Y)
+    assert distance(draw(RePaint(steps=100, **settings), prior, Y, op, n=1000), exact) < 2
+
+
+@pytest.mark.parametrize(("told", "least"), [(1e-3, 6), (SIGMA_Y / 2, 3)], ids=["noise-free, the paper", "half"])
+def test_with_the_wrong_noise_it_is_not_exact(told, least):
+    prior = two_modes()
+    exact = prior.posterior(torch.eye(2), Y[0], SIGMA_Y)
+    z = draw(RePaint(steps=100, resample=1), prior, Y, diagonal([1.0, 1.0], told), n=1000)
+    assert distance(z, exact) > least
+
+
+def test_a_jump_that_forgets_the_measurement_is_not_exact(monkeypatch):
+    prior, op = two_modes(), diagonal([1.0, 1.0], SIGMA_Y)
+    exact = prior.posterior(torch.eye(2), Y[0], SIGMA_Y)
+
+    def plain(z, y, omega, t, s, streams):
+        return z + (s**2 - t**2) ** 0.5 * streams.normal(z)
+
+    monkeypatch.setattr(RePaint, "_up", staticmethod(plain))
+    assert distance(draw(RePaint(steps=100, resample=3), prior, Y, op, n=1000), exact) > 3
+
+
+def test_only_the_ratio_of_gain_and_noise_counts():
+    prior = two_modes()
+    a = draw(RePaint(steps=20), prior, Y, diagonal([1.0, 0.0], 0.1), n=50)
+    b = draw(RePaint(steps=20), prior, 4 * Y, diagonal([4.0, 0.0], 0.4), n=50)
+    assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_pixels_of_different_noise():
+    """One gain for each pixel: independent pixels follow their own noise."""
+    prior, gains, y = isotropic(2, 0.25, 0.01, 10.0), torch.tensor([2.0, 0.5]), torch.tensor([[0.9, -0.1]])
+    z = draw(RePaint(steps=200, resample=1), prior, y, diagonal(gains.tolist(), 0.4), n=1000)
+    right, swapped = (prior.posterior(torch.diag(g), y[0], 0.4) for g in (gains, gains.flip(0)))
+    assert max(errors(z, right.mean, right.variance)) < 4.4
+    assert max(errors(z, swapped.mean, swapped.variance)) > 10
+
+
+# It has too little variance, as has every rule that takes the ancestral step with D alone, and a hidden pixel only
+# learns of the measurement by being drawn again.
+RECORDED = {1: (1.923, 0.838, 3.456), 10: (0.24, 0.768, 1.001)}
+
+
+@pytest.mark.parametrize("resample", RECORDED)
+def test_distance_from_the_exact_posterior(resample):
+    assert inside(measure(RePaint(resample=resample), "mask"), RECORDED[resample])
+
+
+def test_resampling_is_what_carries_the_measurement_over():
+    assert RECORDED[10][0] < 0.4 * RECORDED[1][0] and RECORDED[10][2] < 0.5 * RECORDED[1][2]
+
+
+def test_costs_and_units():
+    assert calls(RePaint(steps=7, resample=3, jump=2)) == (21, 0)
+    assert change_of_units(RePaint(steps=7, resample=3, jump=2)) < 1e-3
+
+
+def likelihood(op, shape):
+    y = op.A(torch.zeros(2, *shape))
+    return Likelihood(y, op, AffinePrior(), sigma_y=0.1)
+
+
+@pytest.mark.parametrize("name", ["grey", "fft-blur", "super-resolution", "single-coil", "compressed", "multi-coil"])
+def test_what_mixes_pixels_is_refused_in_one_sentence(name):
+    build, shape = OPERATORS[name]
+    torch.manual_seed(0)
+    with pytest.raises(AmbientSolveError) as error:
+        RePaint().check(likelihood(build(), shape))
+    assert one_sentence(error) and "mask" in str(error.value)
+
+
+def test_a_faint_operator_is_refused_all_the_same():
+    mixing = 1e-4 * torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(AmbientSolveError, match="mask"):
+        RePaint().check(Likelihood(torch.zeros(1, 4), matrix_operator(mixing, 1e-6, (4,)), AffinePrior(axes=1)))
+
+
+@pytest.mark.parametrize("name", ["mask", "denoising", "decimation"])
+def test_masks_of_every_kind_are_taken(name):
+    build, shape = OPERATORS[name]
+    RePaint().check(likelihood(build(), shape))
+    RePaint().check(likelihood(dp.Demosaicing((3, 6, 4), noise_model=NOISE), (3, 6, 4)))
+
+
+def test_a_non_linear_operator_is_refused():
+    op = dp.Physics(A=lambda x, **_: x**2, noise_model=NOISE)
+    with pytest.raises(AmbientSolveError, match="linear"):
+        RePaint().check(likelihood(op, (1, 4, 4)))
