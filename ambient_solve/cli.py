@@ -1,4 +1,4 @@
-"""The command line: `ambient-solve demo | restore | sample | corrupt | info`.
+"""The command line: `ambient-solve demo | restore | sample | corrupt | check | evaluate | info`.
 
 Exit codes: 0 fine; 2 bad input, with a sentence on standard error; 130 interrupted. A command imports what it
 needs when it runs, so that `--help` answers at once.
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.markup import escape
 
+from ambient_solve.console import load, print_knobs, stderr
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.flags import damage_help, knob_values, read_damages, split_knobs, task_options, with_knobs
 from ambient_solve.knobs import knobs
@@ -53,7 +53,7 @@ class Demo:
         from ambient_solve.demo import run_demo
 
         check_folder(self.out)
-        prior, console = _load(self.prior, self.device), Console()
+        prior, console = load(self.prior, self.device), Console()
         table = Table("damage", title="PSNR in dB / SSIM against the original; data misfit chi2 (1 is right)")
         for heading in ("damaged", "mean", "sample", "chi2", "seconds"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -114,7 +114,7 @@ class Restore:
         if self.samples < 1:
             raise AmbientSolveError(f"--samples {self.samples} was given, at least 1 was expected.")
         check_folder(self.out)
-        prior = _load(self.prior, self.device)
+        prior = load(self.prior, self.device)
         make_solver(prior, self.algorithm, options)
         bad = []
         progress = sys.stderr.isatty() and not self.json
@@ -162,7 +162,7 @@ class Sample:
         from ambient_solve.sheet import Row, Tile, contact_sheet, picture_tile
 
         check_folder(self.out)
-        prior = _load(self.prior, self.device)
+        prior = load(self.prior, self.device)
         if prior.shape[0] not in (1, 3):
             raise AmbientSolveError(f"{self.prior} makes {prior.shape[0]} channels; PNG files hold 1 or 3.")
         settings = {k.name: getattr(self, k.name) for k in knobs(Sampling)}
@@ -217,8 +217,8 @@ class Corrupt:
         corruption = Corruption(**{k.name: getattr(self, k.name) for k in knobs(Corruption)}, damages=damages)
         check_folder(self.out)
         # Read once before anything is written: a bad picture then leaves no half-made data set behind.
-        total = sum(1 for _ in track(read_images(self.source, shrink=self.shrink), "reading", console=_stderr()))
-        pictures = track(read_images(self.source, shrink=self.shrink), "damaging", total=total, console=_stderr())
+        total = sum(1 for _ in track(read_images(self.source, shrink=self.shrink), "reading", console=stderr()))
+        pictures = track(read_images(self.source, shrink=self.shrink), "damaging", total=total, console=stderr())
         written = write_corrupted(pictures, total, corruption, self.out)
         counts = Counter(damage.name if damage else "clean" for damage in corruption.plan(total))
         print(f"{self.out}: {written} pictures, {', '.join(f'{n} {name}' for name, n in sorted(counts.items()))}")
@@ -242,9 +242,9 @@ class Info:
 
         print(f"ambient_solve {__version__}\n\nPriors: {', '.join(embedded_priors()) or 'none embedded'}\n")
         for name, task in DAMAGES.items():
-            _table(f"task {name}", task)
+            print_knobs(f"task {name}", task)
         for name, algorithm in ALGORITHMS.items():
-            _table(f"algorithm {name} ({algorithm.paper})", algorithm)
+            print_knobs(f"algorithm {name} ({algorithm.paper})", algorithm)
         return 0
 
     def _describe(self, folder: Path) -> int:
@@ -281,18 +281,6 @@ def _corrupt() -> type:
     return made
 
 
-def _load(prior: str, device: str) -> Any:
-    import torch
-
-    from ambient_solve.priors.load import load_prior
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise AmbientSolveError(f"The device {device!r} is not there. Choose auto or cpu.")
-    return load_prior(prior, device=device)
-
-
 def _tell(outcome: Outcome, as_json: bool) -> None:
     """One line for the file, then what there is to say about it."""
     state = "failed" if outcome.error else "skipped" if outcome.skipped else "restored"
@@ -317,26 +305,16 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
             print(f"  Warning: {outcome.warning}", flush=True)
 
 
-def _table(title: str, cls: type) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _check() -> type:
+    from ambient_solve.check import Check
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for heading in ("option", "default", "range", "help"):
-        table.add_column(heading, style="dim" if heading == "range" else None, overflow="fold")
-    for k in knobs(cls):
-        span = " ".join(k.choices or ()) if k.lo is None or k.hi is None else f"{k.lo:g} to {k.hi:g}"
-        default = "" if k.default is None else str(k.default)
-        table.add_row(f"--{k.name.rstrip('_').replace('_', '-')}", default, span, escape(k.help))
-    console = Console()
-    console.print(table)
-    console.print()
+    return Check
 
 
-def _stderr() -> Any:
-    from rich.console import Console
+def _evaluate() -> type:
+    from ambient_solve.evaluation import Evaluate
 
-    return Console(stderr=True)
+    return Evaluate
 
 
 COMMANDS: dict[str, Callable[[], type]] = {
@@ -344,14 +322,20 @@ COMMANDS: dict[str, Callable[[], type]] = {
     "restore": _restore,
     "sample": _sample,
     "corrupt": _corrupt,
+    "check": _check,
+    "evaluate": _evaluate,
     "info": lambda: Info,
 }
+WITH_KNOBS = ("restore", "check")
+"""Commands that take the knobs of an algorithm beside their own options."""
 USAGE = """usage: ambient-solve COMMAND ...
 
   demo      damage a photograph, restore it, and draw a contact sheet; needs no argument
   restore   restore damaged pictures
   sample    draw pictures from a prior alone
   corrupt   damage a data set once, for training
+  check     say whether the samples of an algorithm are those of the posterior
+  evaluate  compare algorithms, tasks and priors on pictures whose truth is known
   info      list priors, tasks and algorithms with their knobs, or describe one prior
 
 `ambient-solve COMMAND --help` lists the options of a command; `ambient-solve --version` tells the version."""
@@ -384,10 +368,10 @@ def _dispatch(argv: list[str]) -> int:
     if name not in COMMANDS:
         raise AmbientSolveError(f"There is no command {name!r}. {suggestion(name, COMMANDS)}")
     command, texts = COMMANDS[name](), {}
-    if name == "restore":
+    if name in WITH_KNOBS:
         rest, texts = split_knobs(rest, [f.name for f in dataclasses.fields(command)] + ["help"])
     given = tyro.cli(command, prog=f"ambient-solve {name}", args=rest, config=PLAIN)
-    return given.run(texts) if name == "restore" else given.run()
+    return given.run(texts) if name in WITH_KNOBS else given.run()
 
 
 if __name__ == "__main__":

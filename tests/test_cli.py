@@ -316,7 +316,7 @@ def test_info_lists_every_knob(capsys, prior, monkeypatch):
 
 def test_usage_and_version(capsys):
     assert run(capsys)[0] == 0 and run(capsys, "--version")[1].startswith("ambient-solve ")
-    for command in ("demo", "restore", "corrupt", "info"):
+    for command in ("demo", "restore", "corrupt", "check", "evaluate", "info"):
         code, out, _ = run(capsys, command, "--help")
         assert code == 0 and f"ambient-solve {command}" in out
     code, _, err = run(capsys, "restor", "a.png")

@@ -1,13 +1,30 @@
-"""Do the samples say how sure they are? Checks that need the truth and a few samples of each image."""
+r"""Do the samples say how sure they are? Checks that need the truth and a few samples of each image.
+
+Let `x0` be a draw of the prior, `y` its measurement and `x1 .. xS` independent draws of the posterior. Given `y` all
+S + 1 have one law, so that each of the following holds, whatever the prior and the operator:
+
+    SBC      the rank of `f(x0)` among `f(x1) .. f(xS)` is uniform on 0 .. S  (Talts et al., 2018, arXiv 1804.06788)
+    TARP     the same with `f(x) = |x - r|` for a point `r(y)` chosen without x0; if it holds for every choice of r, the
+             samples are those of the posterior (Lemos et al., 2023, arXiv 2302.03026, theorem 3)
+    misfit   `|y - A x1|^2 / sigma_y^2` is chi-square with as many degrees of freedom as there are measurements
+
+Draws of the prior, which ignore `y`, pass SBC with any `f` that has no `y` in it, and TARP where `r` has none.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
+from scipy.special import chdtr, chdtrc, kolmogorov
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
+
+Statistic = Callable[[Tensor], Tensor]
+"""A number for each of the samples of each image: (B, S, *shape) to (B, S)."""
+MOST_BINS, PER_BIN = 20, 5
 
 
 def variance_ratio(samples: Tensor, truth: Tensor) -> float:
@@ -44,3 +61,81 @@ def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> float:
     bottom = torch.lerp(ordered[:, low - 1], ordered[:, inner], part)
     top = torch.lerp(ordered[:, S - low], ordered[:, S - 1 - inner], part)
     return float(((bottom <= truth) & (truth <= top)).double().mean())
+
+
+def rank(samples: Tensor, truth: Tensor, seed: int = 0) -> Tensor:
+    """How many of the numbers `samples` (B, S) lie below `truth` (B,): (B,) whole numbers 0 .. S.
+
+    Ties, which clipped samples have, are broken by chance: each place among the equal ones is equally likely.
+    """
+    if samples.ndim != 2 or samples.shape[:1] != truth.shape:
+        raise AmbientSolveError(
+            f"rank needs numbers (B, S) and a truth (B,), got {tuple(samples.shape)} and {tuple(truth.shape)}."
+        )
+    ties = (samples == truth[:, None]).sum(1)
+    u = torch.rand(len(truth), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(ties.device)
+    return (samples < truth[:, None]).sum(1) + (u * (ties + 1)).long()
+
+
+def sbc_ranks(samples: Tensor, truth: Tensor, statistics: Mapping[str, Statistic], seed: int = 0) -> dict[str, Tensor]:
+    """The rank of the truth (B, *shape) among the samples (B, S, *shape) in each of the `statistics`, (B,) each.
+
+    The samples of an image must be independent of one another, and the images of each other. Particles that were
+    resampled together are not: one of them, chosen by chance, is one sample.
+    """
+    return {name: rank(f(samples), f(truth[:, None])[:, 0], seed) for name, f in statistics.items()}
+
+
+def tarp_ranks(samples: Tensor, truth: Tensor, references: Tensor | None = None, seed: int = 0) -> Tensor:
+    """TARP: how many samples (B, S, *shape) lie nearer to a reference point than the truth (B, *shape) does, (B,).
+
+    `references` (B, *shape) should depend on the measurement, and must not on the truth behind it. By default each
+    image has the truth of the one before it, an independent draw of the prior: blind to samples that ignore `y`.
+    """
+    if samples[:, 0].shape != truth.shape:
+        raise AmbientSolveError(
+            f"tarp_ranks needs samples (B, S, *shape) and truth (B, *shape), "
+            f"got {tuple(samples.shape)} and {tuple(truth.shape)}."
+        )
+    references = truth.roll(1, 0) if references is None else references
+    distance = lambda x: (x - references[:, None]).flatten(2).double().norm(dim=2)  # noqa: E731
+    return rank(distance(samples), distance(truth[:, None])[:, 0], seed)
+
+
+def uniformity(ranks: Tensor, n_samples: int) -> float:
+    """The p-value of `ranks` (B,) being uniform on 0 .. n_samples: Pearson's chi-square over at most 20 bins.
+
+    There are as many bins as leave 5 images to each. Where they cannot be equally wide, the expectation is not equal.
+    """
+    counts = histogram(ranks, n_samples)
+    expected = len(ranks) * _widths(len(counts), n_samples) / (n_samples + 1)
+    return float(chdtrc(len(counts) - 1, float(((counts - expected) ** 2 / expected).sum())))
+
+
+def histogram(ranks: Tensor, n_samples: int) -> Tensor:
+    """How many of the `ranks` (B,) fall into each of the bins of `uniformity`."""
+    bins = min(n_samples + 1, MOST_BINS, len(ranks) // PER_BIN)
+    if bins < 2 or ranks.min() < 0 or ranks.max() > n_samples:
+        raise AmbientSolveError(
+            f"A test of uniformity needs ranks 0 .. {n_samples} of {2 * PER_BIN} images or more, got {len(ranks)}."
+        )
+    return torch.bincount(ranks.cpu() * bins // (n_samples + 1), minlength=bins)
+
+
+def _widths(bins: int, n_samples: int) -> Tensor:
+    """How many of the ranks 0 .. n_samples fall into each bin."""
+    return torch.bincount(torch.arange(n_samples + 1) * bins // (n_samples + 1), minlength=bins).double()
+
+
+def misfit_law(misfit: Tensor, measurements: int) -> float:
+    """The p-value (Kolmogorov and Smirnov) of `|y - A x|^2 / sigma_y^2` being chi-square; one `x` for each image.
+
+    `misfit` (B,) are those numbers, `measurements` the degrees of freedom. Several samples of one image share its
+    noise, which makes their misfits dependent: take one.
+    """
+    u = torch.from_numpy(chdtr(measurements, misfit.double().cpu().numpy())).sort().values
+    n = len(u)
+    steps = torch.arange(n + 1, dtype=torch.float64) / n
+    distance = float(torch.maximum(steps[1:] - u, u - steps[:-1]).max())
+    # With the correction of Stephens (1970) the limit law is within .02 of the exact one from n = 10 on.
+    return float(kolmogorov((math.sqrt(n) + 0.12 + 0.11 / math.sqrt(n)) * distance))

@@ -1,0 +1,383 @@
+"""`ambient-solve check`: is an algorithm honest? One page of numbers, one figure, one sentence.
+
+Without a prior it is held against posteriors that are known: Gaussians under four operators, and mixtures. With a prior
+the truth is drawn from that prior, which makes ranks and coverage exact tests as far as the prior's sampler is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import tyro
+
+from ambient_solve.charts import SIDE, bars, curve, ratio_bars
+from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.flags import knob_values
+from ambient_solve.restore import check_folder, make_solver
+from ambient_solve.sheet import Row, Tile, contact_sheet
+
+if TYPE_CHECKING:
+    from deepinv.physics import Physics
+    from PIL import Image
+    from rich.table import Table
+
+    from ambient_solve.evaluate.exactness import Exactness
+    from ambient_solve.evaluate.simulation import Calibration
+    from ambient_solve.priors.base import Prior
+
+MIXTURES = ((8, 1), (8, 4), (80, 4))
+SEEDS, MIXTURE = 2, "mixture"
+OPERATORS = ("inpaint", "box", "gaussian-blur", "motion-blur", "super-resolution", "denoise", "jpeg")
+LEAST, FEW, SIZE, PAGE, FIGURE = 10, 100, 32, 132, "check.png"
+ALPHA, FARTHEST_Z, FARTHEST, FARTHEST_MIXTURE = 0.01, 4.4, 1.5, 3.0
+"""Beyond these a sampler is called a heuristic: a p-value (times the number of tests), the z-score of the mean on a
+Gaussian, and distances from the exact posterior in floors; exact particles of a mixture reach two floors."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Say whether an algorithm's samples are those of the posterior: bias, variance, ranks, coverage, misfit, cost.
+
+    Without --prior this needs no picture and no network: the posteriors are known. A knob of the algorithm is given as
+    --KNOB VALUE, such as --steps 20. The figure goes to OUT/check.png.
+    """
+
+    algorithm: str = "auto"
+    """auto, or one of those that `ambient-solve info` lists."""
+    prior: str = ""
+    """Embedded prior, folder, or hub id (owner/name); without one, priors whose posterior is known."""
+    operator: Annotated[str, tyro.conf.arg(metavar="|".join(OPERATORS))] = ""
+    """What is measured of the pictures that --prior draws; inpaint (7 of 10 pixels missing) by default."""
+    sigma: float = 0.0
+    """Noise of that measurement, where pixel values go from 0 to 1; 0 is the operator's own default."""
+    size: int = 0
+    """Side of the pictures that --prior draws; 0 is its own, or 32 where any will do."""
+    problems: int = 0
+    """How many truths are drawn for each row of the table, at least 10; 0 is 200, or 20 with --prior."""
+    samples: int = 19
+    """Posterior samples of each; coverage at 90 % needs 19."""
+    draws: int = 500
+    """Samples of the distances from the known posteriors; 0 leaves these out."""
+    particles: int = 16
+    """For an algorithm whose samples interact: each sample is one of so many, which makes them independent."""
+    batch: int = 0
+    """Measurements solved together; 0 is 100, or 4 with --prior."""
+    out: Path = Path("check")
+    """Folder of the figure."""
+    seed: int = 0
+    """Decides the truths, the noise and the samples."""
+    device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda")] = "auto"
+    """auto takes the graphics card where there is one."""
+    json: bool = False
+    """Print one JSON object, and nothing else."""
+
+    def run(self, texts: Mapping[str, str] | None = None) -> int:
+        """Check with the knobs `texts`, as they were typed."""
+        options = knob_values(dict(texts or {}), self.algorithm, [f.name for f in dataclasses.fields(self)])
+        self._refuse()
+        found = self._trained(options) if self.prior else self._analytic(options)
+        self.out.mkdir(parents=True, exist_ok=True)
+        draw(found).save(self.out / FIGURE)
+        if self.json:
+            print(json.dumps(_finite(found.record()), allow_nan=False))
+        else:
+            print_page(found)
+            print(f"Figure: {self.out / FIGURE}")
+        return 0
+
+    def _refuse(self) -> None:
+        """Raise for what cannot be checked, before anything is drawn."""
+        for name, least, zero in (("problems", LEAST, True), ("samples", 3, False), ("draws", 20, True)):
+            value = getattr(self, name)
+            if value < least and not (zero and value == 0):
+                raise AmbientSolveError(f"--{name} {value} was given, at least {least} was expected.")
+        for name, least in (("size", 0), ("batch", 0), ("particles", 2), ("seed", 0), ("sigma", 0)):
+            if not getattr(self, name) >= least:
+                raise AmbientSolveError(f"--{name} {getattr(self, name)} was given, at least {least} was expected.")
+        if self.operator and self.operator not in OPERATORS:
+            raise AmbientSolveError(f"There is no operator {self.operator!r}. {suggestion(self.operator, OPERATORS)}")
+        only = [name for name in ("operator", "sigma", "size") if getattr(self, name) and not self.prior]
+        if only:
+            raise AmbientSolveError(
+                f"--{only[0]} belongs to a check of a trained prior: add --prior photos, or leave it out."
+            )
+        check_folder(self.out)
+
+    def _analytic(self, options: Mapping[str, Any]) -> Found:
+        """Against the posteriors of Gaussians and mixtures."""
+        from ambient_solve.evaluate.exact import mcgdiff_problem
+        from ambient_solve.evaluate.exactness import (
+            GAUSSIAN,
+            gaussian_operator,
+            gaussian_prior,
+            matrix_operator,
+            on_gaussian,
+            on_mixture,
+        )
+
+        # For linear operators and exact priors "auto" is mmps.
+        name, prior = "mmps" if self.algorithm == "auto" else self.algorithm, gaussian_prior()
+        algorithm = make_solver(prior, name, options).algorithm
+        mixture = mcgdiff_problem(8, 2, self.seed)
+        sets = {name: (prior, gaussian_operator(name)) for name in GAUSSIAN}
+        if algorithm.interacting:
+            # Independent particle sets cost their number of particles times as much.
+            sets = {"super-resolution": sets["super-resolution"]}
+        sets[MIXTURE] = (mixture.prior, matrix_operator(mixture.A, mixture.sigma_y, (8,)))
+        problems = self.problems or (40 if algorithm.interacting else 200)
+        found = Found(algorithm.name, "Gaussians and mixtures", self.samples)
+        cells = [*GAUSSIAN, *MIXTURES] if self.draws else []
+        with self._bar(len(sets) * problems + len(cells)) as bar:
+            for name, (prior, op) in sets.items():
+                found.add(name, lambda p=prior, o=op: self._calibrate(algorithm, {}, p, o, problems, bar.update))
+            seeds = range(self.seed, self.seed + SEEDS)
+            for cell in cells:
+                if cell in GAUSSIAN:
+                    found.measure(cell, lambda c=cell: on_gaussian(algorithm, c, self.draws, self.seed), found.gaussian)
+                else:
+                    found.measure(cell, lambda c=cell: on_mixture(algorithm, *c, seeds, self.draws), found.mixture)
+                bar.update(1)
+        if not found.sets:
+            raise AmbientSolveError(next(iter(found.refused.values())))
+        return found
+
+    def _trained(self, options: Mapping[str, Any]) -> Found:
+        """Against truths that the prior itself draws."""
+        from ambient_solve.console import load
+        from ambient_solve.priors.ambient import AmbientPrior
+
+        prior, operator = load(self.prior, self.device), self.operator or OPERATORS[0]
+        make_solver(prior, self.algorithm, options)
+        if len(prior.shape) != 3:
+            raise AmbientSolveError(f"{self.prior} does not make pictures (C, H, W), which --operator measures.")
+        size = self.size or (SIZE if -1 in prior.shape else None)
+        side = prior.shape[1:] if size is None else (size, size)
+        op = build_operator(operator, (prior.shape[0], *side), self.sigma).to(prior.device)
+        problems = self.problems or 20
+        found = Found(self.algorithm, self.prior, self.samples)
+        if isinstance(prior, AmbientPrior):
+            found.notes.append("this prior is told what it may see; its own draws, the truths here, vary too little")
+        with self._bar(problems) as bar:
+            found.sets[operator] = self._calibrate(self.algorithm, options, prior, op, problems, bar.update, size)
+        return found
+
+    def _calibrate(
+        self,
+        algorithm: Any,
+        options: Mapping[str, Any],
+        prior: Prior,
+        op: Physics,
+        problems: int,
+        tick: Callable[[int], Any],
+        size: int | None = None,
+    ) -> Calibration:
+        from ambient_solve.evaluate.simulation import check_sampler
+
+        counts = {"problems": problems, "n_samples": self.samples, "particles": self.particles, "seed": self.seed}
+        batch = self.batch or (4 if self.prior else 100)
+        solver = make_solver(prior, algorithm, options)
+        return check_sampler(solver, prior, op, size=size, batch=batch, tick=tick, **counts)
+
+    def _bar(self, total: int) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(total=total, desc="check", disable=self.json or not sys.stderr.isatty())
+
+
+class Fault(NamedTuple):
+    """A `kind` of error, how large it is, in `words`, and the problem that has it."""
+
+    kind: str
+    size: float
+    words: str
+    name: str
+
+
+@dataclass
+class Found:
+    """What a check has found: `Calibration` by problem, and where known the distances from the posterior."""
+
+    algorithm: str
+    prior: str
+    samples: int
+    sets: dict[str, Calibration] = field(default_factory=dict)
+    gaussian: dict[str, Exactness] = field(default_factory=dict)
+    mixture: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str, calibrate: Callable[[], Calibration]) -> None:
+        """Calibrate, unless the algorithm refuses the operator."""
+        try:
+            self.sets[name] = calibrate()
+        except AmbientSolveError as error:
+            self.refused[name] = str(error)
+
+    def measure(self, name: Any, distances: Callable[[], Any], into: dict[Any, Any]) -> None:
+        """Take the distances, the mean over problems, unless the algorithm refuses the operator."""
+        try:
+            rows = distances()
+        except AmbientSolveError as error:
+            self.refused.setdefault(str(name), str(error))
+        else:
+            several = isinstance(rows, list)
+            into[name] = tuple(sum(values) / len(rows) for values in zip(*rows, strict=True)) if several else rows
+
+    @property
+    def verdict(self) -> str:
+        """Exact within sampling error, or what is wrong and where it is worst, in one line."""
+        wrong = [Fault(*f, name) for name, c in self.sets.items() if c.p * len(self.sets) < ALPHA for f in _faults(c)]
+        for name, e in self.gaussian.items():
+            if not e.distance <= FARTHEST * e.floor:
+                wrong.append(Fault("far from the posterior", e.distance, f"{e.distance / e.floor:.1f} floors", name))
+            if not e.z <= FARTHEST_Z:
+                wrong.append(Fault("biased", e.bias, f"{e.bias:.2f} posterior deviations", name))
+        for (d, dy), (distance, floor) in self.mixture.items():
+            if not distance <= FARTHEST_MIXTURE * floor:
+                seen = f"{distance / floor:.1f} floors with {dy} of {d} coordinates measured"
+                wrong.append(Fault("far from the posterior", distance, seen, MIXTURE))
+        if not wrong:
+            several = " and ".join(f"{n} problems" for n in {c.problems for c in self.sets.values()})
+            few = "" if min(c.problems for c in self.sets.values()) >= FEW else ", few: small errors would not show"
+            return f"exact within sampling error ({several}, {self.samples} samples of each{few})"
+        worst: dict[str, Fault] = {}
+        for fault in wrong:
+            if fault.kind not in worst or fault.size > worst[fault.kind].size:
+                worst[fault.kind] = fault
+        what = "; ".join(f"{f.kind} ({f.words}, {f.name})" for f in worst.values())
+        mixtures_only = {f.name for f in wrong} == {MIXTURE} and (self.gaussian or len(self.sets) > 1)
+        return f"{'exact on Gaussians within sampling error, else ' if mixtures_only else ''}heuristic: {what}"
+
+    def record(self) -> dict[str, Any]:
+        """Everything but the figure, as JSON takes it."""
+        sets = {}
+        for name, c in self.sets.items():
+            row = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name not in ("ranks", "exact")}
+            row["ranks"] = {key: ranks.tolist() for key, ranks in c.ranks.items()}
+            if c.exact is not None:
+                row |= {"bias": c.exact.bias, "ratios": c.exact.ratios.tolist(), "c2st": c.exact.two_sample.accuracy}
+            sets[name] = row
+        return {
+            "algorithm": self.algorithm,
+            "prior": self.prior,
+            "verdict": self.verdict,
+            "calibration": sets,
+            "gaussian": {name: dataclasses.asdict(e) for name, e in self.gaussian.items()},
+            "mixture": {
+                f"{d},{dy}": dict(zip(("distance", "floor"), v, strict=True)) for (d, dy), v in self.mixture.items()
+            },
+            "refused": self.refused,
+            "notes": self.notes,
+        }
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None for the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _faults(c: Calibration) -> list[tuple[str, float, str]]:
+    """What is wrong with samples that a test has rejected: the kind, its size, and the numbers in words."""
+    found, held = [], c.coverage.get(0.9)
+    intervals = "" if held is None else f", 90 % intervals hold {100 * held:.0f} %"
+    if not 0.9 < c.variance_ratio < 1.1:
+        kind, size = "overconfident" if c.variance_ratio < 1 else "too wide", abs(math.log(c.variance_ratio))
+        found.append((kind, size, f"V/B {c.variance_ratio:.2f}{intervals}"))
+    if abs(c.chi2 - 1) > 5 * c.chi2_error:
+        kind = "fits the noise" if c.chi2 < 1 else "misses the measurement"
+        found.append((kind, abs(c.chi2 - 1), f"misfit {c.chi2:.2f}"))
+    if c.exact is not None:
+        low, high = float(c.exact.ratios.min()), float(c.exact.ratios.max())
+        if c.exact.bias > 0.1:
+            found.append(("biased", c.exact.bias, f"{c.exact.bias:.2f} posterior deviations"))
+        if low < 0.7 or high > 1.4:
+            size = max(high, 1 / max(low, 1e-9))
+            found.append(("wrong variance along some axes", size, f"{low:.2g} to {high:.2g} of the exact"))
+    worst = min(c.p_values, key=c.p_values.get)
+    p = c.p_values[worst]
+    return found or [("ranks are not uniform", -math.log(max(p, 1e-300)), f"p = {_p(p)} in {worst}")]
+
+
+def build_operator(name: str, size: tuple[int, int, int], sigma: float) -> Physics:
+    """One of `OPERATORS` on images of `size` (C, H, W); `sigma` 0 takes the builder's own default."""
+    from ambient_solve.operators import TASKS
+
+    builder = TASKS["random" if name == "inpaint" else name]
+    return builder(size, **({"sigma": sigma} if sigma else {}))
+
+
+def print_page(found: Found) -> None:
+    """The tables and the verdict."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=PAGE)
+    title = f"{found.algorithm} on {found.prior}"
+    if found.gaussian:
+        rows = Table("Gaussian", title="Distance from the known posterior", title_justify="left", box=None)
+        _columns(rows, "bias", "of exact", "variance", "distance / floor")
+        for name, e in found.gaussian.items():
+            numbers = (e.bias, e.floor_bias, e.ratio, e.distance / e.floor)
+            rows.add_row(name, *(f"{number:.2f}" for number in numbers))
+        console.print(rows)
+    if found.mixture:
+        rows = Table("mixture", box=None)
+        _columns(rows, "distance", "floor")
+        for (d, dy), (distance, floor) in found.mixture.items():
+            rows.add_row(f"{dy} of {d} measured", f"{distance:.2f}", f"{floor:.2f}")
+        console.print(rows)
+    first = next(iter(found.sets.values()))
+    tests = list(first.p_values)
+    rows = Table("calibration", title=f"{title}: p-values, then coverage and cost", title_justify="left", box=None)
+    _columns(rows, *tests, "50 %", "90 %", "V/B", "misfit", "calls", "vjps")
+    for name, c in found.sets.items():
+        held = ["-" if c.coverage.get(level) is None else f"{100 * c.coverage[level]:.0f}" for level in (0.5, 0.9)]
+        cost = ["-" if n is None else str(n) for n in (c.network_calls, c.vjps)]
+        p_values = [_p(c.p_values[test]) for test in tests]
+        rows.add_row(name, *p_values, *held, f"{c.variance_ratio:.2f}", f"{c.chi2:.2f}", *cost)
+    console.print(rows)
+    for name, reason in found.refused.items():
+        print(f"Not checked, {name}: {reason}")
+    for note in found.notes:
+        print(f"Note: {note}.")
+    print(f"Verdict: {found.verdict}.")
+
+
+def _columns(rows: Table, *headings: str) -> None:
+    for heading in headings:
+        rows.add_column(heading, justify="right", no_wrap=True)
+
+
+def _p(p: float) -> str:
+    return f"{p:.2f}" if p >= 0.01 else f"{p:.0e}" if p > 1e-99 else "0"
+
+
+def draw(found: Found) -> Image.Image:
+    """The figure: a row for each problem, with rank histograms, a coverage curve and the variance along each axis."""
+    from ambient_solve.evaluate.calibration import histogram
+
+    first = next(iter(found.sets.values()))
+    columns, rows = [*first.ranks, "coverage"] + (["variance / exact"] if first.exact else []), []
+    for name, c in found.sets.items():
+        tiles = [
+            Tile(bars(histogram(ranks, c.n_samples).numpy(), c.p_values[key] < ALPHA), f"p = {_p(c.p_values[key])}")
+            for key, ranks in c.ranks.items()
+        ]
+        tiles.append(Tile(curve(c.coverage), "" if 0.9 not in c.coverage else f"{100 * c.coverage[0.9]:.0f} % in 90 %"))
+        if c.exact is not None:
+            low, high = float(c.exact.ratios.min()), float(c.exact.ratios.max())
+            tiles.append(Tile(ratio_bars(c.exact.ratios.numpy()), f"{low:.2g} to {high:.2g}"))
+        note = f"{c.problems} problems, V/B {c.variance_ratio:.2f}, misfit {c.chi2:.2f} (1 is right)"
+        rows.append(Row(name, note, tiles))
+    return contact_sheet(f"{found.algorithm} on {found.prior}: ranks of the truth", columns, rows, side=SIDE)
