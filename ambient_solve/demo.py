@@ -71,6 +71,7 @@ def run_demo(
     """
     import torch
 
+    from ambient_solve.evaluate.benchmark import as_picture
     from ambient_solve.solver import Solver
 
     if n_samples < 2:
@@ -87,7 +88,7 @@ def run_demo(
             clean = op.A(x[None])
             y = clean + op.noise_model.sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
         result = solver.solve(y, op, n_samples=n_samples, seed=seed, progress=progress)
-        shown = _show(y, op)
+        shown = as_picture(y, op)
         scores.append(_score(name, x, shown, result))
         rows.append(_row(x, shown, result, scores[-1]))
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -96,34 +97,24 @@ def run_demo(
     return scores, path
 
 
-def _show(y: Tensor, op: Physics) -> Tensor:
-    """The measurement as a picture: missing pixels black, a small picture enlarged by repeating its pixels."""
-    import torch
-    from deepinv.physics import Inpainting
-
-    y = (y * op.mask if isinstance(op, Inpainting) else y)[0].cpu()
-    size = op.img_size[-1]
-    return y if y.shape[-1] == size else torch.nn.functional.interpolate(y[None], size=(size, size), mode="nearest")[0]
-
-
 def _score(name: str, x: Tensor, shown: Tensor, result: Restoration) -> Score:
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+    from ambient_solve.evaluate.metrics import Metrics
 
-    samples = result.samples[0].cpu()
+    metrics, samples = Metrics(), result.samples[0].cpu()
     pictures = {"damaged": [shown], "mean": [samples.mean(0)], "sample": list(samples)}
-    truth = x.permute(1, 2, 0).numpy()
-    psnr, ssim = {}, {}
-    for kind, group in pictures.items():
-        arrays = [p.clamp(0, 1).permute(1, 2, 0).numpy() for p in group]
-        psnr[kind] = sum(peak_signal_noise_ratio(truth, a, data_range=1) for a in arrays) / len(arrays)
-        ssim[kind] = sum(structural_similarity(truth, a, data_range=1, channel_axis=2) for a in arrays) / len(arrays)
+    found = {kind: [metrics(p, x) for p in group] for kind, group in pictures.items()}
+    psnr, ssim = (
+        {kind: sum(row[name] for row in rows) / len(rows) for kind, rows in found.items()} for name in ("psnr", "ssim")
+    )
     return Score(name, psnr, ssim, float(result.chi2.mean()), result.seconds)
 
 
 def _row(x: Tensor, shown: Tensor, result: Restoration, score: Score) -> Row:
+    from ambient_solve.evaluate.metrics import psnr
+
     captions = {kind: f"{value:.1f} dB" for kind, value in score.psnr.items()}
     samples = result.samples[0]
-    one = [f"{10 * float(((x - s.cpu().clamp(0, 1)) ** 2).mean().log10().neg()):.1f} dB" for s in samples[:2]]
+    one = [f"{psnr(s.cpu().clamp(0, 1), x):.1f} dB" for s in samples[:2]]
     tiles = [
         picture_tile(x),
         picture_tile(shown, captions["damaged"]),

@@ -30,15 +30,15 @@ import numpy as np
 import skimage.data
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from ambient_solve import MMPS, Proximal, Solver, as_deepinv, load_prior, operators
 from ambient_solve.data.images import to_tensor
+from ambient_solve.evaluate.baselines import total_variation
 from ambient_solve.evaluate.calibration import variance_ratio
+from ambient_solve.evaluate.metrics import Metrics
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.priors.load import prior_folder
 from ambient_solve.priors.network import WEIGHTS
@@ -63,6 +63,7 @@ BUNDLED = {
 LABELS = {"set5": 5, "urban": 4, "celebahq": 3, "afhq": 3}
 SIX = ("rocket", "camera", "set5-1", "urban-1", "celebahq-1", "afhq-1")
 """The first colour and the first grey picture of scikit-image, and the first of each label."""
+ALEXNET = Path("weights", "alexnet_features_fp16.safetensors")
 OURS = {
     "mmps": (MMPS(), 8),
     "proximal": (Proximal(steps=25), 8),
@@ -95,56 +96,13 @@ def _crop(picture: Tensor) -> Tensor:
     return x[:, top : top + SIDE, left : left + SIDE]
 
 
-class Metrics:
-    """PSNR (dB), SSIM and, where the weights are at hand, LPIPS (AlexNet)."""
-
-    def __init__(self, data: Path | None) -> None:
-        self._lpips = None
-        if data is not None:
-            import lpips
-
-            self._lpips = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-            features = load_file(data / "weights" / "alexnet_features_fp16.safetensors")
-            own = self._lpips.net.state_dict()
-            by_shape = dict(zip(own, (features[k].float() for k in sorted(features, key=_layer)), strict=True))
-            self._lpips.net.load_state_dict(by_shape)
-
-    def __call__(self, x: Tensor, truth: Tensor) -> dict[str, float]:
-        x = x.clamp(0, 1)
-        row = {
-            "psnr": float(-10 * torch.log10((x - truth).square().mean())),
-            "ssim": float(structural_similarity(truth.numpy(), x.numpy(), channel_axis=0, data_range=1.0)),
-        }
-        if self._lpips is not None:
-            with torch.no_grad():
-                row["lpips"] = float(self._lpips(x[None], truth[None], normalize=True))
-        return row
-
-
-def _layer(key: str) -> tuple[int, bool]:
-    """Order of torchvision's `features.N.weight` and `features.N.bias`."""
-    return int(key.split(".")[1]), key.endswith("bias")
-
-
 def measured(y: Tensor) -> Tensor:
     """The measurement as a picture of the right size."""
     return y if y.shape[-2:] == (SIDE, SIDE) else interpolate(y, size=(SIDE, SIDE), mode="bicubic")
 
 
-def total_variation(y: Tensor, op, prior, weight: float, iterations: int = 100) -> Tensor:
-    """`argmin |y - A x|^2 / 2 + weight TV(x)` by accelerated proximal gradient with deepinv's TV denoiser."""
-    from deepinv.models import TVDenoiser
-
-    denoiser = TVDenoiser(n_it_max=20)
-    x = extrapolated = op.A_adjoint(y)
-    t = 1.0
-    for _ in range(iterations):
-        gradient = op.A_adjoint(op.A(extrapolated) - y)
-        new = denoiser(extrapolated - gradient, weight)
-        t_new = (1 + (1 + 4 * t**2) ** 0.5) / 2
-        extrapolated = new + (t - 1) / t_new * (new - x)
-        x, t = new, t_new
-    return x
+def tv(y: Tensor, op, prior, weight: float) -> Tensor:
+    return total_variation(y, op, weight)
 
 
 def deepinv_dps(y: Tensor, op, prior, weight: float, steps: int = 100) -> Tensor:
@@ -177,7 +135,7 @@ class Peer:
 
 
 PEERS = {
-    "tv": Peer(total_variation, {"weight": (0.005, 0.01, 0.02)}, random=False),
+    "tv": Peer(tv, {"weight": (0.005, 0.01, 0.02)}, random=False),
     "deepinv DPS": Peer(deepinv_dps, {"weight": (300.0, 1000.0, 3000.0)}),
     "deepinv DiffPIR": Peer(deepinv_diffpir, {"lambda_": (0.3, 1.0, 3.0), "zeta": (0.3, 1.0)}, {"zeta": 1.0}),
 }
@@ -349,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = latest(path)
         if any(row["weights"] != weights for row in rows.values() if row["prior"] == prior_name):
             parser.error(f"{path} holds rows of {prior_name!r} with other weights: give the prior another name.")
-        prior, metrics = load_prior(where), Metrics(args.data)
+        prior, metrics = load_prior(where), Metrics(args.data and args.data / ALEXNET)
         photos = [(name, x) for name, x in photographs(args.data) if name in SIX or not args.six]
         known = (args.out / "tuning.json", args.data, prior_name, prior)
         settings = {(m, t): tuned(*known, m, t) if m in PEERS else {} for m in args.methods for t in args.tasks}

@@ -1,0 +1,387 @@
+"""Algorithms, tasks, pictures and priors: a row of numbers for each combination, and the averages of the rows.
+
+    jobs = plan({"photos": load_prior("photos")}, arms, tasks, pictures, samples=8, seed=0)
+    for row in measure_all(jobs, "out", Metrics()):
+        print(row["task"], row["algorithm"], row["mean"]["psnr"])
+    lines = averages(jobs, merge(jobs, "out", Metrics()))
+
+A row is known by the content of what it measures (weights, knobs, operator, picture, seed, samples), so that nothing
+is measured twice, whatever it is called. Its noise follows from that content alone: the rows are the same in any order
+and from any number of processes, each of which writes a file of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, ClassVar, final
+
+import torch
+from deepinv.physics import Inpainting, Physics
+from torch import Tensor
+
+from ambient_solve.algorithms.base import Algorithm, State
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.evaluate.calibration import coverage
+from ambient_solve.evaluate.metrics import Metrics, spread_and_error
+from ambient_solve.noise import Level, Streams
+from ambient_solve.priors.base import Prior
+from ambient_solve.restoration import Restoration, save_png
+from ambient_solve.solver import Solver
+
+ROWS, PICTURES = "rows.jsonl", "pictures"
+LEVEL, LEAST = 0.9, 19
+"""The interval whose coverage is measured, and the samples it takes."""
+Row = dict[str, Any]
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to restore: an `Algorithm`, or a classical `(y, op) -> x` that needs no prior. `settings` tell it apart."""
+
+    label: str
+    method: Algorithm | Callable[[Tensor, Physics], Tensor]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured: `build` makes the operator for pictures of a size (C, H, W). `settings` tell it apart."""
+
+    label: str
+    build: Callable[[Size], Physics]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A truth `x` (1 or 3, H, W) in [0, 1]; `shown` if its restorations are kept as pictures."""
+
+    name: str
+    x: Tensor
+    shown: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to measure. `key` is its content; `measured` that of its measurement, which several jobs share."""
+
+    prior_label: str
+    prior: Prior | None
+    arm: Arm
+    task: Task
+    op: Physics
+    picture: Picture
+    samples: int
+    seed: int
+    key: str
+    measured: str
+
+    def measurement(self) -> Tensor:
+        """`y` (1, ...): what the operator measures of the picture, and noise that depends on `measured` alone."""
+        with torch.no_grad():
+            clean = self.op.A(self.picture.x[None])
+        generator = torch.Generator().manual_seed(int(self.measured[:8], 16))
+        return clean + self.op.noise_model.sigma * torch.randn(clean.shape, generator=generator)
+
+    def solver(self, y: Tensor) -> Solver:
+        """What restores `y`."""
+        if isinstance(self.arm.method, Algorithm):
+            return Solver(self.prior, self.arm.method)
+        return Solver(_Pixels(), _Classical(arm=self.arm, y=y, op=self.op))
+
+
+def plan(
+    priors: Mapping[str, Prior],
+    arms: Sequence[Arm],
+    tasks: Sequence[Task],
+    pictures: Sequence[Picture],
+    *,
+    samples: int = 8,
+    seed: int = 0,
+) -> list[Job]:
+    """Every combination, the pictures of one side by side; a classical arm has no prior and one picture for samples."""
+    contents = {label: content_of(prior) for label, prior in priors.items()}
+    digests = [_digest(p.x.contiguous().numpy().tobytes(), str(tuple(p.x.shape))) for p in pictures]
+    operators: dict[tuple[int, Size], Physics] = {}
+    jobs: list[Job] = []
+    for t, task in enumerate(tasks):
+        for arm in arms:
+            learned = isinstance(arm.method, Algorithm)
+            for label, prior in priors.items() if learned else [("", None)]:
+                for picture, digest in zip(pictures, digests, strict=True):
+                    size = tuple(picture.x.shape)
+                    if (t, size) not in operators:
+                        operators[t, size] = task.build(size)
+                    S, own = (samples, contents[label]) if learned else (1, "")
+                    measured = _digest(json.dumps(task.settings), digest, str(seed))
+                    key = _digest(own, json.dumps(arm.settings), measured, str(S))
+                    given = (label, prior, arm, task, operators[t, size], picture, S, seed, key, measured)
+                    jobs.append(Job(*given))
+    return jobs
+
+
+def unfit(jobs: Sequence[Job]) -> dict[str, str]:
+    """Why an arm cannot do a task, for each job that therefore must be left out, by key. No network is called."""
+    reasons: dict[str, str] = {}
+    known: dict[tuple[int, int, int, tuple[int, ...]], str] = {}
+    for job in jobs:
+        case = (id(job.prior), id(job.arm), id(job.task), tuple(job.picture.x.shape))
+        if case not in known:
+            y = job.measurement()
+            try:
+                job.solver(y).stream(y, job.op, n_samples=job.samples).close()
+                known[case] = ""
+            except AmbientSolveError as error:
+                known[case] = str(error)
+        if known[case]:
+            reasons[job.key] = known[case]
+    return reasons
+
+
+def measure_all(
+    jobs: Sequence[Job],
+    out: str | Path,
+    metrics: Metrics,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    at_once: int | None = None,
+) -> Iterator[Row]:
+    """Measure what `out` does not hold yet, and yield each row when it is on disk. Process `rank` of `world` does its
+    share, every `world`-th job, and appends to a file of its own."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / (ROWS if world == 1 else f"rows-{rank}.jsonl")
+    known = read_rows(out)
+    _mend(path)
+    for job in list({job.key: job for job in jobs}.values())[rank::world]:
+        if is_measured(job, known, metrics):
+            continue
+        row, result = measure(job, metrics, at_once)
+        if job.picture.shown:
+            save_pictures(job, result, out / PICTURES)
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        yield row
+
+
+def is_measured(job: Job, known: Mapping[str, Row], metrics: Metrics) -> bool:
+    """Whether `known` holds the row of `job`, with every metric that is asked for."""
+    return job.key in known and set(metrics.names) <= set(known[job.key]["mean"])
+
+
+def measure(job: Job, metrics: Metrics, at_once: int | None = None) -> tuple[Row, Restoration]:
+    """The row of one job, and the samples it was measured on."""
+    y, x, S = job.measurement(), job.picture.x, job.samples
+    # The sampler's noise is that of the picture, not the same in all pictures: their errors must be independent.
+    together = isinstance(job.arm.method, Algorithm) and job.arm.method.interacting
+    seed = int(job.measured[8:16], 16)
+    result = job.solver(y).solve(y, job.op, n_samples=S, seed=seed, at_once=None if together else at_once)
+    samples = result.samples[0].cpu()
+    learned = job.prior is not None
+    V, B = spread_and_error(samples, x) if S > 1 else (math.nan, math.nan)
+    row = {
+        "key": job.key,
+        "task": job.task.label,
+        "algorithm": job.arm.label,
+        "prior": job.prior_label,
+        "image": job.picture.name,
+        "seed": job.seed,
+        "samples": S,
+        "entries": x.numel(),
+        "mean": metrics(samples.mean(0), x),
+        "sample": metrics(samples[0], x) if learned else {},
+        "chi2": float(result.chi2.mean()),
+        "V": V,
+        "B": B,
+        "coverage": coverage(samples[None], x[None], LEVEL) if S >= LEAST else math.nan,
+        "seconds": result.seconds,
+        "network_calls": result.network_calls,
+        "vjps": result.vjps,
+        "settings": {"arm": job.arm.settings, "task": job.task.settings, "run": result.settings},
+    }
+    return _plain(row), result
+
+
+def save_pictures(job: Job, result: Restoration, folder: Path) -> None:
+    """The truth, what was measured, and the mean, the first sample and the spread, which is white at its largest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_png(job.picture.x, folder / f"{job.measured}-truth.png")
+    save_png(as_picture(job.measurement(), job.op), folder / f"{job.measured}-damaged.png")
+    save_png(result.mean[0], folder / f"{job.key}-mean.png")
+    if job.prior is not None:
+        save_png(result.samples[0, 0], folder / f"{job.key}-sample.png")
+    if job.samples > 1:
+        spread = result.std[0].mean(0, keepdim=True)
+        save_png(spread / spread.max().clamp_min(1e-12), folder / f"{job.key}-spread.png")
+
+
+def as_picture(y: Tensor, op: Physics) -> Tensor:
+    """The measurement as a picture: missing pixels black, a small picture enlarged by repeating its pixels."""
+    y = (y * op.mask if isinstance(op, Inpainting) else y)[0].cpu()
+    size = tuple(op.img_size[-2:])
+    return y if y.shape[-2:] == size else torch.nn.functional.interpolate(y[None], size=size, mode="nearest")[0]
+
+
+def read_rows(out: str | Path) -> dict[str, Row]:
+    """All rows of a folder by their key, those of every process. A last line without its end is not there yet."""
+    known: dict[str, Row] = {}
+    # The merged rows last: what another process merges meanwhile is then read there, if no more where it was.
+    for path in [*sorted(Path(out).glob("rows-*.jsonl")), Path(out) / ROWS]:
+        try:
+            *lines, _ = path.read_text().split("\n")
+        except FileNotFoundError:
+            continue
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                key, names = row["key"], row["mean"]
+            except (ValueError, KeyError, TypeError):
+                raise AmbientSolveError(f"Line {number} of {path} is no row of a benchmark: remove it.") from None
+            if key not in known or len(names) >= len(known[key]["mean"]):
+                known[key] = row
+    return known
+
+
+def merge(jobs: Sequence[Job], out: str | Path, metrics: Metrics) -> list[Row] | None:
+    """The rows of `jobs` in their order, once all are there; until then None, for another process has to finish.
+
+    All rows of the folder are then in one file, and the files of the processes are gone. Two processes that finish
+    together write the same.
+    """
+    out, known = Path(out), read_rows(out)
+    if not all(is_measured(job, known, metrics) for job in jobs):
+        return None
+    keys = list(dict.fromkeys(job.key for job in jobs))
+    keys += sorted(known.keys() - set(keys))
+    replace(out / ROWS, "".join(json.dumps(known[key]) + "\n" for key in keys))
+    for path in out.glob("rows-*.jsonl"):
+        path.unlink(missing_ok=True)
+    return [known[job.key] for job in jobs]
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def averages(jobs: Sequence[Job], rows: Sequence[Row]) -> list[Row]:
+    """One line for each task, arm and prior: means over pictures with their standard errors (`_se`).
+
+    `V/B` and the coverage are those of all pictures together; the seconds are the median. What a row does not have is
+    left out, and NaN where a picture gave no number.
+    """
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for job, row in zip(jobs, rows, strict=True):
+        groups.setdefault((job.task.label, job.arm.label, job.prior_label), []).append(row)
+    lines = []
+    for (task, arm, prior), group in groups.items():
+        line: Row = {"task": task, "algorithm": arm, "prior": prior, "pictures": len(group)}
+        line["samples"] = group[0]["samples"]
+        for metric in ("psnr", "ssim", "lpips"):
+            for kind in ("mean", "sample"):
+                if all(metric in row[kind] for row in group):
+                    line |= _mean(f"{metric}_{kind}", [_number(row[kind][metric]) for row in group])
+        line |= _mean("chi2", [_number(row["chi2"]) for row in group])
+        if all(row["samples"] > 1 for row in group):
+            V, B = (sum(row["entries"] * _number(row[name]) for row in group) for name in ("V", "B"))
+            line["V/B"] = math.inf if B <= 0 else V / B
+        if all(row["samples"] >= LEAST for row in group):
+            covered = sum(row["entries"] * _number(row["coverage"]) for row in group)
+            line["coverage"] = covered / sum(row["entries"] for row in group)
+        line["seconds"] = median(row["seconds"] for row in group)
+        for name in ("network_calls", "vjps"):
+            line[name] = sum(row[name] for row in group) / len(group)
+        lines.append(line)
+    return lines
+
+
+def _mean(name: str, values: list[float]) -> dict[str, float]:
+    n, mean = len(values), sum(values) / len(values)
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n * (n - 1))) if n > 1 else math.nan
+    return {name: mean, f"{name}_se": error}
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _plain(value: Any) -> Any:
+    """What JSON holds; a number that is none becomes null."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _mend(path: Path) -> None:
+    """Cut off a last line that was interrupted before its end: the next row would be glued to it."""
+    if path.is_file():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def content_of(prior: Prior) -> str:
+    """A digest of what a prior computes: its weights and every plain setting of its parts."""
+    parts: list[bytes | str] = []
+    for name, module in prior.named_modules():
+        plain = {k: v for k, v in vars(module).items() if isinstance(v, (int, float, str, tuple))}
+        parts.append(f"{name} {type(module).__name__} {sorted(plain.items())}")
+    for name, tensor in [*prior.named_parameters(), *prior.named_buffers()]:
+        parts += [name, str(tensor.dtype), tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()]
+    return _digest(*parts)
+
+
+def _digest(*parts: bytes | str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        # Each part by itself: its length tells where it ends.
+        digest.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
+    return digest.hexdigest()[:16]
+
+
+@final
+class _Pixels(Prior):
+    """The prior of a method that has none: pictures as they are."""
+
+    shape, sigma_min, sigma_max = (-1, -1, -1), 0.01, 1.0
+
+    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
+        """Never called."""
+        raise AmbientSolveError("A classical reconstruction has no prior to ask.")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Classical(Algorithm):
+    """A reconstruction by a formula, checked, timed and scored by `Solver` like any other."""
+
+    name: ClassVar[str] = "classical"
+    paper: ClassVar[str] = ""
+
+    arm: Arm
+    y: Tensor
+    op: Physics
+
+    def check(self, likelihood: Any) -> None:
+        """See `Algorithm.check`."""
+        if not likelihood.linear:
+            raise AmbientSolveError(f"{self.arm.label} needs a linear operator.")
+
+    def iterate(
+        self, prior: Prior, likelihood: Any, z: Tensor, sigmas: list[float], streams: Streams
+    ) -> Iterator[State]:
+        """See `Algorithm.iterate`."""
+        x = self.arm.method(self.y, self.op)
+        yield State(1, 1, sigmas[0], x, x)

@@ -1,0 +1,352 @@
+"""`ambient-solve evaluate`: algorithms, tasks and priors on pictures of which the truth is known, as one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from inspect import Parameter, signature
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.flags import knob_values
+from ambient_solve.knobs import build, knobs
+from ambient_solve.restore import check_folder
+
+if TYPE_CHECKING:
+    from ambient_solve.evaluate.benchmark import Arm, Job, Picture, Task
+    from ambient_solve.priors.base import Prior
+
+SIDE = 128
+"""Side of the pictures where the prior takes any."""
+HEADINGS = {
+    "psnr_mean": ("PSNR of the mean", 2),
+    "psnr_sample": ("of a sample", 2),
+    "ssim_mean": ("SSIM of the mean", 3),
+    "ssim_sample": ("of a sample", 3),
+    "lpips_mean": ("LPIPS of the mean", 3),
+    "lpips_sample": ("of a sample", 3),
+    "chi2": ("misfit", 2),
+    "V/B": ("V/B", 2),
+    "coverage": ("coverage of 90 %", 3),
+    "seconds": ("seconds", 1),
+    "network_calls": ("network calls", 0),
+    "vjps": ("VJPs", 0),
+}
+LEGEND = (
+    "Means over the pictures ± their standard error; PSNR in dB. Misfit chi2, V/B (variance of the samples over the "
+    "squared error of the mean, of all pictures together) and the coverage are right at 1, 1 and 0.9. Seconds are the "
+    "median for all samples of a picture; network calls and VJPs are those of one sample."
+)
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem;color:#1c1e22;max-width:110rem}
+table{border-collapse:collapse;margin:1rem 0}
+th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #dee0e4}
+th{text-align:right;vertical-align:bottom}td.name,th.name{text-align:left}p,figcaption{color:#696e76}
+.strip{display:flex;flex-wrap:wrap;gap:.8rem}figure{margin:0;width:128px}img{width:128px;image-rendering:pixelated}"""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Compare algorithms, tasks and priors on undamaged pictures: each is damaged, restored and held against the truth.
+
+    Writes OUT/table.html, .md and .csv, and rows.jsonl with a row for each picture. What an earlier run has measured is
+    not measured again. Under torchrun or accelerate launch each process does its share; the last one writes the table.
+    """
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of pictures, .npz pack, webdataset:PATH, dataset:PATH or imagefolder:PATH."""
+    algorithms: Annotated[tuple[str, ...], tyro.conf.arg(metavar='NAME|"NAME KNOB=VALUE ..." ...')] = (
+        "mmps",
+        "proximal",
+        "tv",
+        "pseudo-inverse",
+    )
+    """Algorithms that `ambient-solve info` lists, and the classical adjoint, pseudo-inverse, tv and wavelet."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar='NAME|"NAME OPTION=VALUE ..." ...')] = (
+        "random",
+        "gaussian-blur",
+        "super-resolution",
+    )
+    """What happens to the pictures: builders of ambient_solve.operators, such as "random missing=0.5 sigma=0.02"."""
+    priors: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PRIOR ...")] = ("photos",)
+    """Embedded priors, folders, or hub ids (owner/name)."""
+    samples: int = 8
+    """Posterior samples of each picture; the coverage takes 19."""
+    seed: int = 0
+    """Decides the noise of the damage and of the samples."""
+    limit: int = 16
+    """Take the first pictures only; 0 takes all."""
+    crop: int = 0
+    """Side of the central square that is used, in pixels; 0 is the prior's own, or 128 where any will do."""
+    shrink: int = 1
+    """Divide both sides first, which makes the pixels of a JPEG clean again."""
+    lpips: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Safetensors file of torchvision's AlexNet features, to measure LPIPS too; needs the package lpips."""
+    pictures: int = 3
+    """Of how many pictures the restorations are shown in table.html."""
+    at_once: int = 0
+    """Samples that are drawn together, to need less memory; 0 is all. tds always draws all."""
+    out: Path = Path("evaluation")
+    """Folder of the results."""
+    device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda")] = "auto"
+    """auto takes the graphics card where there is one, each process its own."""
+
+    def run(self) -> int:
+        """See the class."""
+        from tqdm import tqdm
+
+        from ambient_solve.evaluate.benchmark import averages, measure_all, merge, plan, unfit
+        from ambient_solve.evaluate.metrics import Metrics
+        from ambient_solve.priors.load import load_prior
+
+        for name, least in (("samples", 1), ("seed", 0), ("limit", 0), ("crop", 0), ("shrink", 1), ("at_once", 0)):
+            if getattr(self, name) < least:
+                flag = name.replace("_", "-")
+                raise AmbientSolveError(f"--{flag} {getattr(self, name)} was given, at least {least} was expected.")
+        check_folder(self.out)
+        rank, world, local = processes(os.environ)
+        arms, tasks = [read_arm(text) for text in self.algorithms], [read_task(text) for text in self.tasks]
+        device = _device(self.device, local)
+        priors = {name: load_prior(name, device=device) for name in self.priors}
+        metrics = Metrics(self.lpips)
+        pictures = self._pictures(priors, metrics.smallest)
+        jobs = plan(priors, arms, tasks, pictures, samples=self.samples, seed=self.seed)
+        reasons = unfit(jobs)
+        left_out = list(dict.fromkeys(_left_out(job, reasons[job.key]) for job in jobs if job.key in reasons))
+        jobs = [job for job in jobs if job.key not in reasons]
+        if not jobs:
+            raise AmbientSolveError(f"Nothing is left to measure: {left_out[0] if left_out else 'no name was given.'}")
+        for sentence in left_out if rank == 0 else ():
+            print(f"Left out: {sentence}", file=sys.stderr)
+        rows = measure_all(jobs, self.out, metrics, rank=rank, world=world, at_once=self.at_once or None)
+        measured = sum(1 for _ in tqdm(rows, "measuring", disable=not sys.stderr.isatty() or rank > 0, unit="row"))
+        merged = merge(jobs, self.out, metrics)
+        if merged is None:
+            print(f"{self.out}: {measured} rows of process {rank}; the table follows when all {len(jobs)} are there.")
+            return 0
+        write_tables(self.out, jobs, averages(jobs, merged), left_out, len(pictures))
+        print((self.out / "table.md").read_text())
+        print(f"{self.out}: {len(jobs)} rows, {measured} of them measured now, table {self.out / 'table.html'}")
+        return 0
+
+    def _pictures(self, priors: Mapping[str, Prior], smallest: int) -> list[Picture]:
+        from ambient_solve.data.images import read_images
+        from ambient_solve.evaluate.benchmark import Picture
+        from ambient_solve.priors.card import centre
+
+        shapes = {tuple(prior.shape) for prior in priors.values()} or {(3, -1, -1)}
+        sizes = {shape for shape in shapes if -1 not in shape} or {(shape[0], -1, -1) for shape in shapes}
+        channels, *sides = next(iter(sizes))
+        if len({shape[0] for shape in shapes}) > 1 or len(sizes) > 1 or channels not in (1, 3) or len(set(sides)) > 1:
+            made = ", ".join(f"{n}: {tuple('any' if s == -1 else s for s in p.shape)}" for n, p in priors.items())
+            raise AmbientSolveError(f"Priors of square pictures of one size, 1 or 3 channels, were expected; {made}.")
+        side = self.crop or (SIDE if sides[0] == -1 else sides[0])
+        if side < smallest:
+            raise AmbientSolveError(f"--crop {side} is too small to be compared; at least {smallest} was expected.")
+        found = []
+        for name, x in islice(read_images(self.data, channels, self.shrink), self.limit or None):
+            if min(x.shape[1:]) < side:
+                raise AmbientSolveError(
+                    f"{name} is {x.shape[2]}x{x.shape[1]}, smaller than {side}x{side}: choose a smaller --crop."
+                )
+            found.append(Picture(name, centre(x, side).float() / 255, shown=len(found) < self.pictures))
+        return found
+
+
+def processes(environment: Mapping[str, str]) -> tuple[int, int, int]:
+    """(rank, number of processes, rank on this machine) as torchrun and accelerate set them; (0, 1, 0) without."""
+    texts = [environment.get(*pair) for pair in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))]
+    if not all(text.isdecimal() for text in texts) or int(texts[0]) >= int(texts[1]):
+        raise AmbientSolveError(
+            f"RANK={texts[0]}, WORLD_SIZE={texts[1]} and LOCAL_RANK={texts[2]} are set; whole numbers with RANK below "
+            "WORLD_SIZE were expected, as torchrun sets them."
+        )
+    return int(texts[0]), int(texts[1]), int(texts[2])
+
+
+def read_arm(text: str) -> Arm:
+    """An algorithm or a baseline with its knobs, such as "mmps steps=10 iterations=2"."""
+    from functools import partial
+
+    from ambient_solve.algorithms import ALGORITHMS
+    from ambient_solve.evaluate.baselines import BASELINES
+    from ambient_solve.evaluate.benchmark import Arm
+
+    name, given = _words(text, "--algorithms", "mmps steps=10")
+    if name in BASELINES:
+        values = _typed(name, BASELINES[name], given, ("y", "op"))
+        return Arm(text, partial(BASELINES[name], **values), {"name": name, **values})
+    if name not in ALGORITHMS:
+        raise AmbientSolveError(f"There is no algorithm {name!r}. {suggestion(name, [*ALGORITHMS, *BASELINES])}")
+    own = [k.name.rstrip("_") for k in knobs(ALGORITHMS[name])]
+    for knob in given:
+        if knob.replace("-", "_").rstrip("_") not in own:
+            raise AmbientSolveError(f"{name} has no knob {knob!r}. {suggestion(knob, own)}")
+    algorithm = build(ALGORITHMS[name], **knob_values(given, name, ()))
+    return Arm(text, algorithm, {"name": name, **{k.name: getattr(algorithm, k.name) for k in knobs(type(algorithm))}})
+
+
+def read_task(text: str) -> Task:
+    """A builder of `ambient_solve.operators` with its options, such as "random missing=0.5 sigma=0.02"."""
+    import hashlib
+
+    from ambient_solve.data.images import open_mask
+    from ambient_solve.evaluate.benchmark import Task
+    from ambient_solve.operators import TASKS
+
+    name, given = _words(text, "--tasks", "random missing=0.5")
+    if name not in TASKS:
+        raise AmbientSolveError(f"There is no task {name!r}. {suggestion(name, TASKS)}")
+    if name != "inpaint":
+        values = _typed(name, TASKS[name], given, ("img_size",))
+        return Task(text, lambda size: TASKS[name](size, **values), {"name": name, **values})
+    if "mask" not in given:
+        raise AmbientSolveError(
+            'inpaint needs a mask, white where pixels are missing: "inpaint mask=FILE"; random and box make their own.'
+        )
+    mask = open_mask(given.pop("mask"))[0]
+    values = _typed(name, TASKS[name], given, ("mask", "channels"))
+
+    def masked(size: tuple[int, int, int]) -> Any:
+        if tuple(mask.shape) != size[1:]:
+            raise AmbientSolveError(
+                f"The mask is {mask.shape[1]}x{mask.shape[0]}, the pictures {size[2]}x{size[1]}: see --crop."
+            )
+        return TASKS[name](mask, channels=size[0], **values)
+
+    digest = hashlib.sha256(mask.numpy().tobytes()).hexdigest()[:16]
+    return Task(text, masked, {"name": name, "mask": digest, **values})
+
+
+def write_tables(
+    out: Path, jobs: Sequence[Job], lines: Sequence[Mapping[str, Any]], left_out: Sequence[str], pictures: int
+) -> None:
+    """table.csv, table.md and table.html of the `averages`."""
+    from ambient_solve.evaluate.benchmark import replace
+
+    columns = ["task", "algorithm", "prior", "pictures", "samples"]
+    columns += [c for name in HEADINGS for c in (name, f"{name}_se") if any(c in line for line in lines)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    replace(out / "table.csv", text.getvalue())
+    head, cells = _cells(lines)
+    first = jobs[0]
+    legend = f"{pictures} pictures, seed {first.seed}. {LEGEND}"
+    table = [head, ["---"] * 3 + ["---:"] * (len(head) - 3), *cells]
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table)
+    notes = "".join(f"\n\nLeft out: {sentence}" for sentence in left_out)
+    replace(out / "table.md", f"{text}\n\n{legend}{notes}\n")
+    replace(out / "table.html", _page(out, jobs, head, cells, legend, left_out))
+
+
+def _cells(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The table in words: a column for what any line has."""
+    names = [name for name in HEADINGS if any(name in line for line in lines)]
+    head = ["task", "algorithm", "prior", "samples", *(HEADINGS[name][0] for name in names)]
+    cells = []
+    for line in lines:
+        row = [line["task"], line["algorithm"], line["prior"], str(line["samples"])]
+        for name in names:
+            error = (
+                f" ± {line[f'{name}_se']:.{HEADINGS[name][1]}f}"
+                if line["pictures"] > 1 and f"{name}_se" in line
+                else ""
+            )
+            row.append(f"{line[name]:.{HEADINGS[name][1]}f}{error}" if name in line else "")
+        cells.append(row)
+    return head, cells
+
+
+def _page(
+    out: Path,
+    jobs: Sequence[Job],
+    head: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    legend: str,
+    left_out: Sequence[str],
+) -> str:
+    """A page with the table and, below it, the pictures beside it in OUT/pictures."""
+    from ambient_solve.evaluate.benchmark import PICTURES
+
+    def row(kind: str, words: Sequence[str]) -> str:
+        named = [f"<{kind}{' class=name' if i < 3 else ''}>{escape(w)}</{kind}>" for i, w in enumerate(words)]
+        return f"<tr>{''.join(named)}</tr>"
+
+    def figure(name: str, caption: str) -> str:
+        if not (out / PICTURES / f"{name}.png").is_file():
+            return ""
+        image = f'<img src="{PICTURES}/{name}.png" alt="{escape(caption)}" loading="lazy">'
+        return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+
+    strips: dict[str, list[str]] = {}
+    for job in jobs:
+        if job.picture.shown:
+            title = f"{job.task.label}: {job.picture.name}"
+            start = [figure(f"{job.measured}-{kind}", kind) for kind in ("truth", "damaged")]
+            label = f"{job.arm.label}{', ' if job.prior_label else ''}{job.prior_label}"
+            own = [figure(f"{job.key}-{kind}", f"{label}: {kind}") for kind in ("mean", "spread", "sample")]
+            strips.setdefault(title, start).extend(own)
+    shown = [f"<h2>{escape(title)}</h2><div class=strip>{''.join(all_)}</div>" for title, all_ in strips.items()]
+    return "\n".join(
+        [
+            "<!doctype html><html lang=en><meta charset=utf-8><title>ambient-solve evaluate</title>",
+            f"<style>{STYLE}</style><h1>Restorations held against the truth</h1>",
+            f"<table>{row('th', head)}{''.join(row('td', words) for words in cells)}</table>",
+            f"<p>{escape(legend)} In the pictures of a spread, white is its own largest value.</p>",
+            *(f"<p>Left out: {escape(sentence)}</p>" for sentence in left_out),
+            *shown,
+            "</html>\n",
+        ]
+    )
+
+
+def _words(text: str, option: str, example: str) -> tuple[str, dict[str, str]]:
+    """The name and the settings in a text such as "mmps steps=10"."""
+    try:
+        name, *rest = shlex.split(text)
+        return name, dict(word.split("=", 1) for word in rest)
+    except ValueError:
+        raise AmbientSolveError(
+            f'{option} {text!r} was given, a name and its settings were expected: {option} "{example}".'
+        ) from None
+
+
+def _typed(name: str, function: Callable[..., Any], given: Mapping[str, str], skip: Sequence[str]) -> dict[str, Any]:
+    """All settings of `function` but those of `skip`: what was given in words, else its defaults."""
+    own: dict[str, Parameter] = {k: p for k, p in signature(function).parameters.items() if k not in skip}
+    values = {k: p.default for k, p in own.items()}
+    for key, text in given.items():
+        if key not in own:
+            raise AmbientSolveError(f"{name} has no option {key!r}. {suggestion(key, own)}")
+        kind = own[key].annotation.split("|")[0].strip()
+        try:
+            values[key] = {"int": int, "float": float, "str": str}[kind](text)
+        except ValueError:
+            words = {"int": "a whole number", "float": "a number"}[kind]
+            raise AmbientSolveError(f"{name}: {key}={text} was given, {words} was expected.") from None
+    return values
+
+
+def _left_out(job: Job, reason: str) -> str:
+    prior = f" with {job.prior_label}" if job.prior_label else ""
+    return f"{job.arm.label}{prior} on {job.task.label}: {reason}"
+
+
+def _device(device: str, local: int) -> str:
+    import torch
+
+    there = torch.cuda.is_available()
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not there):
+        raise AmbientSolveError(f"The device {device!r} is not there. Choose auto or cpu.")
+    return f"cuda:{local % torch.cuda.device_count()}" if there and device != "cpu" else "cpu"
