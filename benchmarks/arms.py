@@ -1,4 +1,4 @@
-"""What bad data teach: priors of clean, few, noisy, blurred and masked pictures of faces, 32 px, equally many seen.
+"""What bad data teach: priors of clean, few, noisy, blurred and masked pictures of faces, 32 px, equally long trained.
 
     python benchmarks/arms.py --data DATA --out runs/arms --experiment noise
     python benchmarks/arms.py --data DATA --out runs/arms --experiment omni
@@ -6,13 +6,15 @@
     python benchmarks/arms.py --out runs/arms --table            (print what has been measured)
 
 Every arm is `trainers/train.py --config trainers/configs/faces32.yaml` with another damage and nothing else changed.
-Each measured arm is kept in arms.jsonl; an interrupted one resumes. Measured on 2000 samples of each (18 Heun steps):
+Noise and omni have 2000 pictures, so that 10 % clean are 200 and clean data are as scarce for so short a training as
+they are in the papers; masked has all. Each measured arm is kept in arms.jsonl; an interrupted one resumes. Measured on
+2000 samples of each (18 Heun steps):
 
-- Frechet distance to 4000 clean training pictures, drawn at random, in the 64 features of a ResNet-56 trained on
-  CIFAR-10, by torchmetrics. It is no FID: that needs another network, more samples and larger pictures. The floor is
-  that of 2000 other training pictures.
-- *copies*: share of samples whose nearest picture of all training pictures is less than .6 times as far as the second
-  nearest; over that of held-out pictures it shows reciting.
+- Frechet distance to 4000 clean pictures that no arm has seen, in the 64 features of a ResNet-56 trained on CIFAR-10,
+  by torchmetrics. It is no FID: that needs another network, more samples and larger pictures. The floor is that of
+  2000 other such pictures.
+- *copies*: share of samples whose nearest picture of the 2000 is less than .6 times as far as the second nearest; over
+  that of held-out pictures it shows reciting.
 - *detail*: power in the highest octave of frequencies over that of held-out pictures.
 - PSNR of denoising held-out pictures at three levels, empty where a prior was not trained so low; and for masked data
   the error of one-step restoration on the pixels that were hidden, over that of the same network trained to inpaint
@@ -47,6 +49,8 @@ from ambient_solve.sampling import generate
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "trainers" / "configs" / "faces32.yaml"
 SAMPLES, STEPS, LEVELS = 2000, 18, (0.1, 0.2, 0.4)
+PICTURES = {"noise": 2000, "omni": 2000, "masked": 0}
+"""What each experiment has to learn from; 0 is all."""
 MISSING = {"40 %": 0.4, "60 %": 0.6, "80 %": 0.8}
 
 
@@ -163,10 +167,11 @@ def settings_of(arm: dict[str, Any]) -> dict[str, Any]:
     return {**yaml.safe_load(CONFIG.read_text()), **arm}
 
 
-def train(name: str, arm: dict[str, Any], data: Path, out: Path, images: int) -> Path:
-    folder = out / "".join(c if c.isalnum() else "-" for c in name)
+def train(experiment: str, name: str, data: Path, out: Path, images: int) -> Path:
+    folder = out / experiment / "".join(c if c.isalnum() else "-" for c in name)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = settings_of(arm) | {"images": images, "duplicates": False}
+    settings = settings_of(EXPERIMENTS[experiment][name]) | {"images": images, "duplicates": False}
+    settings["sources"][0]["limit"] = PICTURES[experiment]
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     command = [sys.executable, str(ROOT / "trainers" / "train.py"), "--config", str(folder / "config.yaml")]
     subprocess.run([*command, "--data-root", str(data), "--out", str(folder)], check=True)
@@ -183,14 +188,15 @@ def measure(experiment: str, name: str, folder: Path, data: Path) -> dict[str, A
     if experiment == "masked":
         missing = next(p for text, p in MISSING.items() if text in name)
         return row | {"missing": missing, "hidden": hidden_error(load_prior(folder), held_out[:500], missing)}
+    seen, unseen = known[: PICTURES[experiment]], known[PICTURES[experiment] :]
     prior, features = load_prior(folder), ResNet56(data / "weights" / "resnet56_cifar10.safetensors")
     made = to_uint8(generate(prior, SAMPLES, size=32, steps=STEPS, batch=250, progress=True))
     psnr = denoising_psnr(prior, list(held_out[:200]), 32)
     return row | {
-        "frechet": frechet(features, known[:4000], made),
-        "floor": frechet(features, known[:4000], known[4000 : 4000 + SAMPLES]),
-        "copies": copies(made, known),
-        "copies held out": copies(held_out, known),
+        "frechet": frechet(features, unseen[:4000], made),
+        "floor": frechet(features, unseen[:4000], unseen[4000 : 4000 + SAMPLES]),
+        "copies": copies(made, seen),
+        "copies held out": copies(held_out, seen),
         "detail": detail(made) / detail(held_out),
         "psnr": {str(s): psnr[s][1] for s in LEVELS if s >= prior.sigma_min},
     }
@@ -261,10 +267,10 @@ def main() -> None:
         if any(r["images"] != images for r in rows):
             parser.error(f"{path} holds arms that saw another number of pictures: choose another --out.")
         done = {(r["experiment"], r["arm"]) for r in rows}
-        for name, arm in EXPERIMENTS[args.experiment].items():
+        for name in EXPERIMENTS[args.experiment]:
             if (args.experiment, name) in done or (args.arms and name not in args.arms):
                 continue
-            folder = train(name, arm, args.data, args.out / args.experiment, images)
+            folder = train(args.experiment, name, args.data, args.out, images)
             (state,) = folder.parent.glob("checkpoint-*/state.json")
             seen = {"images": images, "seconds": json.loads(state.read_text())["seconds"]}
             rows.append(measure(args.experiment, name, folder, args.data) | seen)
