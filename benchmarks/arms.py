@@ -203,23 +203,21 @@ def measure(experiment: str, name: str, folder: Path, data: Path) -> dict[str, A
 
 
 def price(rows: list[dict[str, Any]]) -> str:
-    """How many noisy pictures replace a clean one, read off the distances of 10, 30 and 100 % clean data."""
-    distance = {r["arm"]: r["frechet"] for r in rows if r["experiment"] == "noise"}
-    curve = [(share, distance.get(f"{share} % clean")) for share in (10, 30, 100)]
+    """How many noisy pictures replace a clean one, read off the held-out PSNR of 10, 30 and 100 % clean data."""
+    quality = {r["arm"]: np.mean(list(r["psnr"].values())) for r in rows if r["experiment"] == "noise"}
+    curve = [quality.get(f"{share} % clean") for share in (10, 30, 100)]
     lines = []
     for sigma in (".2", ".4"):
-        mixed = distance.get(f"10 % clean, 90 % noisy {sigma}")
-        if mixed is None or any(d is None for _, d in curve):
+        mixed = quality.get(f"10 % clean, 90 % noisy {sigma}")
+        if mixed is None or any(q is None for q in curve):
             continue
-        distances = [d for _, d in curve]
-        if sorted(distances, reverse=True) != distances or not distances[-1] <= mixed <= distances[0]:
+        if sorted(curve) != curve or not curve[0] <= mixed <= curve[-1]:
             lines.append(f"The mix with noise {sigma} lies outside the curve of clean shares: no price is read off.")
             continue
-        log_share = np.interp(-mixed, [-d for d in distances], np.log([share for share, _ in curve]))
-        worth = (np.exp(log_share) - 10) / 90
+        share = np.exp(np.interp(mixed, curve, np.log([10, 30, 100])))
         lines.append(
-            f"A picture with noise {sigma} counts as {worth:.2f} clean ones: the mix is as good as "
-            f"{np.exp(log_share):.0f} % clean data (interpolated in the logarithm of the share)."
+            f"A picture with noise {sigma} counts as {(share - 10) / 90:.2f} clean ones: by PSNR, mean of the three levels, "
+            f"the mix is as good as {share:.0f} % clean data (interpolated in the logarithm of the share)."
         )
     return "\n".join(lines)
 
