@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ambient_solve.priors.load import load_prior
     from ambient_solve.priors.network import NetworkConfig, NetworkPrior
     from ambient_solve.restoration import Restoration
+    from ambient_solve.running import Summary
     from ambient_solve.sampling import generate
     from ambient_solve.solver import Solver, State
 
@@ -64,6 +65,7 @@ _HOME = {
     "priors.load": "load_prior",
     "priors.network": "NetworkConfig NetworkPrior",
     "restoration": "Restoration",
+    "running": "Summary",
     "sampling": "generate",
     "solver": "Solver State",
 }
@@ -101,6 +103,7 @@ __all__ = [
     "Restoration",
     "Solver",
     "State",
+    "Summary",
     "__version__",
     "as_deepinv",
     "generate",

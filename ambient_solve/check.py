@@ -112,6 +112,7 @@ class Check:
 
     def _analytic(self, options: Mapping[str, Any]) -> Found:
         """Against the posteriors of Gaussians and mixtures."""
+        from ambient_solve.algorithms import MMPS
         from ambient_solve.evaluate.exact import mcgdiff_problem
         from ambient_solve.evaluate.exactness import (
             GAUSSIAN,
@@ -122,9 +123,10 @@ class Check:
             on_mixture,
         )
 
-        # For linear operators and exact priors "auto" is mmps.
-        name, prior = "mmps" if self.algorithm == "auto" else self.algorithm, gaussian_prior()
-        algorithm = make_solver(prior, name, options).algorithm
+        prior = gaussian_prior()
+        # What "auto" takes for linear operators and exact priors.
+        algorithm = make_solver(prior, self.algorithm, options).algorithm
+        algorithm = algorithm or dataclasses.replace(MMPS.twice(), **options)
         mixture = mcgdiff_problem(8, 2, self.seed)
         sets = {name: (prior, gaussian_operator(name)) for name in GAUSSIAN}
         if algorithm.interacting:

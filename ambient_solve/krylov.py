@@ -1,4 +1,4 @@
-"""Conjugate gradients on a batch of independent systems: coefficients per row, a fixed number of steps, no sync."""
+"""Conjugate gradients on a batch of independent systems: coefficients per row, no more steps than told, no sync."""
 
 from __future__ import annotations
 
@@ -37,23 +37,31 @@ def conjugate_gradient(matvec: Matvec, b: Tensor, iterations: int, x0: Tensor | 
 
 
 def carrying_conjugate_gradient(
-    matvec: CarryingMatvec, b: Tensor, iterations: int, floor: Level = 0.0
+    matvec: CarryingMatvec, b: Tensor, iterations: int, floor: Level = 0.0, enough: Level | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Solve `M x = b` from zero and return `(x, E x)` at a cost of exactly `iterations` products.
+    """Solve `M x = b` from zero and return `(x, E x)` at a cost of `iterations` products, or fewer with `enough`.
 
     `x = sum_j alpha_j p_j`, so `E x = sum_j alpha_j E p_j` needs no product of its own. In moment matching (Rozet et
     al., 2024, arXiv 2405.13712) `M p = sigma^2 p + A C A'p` and `E p = C A'p`: one network call less.
 
     `floor` (float or (N,)) is a known lower bound of the spectrum of `M`. The Jacobian of a network is only nearly
     symmetric and positive; a curvature `p'Mp` below `floor * p'p` is its error and would throw the row far away.
+
+    A row whose residual `|b - M x|` is at most `enough` (float or (N,)) stays where it is, whatever the others do. When
+    all rows have come so far the products end, but only on the CPU: looking would make an accelerator wait.
     """
-    return _iterate(matvec, b, max(iterations, 1), floor)
+    return _iterate(matvec, b, max(iterations, 1), floor, enough)
 
 
-def _iterate(matvec: Callable, b: Tensor, iterations: int, floor: Level) -> tuple[Tensor, Tensor | None]:
+def _iterate(
+    matvec: Callable, b: Tensor, iterations: int, floor: Level, enough: Level | None = None
+) -> tuple[Tensor, Tensor | None]:
     x, r, p, carried = torch.zeros_like(b), b, b, None
     rr = _dot(r, r)
     converged = ROUNDING**2 * rr
+    if enough is not None:
+        converged = torch.maximum(converged, enough**2 * torch.ones_like(rr))
+    looks = enough is not None and b.device.type == "cpu"
     for step in range(iterations):
         product, extra = matvec(p)
         # A row at the rounding level of float32 is frozen: left running for hundreds of steps its coefficients become
@@ -67,6 +75,8 @@ def _iterate(matvec: Callable, b: Tensor, iterations: int, floor: Level) -> tupl
         if step + 1 < iterations:
             r = r - per_sample(alpha, r) * product
             rr, before = _dot(r, r), rr
+            if looks and bool((rr <= converged).all()):
+                break
             p = r + per_sample(_ratio(rr, before), p) * p
     return x, carried
 

@@ -349,9 +349,12 @@ class Likelihood:
         )
 
     def solve_carrying(
-        self, cov: Callable[[Tensor], Tensor], r: Tensor, iterations: int | None = None
+        self, cov: Callable[[Tensor], Tensor], r: Tensor, iterations: int | None = None, tolerance: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """`u = (sigma^2 I + A C A')^-1 r` and `C A'u` (N, *z_shape) for exactly `iterations` calls of `cov`."""
+        """`u = (sigma^2 I + A C A')^-1 r` and `C A'u` (N, *z_shape) for exactly `iterations` calls of `cov`.
+
+        With `tolerance` a row stays where its residual is that many times the noise; the calls may then be fewer.
+        """
         self._require_gaussian("solve")
         noise = per_sample(self.sigma, r) ** 2
 
@@ -359,7 +362,8 @@ class Likelihood:
             moved = cov(self.At(p))
             return noise * p + self.A(moved), moved
 
-        return carrying_conjugate_gradient(matvec, r, iterations or self._iterations, floor=self.sigma**2)
+        enough = tolerance * self.sigma * self.count.sqrt() if tolerance else None
+        return carrying_conjugate_gradient(matvec, r, iterations or self._iterations, self.sigma**2, enough)
 
     def spectral(self, f: Scalar, u: Tensor) -> Tensor:
         """`f(AA') u` for `u` (N, *measurement); `f` acts on eigenvalues, its constants may be (N, 1, ..., 1)."""

@@ -2,12 +2,15 @@
 
 restoration = Solver(load_prior("photos")).solve(y, op, n_samples=8)
 restoration.mean, restoration.std, restoration.samples, restoration.chi2
+Solver(prior, seconds=5), Solver(prior, "daps", calls=100): as many noise levels as that allows
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,62 +18,16 @@ from deepinv.physics import Physics
 from torch import Tensor
 
 from ambient_solve.algorithms import ALGORITHMS, DAPS, MMPS, Algorithm, State
+from ambient_solve.budget import Budget, CountedPrior, Plan, wait
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.measurement import Measurement
-from ambient_solve.noise import Level, Streams
-from ambient_solve.priors.base import Prior, Vjp
+from ambient_solve.noise import Streams
+from ambient_solve.priors.base import Prior
 from ambient_solve.restoration import Restoration, join
+from ambient_solve.running import Summary, check_probabilities, summarise
 from ambient_solve.version import __version__
-
-
-class CountedPrior(Prior):
-    """A prior that counts what an algorithm asks of it, and hands it the condition of this run."""
-
-    def __init__(self, prior: Prior, cond: Any = None) -> None:
-        super().__init__()
-        self.inner, self._cond = prior, cond
-        self.shape, self.sigma_min, self.sigma_max = prior.shape, prior.sigma_min, prior.sigma_max
-        self.sigma_data, self.sigma_jacobian = prior.sigma_data, prior.sigma_jacobian
-        self.network_calls = self.vjps = 0
-
-    @property
-    def affine(self) -> tuple[float, float] | None:
-        """That of the prior inside."""
-        return self.inner.affine
-
-    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """One network call."""
-        self.network_calls += 1
-        return self.inner.denoise(z, sigma, self._cond)
-
-    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None) -> tuple[Tensor, Vjp]:
-        """One network call now, and one VJP for each use of the function returned."""
-        self.network_calls += 1
-        z0, vjp = self.inner.denoise_vjp(z, sigma, self._cond)
-
-        def counted(v: Tensor) -> Tensor:
-            self.vjps += 1
-            return vjp(v)
-
-        return z0, counted
-
-    def decode(self, z: Tensor) -> Tensor:
-        """That of the prior inside."""
-        return self.inner.decode(z)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """That of the prior inside."""
-        return self.inner.encode(x)
-
-    def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
-        """That of the prior inside."""
-        return self.inner.noise(shape, streams)
-
-    def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """That of the prior inside."""
-        return self.inner.state_shape(image_shape)
 
 
 class Solver:
@@ -80,12 +37,23 @@ class Solver:
         prior: Any `Prior`, such as `load_prior("photos")`.
         algorithm: An `Algorithm`, the name of one with its knobs as keywords, or "auto": mmps where the operator
             is linear and the prior's decode affine, daps elsewhere; `Restoration.settings` says which and why.
+        seconds: Choose `steps` so that one call of `solve` takes about as long, a trial of a few levels included.
+        calls: Choose `steps` so that the passes through the network, forward and backward together, are at most as
+            many for each sample. The same on every machine. `Restoration.settings` tells the plan.
 
     Raises:
         AmbientSolveError: unknown algorithm or knob (with a suggestion), or a knob outside its range.
     """
 
-    def __init__(self, prior: Prior, algorithm: Algorithm | str = "auto", **settings: Any) -> None:
+    def __init__(
+        self,
+        prior: Prior,
+        algorithm: Algorithm | str = "auto",
+        *,
+        seconds: float | None = None,
+        calls: int | None = None,
+        **settings: Any,
+    ) -> None:
         if not isinstance(prior, Prior):
             raise AmbientSolveError(
                 f"prior is a {type(prior).__name__}, a Prior was expected: load_prior('photos'), or "
@@ -112,13 +80,22 @@ class Solver:
                     raise AmbientSolveError(f"'auto' has no knob {name!r}. {suggestion(name, sum(names.values(), []))}")
             for cls, own in names.items():
                 build(cls, **{name: value for name, value in settings.items() if name in own})
+        self.budget = None if seconds is None and calls is None else Budget(seconds=seconds, calls=calls)
+        known = self.algorithm or MMPS()
+        if self.budget is not None and ("steps" in settings or known.steps != type(known).steps):
+            steps = settings.get("steps", known.steps)
+            raise AmbientSolveError(f"{self.budget} chooses steps, and steps={steps!r} was given; leave one out.")
 
-    def _automatic(self, linear: bool) -> tuple[Algorithm, str]:
+    def _automatic(self, likelihood: Likelihood) -> tuple[Algorithm, str]:
         """The algorithm that "auto" stands for, with the reason in words."""
-        if linear:
+        if likelihood.linear and likelihood.gaussian:
             why = "linear operator: moment matching needs no weight and follows the prior's Jacobian"
+            if math.isinf(self.prior.sigma_jacobian):
+                # Measured on mixtures (benchmarks/exactness.py): nearer to the posterior than 25 levels taken once.
+                # Pictures of a learned prior gain in PSNR, but spread half as much where much is missing.
+                return replace(MMPS.twice(), **self._settings), why + "; that is exact: steps taken twice pay"
             return build(MMPS, **self._settings), why
-        why = "non-linear operator: decoupled annealing, Langevin draws of the measurement"
+        why = f"{'photon noise' if likelihood.linear else 'non-linear operator'}: Langevin draws of the measurement"
         return build(DAPS, **self._settings), why
 
     def solve(
@@ -137,8 +114,8 @@ class Solver:
 
         Args:
             y: What `op` returns, batch of B first. Neither `y` nor `op` is changed.
-            seed: With one integer, sample s of every image depends on (seed, s) alone, not on the batch (but for tds,
-                whose samples interact). A sequence of B integers gives each image its own noise.
+            seed: With one integer, sample s of every image depends on (seed, s) alone, not on the batch (but for tds
+                and fps, whose samples interact). A sequence of B integers gives each image its own noise.
             sigma_y: Measurement noise in the operator's units, when `op.noise_model` does not hold it.
             cond: Passed on to the prior.
             at_once: Samples of each measurement that are drawn together; fewer need less memory, for the same result.
@@ -150,15 +127,54 @@ class Solver:
         Raises:
             AmbientSolveError: before the first network call, where the input does not fit.
         """
-        if at_once is None or at_once >= n_samples:
-            return self._solve(_Run(self, y, op, n_samples, seed, sigma_y, cond), progress)
-        if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
+        return join([*self._parts(y, op, n_samples, seed, sigma_y, cond, at_once, progress)])
+
+    def summarise(
+        self,
+        y: Measurement,
+        op: Physics,
+        *,
+        n_samples: int,
+        at_once: int = 8,
+        quantiles: Sequence[float] = (0.05, 0.5, 0.95),
+        seed: int | Sequence[int] = 0,
+        sigma_y: float | Tensor | None = None,
+        cond: Any = None,
+        progress: bool = False,
+    ) -> Summary:
+        """What many samples say, without keeping them: their mean, spread, misfit and `quantiles`.
+
+        The samples are those of `solve`, drawn `at_once` at a time; memory does not depend on `n_samples`. Mean and
+        spread are exact, quantiles follow the P-square rule (exact for up to 50 samples); none of them, less memory.
+        """
+        probabilities = check_probabilities(quantiles)
+        return summarise(self._parts(y, op, n_samples, seed, sigma_y, cond, at_once, progress), probabilities)
+
+    def _parts(
+        self,
+        y: Any,
+        op: Any,
+        n_samples: int,
+        seed: Any,
+        sigma_y: Any,
+        cond: Any,
+        at_once: int | None,
+        progress: bool,
+    ) -> Iterator[Restoration]:
+        """The samples, `at_once` at a time."""
+        if at_once is not None and (isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1):
             raise AmbientSolveError(f"at_once={at_once!r} was given, a whole number of at least 1 was expected.")
-        if self.algorithm is not None and self.algorithm.interacting:
+        if at_once is None or not isinstance(n_samples, int) or at_once >= n_samples:
+            at_once = n_samples
+        elif self.algorithm is not None and self.algorithm.interacting:
             raise AmbientSolveError(f"{self.algorithm.name} draws all samples of an image together; leave at_once out.")
-        firsts = range(0, n_samples, at_once)
-        runs = [_Run(self, y, op, min(at_once, n_samples - f), seed, sigma_y, cond, f) for f in firsts]
-        return join([self._solve(run, progress) for run in runs])
+        parts = 1 if at_once == n_samples else math.ceil(n_samples / at_once)
+        run = _Run(self, y, op, at_once, seed, sigma_y, cond, parts=parts)
+        yield self._solve(run, progress)
+        for first in range(at_once, n_samples, at_once):
+            size = min(at_once, n_samples - first)
+            run = _Run(self, y, op, size, seed, sigma_y, cond, first_sample=first, plan=run.plan)
+            yield self._solve(run, progress)
 
     def _solve(self, run: _Run, progress: bool) -> Restoration:
         states: Iterator[State] = run.states()
@@ -169,6 +185,7 @@ class Solver:
         started = time.perf_counter()
         for state in states:
             last = state
+        wait(last.z)
         return run.restoration(last.z, time.perf_counter() - started)
 
     def stream(
@@ -204,17 +221,29 @@ class _Run:
         seed: Any,
         sigma_y: Any,
         cond: Any,
+        *,
         first_sample: int = 0,
+        parts: int = 1,
+        plan: Plan | None = None,
     ) -> None:
+        started = time.perf_counter()
         self.prior = CountedPrior(solver.prior, cond)
         self.likelihood = Likelihood(y, op, self.prior, sigma_y=sigma_y, n_samples=n_samples)
         self.algorithm, self.why = solver.algorithm, "chosen by the caller"
         if self.algorithm is None:
-            self.algorithm, self.why = solver._automatic(self.likelihood.linear)
+            self.algorithm, self.why = solver._automatic(self.likelihood)
         self.algorithm.check(self.likelihood)
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
         self.seed, self.operator = seed, type(op).__name__
-        self.streams = Streams(_seeds(seed, self.images), n_samples, solver.prior.device, first_sample)
+        seeds, device = _seeds(seed, self.images), solver.prior.device
+        self.streams = Streams(seeds, n_samples, device, first_sample)
+        self.plan = plan
+        if solver.budget is not None and plan is None:
+            trial = Streams(seeds, n_samples, device)  # its own: the run draws what it draws without a budget
+            with torch.no_grad():
+                self.plan = solver.budget.plan(self.algorithm, self.prior, self.likelihood, trial, parts, started)
+        if self.plan is not None:
+            self.algorithm = self.plan.algorithm
 
     @torch.no_grad()
     def states(self) -> Iterator[State]:
@@ -233,6 +262,7 @@ class _Run:
             "why": self.why,
             "paper": self.algorithm.paper,
             **{k.name: getattr(self.algorithm, k.name) for k in knobs(type(self.algorithm))},
+            **({} if self.plan is None else {"plan": self.plan.words}),
             "sigma_y": self.likelihood.sigma_y.tolist(),
             "prior": type(self.prior.inner).__name__,
             "operator": self.operator,
@@ -258,4 +288,4 @@ def _seeds(seed: Any, images: int) -> list[int]:
     return seeds
 
 
-__all__ = ["CountedPrior", "Restoration", "Solver", "State"]
+__all__ = ["CountedPrior", "Restoration", "Solver", "State", "Summary"]

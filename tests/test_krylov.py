@@ -80,3 +80,53 @@ def test_warm_start_helps_and_leaves_other_solves_alone():
         better = likelihood.prox(v, q, warm)
     assert relative(better, wanted) < 0.5 * relative(cold, wanted)
     assert torch.equal(likelihood.prox(v, q), cold)
+
+
+def diagonal(rows: int, n: int = 40) -> tuple[Tensor, Tensor, list[int]]:
+    """A spectrum for each row, right-hand sides, and a list that holds the rows of every product."""
+    spectra = 1 + torch.logspace(-2, 3, n) * (torch.arange(rows) > 0)[:, None]
+    return spectra, randn(rows, n, seed=11), []
+
+
+def counted(spectra: Tensor, calls: list[int]):
+    def matvec(p: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(len(p))
+        return spectra * p, 2 * p
+
+    return matvec
+
+
+def test_enough_stops_rows_at_their_own_residual():
+    """Row 0 is solved by one step, the others need many; without the rule all would get all of them."""
+    spectra, b, calls = diagonal(3)
+    enough = torch.tensor([0.5, 0.5, 0.05])
+    x, carried = carrying_conjugate_gradient(counted(spectra, calls), b, 200, enough=enough)
+    residual = (b - spectra * x).norm(dim=1)
+    assert (residual <= 1.01 * enough).all() and 1 < len(calls) < 200
+    torch.testing.assert_close(carried, 2 * x)
+    fully = carrying_conjugate_gradient(counted(spectra, []), b, 200)[0]
+    assert ((x - fully).norm(dim=1) <= 1.01 * enough + 1e-4).all()  # the spectrum is at least 1
+    assert (x[1] - fully[1]).norm() > 1e-3, "the loose row went on after it had enough"
+    short = carrying_conjugate_gradient(counted(spectra, []), b, len(calls) // 2)[0]
+    assert ((b - spectra * short).norm(dim=1) > enough).any(), "half the steps would have done"
+
+
+def test_enough_does_not_look_at_the_batch():
+    spectra, b, calls = diagonal(4)
+    enough = torch.tensor([0.5, 1.0, 0.1, 0.02])
+    together, carried = carrying_conjugate_gradient(counted(spectra, calls), b, 100, enough=enough)
+    alone_calls = []
+    for i in range(4):
+        calls = []
+        one = slice(i, i + 1)
+        alone = carrying_conjugate_gradient(counted(spectra[one], calls), b[one], 100, enough=enough[one])
+        assert torch.equal(alone[0], together[one]) and torch.equal(alone[1], carried[one])
+        alone_calls.append(len(calls))
+    assert alone_calls[0] == 1 and len(set(alone_calls)) > 2  # a rule for the whole batch would give one number
+
+
+def test_a_row_that_has_enough_at_the_start_does_not_move():
+    spectra, b, calls = diagonal(2)
+    enough = torch.tensor([100.0, 0.5])
+    x, carried = carrying_conjugate_gradient(counted(spectra, calls), b, 50, enough=enough)
+    assert (x[0] == 0).all() and (carried[0] == 0).all() and (x[1] != 0).any()

@@ -29,7 +29,7 @@ the `q^2 = sigma^2 v / (sigma^2 + v)` of data of variance `v`; such a level cost
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -38,9 +38,8 @@ from torch import Tensor
 
 from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
-from ambient_solve.krylov import carrying_conjugate_gradient
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, churn, per_sample, reverse
+from ambient_solve.noise import Streams, churn, reverse
 from ambient_solve.priors.base import Prior
 
 
@@ -63,6 +62,11 @@ class MMPS(Algorithm):
     spread: bool = knob(
         True, help="keep the posterior's own width in each step, for one more backward pass; false is the paper"
     )
+
+    @classmethod
+    def twice(cls, steps: int = 13) -> MMPS:
+        """Half the levels, each step taken twice."""
+        return cls(steps=steps, travel=1)
 
     def iterate(
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
@@ -89,23 +93,11 @@ class MMPS(Algorithm):
             z0 = likelihood.prox(prior.denoise(z, sigma), q2.sqrt())
             return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if self.spread else None
         z0, vjp = prior.denoise_vjp(z, sigma)
-        shift = self._shift(likelihood, lambda p: sigma**2 * vjp(p), likelihood.residual(z0))
+        r = likelihood.residual(z0)
+        _, shift = likelihood.solve_carrying(lambda p: sigma**2 * vjp(p), r, self.iterations, self.tolerance)
         if not self.spread:
             return z0 + shift, None
         w = streams.normal(z)
         q2 = sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)
         # A variance lies between 0 and that of the noise; a network's, or that of one probe, may not.
         return z0 + shift, likelihood.fluctuation(z, q2.clamp(0, sigma**2).sqrt(), streams)
-
-    def _shift(self, likelihood: Likelihood, cov: Callable[[Tensor], Tensor], r: Tensor) -> Tensor:
-        """`C A'u` of the formula, shape of a state: one call of `cov` for each step of conjugate gradients."""
-        if not self.tolerance:
-            return likelihood.solve_carrying(cov, r, self.iterations)[1]
-        noise = per_sample(likelihood.sigma, r) ** 2
-
-        def matvec(p: Tensor) -> tuple[Tensor, Tensor]:
-            moved = cov(likelihood.At(p))
-            return noise * p + likelihood.A(moved), moved
-
-        enough = self.tolerance * likelihood.sigma * likelihood.count.sqrt()
-        return carrying_conjugate_gradient(matvec, r, self.iterations, likelihood.sigma**2, enough)[1]

@@ -7,7 +7,7 @@ protocol of `mcgdiff_problem`. The tests hold every algorithm to recorded values
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,12 @@ from torch import Tensor
 
 from ambient_solve.algorithms import Algorithm
 from ambient_solve.evaluate.exact import Problem, mcgdiff_problem, sliced_wasserstein
+from ambient_solve.priors.base import Prior
 from ambient_solve.priors.gaussian import GaussianPrior, dense
 from ambient_solve.solver import Solver
 
+Draw = Callable[[Tensor, Physics, Prior, int, int], Tensor]
+"""Any sampler: `(y (1, *measurement), op, prior, n, seed) -> images (n, *shape)`."""
 SIDE, SIGMA_Y = 6, 0.05
 GAUSSIAN = ("mask", "blur", "super-resolution", "dense")
 
@@ -77,14 +80,20 @@ def gaussian_operator(name: str) -> Physics:
     return matrix_operator(torch.randn(SIDE**2 // 3, SIDE**2, generator=generator) / SIDE, SIGMA_Y, shape)
 
 
-def on_gaussian(algorithm: Algorithm | str, name: str, n: int = 1000, seed: int = 0) -> Exactness:
+def _draw(sampler: Algorithm | str | Draw, y: Tensor, op: Physics, prior: Prior, n: int, seed: int) -> Tensor:
+    if callable(sampler):
+        return sampler(y, op, prior, n, seed)
+    return Solver(prior, sampler).solve(y, op, n_samples=n, seed=seed).samples[0]
+
+
+def on_gaussian(sampler: Algorithm | str | Draw, name: str, n: int = 1000, seed: int = 0) -> Exactness:
     """`n` samples of the posterior under `gaussian_prior` and that operator."""
     prior, op = gaussian_prior(), gaussian_operator(name)
     generator = torch.Generator().manual_seed(seed)
     y = op.A(prior.decode(prior.sample(1, generator)))
     y = y + SIGMA_Y * torch.randn(y.shape, generator=generator) * (y != 0)
     exact = prior.posterior(dense(op, prior.shape), y[0], SIGMA_Y)
-    samples = prior.encode(Solver(prior, algorithm).solve(y, op, n_samples=n, seed=seed).samples[0])
+    samples = prior.encode(_draw(sampler, y, op, prior, n, seed))
     first, second = exact.sample(n, generator), exact.sample(n, generator)
     variance, axes = torch.linalg.eigh(exact.covariance)
     whitened = ((samples.double() - exact.mean).flatten(1) @ axes) / variance.sqrt()
@@ -100,13 +109,15 @@ def on_gaussian(algorithm: Algorithm | str, name: str, n: int = 1000, seed: int 
     )
 
 
-def on_mixture(algorithm: Algorithm, d: int, dy: int, seeds: Sequence[int], n: int = 1000) -> list[tuple[float, float]]:
+def on_mixture(
+    sampler: Algorithm | str | Draw, d: int, dy: int, seeds: Sequence[int], n: int = 1000
+) -> list[tuple[float, float]]:
     """Sliced Wasserstein distance and its floor for each problem of the mixture protocol of `mcgdiff_problem`."""
     rows = []
     for seed in seeds:
         problem: Problem = mcgdiff_problem(d, dy, seed)
         op = matrix_operator(problem.A, problem.sigma_y, (d,))
-        samples = Solver(problem.prior, algorithm).solve(problem.y[None], op, n_samples=n, seed=seed).samples[0]
+        samples = _draw(sampler, problem.y[None], op, problem.prior, n, seed)
         generator = torch.Generator().manual_seed(1000 + seed)
         first, second = problem.posterior.sample(n, generator), problem.posterior.sample(n, generator)
         rows.append((sliced_wasserstein(samples, first), sliced_wasserstein(second, first)))

@@ -1,0 +1,239 @@
+r"""Mean, spread and quantiles of more samples than memory holds: each sample is folded in and forgotten.
+
+Mean and sum of squared deviations are merged by (Chan, Golub and LeVeque, 1979), for `a` and `b` samples, `n = a + b`,
+
+    mean = mean_a + (b / n) (mean_b - mean_a),      M = M_a + M_b + (a b / n) (mean_b - mean_a)^2
+
+which loses nothing to rounding where the spread is small beside the mean, as sums of squares do.
+
+Quantiles follow the P-square rule (Jain and Chlamtac, 1985, Communications of the ACM 28(10)): markers of heights q_i
+and positions n_i (how many samples lie at or below q_i) stand at the probabilities asked for, at 0 and 1, and half way
+between. A sample pushes the positions above it up by 1; a marker that is 1 or more from where it should stand,
+1 + (n - 1) p_i, steps by d = +-1, and its height to the parabola through the three neighbours
+
+    q_i + d / (n_+ - n_-) [(n_i - n_- + d) (q_+ - q_i) / (n_+ - n_i) + (n_+ - n_i - d) (q_i - q_-) / (n_i - n_-)]
+
+or, where that leaves the interval (q_-, q_+), to the straight line. Five markers for one probability; several
+probabilities share markers (Raatikainen, 1987, Simulation 49(4)). Every entry of the image has its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.restoration import Restoration, save_png
+
+START = 50
+"""Samples of which quantiles are exact; kept until there are more."""
+
+
+class Running:
+    """Statistics of samples (B, *shape) that come one chunk after another; memory does not depend on their number.
+
+    Args:
+        probabilities: Of the quantiles that are wanted, each between 0 and 1.
+
+    Raises:
+        AmbientSolveError: a probability that is none.
+    """
+
+    def __init__(self, probabilities: Sequence[float] = ()) -> None:
+        self.probabilities = check_probabilities(probabilities)
+        self.count = 0
+        self._mean: Tensor | None = None
+        self._squares: Tensor | None = None
+        self._quantiles = PSquare(self.probabilities) if self.probabilities else None
+
+    def add(self, samples: Tensor) -> None:
+        """Fold in `samples` (B, S, *shape)."""
+        n = samples.shape[1]
+        mean = samples.mean(1)
+        squares = (samples - mean[:, None]).square().sum(1)
+        if self._mean is None:
+            self._mean, self._squares = mean, squares
+        else:
+            total, delta = self.count + n, mean - self._mean
+            self._mean = self._mean + (n / total) * delta
+            self._squares = self._squares + squares + (self.count * n / total) * delta**2
+        self.count += n
+        if self._quantiles is not None:
+            for sample in samples.unbind(1):
+                self._quantiles.add(sample)
+
+    @property
+    def mean(self) -> Tensor:
+        """(B, *shape)."""
+        return self._mean
+
+    @property
+    def std(self) -> Tensor:
+        """That of `torch.std`, (B, *shape); NaN with one sample, which has no spread."""
+        if self.count == 1:
+            return torch.full_like(self._mean, torch.nan)
+        return (self._squares / (self.count - 1)).sqrt()
+
+    @property
+    def quantiles(self) -> Tensor | None:
+        """(Q, B, *shape), in the order of the probabilities; None where none are wanted."""
+        return None if self._quantiles is None else self._quantiles.values()
+
+
+class PSquare:
+    """The markers of increasing `probabilities` for every entry of the samples.
+
+    The first `start` samples are kept and their quantiles exact. Starting with as few as there are markers, as the
+    paper does, would put the marker of a small probability far too high at first.
+    """
+
+    def __init__(self, probabilities: Sequence[float], start: int = START) -> None:
+        edges = [0.0, *probabilities, 1.0]
+        self._wanted = sorted([*edges, *((a + b) / 2 for a, b in zip(edges, edges[1:], strict=False))])
+        self._probabilities, self._start = tuple(probabilities), max(start, len(self._wanted))
+        self._first: list[Tensor] = []
+        self._count = 0
+
+    def add(self, x: Tensor) -> None:
+        """One sample, of any shape."""
+        self._count += 1
+        if self._count <= self._start:
+            self._first.append(x.clone())  # a view would keep its whole chunk
+            return
+        if self._first:
+            self._place_markers()
+        q, n = self._q, self._n
+        q[0], q[-1] = torch.minimum(q[0], x), torch.maximum(q[-1], x)
+        n[1:-1] += (x < q[1:-1]).float()
+        n[-1] += 1
+        for i in range(1, len(q) - 1):
+            off = 1 + (self._count - 1) * self._wanted[i] - n[i]
+            below, above = n[i] - n[i - 1], n[i + 1] - n[i]
+            d = ((off >= 1) & (above > 1)).float() - ((off <= -1) & (below > 1)).float()
+            up, down = (q[i + 1] - q[i]) / above, (q[i] - q[i - 1]) / below
+            curved = q[i] + d / (above + below) * ((below + d) * up + (above - d) * down)
+            straight = q[i] + d * torch.where(d > 0, up, down)
+            inside = (q[i - 1] < curved) & (curved < q[i + 1])
+            q[i] = torch.where(d == 0, q[i], torch.where(inside, curved, straight))
+            n[i] += d
+
+    def _place_markers(self) -> None:
+        """At the ranks nearest to where they should stand, no two at the same."""
+        first, last = torch.stack(self._first).sort(0).values, len(self._first)
+        ranks = [round(1 + (last - 1) * p) for p in self._wanted]
+        for i in range(1, len(ranks)):
+            ranks[i] = max(ranks[i], ranks[i - 1] + 1)
+        for i in reversed(range(len(ranks))):
+            ranks[i] = min(ranks[i], last - (len(ranks) - 1 - i))
+        self._q = first[[rank - 1 for rank in ranks]]
+        self._n = torch.stack([torch.full_like(first[0], rank) for rank in ranks])
+        self._first = []
+
+    def values(self) -> Tensor:
+        """(Q, *shape); exact for no more than `start` samples."""
+        if self._first:
+            levels = torch.tensor(self._probabilities).to(self._first[0])
+            return torch.stack(self._first).quantile(levels, dim=0)
+        return self._q[2:-1:2].clone()
+
+
+def check_probabilities(given: Sequence[float]) -> tuple[float, ...]:
+    """Increasing, each once; raises where one is not strictly between 0 and 1."""
+    for p in given:
+        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 < p < 1:
+            raise AmbientSolveError(f"The quantile {p!r} was asked for, a number between 0 and 1 was expected.")
+    return tuple(sorted(set(map(float, given))))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `Solver.summarise` returns: a `Restoration` without its samples.
+
+    Attributes:
+        mean, std: Of all samples, (B, C, *spatial). sample: The first of them, to look at.
+        quantiles: (Q, B, C, *spatial) at the `probabilities`, which increase.
+        chi2: Mean data misfit of the samples, (B,); 1 is right.
+        n_samples: How many there were.
+        network_calls, vjps: Forward and backward passes per sample. seconds: Wall time of the sampling.
+        settings: As `Restoration.settings`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    quantiles: Tensor | None
+    probabilities: tuple[float, ...]
+    chi2: Tensor
+    sample: Tensor
+    n_samples: int
+    network_calls: int
+    vjps: int
+    seconds: float
+    settings: dict[str, Any]
+
+    def quantile(self, p: float) -> Tensor:
+        """The `p`-quantile of each pixel, (B, C, *spatial), for a `p` that was asked for before the run."""
+        if p not in self.probabilities:
+            known = ", ".join(map(str, self.probabilities)) or "none"
+            raise AmbientSolveError(
+                f"The quantile {p!r} was not followed, known: {known}. Pass quantiles=({p!r}, ...) to Solver.summarise."
+            )
+        return self.quantiles[self.probabilities.index(p)]
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write summary.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, spread and one sample.
+
+        Each PNG carries the settings in its text chunk. Returns the paths written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        plain = ("probabilities", "n_samples", "network_calls", "vjps", "seconds")
+        record = {**self.settings, **{name: getattr(self, name) for name in plain}, "chi2": self.chi2.tolist()}
+        text = json.dumps(record, indent=2, default=str)
+        tensors = {name: getattr(self, name) for name in ("mean", "std", "quantiles", "chi2", "sample")}
+        written = [folder / "summary.safetensors", folder / "settings.json"]
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items() if v is not None}, written[0])
+        written[1].write_text(text + "\n")
+        if self.mean.ndim != 4 or self.mean.shape[1] not in (1, 3):
+            return written
+        for b in range(len(self.mean)):
+            prefix = f"{b:03d}-" if len(self.mean) > 1 else ""
+            pictures = {"mean": self.mean[b], "sample": self.sample[b]}
+            if self.n_samples > 1:
+                pictures["spread"] = self.std[b] / self.std[b].max().clamp_min(1e-12)
+            for name, picture in pictures.items():
+                written.append(folder / f"{prefix}{name}.png")
+                save_png(picture, written[-1], text)
+        return written
+
+
+def summarise(parts: Iterable[Restoration], probabilities: Sequence[float]) -> Summary:
+    """Fold the samples of `parts`, drawn one after another, into a `Summary`; no part is kept."""
+    images, misfits = Running(probabilities), Running()
+    seconds, calls, vjps = 0.0, 0, 0
+    for part in parts:
+        if not images.count:
+            sample, settings = part.samples[:, 0].clone(), part.settings  # a view would keep the others
+        images.add(part.samples)
+        misfits.add(part.chi2)
+        seconds, calls, vjps = seconds + part.seconds, max(calls, part.network_calls), max(vjps, part.vjps)
+        del part  # not while the next is drawn
+    return Summary(
+        mean=images.mean,
+        std=images.std,
+        quantiles=images.quantiles,
+        probabilities=images.probabilities,
+        chi2=misfits.mean,
+        sample=sample,
+        n_samples=images.count,
+        network_calls=calls,
+        vjps=vjps,
+        seconds=seconds,
+        settings={**settings, "n_samples": images.count},
+    )
