@@ -2,7 +2,8 @@
 
     python benchmarks/training.py --data DATA --out runs/training-speed
 
-`ours` is trainers/train.py at its defaults (bfloat16, channels-last, fused optimiser, sigma-first batches). `ours,
+`ours` is trainers/train.py at its defaults (bfloat16, channels-last, fused optimiser, sigma-first batches) but for the
+learning rate, which is constant. `ours,
 float32` is the same at equal precision. `edm` is a loop in the style of the EDM reference (Karras et al., 2022):
 float32, its loss, Adam, an average updated parameter by parameter, pictures from a DataLoader (in the process itself,
 as the others have them). `diffusers` follows the
@@ -148,6 +149,7 @@ def ours(data: Path, images: int, precision: str, out: Path) -> tuple[NetworkPri
         "corruption": {"clean_share": 1.0},
         "network": {"size": [CROP, CROP], "widths": list(NETWORK.widths)},
         **{"crop": CROP, "batch": BATCH, "lr": LR, "images": images, "precision": precision},
+        **{"schedule": "constant", "warmup": 0},  # as the others have it: the loops are compared, not the schedules
         **{"duplicates": False, "tracker": "none", "validate_every": 0},
     }
     if out.exists():

@@ -1,0 +1,99 @@
+"""How exact are the samplers of deepinv 0.5 and azula? The tables of benchmarks/exactness.py, for them.
+
+    pip install -e ".[bench]"
+    python benchmarks/peers.py --out runs/peers.jsonl
+    python benchmarks/peers.py --out runs/peers.jsonl --only "azula MMPS" --points 250
+
+All take 100 levels and draw their samples as one batch (benchmarks/adapters.py). Our rows are those of
+tests/exactness.json. An interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from adapters import PEERS
+from tqdm import tqdm
+
+from ambient_solve.evaluate.exactness import GAUSSIAN, gaussian_operator, on_gaussian, on_mixture
+
+RECORD = Path(__file__).parents[1] / "tests" / "exactness.json"
+CELLS = ((8, 1), (8, 2), (8, 4))
+SPANS = {"gaussian": 2.0, "mixture": 20.0}
+"""Largest entry of z in the data: four deviations of the Gaussian, the outermost mean of the mixture and four."""
+
+
+def measure(name: str, sizes: dict[str, int]) -> dict[str, Any]:
+    """Both tables of one peer, in the form of tests/exactness.json; None in a cell that it cannot do."""
+    peer = PEERS[name]
+    exact, draws = sizes["samples"], {kind: peer.draw(span) for kind, span in SPANS.items()}
+    row = {
+        "gaussian": {
+            op: None if peer.refuses(gaussian_operator(op)) else asdict(on_gaussian(draws["gaussian"], op, exact))
+            for op in GAUSSIAN
+        },
+        "mixture": {
+            f"{d},{dy}": None
+            if peer.spectral
+            else on_mixture(draws["mixture"], d, dy, range(sizes["seeds"]), sizes["points"])
+            for d, dy in CELLS
+        },
+    }
+    return {"peer": name, "sizes": sizes, **row}
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown. Mixture cells are mean distance (mean floor): the floor falls with the number of samples."""
+    head = ["sampler", *(f"{op}: bias, variance, distance / floor" for op in GAUSSIAN)]
+    head += [f"mixture {d},{dy} (floor)" for d, dy in CELLS]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, row in rows.items():
+        cells = [_gaussian_cell(row["gaussian"][op]) for op in GAUSSIAN]
+        cells += [_mixture_cell(row["mixture"][f"{d},{dy}"]) for d, dy in CELLS]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _gaussian_cell(found: dict[str, float] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['bias']:.2f}, {found['ratio']:.2f}, {found['distance'] / found['floor']:.1f}"
+
+
+def _mixture_cell(found: list[list[float]] | None) -> str:
+    return "" if found is None else "{:.2f} ({:.2f})".format(*np.mean(found, 0))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="file of rows; those already there are not run again")
+    parser.add_argument("--samples", type=int, default=500, help="samples for each Gaussian problem")
+    parser.add_argument("--points", type=int, default=1000, help="samples for each mixture problem")
+    parser.add_argument("--seeds", type=int, default=8, help="problems for each cell of the mixture protocol")
+    parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="PEER")
+    args = parser.parse_args(arguments)
+    sizes = {"samples": args.samples, "points": args.points, "seeds": args.seeds}
+    for name in tqdm(args.only, desc="peers"):
+        if name not in _rows(args.out, sizes):
+            line = json.dumps(measure(name, sizes))
+            with args.out.open("a") as file:
+                file.write(line + "\n")
+    measured = _rows(args.out, sizes)
+    rows = {name: measured[name] for name in PEERS if name in measured}
+    ours = json.loads(RECORD.read_text())["algorithms"]
+    print(table(rows | {f"ours: {name}": row for name, row in ours.items()}))
+
+
+def _rows(path: Path, sizes: dict[str, int]) -> dict[str, dict[str, Any]]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return {row["peer"]: row for row in rows if row["sizes"] == sizes}
+
+
+if __name__ == "__main__":
+    main()
