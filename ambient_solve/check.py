@@ -20,6 +20,7 @@ import tyro
 from ambient_solve.charts import SIDE, bars, curve, ratio_bars
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.flags import knob_values
+from ambient_solve.knobs import build
 from ambient_solve.restore import check_folder, make_solver
 from ambient_solve.sheet import Row, Tile, contact_sheet
 
@@ -112,7 +113,7 @@ class Check:
 
     def _analytic(self, options: Mapping[str, Any]) -> Found:
         """Against the posteriors of Gaussians and mixtures."""
-        from ambient_solve.algorithms import MMPS
+        from ambient_solve.algorithms.mmps import MMPS, TWICE
         from ambient_solve.evaluate.exact import mcgdiff_problem
         from ambient_solve.evaluate.exactness import (
             GAUSSIAN,
@@ -126,7 +127,7 @@ class Check:
         prior = gaussian_prior()
         # What "auto" takes for linear operators and exact priors.
         algorithm = make_solver(prior, self.algorithm, options).algorithm
-        algorithm = algorithm or dataclasses.replace(MMPS.twice(), **options)
+        algorithm = algorithm or build(MMPS, **(TWICE | options))
         mixture = mcgdiff_problem(8, 2, self.seed)
         sets = {name: (prior, gaussian_operator(name)) for name in GAUSSIAN}
         if algorithm.interacting:

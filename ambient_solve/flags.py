@@ -40,7 +40,7 @@ def knob_values(texts: dict[str, str], algorithm: str, own: Sequence[str]) -> di
             hint = f"Did you mean --{close[0].replace('_', '-')}? " if close else ""
             raise AmbientSolveError(
                 f"There is no option or knob --{typed}. {hint}"
-                "`ambient-solve restore --help` and `ambient-solve info` list them."
+                "The --help of the command and `ambient-solve info` list them."
             )
         values[name] = _parse(typed, text, known[name].type)
     return values

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from deepinv.physics import Physics
 from torch import Tensor
 
 from ambient_solve.algorithms import ALGORITHMS, DAPS, MMPS, Algorithm, State
+from ambient_solve.algorithms.mmps import TWICE
 from ambient_solve.budget import Budget, CountedPrior, Plan, wait
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import build, knobs
@@ -93,7 +93,7 @@ class Solver:
             if math.isinf(self.prior.sigma_jacobian):
                 # Measured on mixtures (benchmarks/exactness.py): nearer to the posterior than 25 levels taken once.
                 # Pictures of a learned prior gain in PSNR, but spread half as much where much is missing.
-                return replace(MMPS.twice(), **self._settings), why + "; that is exact: steps taken twice pay"
+                return build(MMPS, **(TWICE | self._settings)), why + "; that is exact: steps taken twice pay"
             return build(MMPS, **self._settings), why
         why = f"{'photon noise' if likelihood.linear else 'non-linear operator'}: Langevin draws of the measurement"
         return build(DAPS, **self._settings), why
@@ -135,7 +135,7 @@ class Solver:
         op: Physics,
         *,
         n_samples: int,
-        at_once: int = 8,
+        at_once: int | None = None,
         quantiles: Sequence[float] = (0.05, 0.5, 0.95),
         seed: int | Sequence[int] = 0,
         sigma_y: float | Tensor | None = None,
@@ -144,10 +144,13 @@ class Solver:
     ) -> Summary:
         """What many samples say, without keeping them: their mean, spread, misfit and `quantiles`.
 
-        The samples are those of `solve`, drawn `at_once` at a time; memory does not depend on `n_samples`. Mean and
+        The samples are those of `solve`, drawn `at_once` at a time (8, or all if they interact); memory does not depend
+        on `n_samples`. Mean and
         spread are exact, quantiles follow the P-square rule (exact for up to 50 samples); none of them, less memory.
         """
         probabilities = check_probabilities(quantiles)
+        if at_once is None and not (self.algorithm is not None and self.algorithm.interacting):
+            at_once = 8
         return summarise(self._parts(y, op, n_samples, seed, sigma_y, cond, at_once, progress), probabilities)
 
     def _parts(

@@ -34,6 +34,7 @@ from ambient_solve import (
     Proximal,
     REDdiff,
 )
+from ambient_solve.algorithms.mmps import TWICE
 from ambient_solve.evaluate.exactness import GAUSSIAN, on_gaussian, on_mixture
 
 RECORD = Path(__file__).parents[1] / "tests" / "exactness.json"
@@ -41,7 +42,7 @@ RECORD = Path(__file__).parents[1] / "tests" / "exactness.json"
 ALGORITHMS: dict[str, Algorithm] = {
     "mmps, 100 levels, k = 12": MMPS(steps=100, iterations=12),
     "mmps": MMPS(),
-    "mmps, 13 levels taken twice": MMPS.twice(),
+    "mmps, 13 levels taken twice": MMPS(**TWICE),
     "mmps, published rule": MMPS(spread=False),
     "tds": TDS(),
     "fps": FPS(),

@@ -347,3 +347,13 @@ def test_bad_input():
     refuse("at most 64 measurements", algorithm="tds", n_samples=2)
     with pytest.raises(AmbientSolveError, match="a Prior was expected"):
         Solver(torch.nn.Identity())
+
+
+def test_auto_builds_what_it_chose_from_the_knobs_it_knows():
+    """On an exact prior "auto" is mmps: a knob that only daps has is one sentence, not an error of dataclasses."""
+    prior = GaussianPrior(torch.zeros(3, 6, 6), 0.25 * torch.eye(108))
+    op = operators.inpaint_random((3, 6, 6), missing=0.5, sigma=0.1)
+    y = op(picture(6, 6))
+    assert Solver(prior, iterations=2).solve(y, op).settings["travel"] == 1
+    with pytest.raises(AmbientSolveError, match="MMPS has no knob 'ode_steps'"):
+        Solver(prior, ode_steps=2).solve(y, op)

@@ -42,6 +42,9 @@ from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams, churn, reverse
 from ambient_solve.priors.base import Prior
 
+TWICE = {"steps": 13, "travel": 1}
+"""Half the levels, each step taken twice: as dear as the default and, where the Jacobian is exact, nearer."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +65,6 @@ class MMPS(Algorithm):
     spread: bool = knob(
         True, help="keep the posterior's own width in each step, for one more backward pass; false is the paper"
     )
-
-    @classmethod
-    def twice(cls, steps: int = 13) -> MMPS:
-        """Half the levels, each step taken twice."""
-        return cls(steps=steps, travel=1)
 
     def iterate(
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams

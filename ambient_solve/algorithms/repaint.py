@@ -64,7 +64,7 @@ class RePaint(Algorithm):
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
         weights = _weights(likelihood)
-        seen = weights > BLIND * weights.amax()
+        seen = weights > BLIND * per_sample(weights.flatten(1).amax(1), weights)
         # The precision 1 / tau^2, 0 where nothing is observed, and yh: A'y is A' of the residual at 0.
         omega = torch.where(seen, weights / per_sample(likelihood.sigma, z) ** 2, 0)
         y = torch.where(seen, likelihood.At(likelihood.residual(torch.zeros_like(z))) / weights.clamp_min(1e-30), 0)

@@ -41,6 +41,10 @@ def c2st(samples: Tensor, reference: Tensor, seed: int = 0) -> TwoSample:
     x = x - x.mean(0)
     variance, axes = torch.linalg.eigh(x.T @ x / len(x))
     varies = variance > 1e-10 * variance[-1]
+    if not bool(varies.any()):
+        raise AmbientSolveError(
+            "c2st was given samples and references that are all the same point; draws were expected."
+        )
     x = (x @ axes[:, varies] / variance[varies].sqrt()).float()
     n, generator = len(samples), torch.Generator().manual_seed(seed)
     label = torch.cat([torch.ones(n), torch.zeros(n)])
