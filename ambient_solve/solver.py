@@ -92,7 +92,7 @@ class Solver:
             why = "linear operator: moment matching needs no weight and follows the prior's Jacobian"
             if math.isinf(self.prior.sigma_jacobian):
                 # Measured on mixtures (benchmarks/exactness.py): nearer to the posterior than 25 levels taken once.
-                # Pictures of a learned prior gain in PSNR, but spread half as much where much is missing.
+                # Pictures of a learned prior gain in PSNR, but spread too little where much is missing.
                 return build(MMPS, **(TWICE | self._settings)), why + "; that is exact: steps taken twice pay"
             return build(MMPS, **self._settings), why
         why = f"{'photon noise' if likelihood.linear else 'non-linear operator'}: Langevin draws of the measurement"
