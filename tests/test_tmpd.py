@@ -16,13 +16,13 @@ from ambient_solve.evaluate.exactness import (
     gaussian_operator,
     gaussian_prior,
     matrix_operator,
-    on_gaussian,
     on_mixture,
 )
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams, per_sample
 from ambient_solve.priors.gaussian import dense
 from helpers import randn
+from samplers import inside, measure
 
 # bias, variance ratio, distance over floor, for 300 samples and 100 levels. Row sums bound the covariance of a blur and
 # of correlated pixels from above, so that the measurement is trusted too little: variance 1.25 for the blur.
@@ -32,15 +32,6 @@ RECORDED = {
     "super-resolution": (0.63, 1.00, 2.8),
     "dense": (0.72, 0.96, 2.2),
 }
-
-
-def inside(e, operator):
-    bias, ratio, distance = RECORDED[operator]
-    return (
-        abs(e.bias - bias) < 0.03 + 0.1 * bias
-        and abs(e.ratio - ratio) < 0.03
-        and abs(e.distance / e.floor - distance) < 0.1 + 0.1 * distance
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +52,12 @@ class Variant(Guided):
 
 @pytest.mark.parametrize("operator", GAUSSIAN)
 def test_distance_from_the_exact_posterior_is_the_recorded_one(operator):
-    assert inside(on_gaussian(TMPD(), operator, 300), operator)
+    assert inside(measure(TMPD(), operator, 300), RECORDED[operator])
 
 
 @pytest.mark.parametrize(("operator", "rule"), [("mask", "doubled"), ("blur", "doubled"), ("dense", "signed")])
 def test_another_variance_leaves_the_recorded_band(operator, rule):
-    assert not inside(on_gaussian(Variant(steps=100, rule=rule), operator, 300), operator)
+    assert not inside(measure(Variant(steps=100, rule=rule), operator, 300), RECORDED[operator])
 
 
 def state(prior, op, sigma, images=3, seed=0):
