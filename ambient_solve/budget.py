@@ -54,10 +54,10 @@ class CountedPrior(Prior):
         self.network_calls += 1
         return self.inner.denoise(z, sigma, self.cond)
 
-    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None) -> tuple[Tensor, Vjp]:
+    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
         """One network call now, and one VJP for each use of the function returned."""
         self.network_calls += 1
-        z0, vjp = self.inner.denoise_vjp(z, sigma, self.cond)
+        z0, vjp = self.inner.denoise_vjp(z, sigma, self.cond, once=once)
 
         def counted(v: Tensor) -> Tensor:
             self.vjps += 1
@@ -98,7 +98,7 @@ class StandIn(CountedPrior):
         self.network_calls += 1
         return self._gain(sigma, z) * z
 
-    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None) -> tuple[Tensor, Vjp]:
+    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
         """As `CountedPrior.denoise_vjp`."""
 
         def counted(v: Tensor) -> Tensor:

@@ -26,14 +26,24 @@ class WarmStart:
     solution: Tensor | None = None
 
 
-def conjugate_gradient(matvec: Matvec, b: Tensor, iterations: int, x0: Tensor | None = None) -> Tensor:
+def conjugate_gradient(
+    matvec: Matvec,
+    b: Tensor,
+    iterations: int,
+    x0: Tensor | None = None,
+    accuracy: float = 0.0,
+    precondition: Matvec | None = None,
+) -> Tensor:
     """Solve `M x = b` row by row (Hestenes and Stiefel, 1952) for `b` (N, *shape), starting at `x0` (zero by default).
 
-    Without `x0` it costs `iterations` products, with it one more. A row that has converged stays where it is.
+    Without `x0` it costs `iterations` products, with it one more. A row whose residual is at most `accuracy |b|` stays
+    where it is; on the CPU the products end when all have come so far. `precondition` is nearly `M^-1`, symmetric and
+    positive definite on each row.
     """
-    if x0 is None:
-        return _iterate(lambda p: (matvec(p), None), b, iterations, 0.0)[0]
-    return x0 + _iterate(lambda p: (matvec(p), None), b - matvec(x0), iterations, 0.0)[0]
+    enough = accuracy * _dot(b, b).sqrt() if accuracy else None
+    r = b if x0 is None else b - matvec(x0)
+    x = _iterate(lambda p: (matvec(p), None), r, iterations, 0.0, enough, precondition)[0]
+    return x if x0 is None else x0 + x
 
 
 def carrying_conjugate_gradient(
@@ -54,31 +64,48 @@ def carrying_conjugate_gradient(
 
 
 def _iterate(
-    matvec: Callable, b: Tensor, iterations: int, floor: Level, enough: Level | None = None
+    matvec: Callable,
+    b: Tensor,
+    iterations: int,
+    floor: Level,
+    enough: Level | None = None,
+    precondition: Matvec | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    x, r, p, carried = torch.zeros_like(b), b, b, None
-    rr = _dot(r, r)
+    x, r, carried = torch.zeros_like(b), b, None
+    p, rr, rs = _residuals(r, precondition)
     converged = ROUNDING**2 * rr
     if enough is not None:
         converged = torch.maximum(converged, enough**2 * torch.ones_like(rr))
     looks = enough is not None and b.device.type == "cpu"
+    bounded = isinstance(floor, Tensor) or floor > 0
     for step in range(iterations):
         product, extra = matvec(p)
         # A row at the rounding level of float32 is frozen: left running for hundreds of steps its coefficients become
         # quotients of denormal numbers, and it diverges.
-        rr = torch.where(rr > converged, rr, 0)
-        alpha = _ratio(rr, torch.maximum(_dot(p, product), floor * _dot(p, p)))
-        x = x + per_sample(alpha, p) * p
+        rs = torch.where(rr > converged, rs, 0)
+        curvature = _dot(p, product)
+        alpha = _ratio(rs, torch.maximum(curvature, floor * _dot(p, p)) if bounded else curvature)
+        x = torch.addcmul(x, per_sample(alpha, p), p)
         if extra is not None:
             moved = per_sample(alpha, extra) * extra
             carried = moved if carried is None else carried + moved
         if step + 1 < iterations:
-            r = r - per_sample(alpha, r) * product
-            rr, before = _dot(r, r), rr
+            r = torch.addcmul(r, per_sample(alpha, r), product, value=-1)
+            before = rs
+            s, rr, rs = _residuals(r, precondition)
             if looks and bool((rr <= converged).all()):
                 break
-            p = r + per_sample(_ratio(rr, before), p) * p
+            p = torch.addcmul(s, per_sample(_ratio(rs, before), p), p)
     return x, carried
+
+
+def _residuals(r: Tensor, precondition: Matvec | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`s`, nearly `M^-1 r`, with `r'r` and `r's`."""
+    rr = _dot(r, r)
+    if precondition is None:
+        return r, rr, rr
+    s = precondition(r)
+    return s, rr, _dot(r, s)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

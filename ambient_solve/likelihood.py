@@ -29,8 +29,9 @@ from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ambient_solve.convolution import Convolution, find_convolution
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.gram import Gram, Scalar, find_gram
+from ambient_solve.gram import CirculantGram, Gram, Scalar, find_gram, find_normal
 from ambient_solve.krylov import WarmStart, carrying_conjugate_gradient, conjugate_gradient
 from ambient_solve.measurement import (
     Measurement,
@@ -51,6 +52,8 @@ Covariance = Level | Callable[[Tensor], Tensor]
 
 FAINT = 0.5
 """Counted noise has at least the variance that this part of one photon would have: a weight must stay finite."""
+ACCURACY = 5e-6
+"""Relative residual at which an iterative solve ends: its error is then far below the noise of a sample."""
 SWEEPS, RELAXATION = 16, 0.3
 """Langevin steps of a `draw` under counted noise, and the share of the way that each goes."""
 
@@ -110,6 +113,7 @@ class Likelihood:
 
     def _fit(self, op: Physics, y: Tensor) -> None:
         """Learn shapes, blind entries and the Gram matrix from a few products, before the first network call."""
+        self._convolution: Convolution | None = None
         seen = torch.ones_like(y, dtype=torch.bool)
         if isinstance(op, LinearPhysics):
             self.image_shape = find_image_shape(op, lambda: self._adjoint(y), self._forward, y)
@@ -126,11 +130,15 @@ class Likelihood:
             y = y - self._forward(y.new_full((len(y), *self.image_shape), self._b)) if self._b else y
             gram = find_gram(self._forward, self._adjoint, y, self._op, self._apply) if self.gaussian else None
             self.gram = None if gram is None else gram.repeat(self.n_samples)
+            if gram is None or isinstance(gram, CirculantGram):
+                found = find_convolution(self._forward, self._adjoint, y, self.image_shape)
+                self._convolution = None if found is None else found.repeat(self.n_samples)
         # Whatever stands in entries that the operator never sees (garbage, a bright colour) must not count as misfit.
         self._y = torch.where(seen, y / self._a, 0).repeat_interleave(self.n_samples, 0)
         self.measurements = y[0].numel()
         self.count = seen.flatten(1).sum(1).repeat_interleave(self.n_samples).float()
-        self._normal = self._find_normal()
+        if self.linear:
+            self._normal = find_normal(self._forward, self._adjoint, self._y, self._op, self._apply)
 
     def _probe(self, op: Physics, y: Tensor) -> Tensor:
         """Entries of `y` that see anything: an all-zero row of A gives exactly 0 in A x, for any x. Also checks A'."""
@@ -149,20 +157,6 @@ class Likelihood:
                 )
         return seen
 
-    def _find_normal(self) -> Callable[[Tensor], Tensor]:
-        """A'A for the iterative `prox`: the operator's own shortcut where it has one that gives the same."""
-
-        def plain(x: Tensor) -> Tensor:
-            return self._adjoint(self._forward(x))
-
-        def fast(x: Tensor) -> Tensor:
-            return self._apply(self._op.A_adjoint_A, x).float()
-
-        if not self.linear or self.gram or type(self._op).A_adjoint_A is LinearPhysics.A_adjoint_A:
-            return plain
-        x = self._adjoint(self._y + 1)
-        return fast if bool((fast(x) - plain(x)).norm() <= 1e-5 * plain(x).norm()) else plain
-
     def _apply(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         """`function` of the operator on B or B * S rows; parameters of image b meet rows of image b only."""
         if not self._per_image or len(rows) == self._images:
@@ -171,9 +165,13 @@ class Likelihood:
         return torch.stack([function(part.contiguous()) for part in grouped.unbind(1)], 1).flatten(0, 1)
 
     def _forward(self, x: Tensor) -> Tensor:
+        if self._convolution is not None:
+            return self._convolution.A(x)
         return self._apply(lambda rows: pack(self._op.A(rows)), x)
 
     def _adjoint(self, u: Tensor) -> Tensor:
+        if self._convolution is not None:
+            return self._convolution.At(u)
         return self._apply(lambda rows: real(self._op.A_adjoint(unpack(rows, self._template))), u)
 
     def A(self, z: Tensor) -> Tensor:
@@ -321,15 +319,19 @@ class Likelihood:
         return self._prox(y, per_sample(q, like) * streams.normal(like), q, None)
 
     def _prox(self, y: Tensor, v: Tensor, q: Level, warm: WarmStart | None) -> Tensor:
+        if self._convolution is not None and self.gram is not None:
+            return v + per_sample(q, v) ** 2 * self._convolution.pull(self._inverse(q**2), y, v)
         residual = y - self.A(v)
         if self.gram is not None:
             # Woodbury: H^-1 A'/sigma^2 = q^2 A' (sigma^2 + q^2 AA')^-1, one product with A and one with A'.
             return v + per_sample(q, v) ** 2 * self.At(self.gram.function(self._inverse(q**2), residual))
         # Multiplied by q^2 the system is I + (q / sigma)^2 A'A: its floats stay near 1 at every noise level.
         ratio = per_sample((q / self.sigma) ** 2, v)
-        warm = warm or WarmStart()
+        warm, nearly = warm or WarmStart(), getattr(self._op, "precondition", None)
         warm.solution = conjugate_gradient(
-            lambda p: p + ratio * self._normal(p), ratio * self.At(residual), self._iterations, warm.solution
+            lambda p: p + ratio * self._normal(p),
+            *(ratio * self.At(residual), self._iterations, warm.solution, ACCURACY),
+            precondition=nearly and partial(nearly, ratio=ratio),
         )
         return v + warm.solution
 
@@ -345,7 +347,7 @@ class Likelihood:
             return self.gram.function(self._inverse(cov), r)
         variance, noise = per_sample(cov, r), per_sample(self.sigma, r) ** 2
         return conjugate_gradient(
-            lambda p: noise * p + variance * self.A(self.At(p)), r, iterations or self._iterations
+            lambda p: noise * p + variance * self.A(self.At(p)), r, iterations or self._iterations, accuracy=ACCURACY
         )
 
     def solve_carrying(

@@ -10,7 +10,9 @@ that "auto" picks; its levels stop where its Jacobian is trusted, so that mmps p
 CPU seconds of this process: run it on one thread (OMP_NUM_THREADS=1). All methods take turns, round after round.
 
     F, B        forward and backward passes per level, counted
-    / network   all seconds after the first call of the network over those inside of it: min, median, max of the rounds
+    / network   all seconds after the first call of the network over those that its passes take when they are called
+                alone (those inside of it, times what a call costs besides: autograd, giving memory back): min, median,
+                max of the rounds
     / F, / F+B  the median level over one forward pass, and over one with its backward pass, measured in the same round
     set-up      seconds before the first call, over those of one forward pass
 """
@@ -110,8 +112,23 @@ def timed(method: str, y: Tensor, op: Physics, prior: Watched, levels: int) -> T
     return Timed(prior.first - started, ended - prior.first, prior.inside, prior.calls, prior.vjps)
 
 
-def passes(prior: NetworkPrior, side: int, repeats: int = 3) -> tuple[float, float]:
-    """CPU seconds of a forward pass, and of one with its backward pass."""
+@dataclass(frozen=True)
+class Alone:
+    """CPU seconds of a forward pass, and of one with its backward pass: in all, and inside of the network."""
+
+    forward: float
+    both: float
+    forward_inside: float
+    both_inside: float
+
+    def besides(self, calls: int, vjps: int) -> float:
+        """What so many passes take in all over what they take inside of the network."""
+        inside = (calls - vjps) * self.forward_inside + vjps * self.both_inside
+        return ((calls - vjps) * self.forward + vjps * self.both) / inside
+
+
+def passes(prior: Watched, side: int, repeats: int = 3) -> Alone:
+    """The network called alone."""
     z = torch.randn(1, 3, side, side)
 
     def forward() -> None:
@@ -119,15 +136,17 @@ def passes(prior: NetworkPrior, side: int, repeats: int = 3) -> tuple[float, flo
             prior.denoise(z, 1.0)
 
     def both() -> None:
-        prior.denoise_vjp(z, 1.0)[1](z)
+        prior.denoise_vjp(z, 1.0, once=True)[1](z)
 
-    seconds = []
+    seconds, inside = [], []
     for function in (forward, both):
+        prior.reset()
         started = time.process_time()
         for _ in range(repeats):
             function()
         seconds.append((time.process_time() - started) / repeats)
-    return seconds[0], seconds[1]
+        inside.append(prior.inside / repeats)
+    return Alone(*seconds, *inside)
 
 
 def why_not(method: str, y: Tensor, op: Physics, prior: Watched) -> str:
@@ -154,7 +173,7 @@ def measure(
         runs: dict[str, list[Timed]] = {method: [] for method in methods if not reasons[method]}
         alone = []
         for _ in tqdm(range(rounds), desc=f"{prior.precision}, {task}"):
-            alone.append(passes(prior, side))
+            alone.append(passes(watched, side))
             for method in runs:
                 runs[method].append(timed(method, y, op, watched, levels))
         for method in methods:
@@ -169,11 +188,13 @@ def measure(
                     **row,
                     "calls": found[0].calls / levels,
                     "vjps": found[0].vjps / levels,
-                    "network": [t.after / t.inside for t in found],
-                    "forward": [s / f for s, (f, _) in zip(level, alone, strict=True)],
-                    "both": [s / b for s, (_, b) in zip(level, alone, strict=True)],
-                    "setup": [t.setup / f for t, (f, _) in zip(found, alone, strict=True)],
-                    "seconds": {"forward": [f for f, _ in alone], "both": [b for _, b in alone]},
+                    "network": [
+                        t.after / (t.inside * a.besides(t.calls, t.vjps)) for t, a in zip(found, alone, strict=True)
+                    ],
+                    "forward": [s / a.forward for s, a in zip(level, alone, strict=True)],
+                    "both": [s / a.both for s, a in zip(level, alone, strict=True)],
+                    "setup": [t.setup / a.forward for t, a in zip(found, alone, strict=True)],
+                    "seconds": {"forward": [a.forward for a in alone], "both": [a.both for a in alone]},
                 }
             )
     return rows

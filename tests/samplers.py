@@ -70,9 +70,9 @@ def calls(algorithm: Algorithm) -> tuple[int, int]:
             type(self).forwards += 1
             return super().denoise(z, sigma, cond)
 
-        def denoise_vjp(self, z, sigma, cond=None):
+        def denoise_vjp(self, z, sigma, cond=None, *, once=False):
             type(self).forwards += 1
-            z0, vjp = super().denoise_vjp(z, sigma, cond)
+            z0, vjp = super().denoise_vjp(z, sigma, cond, once=once)
 
             def counted(v):
                 type(self).backwards += 1

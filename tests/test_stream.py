@@ -29,9 +29,9 @@ class Shown(GaussianPrior):
         self.asked.append(weakref.ref(z))
         return super().denoise(z, sigma)
 
-    def denoise_vjp(self, z, sigma, cond=None):
+    def denoise_vjp(self, z, sigma, cond=None, *, once=False):
         self.asked.append(weakref.ref(z))
-        return super().denoise_vjp(z, sigma)
+        return super().denoise_vjp(z, sigma, once=once)
 
 
 def alive(references):

@@ -61,7 +61,7 @@ class ADPS(Algorithm):
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
-            z0, vjp = prior.denoise_vjp(z, sigma)
+            z0, vjp = prior.denoise_vjp(z, sigma, once=True)
             descent = 2 * vjp(likelihood.descent(z0))
             scale = math.sqrt((1 + sigma**2) * (1 + sigma_next**2)) if self.scaling == "vp" else 1.0
             z = reverse(z, z0, sigma, sigma_next, churn(sigma, sigma_next, self.eta), streams)

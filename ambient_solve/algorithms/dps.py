@@ -48,7 +48,7 @@ class DPS(Algorithm):
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
-            z0, vjp = prior.denoise_vjp(z, sigma)
+            z0, vjp = prior.denoise_vjp(z, sigma, once=True)
             descent = vjp(likelihood.descent(z0))
             length = self.zeta * math.sqrt((1 + sigma**2) * (1 + sigma_next**2))
             z = reverse(z, z0, sigma, sigma_next, churn(sigma, sigma_next, self.eta), streams) + length * descent

@@ -74,7 +74,7 @@ class MGPS(Algorithm):
         precision = 1 / per_sample(likelihood.sigma, z) ** 2
         for _ in range(self.iterations):
             n = streams.normal(z)
-            z0, vjp = prior.denoise_vjp(m + b * (u + rho.exp() * n), level)
+            z0, vjp = prior.denoise_vjp(m + b * (u + rho.exp() * n), level, once=True)
             r, pullback = likelihood.linearize(z0)
             slope = -b * precision * vjp(pullback(r))
             gradient = torch.stack([u + slope, (2 * rho).exp() - 1 + slope * rho.exp() * n], 1)

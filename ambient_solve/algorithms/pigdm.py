@@ -36,6 +36,6 @@ class PiGDM(Guided):
     def guide(self, prior: Prior, likelihood: Likelihood, z: Tensor, sigma: float) -> Tensor:
         """See `Guided.guide`."""
         v = (self.width * prior.sigma_data) ** 2
-        z0, vjp = prior.denoise_vjp(z, sigma)
+        z0, vjp = prior.denoise_vjp(z, sigma, once=True)
         u = likelihood.solve(sigma**2 * v / (sigma**2 + v), likelihood.residual(z0))
         return z0 + sigma**2 * vjp(likelihood.At(u))

@@ -59,7 +59,7 @@ class SITCOM(Algorithm):
         weight = self.lambda_ / (1 + (sigma / prior.sigma_data) ** 2)
         length = self.rate * math.sqrt(sigma**2 + prior.sigma_data**2)
         for _ in range(self.iterations):
-            z0, vjp = prior.denoise_vjp(v, sigma)
+            z0, vjp = prior.denoise_vjp(v, sigma, once=True)
             r, pullback = likelihood.linearize(z0)
             # In units of the data, so that Adam's epsilon means the same everywhere.
             step = length * adam.direction((weight * (v - z) - vjp(pullback(r))) / prior.sigma_data)

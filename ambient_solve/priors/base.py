@@ -41,8 +41,10 @@ class Prior(nn.Module, abc.ABC):
         """`denoise`, under the name that torch's data-parallel wrappers call."""
         return self.denoise(z, sigma, cond)
 
-    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None) -> tuple[Tensor, Vjp]:
-        """The denoised `z` and its vector-Jacobian product, good for any number of calls.
+    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
+        """The denoised `z` and its vector-Jacobian product, good for any number of calls, or for one with `once`.
+
+        With `once` the memory of the forward pass is given back while the backward pass goes through it.
 
         For an exact denoiser `sigma^2 J` is the posterior covariance `Cov[z0 | z]`, hence symmetric (Efron, 2011).
         """
@@ -51,7 +53,7 @@ class Prior(nn.Module, abc.ABC):
             z0 = self.denoise(leaf, sigma, cond)
 
         def vjp(v: Tensor) -> Tensor:
-            return torch.autograd.grad(z0, leaf, v, retain_graph=True)[0]
+            return torch.autograd.grad(z0, leaf, v, retain_graph=not once)[0]
 
         return z0.detach(), vjp
 

@@ -114,7 +114,7 @@ class ExactPrior(Prior):
         residual = self.components.residual(flat)
         return self._as(flat + self.components.pull(residual, s2, self._responsibilities(residual, s2)), z)
 
-    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None) -> tuple[Tensor, Vjp]:
+    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
         """The denoised z and `v -> J v` in closed form (the second and third lines of the module's formulas)."""
         flat, s2 = self._flat(z.detach(), sigma)
         residual = self.components.residual(flat)

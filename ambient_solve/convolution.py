@@ -1,0 +1,96 @@
+r"""Periodic convolution by FFT, all of it, every f-th entry, or a corner: what blur and super-resolution are.
+
+    A x = (h * x)[::f, ::f]   or   (h * x)[:m, :n],      A'u = h~ * stuffed(u)
+
+with `h~` the kernel turned round and `stuffed` the picture that has zeros where A did not look. The corner is that of
+a blur which sees no further than the picture: its kernel, shifted, never wraps round. As with the Gram matrix, whether
+an operator has this form is found by measurement, not by its class; the products of some classes take many times as
+long, and a level of `proximal` is little else.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ambient_solve.gram import TOLERANCE, Operator, Scalar
+
+
+@final
+class Convolution:
+    """`A` for rows of images (N, C, H, W).
+
+    Args:
+        spectrum: Half-plane transform of the kernel, (1 or N, C, H, W // 2 + 1), complex.
+        size: H and W. seen: Rows and columns of a measurement.
+    """
+
+    def __init__(self, spectrum: Tensor, size: tuple[int, int], seen: tuple[int, int]) -> None:
+        self.spectrum, self.size, self.seen = spectrum, size, seen
+        thinned = seen != size and all(n % m == 0 for n, m in zip(size, seen, strict=True))
+        self.factor = tuple(n // m for n, m in zip(size, seen, strict=True)) if thinned else None
+        self.gram = spectrum.abs().square()
+        if self.factor:
+            delta = torch.zeros(*spectrum.shape[:2], *seen, device=spectrum.device)
+            delta[..., 0, 0] = 1
+            self.gram = torch.fft.fft2(self.A(self.At(delta))).real.clamp_min(0)
+
+    def A(self, x: Tensor) -> Tensor:
+        """One pair of FFTs."""
+        return self._look(self._inverse(self.spectrum * torch.fft.rfft2(x)))
+
+    def At(self, u: Tensor) -> Tensor:
+        """One pair of FFTs."""
+        return self._inverse(self.spectrum.conj() * self._stuffed(u))
+
+    def pull(self, f: Scalar, y: Tensor, v: Tensor) -> Tensor:
+        """`A' f(AA') (y - A v)`, the step of a proximal point from `v`; not for a corner, whose AA' is another."""
+        if self.factor is None:
+            r = torch.fft.rfft2(y) - self.spectrum * torch.fft.rfft2(v)
+            return self._inverse(self.spectrum.conj() * f(self.gram) * r)
+        r = torch.fft.fft2(y - self.A(v))
+        return self._inverse(self.spectrum.conj() * self._repeated(f(self.gram) * r))
+
+    def repeat(self, n_samples: int) -> Convolution:
+        """The same for `n_samples` consecutive rows per image."""
+        if len(self.spectrum) == 1:
+            return self
+        return Convolution(self.spectrum.repeat_interleave(n_samples, 0), self.size, self.seen)
+
+    def _look(self, image: Tensor) -> Tensor:
+        if self.factor:
+            return image[..., :: self.factor[0], :: self.factor[1]]
+        return image[..., : self.seen[0], : self.seen[1]]
+
+    def _stuffed(self, u: Tensor) -> Tensor:
+        """The half-plane transform of the stuffed picture."""
+        return self._repeated(torch.fft.fft2(u)) if self.factor else torch.fft.rfft2(u, s=self.size)
+
+    def _repeated(self, transform: Tensor) -> Tensor:
+        """That of a picture with zeros between its entries, from its own: the transform of the entries, repeated."""
+        return transform.repeat(1, 1, *self.factor)[..., : self.size[1] // 2 + 1]
+
+    def _inverse(self, transform: Tensor) -> Tensor:
+        return torch.fft.irfft2(transform, s=self.size)
+
+
+def find_convolution(A: Operator, At: Operator, y_like: Tensor, image: tuple[int, ...]) -> Convolution | None:
+    """The convolution that reproduces A and A' on random rows to a relative error of 1e-5, or None.
+
+    Args:
+        A, At: As for `gram.find_gram`, with `y_like`. image: (C, H, W) of one image.
+    """
+    seen = tuple(y_like.shape[2:])
+    fits = y_like.ndim == 4 and len(image) == 3 and image[0] == y_like.shape[1]
+    if not fits or any(m > n for m, n in zip(seen, image[1:], strict=True)):
+        return None
+    delta = torch.zeros_like(y_like)
+    delta[..., 0, 0] = 1
+    spectrum = torch.fft.rfft2(At(delta)).conj()
+    found = Convolution(spectrum[:1] if bool((spectrum == spectrum[:1]).all()) else spectrum, tuple(image[1:]), seen)
+    generator = torch.Generator().manual_seed(0)
+    x, u = (torch.randn(shape, generator=generator).to(y_like) for shape in ((len(y_like), *image), y_like.shape))
+    pairs = ((found.A(x), A(x)), (found.At(u), At(u)))
+    return found if all(bool((a - b).norm() <= TOLERANCE * b.norm()) for a, b in pairs) else None
