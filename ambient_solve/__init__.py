@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ambient_solve.running import Summary
     from ambient_solve.sampling import generate
     from ambient_solve.solver import Solver, State
+    from ambient_solve.tuning import tune
 
 # Imported at first use: torch and deepinv take seconds, and `ambient-solve --help` needs neither.
 _HOME = {
@@ -68,6 +69,7 @@ _HOME = {
     "running": "Summary",
     "sampling": "generate",
     "solver": "Solver State",
+    "tuning": "tune",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 
@@ -109,6 +111,7 @@ __all__ = [
     "generate",
     "load_prior",
     "operators",
+    "tune",
 ]
 
 

@@ -42,6 +42,7 @@ from ambient_solve.evaluate.metrics import Metrics
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.priors.load import prior_folder
 from ambient_solve.priors.network import WEIGHTS
+from ambient_solve.tuning import best_inside
 
 SIDE = 128
 SIZE = (3, SIDE, SIDE)
@@ -140,18 +141,6 @@ PEERS = {
     "deepinv DiffPIR": Peer(deepinv_diffpir, {"lambda_": (0.3, 1.0, 3.0), "zeta": (0.3, 1.0)}, {"zeta": 1.0}),
 }
 METHODS = ("measured", *OURS, *PEERS)
-
-
-def best_inside(values: list[float], score: Callable[[float], float], most: float = math.inf) -> float:
-    """The best of a geometric grid, which is extended (to two digits, in place) until the best stands inside."""
-    ratio = values[1] / values[0]
-    while True:
-        best = max(values, key=score)
-        beyond = best / ratio if best == values[0] else best * ratio if best == values[-1] else None
-        if beyond is None or beyond > most:
-            return best
-        values.append(float(f"{beyond:.2g}"))
-        values.sort()
 
 
 def tuned(path: Path, data: Path, prior_name: str, prior, method: str, task: str) -> dict[str, float]:

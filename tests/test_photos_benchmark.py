@@ -7,7 +7,7 @@ import json
 import photos
 import pytest
 import torch
-from photos import TASKS, Metrics, Peer, best_inside, measure, photographs, table, tuned
+from photos import TASKS, Metrics, Peer, measure, photographs, table, tuned
 from torch import Tensor
 
 from helpers import AffinePrior
@@ -25,15 +25,6 @@ def test_the_photographs_are_those_nothing_was_chosen_on():
     for x in shown.values():
         assert x.shape == photos.SIZE and 0 <= x.min() and x.max() <= 1
         assert x.std() > 0.03  # something is in the crop
-
-
-def test_the_grid_grows_until_the_best_stands_inside():
-    grid = [1.0, 2.0, 4.0]
-    assert best_inside(grid, lambda v: -abs(v - 30)) == 32 and grid[-1] == 64
-    assert best_inside([1.0, 2.0, 4.0], lambda v: -abs(v - 0.3)) == 0.25
-    assert best_inside([1.0, 2.0, 4.0], lambda v: -abs(v - 2.2)) == 2
-    assert best_inside([0.25, 0.5, 1.0], lambda v: v, most=1.0) == 1  # a knob has an end
-    assert max([1.0, 2.0, 4.0], key=lambda v: -abs(v - 30)) == 4  # control: the best of the grid as it starts
 
 
 def test_a_peer_is_tuned_once_for_each_prior_and_task(tmp_path, monkeypatch):
