@@ -125,7 +125,7 @@ class Check:
         )
 
         prior = gaussian_prior()
-        # What "auto" takes for linear operators and exact priors.
+        # What "auto" takes for linear operators and exact priors, where it draws no particles.
         algorithm = make_solver(prior, self.algorithm, options).algorithm
         algorithm = algorithm or build(MMPS, **(TWICE | options))
         mixture = mcgdiff_problem(8, 2, self.seed)

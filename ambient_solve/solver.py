@@ -16,7 +16,7 @@ import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
-from ambient_solve.algorithms import ALGORITHMS, DAPS, MMPS, Algorithm, State
+from ambient_solve.algorithms import ALGORITHMS, DAPS, MMPS, TDS, Algorithm, State
 from ambient_solve.algorithms.mmps import TWICE
 from ambient_solve.budget import Budget, CountedPrior, Plan, wait
 from ambient_solve.errors import AmbientSolveError, suggestion
@@ -29,6 +29,9 @@ from ambient_solve.restoration import Restoration, join
 from ambient_solve.running import Summary, check_probabilities, summarise
 from ambient_solve.version import __version__
 
+PARTICLES, FEW, PASSES = 64, 2, 125
+"""So many samples of so few measurements "auto" draws as particles, at no more passes than mmps takes."""
+
 
 class Solver:
     """Draws posterior samples; holds no state between calls.
@@ -36,7 +39,8 @@ class Solver:
     Args:
         prior: Any `Prior`, such as `load_prior("photos")`.
         algorithm: An `Algorithm`, the name of one with its knobs as keywords, or "auto": mmps where the operator
-            is linear and the prior's decode affine, daps elsewhere; `Restoration.settings` says which and why.
+            is linear and the prior's decode affine, daps elsewhere; tds for 64 samples and more, drawn at once, of one
+            or two measurements, where the prior is exact. `Restoration.settings` says which and why.
         seconds: Choose `steps` so that one call of `solve` takes about as long, a trial of a few levels included.
         calls: Choose `steps` so that the passes through the network, forward and backward together, are at most as
             many for each sample. The same on every machine. `Restoration.settings` tells the plan.
@@ -86,12 +90,18 @@ class Solver:
             steps = settings.get("steps", known.steps)
             raise AmbientSolveError(f"{self.budget} chooses steps, and steps={steps!r} was given; leave one out.")
 
-    def _automatic(self, likelihood: Likelihood) -> tuple[Algorithm, str]:
-        """The algorithm that "auto" stands for, with the reason in words."""
+    def _automatic(self, likelihood: Likelihood, together: bool) -> tuple[Algorithm, str]:
+        """The algorithm that "auto" stands for, with the reason in words; `together` if all samples are drawn at once.
+
+        What it takes for exact priors is what is nearest to the posterior of mixtures (benchmarks/exactness.py).
+        """
         if likelihood.linear and likelihood.gaussian:
             why = "linear operator: moment matching needs no weight and follows the prior's Jacobian"
             if math.isinf(self.prior.sigma_jacobian):
-                # Measured on mixtures (benchmarks/exactness.py): nearer to the posterior than 25 levels taken once.
+                few = likelihood.measurements <= FEW and likelihood.n_samples >= PARTICLES
+                if few and together and not self._settings and self.budget is None:
+                    steps = PASSES // (1 + likelihood.measurements)
+                    return TDS(steps=steps), "few measurements, many samples, exact prior: particles find all modes"
                 # Pictures of a learned prior gain in PSNR, but spread too little where much is missing.
                 return build(MMPS, **(TWICE | self._settings)), why + "; that is exact: steps taken twice pay"
             return build(MMPS, **self._settings), why
@@ -118,7 +128,8 @@ class Solver:
                 and fps, whose samples interact). A sequence of B integers gives each image its own noise.
             sigma_y: Measurement noise in the operator's units, when `op.noise_model` does not hold it.
             cond: Passed on to the prior.
-            at_once: Samples of each measurement that are drawn together; fewer need less memory, for the same result.
+            at_once: Samples of each measurement that are drawn together; fewer need less memory, for the same result
+                (but for the particles of "auto", which are drawn at once or not at all).
             progress: Show a progress bar.
 
         Returns:
@@ -234,7 +245,7 @@ class _Run:
         self.likelihood = Likelihood(y, op, self.prior, sigma_y=sigma_y, n_samples=n_samples)
         self.algorithm, self.why = solver.algorithm, "chosen by the caller"
         if self.algorithm is None:
-            self.algorithm, self.why = solver._automatic(self.likelihood)
+            self.algorithm, self.why = solver._automatic(self.likelihood, parts == 1 and first_sample == 0)
         self.algorithm.check(self.likelihood)
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
         self.seed, self.operator = seed, type(op).__name__

@@ -39,7 +39,8 @@ from ambient_solve.evaluate.exactness import GAUSSIAN, on_gaussian, on_mixture
 
 RECORD = Path(__file__).parents[1] / "tests" / "exactness.json"
 
-ALGORITHMS: dict[str, Algorithm] = {
+ALGORITHMS: dict[str, Algorithm | str] = {
+    "auto": "auto",
     "mmps, 100 levels, k = 12": MMPS(steps=100, iterations=12),
     "mmps": MMPS(),
     "mmps, 13 levels taken twice": MMPS(**TWICE),
@@ -66,7 +67,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 CELLS = {f"{d},{dy}": problems for d, problems in ((8, 20), (80, 8), (800, 4)) for dy in (1, 2, 4)}
 """Dimensions of the unknown and of the measurement, and how many problems."""
-LARGE = ("tds", "mmps", "mmps, 13 levels taken twice", "pigdm", "dps, 200 levels", "proximal")
+LARGE = ("auto", "tds", "mmps", "mmps, 13 levels taken twice", "pigdm", "dps, 200 levels", "proximal")
 """The rows that are measured at d = 800."""
 
 

@@ -40,7 +40,7 @@ class TDS(Algorithm):
     gradient: ClassVar[bool] = True
     interacting: ClassVar[bool] = True
 
-    steps: int = knob(200, 1, 10_000, "noise levels; more is slower and usually better")
+    steps: int = knob(400, 1, 10_000, "noise levels; more is slower and usually better")
     twist: str = knob(
         "jacobian",
         choices=("jacobian", "isotropic"),
