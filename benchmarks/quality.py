@@ -1,0 +1,197 @@
+"""How good a picture for how many seconds? Our algorithms and deepinv's, the same network, photographs nobody tuned on.
+
+    python benchmarks/quality.py --data DATA --out runs/quality
+    python benchmarks/quality.py --out runs/quality --table                    (print what has been measured)
+
+Each method restores the first photographs of benchmarks/photos.py at several numbers of levels; ours also as a mean of
+several samples. Seconds are CPU seconds (OMP_NUM_THREADS=1). The table says after how many seconds our default has the
+quality of deepinv's DPS with 1000 steps (PSNR within .1 dB and LPIPS within .005), tuned like all peers of that
+benchmark; quality.png shows all. Rows are kept in rows.jsonl; an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import photos
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ambient_solve import ALGORITHMS, Solver, load_prior
+from ambient_solve.evaluate.metrics import Metrics
+from ambient_solve.knobs import build
+
+TASKS = ("random 70 % missing", "gaussian blur", "super-resolution x2")
+REFERENCE, DEFAULT = "deepinv DPS, 1000 steps", "mmps"
+CLOSE = {"psnr": -0.1, "lpips": 0.005}
+"""How far from the reference still has its quality."""
+LEVELS = {
+    "mmps": (3, 4, 6, 8, 12, 25),
+    "proximal": (5, 10, 25, 50),
+    "ddnm": (25, 50),
+    "pigdm": (10, 25, 50),
+    "tmpd": (10, 25),
+    "dps": (50, 200),
+    "daps": (10, 25),
+    "langevin": (10, 25),
+    "reddiff": (50, 200),
+    "mgps": (10,),
+    "sitcom": (5,),
+}
+SAMPLES = {"mmps": (1, 2, 4), "proximal": (1, 4)}
+photos.PEERS |= {
+    REFERENCE: photos.Peer(partial(photos.deepinv_dps, steps=1000), {"weight": (300.0, 1000.0)}),
+}
+PEERS = (REFERENCE, "deepinv DPS", "deepinv DiffPIR")
+
+
+@dataclass(frozen=True)
+class Try:
+    """One way to restore: a method, its levels (0: those of the peer) and how many samples are averaged."""
+
+    method: str
+    levels: int = 0
+    samples: int = 1
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
+        words = [self.method, *([f"{self.levels} levels"] if self.levels else [])]
+        return ", ".join([*words, *([f"mean of {self.samples}"] if self.samples > 1 else [])])
+
+
+def tries() -> Iterator[Try]:
+    """All that is measured, cheap ones first."""
+    for method, levels in LEVELS.items():
+        yield from (Try(method, n, s) for s in SAMPLES.get(method, (1,)) for n in levels)
+    yield from (Try(peer) for peer in reversed(PEERS))
+
+
+def restored(attempt: Try, y: Tensor, op, prior, setting: dict[str, float]) -> Tensor:
+    """One picture, (3, 128, 128)."""
+    if attempt.method in PEERS:
+        return photos.PEERS[attempt.method].run(y, op, prior, **setting)[0]
+    solver = Solver(prior, build(ALGORITHMS[attempt.method], steps=attempt.levels))
+    return solver.solve(y, op, n_samples=attempt.samples).mean[0]
+
+
+def averages(rows: Sequence[dict]) -> dict[tuple[str, str], dict[str, float]]:
+    """Means over the photographs, by task and try, of those that all tries of the task have."""
+    grouped: dict[tuple[str, str], dict[str, dict]] = defaultdict(dict)
+    for row in rows:
+        grouped[row["task"], row["try"]][row["photo"]] = row
+    found = {}
+    for (task, name), own in grouped.items():
+        common = set.intersection(*(set(g) for (t, _), g in grouped.items() if t == task))
+        part = [own[photo] for photo in sorted(common)]
+        found[task, name] = {k: float(np.mean([r[k] for r in part])) for k in ("seconds", "psnr", "lpips")}
+    return found
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Markdown: all tries, and when the default has the quality of the reference."""
+    found, lines = averages(rows), []
+    for task in dict.fromkeys(task for task, _ in found):
+        reference = found.get((task, REFERENCE))
+        lines += ["", f"### {task}", "", "| method | seconds | PSNR | LPIPS |", "|---|---|---|---|"]
+        own = {name: q for (t, name), q in found.items() if t == task}
+        for name, q in sorted(own.items(), key=lambda item: item[1]["seconds"]):
+            lines.append(f"| {name} | {q['seconds']:.2f} | {q['psnr']:.2f} | {q['lpips']:.3f} |")
+        if reference is None:
+            continue
+        good = [
+            (q["seconds"], name)
+            for name, q in own.items()
+            if name.split(",")[0] == DEFAULT
+            and q["psnr"] >= reference["psnr"] + CLOSE["psnr"]
+            and q["lpips"] <= reference["lpips"] + CLOSE["lpips"]
+        ]
+        lines.append("")
+        if good:
+            seconds, name = min(good)
+            ratio = reference["seconds"] / seconds
+            lines.append(f"{name} has the quality of {REFERENCE} in 1/{ratio:.0f} of its time ({seconds:.2f} s).")
+        else:
+            lines.append(f"No setting of {DEFAULT} that was tried has the quality of {REFERENCE}.")
+    return "\n".join(lines).strip()
+
+
+def plot(rows: Sequence[dict], path: Path) -> None:
+    """PSNR and LPIPS over seconds, a column for each task, a line for each method."""
+    from matplotlib.figure import Figure
+
+    found = averages(rows)
+    tasks = list(dict.fromkeys(task for task, _ in found))
+    figure = Figure(figsize=(4.2 * len(tasks), 7), layout="constrained")
+    axes = figure.subplots(2, len(tasks), squeeze=False, sharex=True)
+    marks = {method: f"C{i % 10}" for i, method in enumerate((*LEVELS, *PEERS))}
+    for column, task in enumerate(tasks):
+        for method, colour in marks.items():
+            for samples in (1, *SAMPLES.get(method, ())[1:]):
+                names = [t.name for t in tries() if (t.method, t.samples) == (method, samples)]
+                points = [found[task, name] for name in names if (task, name) in found]
+                label = method if samples == 1 else f"{method}, mean of {samples}"
+                style = {
+                    "color": colour,
+                    "marker": "s" if method in PEERS else "o",
+                    "alpha": 1 if samples == 1 else 0.5,
+                }
+                for row, metric in enumerate(("psnr", "lpips")):
+                    x, y = ([p[key] for p in points] for key in ("seconds", metric))
+                    axes[row, column].plot(x, y, label=label, linewidth=1, markersize=4, **style)
+        axes[0, column].set(title=task, xscale="log", ylabel="PSNR in dB" if column == 0 else "")
+        axes[1, column].set(xscale="log", xlabel="CPU seconds", ylabel="LPIPS" if column == 0 else "")
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False
+    )
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with eval/, photos/ and weights/")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--photos", type=int, default=4, help="how many, of those of --six in benchmarks/photos.py")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--table", action="store_true", help="only print")
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "rows.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    if not args.table:
+        if args.data is None:
+            parser.error("--data is needed to measure; --table alone prints what has been measured.")
+        prior, metrics = load_prior("photos"), Metrics(args.data / photos.ALEXNET)
+        chosen = [p for p in photos.photographs(args.data) if p[0] in photos.SIX][: args.photos]
+        known = (args.out / "tuning.json", args.data, "photos", prior)
+        todo = [(t, task, name, x) for t in tries() for task in args.tasks for name, x in chosen]
+        done = {(row["try"], row["task"], row["photo"]) for row in rows}
+        for attempt, task, name, x in tqdm(todo, desc="quality"):
+            if (attempt.name, task, name) in done:
+                continue
+            setting = photos.tuned(*known, attempt.method, task) if attempt.method in PEERS else {}
+            op = photos.TASKS[task]()
+            torch.manual_seed(sum(map(ord, name)))
+            y = op(x[None])
+            started = time.process_time()
+            picture = restored(attempt, y, op, prior, setting)
+            row = {"try": attempt.name, "task": task, "photo": name, "seconds": time.process_time() - started}
+            rows.append({**row, **metrics(picture, x)})
+            with path.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    print(table(rows))
+    if rows:
+        plot(rows, args.out / "quality.png")
+
+
+if __name__ == "__main__":
+    main()
