@@ -329,7 +329,8 @@ def jpeg_settings(path: str | Path) -> tuple[int, str] | None:
     from ambient_solve.operators.jpeg import quantisation_tables
 
     with Image.open(path) as image:
-        if image.format != "JPEG":
+        # MPO: a JPEG with others behind it, what many telephones write.
+        if image.format not in ("JPEG", "MPO"):
             return None
         tables = torch.tensor([image.quantization[i] for i in sorted(image.quantization)[:2]]).float()
         full = JpegImagePlugin.get_sampling(image) == 0

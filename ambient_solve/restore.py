@@ -33,6 +33,7 @@ from ambient_solve.damage import (
     read_measurement,
 )
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.estimation import advice
 from ambient_solve.knobs import knobs
 
 if TYPE_CHECKING:
@@ -41,13 +42,14 @@ if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
     from ambient_solve.restoration import Restoration
     from ambient_solve.solver import Solver
+    from ambient_solve.tiling import TiledPrior
 
 SETTINGS, PART = "settings.json", ".unfinished"
-FIT = (0.5, 2.0)
-"""Outside this range of chi2 the stated damage is doubtful."""
 BYTES = (2700, 800)
 """Memory per pixel and sample, with and without a backward pass, measured for a network of WIDTH channels per pixel."""
 WIDTH = 20.75
+TILE, OVERLAP, AT_ONCE, STATE = 256, 64, 4, 350
+"""Tiles of a picture that does not fit whole: side, overlap, how many together; bytes per pixel and sample beside."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,13 @@ def restore_file(
     folder = None if out is None else Path(out)
     done = None if folder is None else _finished(folder, request)
     if done is not None:
-        seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": _warning(done["misfit"], damage)}
+        seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": advice(done["misfit"], damage)}
         return Outcome(path, folder, notes=picture.notes, skipped=True, **seen)
-    at_once = _fitting(solver, op, picture, n_samples)
+    at_once, tiled = _fitting(solver, op, picture, n_samples)
+    if tiled is not None:
+        solver = make_solver(tiled, algorithm, options)
+        note = f"the picture was restored in tiles of {TILE} pixels, the memory that is free does not hold it whole"
+        picture = replace(picture, notes=(*picture.notes, note))
     # Three copies of one noisy channel are one measurement: with sqrt(3) the noise, the three together weigh as much.
     sigma_y = picture.copies**0.5 * damage.sigma
     try:
@@ -133,7 +139,7 @@ def restore_file(
     )
     if folder is not None:
         _save(result, folder)
-    return Outcome(path, folder, result, chi2, result.seconds, picture.notes, _warning(chi2, damage))
+    return Outcome(path, folder, result, chi2, result.seconds, picture.notes, advice(chi2, damage))
 
 
 def restore_files(
@@ -202,21 +208,6 @@ def make_solver(prior: Prior, algorithm: str = "auto", options: Mapping[str, Any
         raise
 
 
-def _warning(chi2: float, damage: Damage) -> str:
-    if not chi2 <= FIT[1]:
-        return (
-            f"The samples miss the picture by {chi2**0.5:.1f} times the stated noise (misfit {chi2:.2f}, 1 is right): "
-            "the stated damage or noise level is probably wrong, or the run too short."
-        )
-    # A JPEG file has no noise besides its rounding: a misfit below 1 is what one wants there.
-    if chi2 < FIT[0] and not isinstance(damage, JpegBlocks):
-        return (
-            f"The samples fit the picture far better than the stated noise allows (misfit {chi2:.2f}, 1 is right): "
-            "sigma is probably too large."
-        )
-    return ""
-
-
 def _finished(folder: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     """The record of an earlier run of the same request, or None. Written last: a folder without it is unfinished."""
     try:
@@ -245,29 +236,37 @@ def _save(result: Restoration, folder: Path) -> None:
     part.rmdir()
 
 
-def _fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> int:
+def _fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tuple[int, TiledPrior | None]:
     """How many samples to draw at once: a backward pass through a large picture takes gigabytes.
 
-    Raises where not even one fits, before the machine does.
+    And, where not even one fits, the prior in tiles. Raises where these do not fit either, before the machine does.
     """
     from deepinv.physics import LinearPhysics
 
+    from ambient_solve.tiling import TiledPrior
+
     config, free = getattr(solver.prior, "config", None), _free_memory(solver.prior)
     if config is None or free is None:
-        return n_samples
+        return n_samples, None
     width = sum(n / 4**i for i, n in enumerate(config.widths)) * config.blocks / config.unshuffle**2
     backward = isinstance(op, LinearPhysics) if solver.algorithm is None else solver.algorithm.gradient
     height, columns = getattr(op, "img_size", picture.y.shape[1:])[-2:]
-    one = BYTES[0 if backward else 1] * width / WIDTH * height * columns
+    per_pixel = BYTES[0 if backward else 1] * width / WIDTH
     # A part of what is free: other programs want some, and the estimate is one.
-    fitting = int(0.7 * free / one)
-    if fitting < (n_samples if solver.algorithm is not None and solver.algorithm.interacting else 1):
-        ways = ["make the picture smaller"] + (["use algorithm 'proximal', which needs less"] if backward else [])
-        raise AmbientSolveError(
-            f"One sample of {picture.path.name} takes about {one / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are "
-            f"free. {' or '.join(ways).capitalize()}."
-        )
-    return min(fitting, n_samples)
+    usable, one = 0.7 * free, per_pixel * height * columns
+    least = n_samples if solver.algorithm is not None and solver.algorithm.interacting else 1
+    if usable >= least * one:
+        return min(int(usable / one), n_samples), None
+    state, tile = STATE * height * columns, per_pixel * TILE**2
+    if max(height, columns) > TILE and config.planes == 0 and usable >= least * state + tile:
+        together = min(AT_ONCE, int((usable - least * state) / tile))
+        samples = max(least, min(int((usable - together * tile) / state), n_samples))
+        return samples, TiledPrior(solver.prior, TILE, OVERLAP, at_once=together)
+    ways = ["make the picture smaller"] + (["use algorithm 'proximal', which needs less"] if backward else [])
+    raise AmbientSolveError(
+        f"One sample of {picture.path.name} takes about {one / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are "
+        f"free. {' or '.join(ways).capitalize()}."
+    )
 
 
 def _free_memory(prior: Prior) -> int | None:

@@ -21,6 +21,8 @@ from ambient_solve.errors import AmbientSolveError
 
 T = TypeVar("T")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""What is decoded at all; Pillow knows more, some of it (EPS) by starting another program."""
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 8 * MAX_PIXELS
 
@@ -41,7 +43,7 @@ def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file)
+            image = Image.open(file, formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise AmbientSolveError(
                     f"{name} is {image.width}x{image.height}; at most {most} are read. Make it smaller first."

@@ -1,0 +1,321 @@
+r"""Pictures larger than a network likes: restored at a working size and pasted back, or in tiles that share one noise.
+
+`TiledPrior` denoises a large state `z` by overlapping tiles, blended with smooth windows at every noise level
+(MultiDiffusion: Bar-Tal et al., 2023, arXiv 2302.08113, equation 5, with windows that sum to one):
+
+    D(z) = sum_i S_i' W_i d(S_i z),      sum_i S_i' W_i S_i = I,      J' v = sum_i S_i' J_i' W_i S_i v
+
+`S_i` cuts out tile i, `d` is the denoiser of the prior inside. The noise and the measurement are those of the whole
+picture, so that every algorithm and operator works unchanged, and the tiles agree at their seams level by level.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ambient_solve.damage import Picture
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.noise import Level, Streams
+from ambient_solve.priors.ambient import AmbientPrior
+from ambient_solve.priors.base import Prior, Vjp
+
+Box = tuple[int, int, int, int]
+"""Top, left, bottom, right; the last two are the first row and column outside."""
+
+
+@final
+class TiledPrior(Prior):
+    """`prior` on pictures of any size, in the memory of `at_once` tiles.
+
+    Pictures that fit one tile go through as they are. A backward pass computes its forward pass again, tile by tile.
+
+    Args:
+        prior: Any prior of pictures; one of a fixed size takes tiles of that size, and larger pictures than it knows.
+        tile: Side of a tile in pixels. overlap: Pixels that neighbouring tiles share, at most half a tile.
+        at_once: Tiles, of one or several samples, that go through the network together.
+
+    Raises:
+        AmbientSolveError: the sizes do not fit together, or the prior is not one of pixels alone.
+    """
+
+    def __init__(self, prior: Prior, tile: int = 256, overlap: int = 64, *, at_once: int = 4) -> None:
+        super().__init__()
+        if isinstance(prior, AmbientPrior) or prior.affine is None:
+            raise AmbientSolveError(
+                "A prior that is told masks, or whose decode is not affine, cannot be tiled: make the picture smaller."
+            )
+        if len(prior.shape) != 3 or any(side not in (-1, tile) for side in prior.shape[1:]):
+            raise AmbientSolveError(
+                f"tile={tile} was given for a prior of shape {tuple(prior.shape)}: tiles are of the size of the prior, "
+                "or of any where it takes any."
+            )
+        if not 0 < overlap <= tile // 2 or at_once < 1:
+            raise AmbientSolveError(
+                f"tile={tile}, overlap={overlap}, at_once={at_once} were given; an overlap of 1 to tile / 2 pixels, "
+                "and at least one tile at once were expected."
+            )
+        self.inner, self.tile, self.overlap, self.at_once = prior, tile, overlap, at_once
+        self.shape = (prior.shape[0], -1, -1)
+        self.sigma_min, self.sigma_max = prior.sigma_min, prior.sigma_max
+        self.sigma_data, self.sigma_jacobian = prior.sigma_data, prior.sigma_jacobian
+
+    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
+        """See `Prior.denoise`. `z` (B, C, H, W)."""
+        if self._whole(z):
+            return self.inner.denoise(z, sigma, cond)
+        z0 = torch.zeros_like(z)
+        for places, window in self._places(z):
+            tiles = self.inner.denoise(_cut(z, places), _levels(sigma, places), _told(cond, z, places))
+            _add(z0, window * tiles, places)
+        return z0
+
+    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
+        """See `Prior.denoise_vjp`. Where the tiles are more than `at_once`, each use of the function costs a forward
+        pass beside the backward one.
+        """
+        if self._whole(z):
+            return self.inner.denoise_vjp(z, sigma, cond, once=once)
+        if len(self._tiles(z)) <= self.at_once:
+            return super().denoise_vjp(z, sigma, cond, once=once)
+        z = z.detach()
+        with torch.no_grad():
+            z0 = self.denoise(z, sigma, cond)
+
+        def vjp(v: Tensor) -> Tensor:
+            out = torch.zeros_like(v)
+            for places, window in self._places(z):
+                told = _told(cond, z, places)
+                _, pull = self.inner.denoise_vjp(_cut(z, places), _levels(sigma, places), told, once=True)
+                _add(out, pull(window * _cut(v, places)), places)
+            return out
+
+        return z0, vjp
+
+    def _whole(self, z: Tensor) -> bool:
+        return max(z.shape[-2:]) <= self.tile
+
+    def _tiles(self, z: Tensor) -> list[tuple[Place, Tensor, Tensor]]:
+        """Every tile of every row, with its window: one factor for its height, one for its width."""
+        height, width = (min(self.tile, n) for n in z.shape[-2:])
+        return [
+            (Place(b, top, left, height, width), down, along)
+            for top, down in _axis(z.shape[-2], height, self.overlap, z.dtype, z.device)
+            for left, along in _axis(z.shape[-1], width, self.overlap, z.dtype, z.device)
+            for b in range(len(z))
+        ]
+
+    def _places(self, z: Tensor) -> Iterator[tuple[list[Place], Tensor]]:
+        """Which tiles go through the network together, and their windows (n, 1, h, w)."""
+        every = self._tiles(z)
+        for first in range(0, len(every), self.at_once):
+            places, down, along = zip(*every[first : first + self.at_once], strict=True)
+            yield list(places), torch.stack(down)[:, None, :, None] * torch.stack(along)[:, None, None, :]
+
+    @property
+    def affine(self) -> tuple[float, float] | None:
+        """That of the prior inside."""
+        return self.inner.affine
+
+    def decode(self, z: Tensor) -> Tensor:
+        """That of the prior inside."""
+        return self.inner.decode(z)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """That of the prior inside."""
+        return self.inner.encode(x)
+
+    def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
+        """That of the prior inside, for the whole picture at once."""
+        return self.inner.noise(shape, streams)
+
+    def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """See `Prior.state_shape`."""
+        small = len(image_shape) == 3 and -1 not in self.inner.shape and min(image_shape[1:]) < self.tile
+        if small:
+            raise AmbientSolveError(
+                f"The picture is {image_shape[2]}x{image_shape[1]}, the prior makes tiles of {self.tile}x{self.tile}: "
+                "enlarge the picture to at least that."
+            )
+        return super().state_shape(image_shape)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Tile of row `row` of a batch."""
+
+    row: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def slices(self) -> tuple[int, slice, slice, slice]:
+        """The index of the tile in (B, C, H, W)."""
+        rows, columns = slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+        return self.row, slice(None), rows, columns
+
+
+def starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where the tiles of an axis begin: every `tile - overlap`, the last one at the end of the axis."""
+    return [*range(0, max(length - tile, 0), tile - overlap), max(length - tile, 0)]
+
+
+@functools.lru_cache(maxsize=16)
+def _axis(
+    length: int, tile: int, overlap: int, dtype: torch.dtype, device: torch.device
+) -> tuple[tuple[int, Tensor], ...]:
+    """(start, window (tile,)) of each tile of an axis; the windows sum to one at every pixel.
+
+    Kept from call to call: a sampling step moves nothing to the device.
+    """
+    first = starts(length, tile, overlap)
+    # A squared sine rises over the overlap; at the edges of the picture nothing fades.
+    ramp = torch.sin((torch.arange(overlap, dtype=torch.float64) + 0.5) * (math.pi / (2 * overlap))) ** 2
+    windows = torch.ones(len(first), tile, dtype=torch.float64)
+    windows[1:, :overlap] *= ramp
+    windows[:-1, -overlap:] *= ramp.flip(0)
+    total = torch.zeros(length, dtype=torch.float64)
+    for start, window in zip(first, windows, strict=True):
+        total[start : start + tile] += window
+    parts = (w / total[s : s + tile] for s, w in zip(first, windows, strict=True))
+    return tuple((s, w.to(device, dtype)) for s, w in zip(first, parts, strict=True))
+
+
+def _cut(z: Tensor, places: list[Place]) -> Tensor:
+    return torch.stack([z[place.slices] for place in places])
+
+
+def _add(whole: Tensor, tiles: Tensor, places: list[Place]) -> None:
+    for tile, place in zip(tiles, places, strict=True):
+        whole[place.slices] += tile
+
+
+def _levels(sigma: Level, places: list[Place]) -> Level:
+    return torch.stack([sigma[p.row] for p in places]) if isinstance(sigma, Tensor) and sigma.ndim else sigma
+
+
+def _told(cond: Any, z: Tensor, places: list[Place]) -> Any:
+    """What the tiles are told: planes of the size of the picture are cut as it is."""
+    if cond is None:
+        return None
+    if not isinstance(cond, Tensor) or cond.shape[-2:] != z.shape[-2:] or len(cond) != len(z):
+        raise AmbientSolveError("A tiled prior takes cond as planes (B, planes, H, W) of the picture's size, or none.")
+    return _cut(cond, places)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A picture at its working size, and the way back.
+
+    Attributes:
+        picture: What is restored. mask: Its observed pixels (h, w), 1 = observed, or None.
+        whole: The picture at full size. seen: Its observed pixels (H, W), or None. box: The part that was cut out.
+        noise: Factor by which independent noise got smaller: state `noise * sigma` as the noise of the piece.
+    """
+
+    picture: Picture
+    whole: Picture
+    box: Box
+    mask: Tensor | None = None
+    seen: Tensor | None = None
+    noise: float = 1.0
+
+    def paste(self, samples: Tensor) -> Tensor:
+        """Restored pieces (B, S, C, h, w) at full size (B, S, C, H, W).
+
+        Observed pixels of a picture with a mask are copied exactly. Without a mask the *change* is enlarged and added,
+        so that a picture that was made smaller keeps its detail.
+        """
+        y, (top, left, bottom, right) = self.whole.y.to(samples), self.box
+        height, width = bottom - top, right - left
+        rows = samples.flatten(0, 1)
+        if (height, width) == tuple(samples.shape[-2:]):
+            part = rows
+        elif self.mask is not None:
+            part = _resize(rows, (height, width))
+        else:
+            change = rows - self.picture.y.to(samples)
+            part = y[..., top:bottom, left:right] + _resize(change, (height, width))
+        out = y.repeat(len(rows), 1, 1, 1)
+        out[..., top:bottom, left:right] = part
+        if self.seen is not None:
+            out = torch.where(self.seen.to(samples.device) > 0, y, out)
+        return out.unflatten(0, samples.shape[:2])
+
+
+def fit(picture: Picture, side: int, mask: Tensor | None = None) -> Piece:
+    """`picture` made smaller by averaging, until its longer side is `side`; small ones stay as they are.
+
+    With a `mask` (H, W), 1 = observed, a small pixel is observed where all it was made of is.
+    """
+    height, width = picture.y.shape[-2:]
+    _check_mask(mask, picture)
+    if side < 1:
+        raise AmbientSolveError(f"side={side} was given, a size in pixels of at least 1 was expected.")
+    box, scale = (0, 0, height, width), side / max(height, width)
+    if scale >= 1:
+        return Piece(picture, picture, box, mask, mask)
+    size = max(1, round(scale * height)), max(1, round(scale * width))
+    pool = torch.nn.AdaptiveAvgPool2d(size)
+    small = None if mask is None else (pool(mask[None].float())[0] > 1 - 1e-6).float()
+    noise = math.prod(_averaging(n, m) for n, m in zip((height, width), size, strict=True))
+    return Piece(replace(picture, y=pool(picture.y)), picture, box, small, mask, noise)
+
+
+def crop(picture: Picture, box: Box, mask: Tensor | None = None) -> Piece:
+    """The part of `picture` inside `box`, such as `missing_box(mask)`."""
+    height, width = picture.y.shape[-2:]
+    _check_mask(mask, picture)
+    top, left, bottom, right = box
+    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+        raise AmbientSolveError(
+            f"The box {tuple(box)} (top, left, bottom, right) is not inside the picture of {width}x{height}."
+        )
+    inside = (slice(top, bottom), slice(left, right))
+    part = replace(picture, y=picture.y[..., top:bottom, left:right].contiguous())
+    return Piece(part, picture, (top, left, bottom, right), None if mask is None else mask[inside].contiguous(), mask)
+
+
+def missing_box(mask: Tensor, margin: int = 64, least: int = 128) -> Box:
+    """The smallest box round what is missing in `mask` (H, W), 1 = observed, and `margin` pixels on each side.
+
+    It is at least `least` pixels wide and high where the picture is.
+    """
+    missing = (mask < 0.5).nonzero()
+    if not len(missing):
+        raise AmbientSolveError("Nothing is missing in the mask, so that there is no region to cut out.")
+    first, last, sides = missing.min(0).values.tolist(), missing.max(0).values.tolist(), []
+    for low, high, length in zip(first, last, mask.shape, strict=True):
+        low, high = low - margin, high + 1 + margin
+        short = max(0, least - (high - low))
+        low, high = low - short // 2, high + short - short // 2
+        # What sticks out on one side is given to the other.
+        low, high = low - max(0, high - length), high - min(0, low)
+        sides.append((max(0, low), min(length, high)))
+    return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
+
+
+def _check_mask(mask: Tensor | None, picture: Picture) -> None:
+    if mask is not None and tuple(mask.shape) != tuple(picture.y.shape[-2:]):
+        raise AmbientSolveError(
+            f"The mask has shape {tuple(mask.shape)}, the picture is (H, W) = {tuple(picture.y.shape[-2:])}."
+        )
+
+
+def _averaging(length: int, to: int) -> float:
+    """Root mean square, over pixels, of what averaging `length` entries into `to` leaves of independent noise."""
+    counts = [-(-(i + 1) * length // to) - i * length // to for i in range(to)]
+    return math.sqrt(sum(1 / n for n in counts) / to)
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bicubic", align_corners=False)
