@@ -10,6 +10,7 @@ from deepinv import physics as dp
 from torch import Tensor
 
 from ambient_solve.likelihood import Likelihood
+from ambient_solve.operators import MultiCoil
 from ambient_solve.priors.base import Prior
 
 NOISE = dp.GaussianNoise(0.1)
@@ -87,6 +88,10 @@ OPERATORS = {
             img_size=(8, 7),
             noise_model=NOISE,
         ),
+        (2, 8, 7),
+    ),
+    "fused-multi-coil": (
+        lambda: MultiCoil(randn(3, 8, 7, dtype=torch.complex64), (rand(8, 7) > 0.5).float(), sigma=0.1),
         (2, 8, 7),
     ),
     "stacked": (lambda: OPERATORS["mask"][0]().stack(OPERATORS["reflect-blur"][0]()), (3, 6, 5)),

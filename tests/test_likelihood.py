@@ -38,6 +38,7 @@ GRAMS = {
     "complex": DenseGram,
     "reflect-blur": type(None),
     "multi-coil": type(None),
+    "fused-multi-coil": type(None),
     "stacked": DenseGram,
     "composed": CirculantGram,
 }

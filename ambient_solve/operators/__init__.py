@@ -18,6 +18,9 @@ from ambient_solve.operators.builders import (
     super_resolution,
 )
 from ambient_solve.operators.jpeg import Jpeg
+from ambient_solve.operators.masks import make_mask
+from ambient_solve.operators.mri import MultiCoil
+from ambient_solve.operators.noncartesian import NonCartesian
 from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantisation
 
 __all__ = [
@@ -26,6 +29,8 @@ __all__ = [
     "Clipping",
     "Diffraction",
     "Jpeg",
+    "MultiCoil",
+    "NonCartesian",
     "Quantisation",
     "camera_blur",
     "clip",
@@ -35,6 +40,7 @@ __all__ = [
     "inpaint_box",
     "inpaint_random",
     "jpeg",
+    "make_mask",
     "motion_blur",
     "phase_retrieval",
     "quantise",

@@ -1,0 +1,200 @@
+r"""Receive coils: their maps from calibration lines, fewer of them, white noise, a scale; simulated ones.
+
+All takes k-space with the lowest frequency at (H // 2, W // 2) and reads nothing outside the calibration region, which
+is sampled at any acceleration: what a reconstruction uses must not depend on data that a real scan would lack.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ambient_solve.errors import AmbientSolveError
+
+SLAB = 2**21
+"""Complex numbers of the matrices of all pixels that `espirit` holds at a time."""
+
+
+def espirit(kspace: Tensor, acs: int, *, kernel: int = 6, threshold: float = 0.02, crop: float = 0.95) -> Tensor:
+    r"""Coil maps (coils, H, W) by ESPIRiT (Uecker et al., 2014, Magn. Reson. Med. 71, 990), complex64.
+
+    Windows of `kernel` x `kernel` k-space entries of the calibration region span a space, `P` the projection on it.
+    Applied to whole pictures, `P` is at each pixel a matrix of coils by coils, to whose eigenvalue 1 belongs the map:
+
+        G(r) S(r) = S(r),     G(r)_{c c'} = 1 / kernel^2 sum_{d, d'} P_{(c, d) (c', d')} e^{2 pi i (d - d') r / N}
+
+    Args:
+        kspace: (coils, H, W) complex; only the `acs` x `acs` entries in its middle are read.
+        acs: Side of the calibration region, at most that of the picture on either axis.
+        kernel: Side of a window.
+        threshold: Singular values below this share of the largest one are noise.
+        crop: Eigenvalue below which a pixel sees no object: there the maps are 0. Elsewhere `sum_c |S_c|^2 = 1`, and
+            the first coil is real.
+    """
+    kspace = check_kspace(kspace, 3)
+    calibration = centre(kspace, acs)
+    if min(calibration.shape[1:]) < kernel + 1:
+        raise AmbientSolveError(
+            f"A calibration region of {calibration.shape[1]}x{calibration.shape[2]} is too small for ESPIRiT windows "
+            f"of {kernel}x{kernel}; at least {kernel + 1} lines were expected: acquire more, or lower kernel."
+        )
+    coils, height, width = kspace.shape
+    windows = calibration.unfold(1, kernel, 1).unfold(2, kernel, 1)  # (coils, a, b, kernel, kernel)
+    rows = windows.permute(1, 2, 0, 3, 4).reshape(-1, coils * kernel**2).to(torch.complex128)
+    # The right singular vectors from the Gram matrix, which is small: in double precision it loses none that count.
+    values, vectors = torch.linalg.eigh(rows.mH @ rows)
+    vectors = vectors[:, values > threshold**2 * values[-1]]
+    projection = (vectors @ vectors.mH).conj().reshape(coils, kernel, kernel, coils, kernel, kernel)
+    lags = _lags(projection) / kernel**2  # (coils, coils, 2 kernel - 1, 2 kernel - 1)
+    across = torch.einsum("cdij,jw->cdiw", lags.to(torch.complex64), _waves(width, kernel).to(lags.device))
+    down, maps = _waves(height, kernel).to(lags.device), torch.zeros_like(kspace)
+    step = max(1, SLAB // (coils**2 * width))
+    for top in range(0, height, step):
+        matrices = torch.einsum("cdiw,ih->hwcd", across, down[:, top : top + step])
+        values, vectors = torch.linalg.eigh(matrices)
+        found = vectors[..., -1] * (values[..., -1:] > crop)
+        first = found[..., :1]
+        found = found * torch.where(first.abs() > 0, first.conj() / first.abs().clamp_min(1e-20), 1)
+        maps[:, top : top + step] = found.permute(2, 0, 1)
+    if not bool(maps.any()):
+        raise AmbientSolveError(
+            f"ESPIRiT found no pixel whose eigenvalue exceeds crop={crop:g}: the calibration region of acs={acs} is "
+            "mostly noise, or is not in the middle of k-space."
+        )
+    return maps
+
+
+def birdcage(coils: int, shape: tuple[int, int], distance: float = 1.8) -> Tensor:
+    """Simulated maps (coils, H, W), `sum_c |S_c|^2 = 1`: loops on a circle of `distance` half sides round the picture.
+
+    The field of a loop falls off with the distance from it and turns its phase with the direction to it.
+    """
+    if isinstance(coils, bool) or not isinstance(coils, int) or coils < 1 or not distance > 1:
+        raise AmbientSolveError(
+            f"coils={coils!r}, distance={distance!r} was given; a whole number of at least 1 and a distance above 1, "
+            "outside the picture, were expected."
+        )
+    down, across = (torch.arange(n, dtype=torch.float64) * 2 / n - 1 for n in shape)
+    angle = 2 * math.pi * torch.arange(coils, dtype=torch.float64)[:, None, None] / coils
+    i, j = down[:, None] - distance * angle.sin(), across - distance * angle.cos()
+    maps = torch.polar(1 / torch.hypot(i, j), torch.atan2(i, j) - angle)
+    return (maps / maps.abs().square().sum(0).sqrt()).to(torch.complex64)
+
+
+def compress(kspace: Tensor, coils: int, acs: int | None = None) -> Tensor:
+    """The `coils` virtual coils (..., coils, H, W) that hold most of the signal (Buehrer et al., 2007, MRM 57, 1131).
+
+    Their weights are the leading singular vectors of the calibration region of side `acs` (all entries by default),
+    one set for all slices. They are orthonormal: white noise stays as it is.
+    """
+    kspace = check_kspace(kspace)
+    have = kspace.shape[-3]
+    if isinstance(coils, bool) or not isinstance(coils, int) or not 1 <= coils:
+        raise AmbientSolveError(f"coils={coils!r} was given, a whole number of at least 1 was expected.")
+    if coils >= have:
+        return kspace
+    data = (kspace if acs is None else centre(kspace, acs)).movedim(-3, 0).flatten(1).to(torch.complex128)
+    vectors = torch.linalg.eigh(data @ data.mH)[1].flip(1)[:, :coils]
+    return torch.einsum("...chw,cd->...dhw", kspace, vectors.conj().to(kspace.dtype))
+
+
+def prewhiten(kspace: Tensor, noise: Tensor) -> Tensor:
+    """K-space (..., coils, H, W) in which the noise is white, of deviation 1 in each real and imaginary part.
+
+    `noise` (coils, ...) complex was recorded without a signal, at least as many numbers of each coil as there are
+    coils. The Cholesky factor of its covariance is divided out (Pruessmann et al., 2001, Magn. Reson. Med. 46, 638).
+    """
+    kspace, noise = check_kspace(kspace), torch.as_tensor(noise)
+    coils = kspace.shape[-3]
+    flat = noise.flatten(1) if noise.ndim > 1 else noise[None]
+    if not noise.is_complex() or len(flat) != coils or flat.shape[1] <= coils or not bool(torch.isfinite(flat).all()):
+        raise AmbientSolveError(
+            f"The noise scan is {noise.dtype} {tuple(noise.shape)}; finite complex numbers (coils, ...), more than "
+            f"{coils} for each of {coils} coils, were expected."
+        )
+    flat = flat.to(torch.complex128)
+    covariance = flat @ flat.mH / (2 * flat.shape[1])
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if int(failed):
+        raise AmbientSolveError(
+            f"The noise scan has a coil that records nothing, or copies another (the {int(failed)}th); leave this coil "
+            "out of the noise and of the data."
+        )
+    inverse = torch.linalg.solve_triangular(factor, torch.eye(coils).to(factor), upper=False)
+    return torch.einsum("dc,...chw->...dhw", inverse.to(kspace.dtype), kspace)
+
+
+def normalise(kspace: Tensor, acs: int) -> tuple[Tensor, float]:
+    """`(kspace / scale, scale)`, so that the picture of the calibration region alone reaches about 1.
+
+    `scale` is the 99th percentile of the root of the sum of squares over the coils of that picture.
+    """
+    kspace = check_kspace(kspace)
+    low = torch.zeros_like(kspace)
+    rows, columns = (_span(n, acs) for n in kspace.shape[-2:])
+    low[..., rows, columns] = centre(kspace, acs)
+    images = torch.fft.ifft2(torch.fft.ifftshift(low, dim=(-2, -1)), norm="ortho")
+    magnitude = images.abs().square().sum(-3).sqrt().flatten()
+    scale = float(magnitude.kthvalue(max(1, math.ceil(0.99 * magnitude.numel()))).values)
+    return kspace / scale, scale
+
+
+def centre(kspace: Tensor, acs: int) -> Tensor:
+    """The calibration region of k-space (..., H, W): `acs` entries of either axis, or all where there are fewer."""
+    if isinstance(acs, bool) or not isinstance(acs, int) or acs < 1:
+        raise AmbientSolveError(
+            f"acs={acs!r} was given; the width of the calibration region, at least 1, was expected. Without one "
+            "neither coil maps nor the scale can be found."
+        )
+    rows, columns = (_span(n, acs) for n in kspace.shape[-2:])
+    region = kspace[..., rows, columns]
+    if not bool(region.any()):
+        raise AmbientSolveError(
+            f"The calibration region, the {region.shape[-2]}x{region.shape[-1]} entries in the middle of k-space, is "
+            "zero everywhere: the lowest frequency is expected at (H // 2, W // 2), or it was not sampled."
+        )
+    return region
+
+
+def check_kspace(kspace: Tensor, axes: int | None = None) -> Tensor:
+    """K-space as complex64 (..., coils, H, W), with `axes` axes if given."""
+    given = torch.as_tensor(kspace)
+    if given.ndim < 3 or (axes and given.ndim != axes) or not given.is_complex() or given.numel() == 0:
+        raise AmbientSolveError(
+            f"The k-space is {given.dtype} {tuple(given.shape)}; complex (coils, H, W) was expected, kspace[i] "
+            "of a stack of slices."
+        )
+    broken = (~torch.isfinite(given)).movedim(-3, 0).flatten(1).any(1)
+    if bool(broken.any()):
+        raise AmbientSolveError(
+            f"Coil {int(broken.nonzero()[0])} of {len(broken)} has NaN or infinite entries in its k-space; leave this "
+            "coil out of the data."
+        )
+    return given.to(torch.complex64)
+
+
+def _span(n: int, side: int) -> slice:
+    start = max(n // 2 - side // 2, 0)
+    return slice(start, min(start + side, n)) if side < n else slice(0, n)
+
+
+def _lags(projection: Tensor) -> Tensor:
+    """Sums of `projection` (c, k, k, c', k, k) over pairs of entries at each distance, (c, c', 2k-1, 2k-1)."""
+    coils, k = projection.shape[:2]
+    out = projection.new_zeros(coils, coils, 2 * k - 1, 2 * k - 1)
+    for i in range(k):
+        for j in range(k):
+            # Entry (i, j) against all (i', j'): the distance runs down as i' runs up.
+            out[:, :, i : i + k, j : j + k] += projection[:, i, j].flip(-2, -1)
+    return out
+
+
+def _waves(n: int, kernel: int) -> Tensor:
+    """`e^{2 pi i d r / n}` for the distances d in a window and pixels r round n // 2, (2 kernel - 1, n)."""
+    d = torch.arange(1 - kernel, kernel, dtype=torch.float64)
+    r = torch.arange(n, dtype=torch.float64) - n // 2
+    return torch.polar(torch.ones(2 * kernel - 1, n, dtype=torch.float64), 2 * math.pi / n * d[:, None] * r).to(
+        torch.complex64
+    )
