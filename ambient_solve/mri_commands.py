@@ -1,0 +1,251 @@
+"""`ambient-solve mri` and `ambient-solve mri-train`: scans to pictures, and scans to a prior."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.flags import knob_values
+from ambient_solve.restore import check_folder
+
+if TYPE_CHECKING:
+    from ambient_solve.data.mri import Scan
+    from ambient_solve.mri_training import Preparation
+    from ambient_solve.priors.base import Prior
+
+METHODS = ("prior", "zero-filled", "cg-sense", "l1-wavelet", "tv")
+
+
+@dataclass(frozen=True)
+class Mri:
+    """Reconstruct undersampled scans, slice by slice. For research, not for diagnosis.
+
+    Each SCAN is a file of k-space (fastMRI or ISMRMRD .h5, BART .cfl, .npy, .npz, or FILE:ARRAY), or of a magnitude
+    (NIfTI, DICOM), whose k-space is simulated. A knob of the algorithm is given as --KNOB VALUE. OUT/NAME gets, for
+    each slice, report.png, reconstruction.npz and settings.json; mean.nii.gz and spread.nii.gz hold all slices. What
+    an earlier run has finished is skipped, and a bad slice stops no other.
+    """
+
+    scans: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCAN [SCAN ...]", help_behavior_hint="")
+    ]
+    """Files of k-space or magnitudes, or folders of DICOM."""
+    method: Annotated[str, tyro.conf.arg(metavar="|".join(METHODS))] = "prior"
+    """The learned prior, or a classical method."""
+    prior: str = "brain-mri"
+    """Embedded prior, folder, or hub id (owner/name)."""
+    algorithm: str = "auto"
+    """auto, or one of those that `ambient-solve info` lists."""
+    samples: int = 8
+    """Posterior samples of each slice; their mean is the picture."""
+    coils: int = 8
+    """Virtual coils that are kept; 0 keeps all."""
+    slices: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
+    """Only these, from 0; none given takes all."""
+    acceleration: float = 0.0
+    """Above 1: take this part of a fully sampled scan, and compare with all of it."""
+    kind: str = "random"
+    """The mask of such a part: uniform, random, gaussian, poisson, radial or spiral."""
+    acs: int = 16
+    """Its fully sampled centre, in lines."""
+    axes: str | None = None
+    """What the axes of an array are, such as chw or schw, where it is not plain."""
+    mask: str | None = None
+    """A file with the sampling mask, where the zeros of k-space do not tell it."""
+    noise: str | None = None
+    """A file with a noise scan (coils, n), to whiten the coils."""
+    out: Path = Path("mri")
+    """Folder of the results."""
+    seed: int = 0
+    """Decides the samples, the part that is taken, and what is simulated."""
+    device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda")] = "auto"
+    """auto takes the graphics card where there is one."""
+
+    def run(self, texts: dict[str, str]) -> int:
+        """Reconstruct with the knobs `texts`, as they were typed."""
+        from ambient_solve.mri import NOTICE, automatic, load_mri_prior
+        from ambient_solve.solver import Solver
+
+        options = knob_values(texts, self.algorithm, [f.name for f in fields(self)])
+        if not self.scans:
+            raise AmbientSolveError("No scan was given: ambient-solve mri FILE ... [--prior PRIOR].")
+        if self.method not in METHODS:
+            raise AmbientSolveError(f"There is no method {self.method!r}. {suggestion(self.method, METHODS)}")
+        if self.samples < 1 or self.coils < 0:
+            raise AmbientSolveError(f"--samples {self.samples} --coils {self.coils}: at least 1 and 0 were expected.")
+        check_folder(self.out)
+        prior = load_mri_prior(self.prior, self._device()) if self.method == "prior" else None
+        if prior is not None:
+            Solver(prior, automatic(prior, self.algorithm), **options)
+        bad = sum(self._scan(name, prior, options) for name in self.scans)
+        print(NOTICE)
+        return 2 if bad else 0
+
+    def _device(self) -> str:
+        import torch
+
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device not in ("cpu", "cuda") or (self.device == "cuda" and not torch.cuda.is_available()):
+            raise AmbientSolveError(f"The device {self.device!r} is not there. Choose auto or cpu.")
+        return self.device
+
+    def _scan(self, name: str, prior: Prior | None, options: dict[str, Any]) -> int:
+        """All slices of one scan; returns how many failed."""
+        from ambient_solve.data.mri import read_scan
+
+        try:
+            scan = read_scan(name, axes=self.axes, mask=self.mask, noise=self.noise, seed=self.seed)
+            wrong = [i for i in self.slices if not 0 <= i < len(scan)]
+            if wrong:
+                raise AmbientSolveError(f"{name} has the slices 0 to {len(scan) - 1}; --slices {wrong[0]} is none.")
+        except AmbientSolveError as error:
+            print(error, file=sys.stderr)
+            return 1
+        for note in scan.notes:
+            print(f"{name}: {note}")
+        folder, bad = self.out / Path(name.replace(":", "-")).name.split(".")[0], 0
+        chosen = self.slices or range(len(scan))
+        for i in chosen:
+            try:
+                self._slice(scan.slice(i), folder / f"slice-{i:03d}", prior, options)
+            except AmbientSolveError as error:
+                bad += 1
+                print(f"{name}, slice {i}: {error}", file=sys.stderr)
+        self._volumes(folder, chosen, scan)
+        return bad
+
+    def _slice(self, scan: Scan, folder: Path, prior: Prior | None, options: dict[str, Any]) -> None:
+        """One slice, unless the same request has finished it."""
+        from ambient_solve.mri import classical, problem, reconstruct, retrospective
+        from ambient_solve.mri_report import save_slice
+
+        digest = hashlib.sha256(scan.kspace.numpy().tobytes() + scan.mask.numpy().tobytes())
+        for p in prior.parameters() if prior is not None else ():
+            digest.update(p.detach().cpu().numpy().tobytes())
+        asked = {f.name: getattr(self, f.name) for f in fields(self)}
+        left_out = ("scans", "slices", "out", "device")
+        request = {**{k: v for k, v in asked.items() if k not in left_out}, **options, "data": digest.hexdigest()[:16]}
+        done = _record(folder)
+        if done.get("request") == json.loads(json.dumps(request)):
+            print(f"{folder}: finished before")
+            return
+        if self.acceleration > 1:
+            scan = retrospective(scan, self.kind, self.acceleration, self.acs, self.seed)
+        p = problem(scan, self.coils)
+        if prior is None:
+            made = classical(p, self.method)
+        else:
+            given = {"algorithm": self.algorithm, "options": options, "n_samples": self.samples, "seed": self.seed}
+            made = reconstruct(p, prior, **given, progress=sys.stderr.isatty())
+        made.settings["request"] = request
+        save_slice(made, folder)
+        compared = "".join(f", {k.upper()} {v:.3f}" for k, v in made.metrics.items())
+        print(
+            f"{folder}: R = {made.settings['R']:.2f}, misfit {made.chi2:.2f}{compared}, {made.seconds:.1f} s",
+            flush=True,
+        )
+
+    def _volumes(self, folder: Path, chosen: Any, scan: Scan) -> None:
+        """NIfTI volumes of the slices that are there, if their package is."""
+        import numpy as np
+
+        from ambient_solve.mri_report import save_nifti
+
+        found = [folder / f"slice-{i:03d}" for i in chosen]
+        found = [slice_ for slice_ in found if _record(slice_)]
+        for what in ("mean", "spread"):
+            volume = []
+            for slice_ in found:
+                with np.load(slice_ / "reconstruction.npz", allow_pickle=False) as arrays:
+                    volume += [np.abs(arrays[what])] if what in arrays else []
+            if volume:
+                save_nifti(volume, scan.voxel, scan.simulated, folder / f"{what}.nii.gz")
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What settings.json of a finished slice holds; empty where there is none."""
+    try:
+        record = json.loads((folder / "settings.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+@dataclass(frozen=True)
+class MriTrain:
+    """Prepare scans, undersampled as they are, as training data, and train a prior from them.
+
+    Each SOURCE is a folder of k-space (fastMRI or ISMRMRD .h5, BART .cfl, .npy, .npz); or of magnitudes (NIfTI, DICOM,
+    pictures, an .npz pack of pictures), for which k-space is simulated. Data go to OUT/data; the command that trains is
+    printed, or run. An interrupted preparation goes on where it was.
+    """
+
+    sources: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE [SOURCE ...]", help_behavior_hint="")
+    ]
+    """Folders of scans, or of magnitudes."""
+    out: Path = Path("runs/mri")
+    """Folder of the data, and of the run."""
+    held_out: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VOLUME ...")] = ()
+    """Volumes that are left out, to be measured on: names of files, or labels of a pack."""
+    coils_of: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """A real scan: every second simulated slice is seen by its coils, turned and moved at random."""
+    kinds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND ...")] = ("random", "random", "uniform", "poisson")
+    """Masks of simulated k-space, one of these for each slice."""
+    config: Path = Path("trainers/configs/mri_r4.yaml")
+    """Settings of the training."""
+    train: bool = False
+    """Train at once."""
+
+    def run(self) -> int:
+        """See the class."""
+        from tqdm import tqdm
+
+        from ambient_solve.data.corruption import MANIFEST
+        from ambient_solve.mri_training import prepare
+
+        if not self.sources:
+            raise AmbientSolveError("No source was given: ambient-solve mri-train FOLDER --out runs/mri.")
+        check_folder(self.out)
+        data = self.out / "data"
+        if (data / MANIFEST).is_file():
+            print(f"{data} is prepared already.")
+        else:
+            bar = tqdm(unit="slice", disable=not sys.stderr.isatty())
+            chosen = {"held_out": self.held_out, "coils_of": self.coils_of}
+            written = prepare(self.sources, data, self._settings(), **chosen, tell=lambda _: bar.update())
+            bar.close()
+            print(f"{data}: {written} slices")
+        command = ["accelerate", "launch", "trainers/train.py", "--config", str(self.config)]
+        command += ["--data-root", str(self.out), "--out", str(self.out)]
+        if not self.train:
+            print(f"To train, in a clone of the repository: {shlex.join(command)}")
+            return 0
+        for needed in (Path("trainers/train.py"), self.config):
+            if not needed.is_file():
+                raise AmbientSolveError(f"There is no {needed} here: train in a clone of the repository.")
+        return subprocess.run(command, check=False).returncode
+
+    def _settings(self) -> Preparation:
+        from ambient_solve.mri_training import Preparation
+
+        return Preparation(**{f.name: getattr(self, f.name) for f in fields(Preparation)})
+
+
+def mri_train() -> type:
+    """`MriTrain` with the knobs of the preparation."""
+    from ambient_solve.flags import with_knobs
+    from ambient_solve.knobs import knobs
+    from ambient_solve.mri_training import Preparation
+
+    return with_knobs(MriTrain, knobs(Preparation))
