@@ -108,7 +108,8 @@ class Evaluate:
         from ambient_solve.evaluate.metrics import Metrics
         from ambient_solve.priors.load import load_prior
 
-        for name, least in (("samples", 1), ("seed", 0), ("limit", 0), ("crop", 0), ("shrink", 1), ("at_once", 0)):
+        for name in ("samples", "seed", "limit", "pictures", "crop", "shrink", "at_once"):
+            least = int(name in ("samples", "shrink"))
             if getattr(self, name) < least:
                 flag = name.replace("_", "-")
                 raise AmbientSolveError(f"--{flag} {getattr(self, name)} was given, at least {least} was expected.")

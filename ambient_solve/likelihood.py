@@ -234,6 +234,8 @@ class Likelihood:
     def descent(self, z0: Tensor) -> Tensor:
         """`J' W r / |W^1/2 r|` at `z0`, `W` relative to its mean: the gradient of DPS, with a norm for each sample."""
         r, pullback = self.linearize(z0)
+        if self.gaussian:
+            return pullback(r / per_sample(r.flatten(1).norm(dim=1).clamp_min(1e-12), r))
         weights = self.weights(r)
         mean = weights.flatten(1).sum(1) / (weights > 0).flatten(1).sum(1)
         weights = weights / per_sample(mean, weights)

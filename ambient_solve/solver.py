@@ -258,13 +258,13 @@ class _Run:
                 self.plan = solver.budget.plan(self.algorithm, self.prior, self.likelihood, trial, parts, started)
         if self.plan is not None:
             self.algorithm = self.plan.algorithm
+        self.sigmas = self.algorithm.levels(self.prior)  # here, so that levels the prior lacks are refused at once
 
     @torch.no_grad()
     def states(self) -> Iterator[State]:
         """Start from pure noise, or rather from its largest level."""
-        sigmas = self.algorithm.levels(self.prior)
-        z = sigmas[0] * self.prior.noise((self.likelihood.rows, *self.likelihood.z_shape), self.streams)
-        yield from self.algorithm.iterate(self.prior, self.likelihood, z, sigmas, self.streams)
+        z = self.sigmas[0] * self.prior.noise((self.likelihood.rows, *self.likelihood.z_shape), self.streams)
+        yield from self.algorithm.iterate(self.prior, self.likelihood, z, self.sigmas, self.streams)
 
     @torch.no_grad()
     def restoration(self, z: Tensor, seconds: float) -> Restoration:
