@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 from adapters import PEERS
+from exactness import CELLS
 from tqdm import tqdm
 
 from ambient_solve.evaluate.exactness import GAUSSIAN, gaussian_operator, on_gaussian, on_mixture
 
 RECORD = Path(__file__).parents[1] / "tests" / "exactness.json"
-CELLS = ((8, 1), (8, 2), (8, 4))
 SPANS = {"gaussian": 2.0, "mixture": 20.0}
 """Largest entry of z in the data: four deviations of the Gaussian, the outermost mean of the mixture and four."""
 
@@ -32,6 +32,7 @@ SPANS = {"gaussian": 2.0, "mixture": 20.0}
 def measure(name: str, sizes: dict[str, int]) -> dict[str, Any]:
     """Both tables of one peer, in the form of tests/exactness.json; None in a cell that it cannot do."""
     peer = PEERS[name]
+    points, problems = sizes["points"], sizes["problems"]
     exact, draws = sizes["samples"], {kind: peer.draw(span) for kind, span in SPANS.items()}
     row = {
         "gaussian": {
@@ -39,10 +40,8 @@ def measure(name: str, sizes: dict[str, int]) -> dict[str, Any]:
             for op in GAUSSIAN
         },
         "mixture": {
-            f"{d},{dy}": None
-            if peer.spectral
-            else on_mixture(draws["mixture"], d, dy, range(sizes["seeds"]), sizes["points"])
-            for d, dy in CELLS
+            cell: None if peer.spectral else on_mixture(draws["mixture"], *_cell(cell), range(problems or n), points)
+            for cell, n in CELLS.items()
         },
     }
     return {"peer": name, "sizes": sizes, **row}
@@ -51,13 +50,18 @@ def measure(name: str, sizes: dict[str, int]) -> dict[str, Any]:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown. Mixture cells are mean distance (mean floor): the floor falls with the number of samples."""
     head = ["sampler", *(f"{op}: bias, variance, distance / floor" for op in GAUSSIAN)]
-    head += [f"mixture {d},{dy} (floor)" for d, dy in CELLS]
+    head += [f"mixture {cell} (floor)" for cell in CELLS]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, row in rows.items():
         cells = [_gaussian_cell(row["gaussian"][op]) for op in GAUSSIAN]
-        cells += [_mixture_cell(row["mixture"][f"{d},{dy}"]) for d, dy in CELLS]
+        cells += [_mixture_cell(row["mixture"].get(cell)) for cell in CELLS]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines)
+
+
+def _cell(text: str) -> tuple[int, int]:
+    d, dy = text.split(",")
+    return int(d), int(dy)
 
 
 def _gaussian_cell(found: dict[str, float] | None) -> str:
@@ -75,10 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of rows; those already there are not run again")
     parser.add_argument("--samples", type=int, default=500, help="samples for each Gaussian problem")
     parser.add_argument("--points", type=int, default=1000, help="samples for each mixture problem")
-    parser.add_argument("--seeds", type=int, default=8, help="problems for each cell of the mixture protocol")
+    parser.add_argument("--problems", type=int, default=0, help="for each cell of the mixtures; by default as for ours")
     parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="PEER")
     args = parser.parse_args(arguments)
-    sizes = {"samples": args.samples, "points": args.points, "seeds": args.seeds}
+    sizes = {"samples": args.samples, "points": args.points, "problems": args.problems}
     for name in tqdm(args.only, desc="peers"):
         if name not in _rows(args.out, sizes):
             line = json.dumps(measure(name, sizes))

@@ -48,6 +48,8 @@ LEVELS = {
     "sitcom": (5,),
 }
 SAMPLES = {"mmps": (1, 2, 4), "proximal": (1, 4)}
+SWITCHES = (1.0, 0.5, 0.25)
+"""Below these levels mmps uses the Jacobian, above them it is a proximal step; by default the switch is at 5."""
 photos.PEERS |= {
     REFERENCE: photos.Peer(partial(photos.deepinv_dps, steps=1000), {"weight": (300.0, 1000.0)}),
 }
@@ -56,23 +58,29 @@ PEERS = (REFERENCE, "deepinv DPS", "deepinv DiffPIR")
 
 @dataclass(frozen=True)
 class Try:
-    """One way to restore: a method, its levels (0: those of the peer) and how many samples are averaged."""
+    """One way to restore: a method, its levels (0: those of the peer), how many samples are averaged.
+
+    `switch` is the level up to which the Jacobian of the network is used, 0 that of the prior.
+    """
 
     method: str
     levels: int = 0
     samples: int = 1
+    switch: float = 0.0
 
     @property
     def name(self) -> str:
         """As in the table."""
         words = [self.method, *([f"{self.levels} levels"] if self.levels else [])]
-        return ", ".join([*words, *([f"mean of {self.samples}"] if self.samples > 1 else [])])
+        words += [f"mean of {self.samples}"] if self.samples > 1 else []
+        return ", ".join([*words, *([f"Jacobian below {self.switch:g}"] if self.switch else [])])
 
 
 def tries() -> Iterator[Try]:
     """All that is measured, cheap ones first."""
     for method, levels in LEVELS.items():
         yield from (Try(method, n, s) for s in SAMPLES.get(method, (1,)) for n in levels)
+    yield from (Try("mmps", 25, 4, switch) for switch in SWITCHES)
     yield from (Try(peer) for peer in reversed(PEERS))
 
 
@@ -80,8 +88,12 @@ def restored(attempt: Try, y: Tensor, op, prior, setting: dict[str, float]) -> T
     """One picture, (3, 128, 128)."""
     if attempt.method in PEERS:
         return photos.PEERS[attempt.method].run(y, op, prior, **setting)[0]
+    own = prior.sigma_jacobian
+    prior.sigma_jacobian = attempt.switch or own
     solver = Solver(prior, build(ALGORITHMS[attempt.method], steps=attempt.levels))
-    return solver.solve(y, op, n_samples=attempt.samples).mean[0]
+    picture = solver.solve(y, op, n_samples=attempt.samples).mean[0]
+    prior.sigma_jacobian = own
+    return picture
 
 
 def averages(rows: Sequence[dict]) -> dict[tuple[str, str], dict[str, float]]:
@@ -112,6 +124,7 @@ def table(rows: Sequence[dict]) -> str:
             (q["seconds"], name)
             for name, q in own.items()
             if name.split(",")[0] == DEFAULT
+            and "Jacobian" not in name
             and q["psnr"] >= reference["psnr"] + CLOSE["psnr"]
             and q["lpips"] <= reference["lpips"] + CLOSE["lpips"]
         ]
@@ -137,7 +150,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
     for column, task in enumerate(tasks):
         for method, colour in marks.items():
             for samples in (1, *SAMPLES.get(method, ())[1:]):
-                names = [t.name for t in tries() if (t.method, t.samples) == (method, samples)]
+                names = [t.name for t in tries() if (t.method, t.samples, t.switch) == (method, samples, 0)]
                 points = [found[task, name] for name in names if (task, name) in found]
                 label = method if samples == 1 else f"{method}, mean of {samples}"
                 style = {

@@ -95,9 +95,9 @@ def test_the_run_is_that_of_these_steps_and_the_plan_costs_no_call():
     class Counting(Told):
         calls = 0
 
-        def denoise_vjp(self, z, sigma, cond=None):
+        def denoise_vjp(self, z, sigma, cond=None, *, once=False):
             type(self).calls += 1
-            return super().denoise_vjp(z, sigma, cond)
+            return super().denoise_vjp(z, sigma, cond, once=once)
 
     counting = Counting(torch.zeros(SHAPE), 0.25 * torch.eye(16))
     planned = solve(Solver(counting, "mmps", calls=60), seed=3)
@@ -127,10 +127,10 @@ class Clock:
         class Slow(Told):
             first = start
 
-            def denoise_vjp(self, z, sigma, cond=None):
+            def denoise_vjp(self, z, sigma, cond=None, *, once=False):
                 clock.now += 0.01 + self.first
                 self.first = 0.0
-                z0, vjp = super().denoise_vjp(z, sigma, cond)
+                z0, vjp = super().denoise_vjp(z, sigma, cond, once=once)
 
                 def slow(v):
                     clock.now += 0.03
