@@ -311,10 +311,22 @@ def _check() -> type:
     return Check
 
 
+def _app() -> type:
+    from ambient_solve.app.command import App
+
+    return App
+
+
 def _evaluate() -> type:
     from ambient_solve.evaluation import Evaluate
 
     return Evaluate
+
+
+def _mri(train: bool) -> type:
+    from ambient_solve.mri_commands import Mri, mri_train
+
+    return mri_train() if train else Mri
 
 
 COMMANDS: dict[str, Callable[[], type]] = {
@@ -324,9 +336,12 @@ COMMANDS: dict[str, Callable[[], type]] = {
     "corrupt": _corrupt,
     "check": _check,
     "evaluate": _evaluate,
+    "mri": lambda: _mri(False),
+    "mri-train": lambda: _mri(True),
     "info": lambda: Info,
+    "app": _app,
 }
-WITH_KNOBS = ("restore", "check")
+WITH_KNOBS = ("restore", "check", "mri")
 """Commands that take the knobs of an algorithm beside their own options."""
 USAGE = """usage: ambient-solve COMMAND ...
 
@@ -336,7 +351,10 @@ USAGE = """usage: ambient-solve COMMAND ...
   corrupt   damage a data set once, for training
   check     say whether the samples of an algorithm are those of the posterior
   evaluate  compare algorithms, tasks and priors on pictures whose truth is known
+  mri       reconstruct undersampled MRI scans
+  mri-train make training data of undersampled scans, and train a prior from them
   info      list priors, tasks and algorithms with their knobs, or describe one prior
+  app       open the page that restores pictures in a browser
 
 `ambient-solve COMMAND --help` lists the options of a command; `ambient-solve --version` tells the version."""
 

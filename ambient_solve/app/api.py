@@ -1,0 +1,92 @@
+"""Endpoints for programs: the page without the page.
+
+client = gradio_client.Client("http://127.0.0.1:7860")
+picture, told = client.predict(handle_file("old.png"), "denoise", {"sigma": 0.1}, api_name="/restore")
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ambient_solve.app import controls, events
+from ambient_solve.app.session import Session, details, save
+
+RESTORE = (
+    "Restore a damaged picture. task: what is wrong with it, with `options` (JSON) its knobs, such as {'sigma': 0.1}; "
+    "mask: for inpaint, a picture, white where pixels are missing; preset: Fast, Balanced, Faithful, Creative. "
+    "samples: 0 for those of the preset; seed: decides the samples. Returns the restored picture (a PNG that carries "
+    "its settings) and a JSON object with the misfit, the settings and the seconds; before that, how far it is."
+)
+ESTIMATE = "Estimate the noise level of a picture, and the JPEG quality it was once stored with (null: no trace)."
+
+
+def endpoints(prior: str, device: str, sentences: Callable[..., Any], model: dict[str, Any]) -> None:
+    """Add the endpoints /restore and /estimate to the page that is being built."""
+    import gradio as gr
+
+    def restore(*given: Any) -> Iterator[tuple[str | None, dict[str, Any]]]:
+        names = ("file", "task", "options", "mask", "preset", "samples", "seed")
+        yield from restored(dict(zip(names, given, strict=True)), prior, device)
+
+    def estimate(file: str) -> dict[str, Any]:
+        return estimated(file, prior, device)
+
+    with gr.Row(visible=False):
+        picture, result, told = gr.File(label="picture"), gr.File(label="restored"), gr.JSON(label="told")
+        inputs = [
+            picture,
+            gr.Dropdown(list(controls.TASKS), value="denoise", label="task"),
+            gr.JSON({}, label="options"),
+            gr.File(label="mask"),
+            gr.Dropdown(list(controls.PRESETS), value="Fast", label="preset"),
+            gr.Number(0, precision=0, label="samples"),
+            gr.Number(0, precision=0, label="seed"),
+        ]
+        start, guess = gr.Button("restore"), gr.Button("estimate")
+    said = {"api_name": "restore", "api_description": RESTORE, **model}
+    start.click(sentences(restore), inputs, [result, told], **said)
+    guess.click(sentences(estimate), [picture], told, api_name="estimate", api_description=ESTIMATE)
+
+
+def restored(given: dict[str, Any], prior: str, device: str) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """What /restore answers, in parts: how far it is, and at last the path of the picture and what is to be told."""
+    from ambient_solve.app.job import prepare
+    from ambient_solve.app.run import run
+    from ambient_solve.errors import AmbientSolveError
+
+    if given["file"] is None:
+        raise AmbientSolveError("No picture was given.")
+    preset = controls.PRESETS[given["preset"]]
+    options = given["options"] or {}
+    known = controls.task_knobs(given["task"])
+    if not isinstance(options, dict) or any(name not in known for name in options):
+        raise AmbientSolveError(f"options={options!r} was given; knobs of {given['task']} were expected: {known}.")
+    standing = {name: controls.start_value(given["task"], name) for name in known}
+    values = {
+        **{"kernel": None, "editor": None, "play": False, "scattered": 0.0, "size": "auto", "keep": True},
+        **{"prior": prior, "algorithm": preset.algorithm, "knobs": preset.knobs},
+        **{name: given[name] for name in ("task", "mask", "seed")},
+        **{**standing, **options},
+        "samples": given["samples"] or preset.samples,
+    }
+    model = events.prior_of(prior, device)
+    with contextlib.closing(Session()) as session:
+        picture = session.take(given["file"], model.shape[0])
+        for moment in run(prepare(events.order_of(values), model, picture)):
+            yield None, {"share": round(moment.share, 3), "words": moment.words}
+        best, _ = save(moment.result, session.folder)
+        yield str(best), {"misfit": moment.result.misfit, **details(moment.result)}
+
+
+def estimated(file: str | None, prior: str, device: str) -> dict[str, Any]:
+    """What /estimate answers."""
+    from ambient_solve.errors import AmbientSolveError
+    from ambient_solve.estimation import jpeg_quality, noise_level
+
+    if file is None:
+        raise AmbientSolveError("No picture was given.")
+    with contextlib.closing(Session()) as session:
+        picture = session.take(file, events.prior_of(prior, device).shape[0])
+        return {"noise_level": float(noise_level(picture.y)[0]), "jpeg_quality": jpeg_quality(picture.path)}

@@ -1,0 +1,312 @@
+"""What happens when something on the page is used: dictionaries of values in, dictionaries of updates out.
+
+The names in them are those of the parts of the page (see `page`); nothing here draws or solves.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ambient_solve.app import controls, example, painter, panels
+from ambient_solve.app.order import Order
+from ambient_solve.app.session import MAX_PIXELS, Session, details, how_to_repeat, save
+from ambient_solve.damage import DAMAGES, Inpaint, Picture
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.knobs import knobs
+from ambient_solve.recipe import Recipe, read_png
+
+if TYPE_CHECKING:
+    from ambient_solve.app.run import Result
+
+SHOWN = 1024
+"""Longer side of the pictures on the page; the files have all pixels."""
+MAX_SAMPLES, MAX_STEPS = 16, 1000
+"""What one run on the page may ask for."""
+
+
+@lru_cache(maxsize=2)
+def prior_of(name: str, device: str) -> Any:
+    """A prior, kept for the next run."""
+    from ambient_solve.console import load
+
+    return load(name, device)
+
+
+def offers(values: dict[str, Any]) -> dict[str, Any]:
+    """What there is to choose, once the page stands: it takes torch, which takes seconds, and so does the prior."""
+    import gradio as gr
+
+    from ambient_solve.algorithms import ALGORITHMS
+    from ambient_solve.priors.load import embedded_priors
+
+    prior_of(values["prior"], values["device"])
+    priors = list(dict.fromkeys([values["prior"], *embedded_priors()]))
+    return {"algorithm": gr.update(choices=["auto", *ALGORITHMS]), "prior": gr.update(choices=priors)}
+
+
+def upload(values: dict[str, Any]) -> dict[str, Any]:
+    """A file was put in: show it, say what was converted, and take over the recipe that it may carry."""
+    import gradio as gr
+
+    if values["file"] is None:
+        return {}
+    session = values["session"] or Session()
+    prior = prior_of(values["prior"], values["device"])
+    picture = session.take(values["file"], prior.shape[0])
+    shown = _small(panels.to_image(_array(picture)))
+    updates = {
+        "session": session,
+        "file": None,
+        "mask": None,
+        "editor": painter.value(shown),
+    }
+    height, width = picture.y.shape[-2:]
+    words = [f"{picture.path.name}, {width}x{height} pixels", *picture.notes]
+    updates["status"] = panels.progress_bar(0, f"{'; '.join(words)}. Say what is wrong with it, then restore it.")
+    recipe = read_png(session.path)
+    if recipe is not None:
+        gr.Info("The settings in this picture were taken over; paint or upload the mask again where there was one.")
+        updates |= apply(recipe)
+    return updates
+
+
+def apply(recipe: Recipe) -> dict[str, Any]:
+    """Set the controls as `recipe` says."""
+    import gradio as gr
+
+    updates = {**choose_task(recipe.task), "task": recipe.task, "samples": recipe.samples, "seed": recipe.seed}
+    for name, value in recipe.damage.items():
+        if name in controls.HANDY:
+            low, high, _ = controls.HANDY[name]
+            updates[name] = gr.update(value=value, minimum=min(low, value), maximum=max(high, value), visible=True)
+        elif name not in ("mask", "kernel"):
+            updates[name] = gr.update(value=value, visible=True)
+    kept = dict(recipe.knobs)
+    return updates | {"algorithm": recipe.algorithm, "knobs": kept, "loaded": kept, "preset": None, "same_seed": True}
+
+
+def choose_task(task: str) -> dict[str, Any]:
+    """Show the controls of this damage."""
+    import gradio as gr
+
+    own = controls.task_knobs(task)
+    updates = {name: gr.update(visible=name in own) for name in controls.damage_knobs()}
+    updates["sigma"] = gr.update(value=controls.start_value(task, "sigma"), visible=True)
+    missing = task == Inpaint.name
+    updates |= {name: gr.update(visible=missing) for name in ("mask", "keep", "painting")}
+    updates["kernel"] = gr.update(visible="blur" in task)
+    updates["estimate"] = gr.update(value="Estimate noise and quality" if task == "jpeg" else "Estimate the noise")
+    return updates
+
+
+def choose_preset(name: str | None) -> dict[str, Any]:
+    """Set algorithm, knobs and number of samples."""
+    if name not in controls.PRESETS:
+        return {}
+    preset = controls.PRESETS[name]
+    kept = dict(preset.knobs)
+    return {"algorithm": preset.algorithm, "knobs": kept, "loaded": kept, "samples": preset.samples}
+
+
+def estimate(values: dict[str, Any]) -> dict[str, Any]:
+    """Noise level and, for JPEG, quality of the picture, as far as they can be told from it."""
+    import gradio as gr
+
+    from ambient_solve.estimation import jpeg_quality, noise_level
+
+    picture = _picture(values)
+    if values["task"] == "jpeg":
+        quality = jpeg_quality(picture.path)
+        if quality is None:
+            raise AmbientSolveError("The picture shows no trace of JPEG compression: set the quality by hand.")
+        gr.Info(f"JPEG quality {quality}.")
+        return {"quality": quality}
+    sigma = float(noise_level(picture.y)[0])
+    low, high, step = controls.HANDY["sigma"]
+    gr.Info(f"Noise level {sigma:.3f} (pixel values go from 0 to 1).")
+    return {"sigma": min(max(round(sigma / step) * step, low), high)}
+
+
+def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Restore the picture: updates for every preview, and for every finished sample."""
+    import gradio as gr
+
+    from ambient_solve.app.job import prepare
+    from ambient_solve.app.run import run
+
+    session = values["session"] or Session()
+    session.stopped, session.result = False, None
+    seed = values["seed"] if values["same_seed"] else random.randrange(2**31)
+    prior = prior_of(values["prior"], values["device"])
+    problem = prepare(order_of({**values, "seed": seed}), prior, _picture({**values, "session": session}))
+    before = _small(panels.measured(problem.before, problem.mask))
+    piece = problem.piece
+    cut = panels.measured(_array(piece.picture), None if piece.mask is None else piece.mask.numpy() > 0)
+    starting = panels.progress_bar(0, "Starting")
+    yield {"session": session, "seed": seed, "status": starting, "stop": gr.update(interactive=True)}
+    shown: dict[str, Any] = {}
+    for moment in run(problem):
+        updates = {"status": panels.progress_bar(moment.share, moment.words)}
+        if moment.preview is not None:
+            updates["slider"] = tuple(map(_small, panels.slider_pair(cut, panels.to_image(moment.preview))))
+        if moment.result is not None:
+            session.result = moment.result
+            shown = views(session, before)
+            updates |= shown
+        if session.stopped and moment.share < 1:
+            finished = 0 if session.result is None else len(session.result.samples)
+            updates["status"] = panels.progress_bar(moment.share, stopped_words(finished))
+            yield updates
+            break
+        yield updates
+    # Once more all that is shown: a tab that is closed keeps only the last that it was sent.
+    yield {**shown, "stop": gr.update(interactive=False)}
+
+
+def stop(values: dict[str, Any]) -> dict[str, Any]:
+    """Ask the run of this session to end; it does so after the level that it is at, and says what is kept."""
+    import gradio as gr
+
+    if values["session"] is not None:
+        values["session"].stopped = True
+    return {"stop": gr.update(interactive=False)}
+
+
+def stopped_words(finished: int) -> str:
+    """What is left of a run that was stopped."""
+    if not finished:
+        return "Stopped before the first sample was finished: what is shown is unfinished."
+    return f"Stopped. {finished} finished sample{'s' * (finished > 1)} kept."
+
+
+def views(session: Session, before: Any) -> dict[str, Any]:
+    """All that the page shows of the session's result."""
+    import gradio as gr
+
+    from ambient_solve.estimation import advice
+
+    result = session.result
+    problem, samples = result.problem, result.samples
+    images = [_small(panels.to_image(x)) for x in samples]
+    best = _small(panels.to_image(result.mean))
+    picture, archive = save(result, session.folder)
+    python, shell = how_to_repeat(result)
+    words = panels.share_words(problem.mask, samples, problem.order.keep)
+    if problem.truth is not None:
+        words += f" {panels.truth_words(problem.truth, result.mean)}"
+    piece_mask = None if problem.piece.mask is None else problem.piece.mask.numpy() > 0
+    many = len(samples) > 1
+    return {
+        "session": session,
+        "slider": panels.slider_pair(before, best),
+        "words": words,
+        "gallery": [(best, "mean"), *((x, f"sample {s + 1}") for s, x in enumerate(images))],
+        "spread": panels.spread_map(samples).image if many else panels.no_spread(samples[0]),
+        "pixel": "Click a pixel of the map." if many else "One sample has no spread: ask for two or more.",
+        "near": None,
+        "residual": panels.residual_map(result.residual, piece_mask).image,
+        "fit": panels.fit_words(result.misfit, advice(result.misfit, problem.damage)),
+        "steps_strip": panels.steps_strip(result.frames),
+        "details": details(result),
+        "python": python,
+        "shell": shell,
+        "download": gr.update(value=str(picture), interactive=True),
+        "archive": gr.update(value=str(archive), interactive=True),
+    }
+
+
+def choose_sample(values: dict[str, Any], index: int) -> dict[str, Any]:
+    """Put the chosen picture of the gallery behind the slider: the mean, or one sample."""
+    result = _result(values)
+    before = _small(panels.measured(result.problem.before, result.problem.mask))
+    chosen = result.mean if index == 0 else result.samples[min(index, len(result.samples)) - 1]
+    return {"slider": panels.slider_pair(before, _small(panels.to_image(chosen)))}
+
+
+def click_map(values: dict[str, Any], x: float, y: float) -> dict[str, Any]:
+    """Read the pixel under a point of the drawn spread map."""
+    result = _result(values)
+    place = panels.spread_map(result.samples).pixel(x, y)
+    return {} if place is None else read_pixel(values, *place)
+
+
+def read_pixel(values: dict[str, Any], row: int, column: int) -> dict[str, Any]:
+    """Mean, spread and samples at one pixel."""
+    result = _result(values)
+    height, width = result.samples.shape[1:3]
+    row, column = int(row or 0), int(column or 0)
+    if not (0 <= row < height and 0 <= column < width):
+        raise AmbientSolveError(f"Row {row}, column {column} is outside the picture of {width}x{height} pixels.")
+    return {
+        "pixel": panels.pixel_words(result.samples, row, column, result.problem.mask),
+        "near": panels.swatches(result.samples, row, column),
+        "row": row,
+        "column": column,
+    }
+
+
+def order_of(values: dict[str, Any]) -> Order:
+    """The order that the controls describe."""
+    task, known = values["task"], {k.name: k for k in knobs(DAMAGES[values["task"]])}
+    options = {name: controls.knob_value(known[name], values[name]) for name in controls.task_knobs(task)}
+    chosen = dict(values["knobs"] or {})
+    samples = int(values["samples"])
+    if not 1 <= samples <= MAX_SAMPLES or not 1 <= chosen.get("steps", 1) <= MAX_STEPS:
+        raise AmbientSolveError(
+            f"The page draws 1 to {MAX_SAMPLES} samples in 1 to {MAX_STEPS} levels: take the command line for more."
+        )
+    files = {name: None if values[name] is None else Path(values[name]) for name in ("mask", "kernel")}
+    return Order(
+        task,
+        options,
+        play=values["play"],
+        painted=painter.painted(values["editor"]),
+        mask=files["mask"],
+        kernel=files["kernel"],
+        scattered=values["scattered"] if task == Inpaint.name else 0.0,
+        prior=values["prior"],
+        algorithm=values["algorithm"],
+        knobs=chosen,
+        samples=samples,
+        seed=int(values["seed"]),
+        size=values["size"],
+        keep=values["keep"],
+    )
+
+
+def _picture(values: dict[str, Any]) -> Picture:
+    """The picture of the session at its full depth, or that of the example."""
+    from ambient_solve.uploads import open_upload
+
+    session, channels = values["session"], prior_of(values["prior"], values["device"]).shape[0]
+    path = example.PICTURE if session is None or session.path is None else session.path
+    if not path.is_file():
+        raise AmbientSolveError("The picture is no longer kept: put it in again.")
+    return open_upload(path, max_pixels=MAX_PIXELS, channels=channels)
+
+
+def _result(values: dict[str, Any]) -> Result:
+    session = values["session"]
+    if session is not None and session.result is not None:
+        return session.result
+    if session is not None and session.path is not None:
+        raise AmbientSolveError("There is no result yet: restore the picture first.")
+    return example.result()
+
+
+def _small(image: Any) -> Any:
+    """The picture, or a copy of SHOWN pixels at most."""
+    if max(image.size) > SHOWN:
+        image = image.copy()
+        image.thumbnail((SHOWN, SHOWN))
+    return image
+
+
+def _array(picture: Picture) -> np.ndarray:
+    return picture.y[0].permute(1, 2, 0).numpy()

@@ -1,0 +1,101 @@
+"""The finished example of the first view: a portrait (NASA, public domain; from scikit-image) with scratches on it.
+
+`python -m ambient_solve.app.example` restores it again and writes its files.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ambient_solve.app.order import Order
+from ambient_solve.app.panels import to_image
+
+if TYPE_CHECKING:
+    from ambient_solve.app.job import Problem
+    from ambient_solve.app.run import Result
+
+FOLDER = Path(__file__).parent / "example_files"
+NAMES = ("portrait.jpg", "mask.png", "steps.jpg", "result.npz", "result.json")
+PICTURE, MASK, STEPS, RECORD, TOLD = (FOLDER / name for name in NAMES)
+SIDE = 256
+STROKES = (
+    ((20, 40, 96, 84, 150, 88, 238, 62), 7),
+    ((188, 8, 176, 70, 196, 140, 180, 250), 5),
+    ((8, 196, 70, 180, 128, 214, 200, 206), 8),
+)
+"""Corners x, y of the scratches, and their widths."""
+
+
+def first_view() -> dict[str, Any]:
+    """What the page shows before anything was run: pictures (H, W, C), the measured pixels, and words."""
+    mask = np.asarray(Image.open(MASK)) < 128
+    picture = np.asarray(Image.open(PICTURE), np.float32) / 255
+    with np.load(RECORD) as record:
+        missing, residual = record["missing"], record["residual"]
+    samples = np.repeat(picture[None], len(missing), 0)
+    samples[:, ~mask] = missing.astype(np.float32) / 255
+    arrays = {"picture": picture, "mask": mask, "samples": samples, "residual": residual.astype(np.float32) / 16}
+    return arrays | json.loads(TOLD.read_text())
+
+
+def frames(seen: dict[str, Any]) -> tuple[tuple[str, np.ndarray], ...]:
+    """The estimates on the way to the first sample, with their captions."""
+    strip = np.asarray(Image.open(STEPS), np.float32) / 255
+    return tuple(zip(seen["frames"], np.split(strip, len(seen["frames"]), 1), strict=True))
+
+
+def problem() -> Problem:
+    """What was restored."""
+    from ambient_solve.app.job import prepare
+    from ambient_solve.priors.load import load_prior
+    from ambient_solve.uploads import open_upload
+
+    return prepare(Order("inpaint", {"sigma": 0.01}, mask=MASK, samples=4), load_prior("photos"), open_upload(PICTURE))
+
+
+@lru_cache(maxsize=1)
+def result() -> Result:
+    """What came out, as it was stored: 8 bits, and only what was missing."""
+    from ambient_solve.app.run import Result
+
+    seen = first_view()
+    told = {name: seen[name] for name in ("settings", "seconds", "calls", "vjps", "samples", "residual")}
+    return Result(problem(), chi2=tuple(seen["chi2"]), frames=frames(seen), **told)
+
+
+def make() -> None:
+    """Draw the scratches, restore the picture, and write the files of the example."""
+    from skimage import data
+
+    from ambient_solve.app.run import run
+    from ambient_solve.app.session import details, how_to_repeat
+
+    FOLDER.mkdir(exist_ok=True)
+    Image.fromarray(data.astronaut()[:400, 32:432]).resize((SIDE, SIDE), Image.Resampling.BOX).save(PICTURE, quality=92)
+    mask = Image.new("L", (SIDE, SIDE))
+    for corners, width in STROKES:
+        ImageDraw.Draw(mask).line(corners, 255, width, joint="curve")
+    mask.save(MASK)
+    what = problem()
+    for moment in run(what):
+        print(moment.words, flush=True)
+    made = moment.result
+    missing = (np.clip(made.samples[:, ~what.mask], 0, 1) * 255).round().astype(np.uint8)
+    # One channel that `residual_map` shows as it shows the three.
+    residual = np.clip(made.residual.mean(-1, keepdims=True) * 3**0.5 * 16, -127, 127).round().astype(np.int8)
+    np.savez_compressed(RECORD, missing=missing, residual=residual)
+    to_image(np.concatenate([x for _, x in made.frames], 1)).save(STEPS, quality=80)
+    told = {name: getattr(made, name) for name in ("chi2", "settings", "seconds", "calls", "vjps", "misfit")}
+    told["frames"] = [word for word, _ in made.frames]
+    told["python"], told["shell"] = how_to_repeat(made)
+    TOLD.write_text(json.dumps({**told, "details": details(made)}, indent=2, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    make()

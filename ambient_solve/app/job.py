@@ -1,0 +1,172 @@
+"""What the page says -> a measurement, its damage and a solver. Knows no gradio; `run` runs it.
+
+problem = prepare(Order("denoise", {"sigma": 0.1}), load_prior(), open_upload("old.png"))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from deepinv.physics import Physics
+from torch import Tensor
+
+from ambient_solve.app.order import SIZES, WORKING, Order
+from ambient_solve.damage import (
+    Blurred,
+    Damage,
+    Denoise,
+    Inpaint,
+    JpegBlocks,
+    Picture,
+    SuperResolution,
+    make_damage,
+    read_mask,
+)
+from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.priors.base import Prior
+from ambient_solve.restore import _fitting, make_solver
+from ambient_solve.solver import Solver
+from ambient_solve.tiling import Piece, TiledPrior, crop, fit, missing_box
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An order that was found to fit.
+
+    Attributes:
+        picture: The measurement at full size. piece: What of it is restored. damage, op: Those of the piece.
+        at_once: How many samples are drawn together.
+        mask: Measured pixels (H, W) at full size, True = measured; None where the damage is no mask.
+        truth: The undamaged picture (H, W, C), known when playing. notes: What was converted, in words.
+    """
+
+    order: Order
+    picture: Picture
+    piece: Piece
+    damage: Damage
+    op: Physics
+    solver: Solver
+    at_once: int
+    mask: np.ndarray | None
+    truth: np.ndarray | None
+    notes: tuple[str, ...]
+
+    @property
+    def before(self) -> np.ndarray:
+        """The measurement (H, W, C) at full size."""
+        return _array(self.picture.y)
+
+
+def prepare(order: Order, prior: Prior, picture: Picture) -> Problem:
+    """Check an order for this `picture`, before the first network call.
+
+    Raises:
+        AmbientSolveError: what the page says does not fit.
+    """
+    if order.samples < 1:
+        raise AmbientSolveError(f"{order.samples} samples were asked for, at least 1 was expected.")
+    if order.size not in SIZES:
+        raise AmbientSolveError(f"There is no working size {order.size!r}. {suggestion(order.size, SIZES)}")
+    make_solver(prior, order.algorithm, order.knobs)
+    notes, truth, mask, files = list(picture.notes), None, None, {}
+    if order.task == Inpaint.name:
+        mask = ~_missing(order, tuple(picture.y.shape[-2:]), picture.path.name)
+        files = {"mask": torch.from_numpy(mask).float()}
+    elif order.kernel is not None:
+        files = {"kernel": str(order.kernel)}
+    damage = make_damage(order.task, **order.options, **files)
+    if order.play:
+        if isinstance(damage, Blurred) and damage.boundary != "circular":
+            damage = replace(damage, boundary="circular")
+            notes.append("playing, the blur wraps round at the edges of the picture")
+        picture, truth = simulate(picture, damage, order.seed)
+    piece, how = _piece(order, damage, picture, mask)
+    if how == "tiles":
+        prior = TiledPrior(prior)
+    if piece.mask is not None:
+        damage = replace(damage, mask=piece.mask)
+    damage = replace(damage, sigma=damage.sigma * piece.noise)
+    notes += _size_words(how, piece)
+    solver = make_solver(prior, order.algorithm, order.knobs)
+    op = damage.operator(piece.picture)
+    at_once = _fitting(solver, op, piece.picture, order.samples)
+    if not (solver.algorithm is not None and solver.algorithm.interacting) and prior.device.type == "cpu":
+        at_once = 1  # as fast as several, and a cancelled run keeps what is finished
+    shown = None if truth is None else _array(truth)
+    return Problem(order, picture, piece, damage, op.to(prior.device), solver, at_once, mask, shown, tuple(notes))
+
+
+def simulate(picture: Picture, damage: Damage, seed: int) -> tuple[Picture, Tensor]:
+    """A picture damaged for play, and the part of it (1, C, H, W) that can be compared with a restoration."""
+    x = small = picture.y
+    if isinstance(damage, SuperResolution):
+        height, width = (n // damage.factor for n in x.shape[-2:])
+        if not height or not width:
+            raise AmbientSolveError(f"The picture is smaller than the factor {damage.factor}. Choose a smaller factor.")
+        x, small = x[..., : height * damage.factor, : width * damage.factor], x[..., :height, :width]
+    op = damage.operator(replace(picture, y=small))
+    with torch.no_grad():
+        y = op.A(x)
+    if not isinstance(damage, JpegBlocks):  # its sigma says how closely a file must be reproduced, it is no noise
+        y = y + damage.sigma * torch.randn(y.shape, generator=torch.Generator().manual_seed(seed))
+    if isinstance(damage, Inpaint):
+        y = y * op.mask
+    # The noise of the three channels is independent, even where the picture is grey.
+    return replace(picture, y=y, copies=1), x
+
+
+def _missing(order: Order, size: tuple[int, int], name: str) -> np.ndarray:
+    """The missing pixels (H, W): painted, in the file of the mask, or lost at random."""
+    missing = np.zeros(size, bool)
+    if order.painted is not None and order.painted.any():
+        drawn = torch.from_numpy(order.painted[None, None].astype(np.float32))
+        missing |= torch.nn.functional.interpolate(drawn, size=size, mode="nearest-exact")[0, 0].numpy() > 0
+    if order.mask is not None:
+        missing |= read_mask(order.mask, size, name).numpy() == 0
+    if order.play and order.scattered > 0:
+        missing |= np.random.default_rng(order.seed).random(size) < order.scattered
+    if not missing.any():
+        raise AmbientSolveError(
+            "Nothing is marked as missing: paint over the missing part of the picture, or upload a mask that is white "
+            "where pixels are missing."
+        )
+    if missing.all():
+        raise AmbientSolveError("The whole picture is marked as missing: leave a part of it unpainted.")
+    return missing
+
+
+def _piece(order: Order, damage: Damage, picture: Picture, mask: np.ndarray | None) -> tuple[Piece, str]:
+    """The part of the picture to restore, and which of SIZES that is."""
+    height, width = picture.y.shape[-2:]
+    longer = max(height, width) * (damage.factor if isinstance(damage, SuperResolution) else 1)
+    seen, how = None if mask is None else torch.from_numpy(mask).float(), order.size
+    box = (0, 0, height, width) if seen is None else missing_box(seen)
+    if how == "auto":
+        local = seen is not None and max(box[2] - box[0], box[3] - box[1]) <= WORKING
+        how = "whole" if longer <= WORKING else "region" if local else "tiles"
+    if how == "region":
+        if seen is None:
+            raise AmbientSolveError("There is no missing region to cut out: choose tiles, or the whole picture.")
+        return crop(picture, box, seen), how
+    if how == "reduced":
+        if not isinstance(damage, (Inpaint, Denoise)):
+            raise AmbientSolveError(
+                f"A reduced picture is no longer damaged by {damage.name} as stated: choose tiles or the whole."
+            )
+        return fit(picture, WORKING, seen), how
+    return crop(picture, (0, 0, height, width), seen), how
+
+
+def _size_words(how: str, piece: Piece) -> list[str]:
+    """The working size, where it is not that of the picture."""
+    (height, width), (h, w) = piece.whole.y.shape[-2:], piece.picture.y.shape[-2:]
+    if (h, w) == (height, width):
+        return ["restored in overlapping tiles, denoised together"] if how == "tiles" and max(h, w) > 256 else []
+    part = "the missing region and what is round it" if how == "region" else "the picture, reduced"
+    return [f"restored at a working size of {w}x{h} pixels ({part}) and pasted back into {width}x{height}"]
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x[0].permute(1, 2, 0).cpu().numpy()

@@ -1,0 +1,339 @@
+"""The tab that restores a picture: its parts, and which event each of them starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from ambient_solve.app import controls, events, example, many, painter, panels
+from ambient_solve.app.api import endpoints
+from ambient_solve.app.order import SIZES
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.knobs import knobs
+
+if TYPE_CHECKING:
+    from gradio.components import Component
+
+    from ambient_solve.app.session import Session
+
+Parts = dict[str, "Component"]
+READ = (
+    *("session", "file", "editor", "mask", "kernel", "task", "play", "scattered", *controls.damage_knobs()),
+    *("prior", "device", "algorithm", "knobs", "samples", "seed", "same_seed", "size", "keep"),
+)
+"""Parts whose values an event may read."""
+DAMAGE = (*controls.damage_knobs(), "mask", "kernel", "keep", "painting", "estimate")
+SETTINGS = ("task", "samples", "seed", "algorithm", "knobs", "loaded", "preset", "same_seed")
+VIEWS = (
+    *("session", "slider", "words", "gallery", "spread", "pixel", "near", "residual", "fit", "steps_strip"),
+    *("details", "python", "shell", "download", "archive"),
+)
+"""Parts that events change. No event is given more than it changes: a closed tab forgets what it shows when it is told
+that nothing has changed."""
+MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
+"""One job at a time works on a prior, whatever started it."""
+
+
+def restore_tab(prior: str, device: str, open_priors: bool) -> None:
+    """Lay the tab out: what is wrong on the left, the picture in the middle, how to restore on the right."""
+    import gradio as gr
+
+    seen = example.first_view()
+    parts: Parts = {
+        "session": gr.State(None, time_to_live=3600, delete_callback=_forget),
+        "device": gr.State(device),
+        "knobs": gr.State(dict(controls.PRESETS["Fast"].knobs)),
+        "loaded": gr.State(dict(controls.PRESETS["Fast"].knobs)),
+    }
+    with gr.Row(elem_id="columns"):
+        with gr.Column(scale=5, min_width=300):
+            _damage_column(parts, seen)
+        with gr.Column(scale=6, min_width=300):
+            _picture_column(parts, seen)
+        with gr.Column(scale=3, min_width=250):
+            _solver_column(parts, prior, open_priors)
+    _tabs_below(parts, seen)
+    _wire(parts)
+    endpoints(prior, device, _sentences, MODEL)
+
+
+def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
+    import gradio as gr
+
+    gr.Markdown("## 1 · The picture and what is wrong with it")
+    parts["file"] = gr.File(
+        label="Picture: drop it here, paste it anywhere, or choose a file",
+        file_types=[".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"],
+        height=130,
+        elem_id="file",
+    )
+    parts["task"] = gr.Dropdown(
+        [(words, task) for task, words in controls.TASKS.items()],
+        value="inpaint",
+        label="What is wrong",
+        elem_id="task",
+    )
+    parts["painting"] = gr.Markdown("Paint over what is missing.", elem_id="painting")
+    parts["editor"] = gr.HTML(
+        painter.value(panels.to_image(seen["picture"]), ~seen["mask"]),
+        html_template=painter.TEMPLATE,
+        js_on_load=painter.SCRIPT,
+        label="Picture to paint on",
+        elem_id="editor",
+    )
+    for name, k in controls.damage_knobs().items():
+        shown = name in controls.task_knobs("inpaint")
+        parts[name] = controls.damage_widget(k, controls.start_value("inpaint", name) if shown else k.default, shown)
+    parts["estimate"] = gr.Button("Estimate the noise", size="sm", elem_id="estimate")
+    with gr.Accordion("More about the damage", open=False):
+        parts["mask"] = gr.File(label="Mask: a picture of the same size, white where pixels are missing", height=130)
+        parts["kernel"] = gr.File(label="Picture of the blur, bright where the light went", height=130, visible=False)
+        parts["keep"] = gr.Checkbox(True, label="Keep measured pixels exactly", info="copied into what is restored")
+        parts["play"] = gr.Checkbox(
+            False, label="The picture is fine: damage it for me", info="to try the page; the truth is then known"
+        )
+        parts["scattered"] = gr.Slider(
+            0, 0.95, value=0.0, step=0.05, label="Lose pixels at random", info="share of them", visible=False
+        )
+
+
+def _picture_column(parts: Parts, seen: dict[str, Any]) -> None:
+    import gradio as gr
+
+    gr.Markdown("## 2 · Before and after")
+    before = panels.measured(seen["picture"], seen["mask"])
+    parts["slider"] = gr.ImageSlider(
+        panels.slider_pair(before, panels.to_image(seen["samples"].mean(0))),
+        label="Measured (left) and restored (right)",
+        elem_id="slider",
+        interactive=False,
+        max_height=560,
+        buttons=["fullscreen"],
+    )
+    parts["status"] = gr.HTML(
+        panels.progress_bar(0, "This is a finished example. Press Restore, or put in a picture of your own."),
+        elem_id="status",
+    )
+    with gr.Row():
+        parts["run"] = gr.Button("Restore", variant="primary", elem_id="run", scale=3)
+        parts["stop"] = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", scale=1)
+    parts["words"] = gr.Markdown(
+        panels.share_words(seen["mask"], seen["samples"], True), elem_id="words", container=True
+    )
+    with gr.Row():
+        parts["download"] = gr.DownloadButton("Download picture", interactive=False, size="sm", elem_id="download")
+        parts["archive"] = gr.DownloadButton("Download everything", interactive=False, size="sm", elem_id="archive")
+
+
+def _solver_column(parts: Parts, prior: str, open_priors: bool) -> None:
+    import gradio as gr
+
+    fast = controls.PRESETS["Fast"]
+    gr.Markdown("## 3 · How to restore it")
+    parts["preset"] = gr.Radio(
+        [(f"{name}: {preset.words}", name) for name, preset in controls.PRESETS.items()],
+        value="Fast",
+        label="Preset",
+        elem_id="preset",
+    )
+    parts["prior"] = gr.Dropdown(
+        [prior],
+        value=prior,
+        label="Prior",
+        info="who knows what pictures look like" + ("; or a folder or hub id" if open_priors else ""),
+        allow_custom_value=open_priors,
+        elem_id="prior",
+    )
+    parts["samples"] = gr.Slider(
+        1, events.MAX_SAMPLES, value=fast.samples, step=1, label="Samples", info="two or more show how sure it is"
+    )
+    with gr.Row():
+        parts["seed"] = gr.Number(0, precision=0, minimum=0, label="Seed", min_width=90, elem_id="seed")
+        parts["same_seed"] = gr.Checkbox(True, label="Same seed next time", min_width=120)
+    with gr.Accordion("More", open=False, elem_id="more"):
+        sizes = [(words, size) for size, words in SIZES.items()]
+        parts["size"] = gr.Dropdown(sizes, value="auto", label="Working size", info="large pictures only")
+        parts["algorithm"] = gr.Dropdown(
+            ["auto", fast.algorithm], value=fast.algorithm, label="Algorithm", elem_id="algorithm"
+        )
+
+        @gr.render(inputs=[parts["algorithm"], parts["loaded"]], show_progress="hidden", concurrency_limit=4)
+        def knobs_of(algorithm: str, loaded: dict[str, Any]) -> None:
+            from ambient_solve.algorithms import ALGORITHMS
+
+            if algorithm == "auto":
+                gr.Markdown("mmps where the damage is linear, daps elsewhere, with their defaults.")
+                return
+            for k in knobs(ALGORITHMS[algorithm]):
+                widget = controls.knob_widget(k, loaded.get(k.name))
+                widget.change(
+                    lambda value, kept, k=k: {**kept, k.name: controls.knob_value(k, value)},
+                    [widget, parts["knobs"]],
+                    parts["knobs"],
+                    queue=False,
+                    api_visibility="private",
+                )
+
+
+def _tabs_below(parts: Parts, seen: dict[str, Any]) -> None:
+    import gradio as gr
+
+    def picture(name: str, value: Any, label: str, alt: str, height: int | None = None) -> None:
+        shown = {"format": "png", "buttons": ["fullscreen"], "interactive": False, "height": height}
+        parts[name] = gr.Image(value, label=label, alt_text=alt, elem_id=name, **shown)
+
+    with gr.Tabs(elem_id="below"):
+        with gr.Tab("Samples"):
+            gr.Markdown("Pictures that explain the measurement equally well. Choose one to put it behind the slider.")
+            shown = [(panels.to_image(seen["samples"].mean(0)), "mean")]
+            shown += [(panels.to_image(x), f"sample {s + 1}") for s, x in enumerate(seen["samples"])]
+            parts["gallery"] = gr.Gallery(
+                shown,
+                label="Mean and samples",
+                columns=5,
+                height=330,
+                object_fit="contain",
+                allow_preview=False,
+                elem_id="gallery",
+            )
+        with gr.Tab("Uncertainty"):
+            with gr.Row():
+                with gr.Column(scale=3, min_width=300):
+                    spread = panels.spread_map(seen["samples"]).image
+                    alt = "Map of how far the samples differ at each pixel, with a colour bar below"
+                    picture("spread", spread, "How far the samples differ; click a pixel", alt)
+                with gr.Column(scale=3, min_width=300):
+                    parts["pixel"] = gr.Markdown("Click a pixel of the map.", elem_id="pixel")
+                    picture("near", None, "Round this pixel, sample by sample", "The pixel in each sample", height=200)
+                    with gr.Row():
+                        parts["column"] = gr.Number(0, precision=0, minimum=0, label="Column", min_width=80)
+                        parts["row"] = gr.Number(0, precision=0, minimum=0, label="Row", min_width=80)
+                        parts["read"] = gr.Button("Read this pixel", size="sm", elem_id="read")
+        with gr.Tab("Data fit"):
+            parts["fit"] = gr.Markdown(panels.fit_words(seen["misfit"]), elem_id="fit")
+            residual = panels.residual_map(seen["residual"], seen["mask"]).image
+            alt = "Map of measured minus explained, in units of the noise, with a colour bar below"
+            picture("residual", residual, "Left unexplained, in units of the noise", alt)
+            gr.Markdown("Even speckle is noise, as it should be. Outlines that can be recognised are not explained.")
+        with gr.Tab("Steps"):
+            alt = "Estimates of the picture from much noise to none"
+            picture(
+                "steps_strip",
+                panels.steps_strip(example.frames(seen)),
+                "The first sample, from pure noise to the picture",
+                alt,
+            )
+        with gr.Tab("Details"):
+            parts["python"] = gr.Code(seen["python"], language="python", label="The same in Python", interactive=False)
+            parts["shell"] = gr.Code(
+                seen["shell"], language="shell", label="The same on the command line", interactive=False
+            )
+            parts["details"] = gr.JSON(seen["details"], label="Settings", elem_id="details")
+        with gr.Tab("Many pictures"):
+            gr.Markdown("The same damage and the same settings for many pictures. What is finished is not done again.")
+            parts["many"] = gr.File(
+                label="Pictures, or a zip of them", file_count="multiple", height=150, elem_id="many"
+            )
+            parts["run_many"] = gr.Button("Restore all", variant="primary", elem_id="run-many")
+            heads = ["picture", "misfit (1 is right)", "state", "warning"]
+            parts["table"] = gr.Dataframe(headers=heads, label="What became of each", interactive=False)
+            parts["many_out"] = gr.DownloadButton("Download all", interactive=False, size="sm", elem_id="many-out")
+
+
+def _wire(parts: Parts) -> None:
+    """Connect the events. Those that only change what is shown do not wait for the model."""
+    import gradio as gr
+
+    def on(
+        trigger: Callable[..., Any],
+        event: Callable[..., Any],
+        changes: Sequence[str],
+        extra: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
+        names = [*READ, *extra]
+        settings = {"show_progress": "hidden", "api_visibility": "private", **settings}
+        trigger(_told(event, names, parts), [parts[n] for n in names], [parts[n] for n in changes], **settings)
+
+    on(gr.context.Context.root_block.load, events.offers, ["algorithm", "prior"])
+    uploaded = ["session", "file", "editor", "status", *DAMAGE, *SETTINGS]
+    on(parts["file"].upload, events.upload, uploaded)
+    on(parts["task"].input, lambda v: events.choose_task(v["task"]), DAMAGE, queue=False)
+    preset = ["algorithm", "knobs", "loaded", "samples"]
+    on(parts["preset"].input, lambda v: events.choose_preset(v["preset"]), preset, ["preset"], queue=False)
+    fresh = {"knobs": {}, "loaded": {}, "preset": None}
+    on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
+    on(parts["play"].input, lambda v: {"scattered": gr.update(visible=v["play"])}, ["scattered"], queue=False)
+    on(parts["estimate"].click, events.estimate, ["sigma", "quality"])
+    waiting = {"show_progress": "minimal", "show_progress_on": [parts["status"]], **MODEL}
+    on(parts["run"].click, events.restore, ["seed", "status", "stop", *VIEWS], **waiting)
+    done = ["session", "status", "stop", "table", "many_out"]
+    on(parts["run_many"].click, many.restore_many, done, ["many"], **waiting)
+    on(parts["stop"].click, events.stop, ["stop"], queue=False)
+    place = ["row", "column"]
+    told = ["pixel", "near", *place]
+    on(parts["read"].click, lambda v: events.read_pixel(v, v["row"], v["column"]), told, place, queue=False)
+
+    # These two stand by themselves: gradio tells the place of a click to a parameter of its own type alone.
+    def choose(place: gr.SelectData, session: Session | None) -> Any:
+        return _named(events.choose_sample({"session": session}, place.index), parts)
+
+    def click(place: gr.SelectData, session: Session | None) -> Any:
+        return _named(events.click_map({"session": session}, *place.index), parts)
+
+    shown = [parts[n] for n in ("slider", "pixel", "near", "row", "column")]
+    for trigger, event in ((parts["gallery"].select, choose), (parts["spread"].select, click)):
+        event.__annotations__ = {"place": gr.SelectData}  # not as text, which gradio could not resolve
+        settings = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+        trigger(_sentences(event), [parts["session"]], shown, **settings)
+
+
+def _told(event: Callable[..., Any], names: Sequence[str], parts: Parts) -> Callable[..., Any]:
+    """`event` as gradio calls it: values in the order of `names`, updates by component."""
+    import inspect
+
+    if inspect.isgeneratorfunction(event):
+
+        def stream(*values: Any) -> Iterator[Any]:
+            for updates in event(dict(zip(names, values, strict=True))):
+                yield _named(updates, parts)
+
+        return _sentences(stream)
+    return _sentences(lambda *values: _named(event(dict(zip(names, values, strict=True))), parts))
+
+
+def _named(updates: dict[str, Any], parts: Parts) -> dict[Component, Any]:
+    return {parts[name]: value for name, value in updates.items()}
+
+
+def _sentences(event: Callable[..., Any]) -> Callable[..., Any]:
+    """`event`, with errors of the library shown on the page as the sentences that they are."""
+    import inspect
+
+    import gradio as gr
+
+    if inspect.isgeneratorfunction(event):
+
+        @wraps(event)
+        def stream(*values: Any) -> Iterator[Any]:
+            try:
+                yield from event(*values)
+            except (AmbientSolveError, OSError) as error:
+                raise gr.Error(str(error), duration=None, print_exception=False) from None
+
+        return stream
+
+    @wraps(event)
+    def call(*values: Any) -> Any:
+        try:
+            return event(*values)
+        except (AmbientSolveError, OSError) as error:
+            raise gr.Error(str(error), duration=None, print_exception=False) from None
+
+    return call
+
+
+def _forget(session: Session | None) -> None:
+    if session is not None:
+        session.close()

@@ -1,0 +1,70 @@
+"""The tab that restores many pictures with the settings above: files or a zip in, a zip out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ambient_solve.app import events, panels
+from ambient_solve.app.session import MAX_PIXELS, Session, tame
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.uploads import open_upload, unzip_pictures, zip_folder
+
+MOST = 200
+"""Pictures that one run takes."""
+
+
+def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Restore every picture with the settings of the page; what an earlier run of the session has finished is kept."""
+    import gradio as gr
+
+    from ambient_solve.damage import make_damage
+    from ambient_solve.restore import restore_files
+
+    session, order = values["session"] or Session(), events.order_of(values)
+    if values["play"]:
+        raise AmbientSolveError("Many pictures are restored as they are: untick 'damage it for me'.")
+    files = (
+        {"mask": order.mask} if order.task == "inpaint" else {} if order.kernel is None else {"kernel": order.kernel}
+    )
+    damage = make_damage(order.task, **order.options, **files)
+    pictures = _received(values["many"] or [], session.folder / "many-in")
+    prior, out, rows = events.prior_of(order.prior, values["device"]), session.folder / "many-out", []
+    settings = {"algorithm": order.algorithm, "options": dict(order.knobs), "n_samples": order.samples}
+    session.stopped = False
+    started = panels.progress_bar(0, f"{len(pictures)} pictures")
+    yield {"session": session, "status": started, "table": rows, "stop": gr.update(interactive=True)}
+    for outcome in restore_files(pictures, prior, damage, out=out, seed=order.seed, **settings):
+        state = outcome.error or ("finished before" if outcome.skipped else f"{outcome.seconds:.1f} s")
+        rows.append([outcome.path.name, "" if outcome.error else f"{outcome.chi2:.2f}", state, outcome.warning])
+        words = f"{len(rows)} of {len(pictures)} pictures"
+        yield {"status": panels.progress_bar(len(rows) / len(pictures), words), "table": rows}
+        if session.stopped:
+            break
+    if all(row[1] == "" for row in rows):
+        raise AmbientSolveError("None of the pictures could be restored: the table says why.")
+    archive = zip_folder(out, session.folder / "restored.zip")
+    yield {"many_out": gr.update(value=str(archive), interactive=True), "stop": gr.update(interactive=False)}
+
+
+def _received(uploads: list[str], folder: Path) -> list[Path]:
+    """The pictures among the uploads, under tame names; also those of zips; bad ones are told in their turn."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    found: list[Path] = []
+    for upload in map(Path, uploads):
+        if upload.suffix.lower() == ".zip":
+            found += unzip_pictures(upload, folder / tame(upload.stem), max_files=MOST)
+            continue
+        path = folder / tame(upload.name)
+        if path in found:
+            raise AmbientSolveError(f"Two of the pictures are called {upload.name}: put them in one after the other.")
+        shutil.copyfile(upload, path)
+        found.append(path)
+    if not 0 < len(found) <= MOST:
+        raise AmbientSolveError(f"{len(found)} pictures were put in, 1 to {MOST} were expected, as files or in a zip.")
+    if len(found) == 1:
+        open_upload(found[0], max_pixels=MAX_PIXELS)
+    return found

@@ -1,0 +1,100 @@
+"""The page: where things stand, and which event they start. A tab is a function that lays itself out."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ambient_solve.errors import AmbientSolveError
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+WAITING = 64
+"""Jobs that may wait; one more is refused."""
+KEPT = 3600
+"""Seconds that files and sessions are kept after they were last used."""
+STYLE, SCRIPT = (Path(__file__).parent / name for name in ("page.css", "page.js"))
+
+
+def build(prior: str = "photos", device: str = "auto", *, open_priors: bool = False) -> Blocks:
+    """The page, not yet launched.
+
+    `open_priors` lets the user name any folder or hub id; else only embedded priors and `prior` are offered.
+    """
+    import gradio as gr
+
+    from ambient_solve.app.layout import restore_tab
+
+    tabs: list[tuple[str, Callable[..., None]]] = [("Restore a picture", restore_tab)]
+    with gr.Blocks(title="ambient_solve", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
+        gr.Markdown(
+            "# ambient_solve\nRestores a damaged picture, and shows what was measured, what was invented, and how sure "
+            "it is. Pictures stay on this machine and are deleted after an hour.",
+            elem_id="head",
+        )
+        for title, lay_out in tabs:
+            if len(tabs) == 1:
+                lay_out(prior, device, open_priors)
+                continue
+            with gr.Tab(title):
+                lay_out(prior, device, open_priors)
+    return page.queue(max_size=WAITING, default_concurrency_limit=4)
+
+
+def launch(
+    prior: str = "photos",
+    device: str = "auto",
+    *,
+    port: int | None = None,
+    share: bool = False,
+    auth: list[tuple[str, str]] | None = None,
+    block: bool = True,
+) -> tuple[Blocks, str]:
+    """Open the page on the loopback address, or with `share` to whoever has the link; returns it and its address."""
+    # Before gradio is imported: it asks the net for its newest version otherwise.
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    if importlib.util.find_spec("gradio") is None:
+        raise AmbientSolveError("The page needs gradio: pip install 'ambient-solve[app]'.")
+    page = build(prior, device, open_priors=not share)
+    _, address, _ = page.launch(
+        server_name="127.0.0.1",
+        server_port=port,
+        share=share,
+        auth=auth,
+        max_file_size="40mb",
+        allowed_paths=[],
+        strict_cors=True,
+        prevent_thread_lock=not block,
+        footer_links=["api", "settings"],
+        run_history=False,
+        ssr_mode=False,
+        quiet=not block,
+        enable_monitoring=False,
+        theme=theme(),
+        css=STYLE.read_text(),
+        js=SCRIPT.read_text(),
+    )
+    return page, address
+
+
+def theme() -> Any:
+    """Fonts of the system, so that nothing is fetched; colours with a contrast of 4.5 and more."""
+    import gradio as gr
+
+    return gr.themes.Default(
+        primary_hue=gr.themes.colors.blue,
+        neutral_hue=gr.themes.colors.slate,
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_text_color="white",
+        button_cancel_background_fill="#b91c1c",
+        block_info_text_color="*neutral_600",
+        body_text_color_subdued="*neutral_600",
+    )

@@ -1,0 +1,169 @@
+"""A `Problem` is run, and told in moments: a preview now and then, and what is known after every finished sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ambient_solve.app.job import Problem
+from ambient_solve.app.panels import duration
+from ambient_solve.solver import _Run
+
+INTERVAL = 1 / 3
+"""Seconds between two previews, at least."""
+FRAMES, FRAME = 8, 160
+"""How many estimates of the first sample are kept for the strip of steps, and how high in pixels."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The samples finished so far (S, H, W, C) at full size, and what the panels say about them.
+
+    `residual` (h, w, C) is that of the first sample in units of the noise; `frames` are captions and estimates.
+    """
+
+    problem: Problem
+    samples: np.ndarray
+    chi2: tuple[float, ...]
+    residual: np.ndarray
+    frames: tuple[tuple[str, np.ndarray], ...]
+    settings: dict[str, Any]
+    seconds: float
+    calls: int
+    vjps: int
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The best guess in squared error."""
+        return self.samples.mean(0)
+
+    @property
+    def misfit(self) -> float:
+        """Mean data misfit of the samples, 1 is right."""
+        return sum(self.chi2) / len(self.chi2)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands. `preview` is at the working size; `result` comes whenever a sample is finished."""
+
+    share: float
+    words: str
+    preview: np.ndarray | None = None
+    result: Result | None = None
+
+
+def run(problem: Problem) -> Iterator[Moment]:
+    """Draw the samples; a `Moment` at most every INTERVAL seconds and whenever a sample is finished.
+
+    Closing the iterator ends the run. Sample s depends on (seed, s) alone, however many are drawn at once.
+    """
+    order, picture = problem.order, problem.piece.picture
+    y = picture.y.to(problem.solver.prior.device)
+    sigma_y = picture.copies**0.5 * problem.damage.sigma
+    clock, shown, result, frames = _Clock(order.samples), 0.0, None, []
+    for first in range(0, order.samples, problem.at_once):
+        size = min(problem.at_once, order.samples - first)
+        part = _Run(problem.solver, y, problem.op, size, order.seed, sigma_y, None, first_sample=first)
+        kept = {round(i) for i in np.linspace(1, part.algorithm.steps, FRAMES)} if first == 0 else set()
+        for state in part.states():
+            if state.step in kept:
+                frames.append((f"noise {state.sigma:.2g}", _thumbnail(_estimate(problem, part, state.z0))))
+            if time.perf_counter() - shown >= INTERVAL and state.step < state.steps:
+                share, words = clock.tell(first, size, state.step, state.steps)
+                yield Moment(share, words, _estimate(problem, part, state.z0))
+                shown = time.perf_counter()
+        result = _finished(problem, part, state.z, result, tuple(frames), clock.elapsed())
+        share, words = clock.finish(first + size)
+        yield Moment(share, words, result=result)
+
+
+class _Clock:
+    """Tells how far a run is and how long it may still take, from the levels and the samples it has seen."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples, self.finished, self.started = samples, 0, time.perf_counter()
+        self.part = self.started
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    def tell(self, first: int, size: int, step: int, steps: int) -> tuple[float, str]:
+        share = (first + size * step / steps) / self.samples
+        which = f"Sample {first + 1}" if size == 1 else f"Samples {first + 1} to {first + size}"
+        words = f"{which} of {self.samples}, level {step} of {steps}"
+        if self.finished:
+            each = (self.part - self.started) / self.finished
+            left = max(0.0, each * (self.samples - self.finished) - (time.perf_counter() - self.part))
+        elif step > 1:
+            left = self.elapsed() * (1 - share) / share
+        else:
+            return share, words
+        return share, f"{words}; about {duration(left)} left"
+
+    def finish(self, finished: int) -> tuple[float, str]:
+        self.finished, self.part = finished, time.perf_counter()
+        if finished < self.samples:
+            return finished / self.samples, f"{finished} of {self.samples} samples finished"
+        return 1.0, f"Finished: {self.samples} sample{'s' * (self.samples > 1)} in {duration(self.elapsed())}"
+
+
+def _estimate(problem: Problem, part: _Run, z: Tensor) -> np.ndarray:
+    """The first of the states `z` as a picture (h, w, C) of the working size."""
+    with torch.no_grad():
+        x = problem.damage.frame(part.prior.decode(z[:1])[:, None], problem.piece.picture)[0, 0].float().cpu()
+    if problem.piece.mask is not None and problem.order.keep:
+        x = torch.where(problem.piece.mask > 0, problem.piece.picture.y[0], x)
+    return x.permute(1, 2, 0).numpy()
+
+
+def _handed_out(problem: Problem, samples: Tensor) -> np.ndarray:
+    """Samples (1, S, C, h, w) as handed out (S, H, W, C): framed, at full size, measured pixels copied back."""
+    x, piece = problem.damage.frame(samples, problem.piece.picture).float().cpu(), problem.piece
+    if piece.picture.y.shape != piece.whole.y.shape:
+        x = piece.paste(x)
+    elif piece.mask is not None and problem.order.keep:
+        x = torch.where(piece.mask > 0, piece.picture.y, x)
+    return x[0].permute(0, 2, 3, 1).numpy()
+
+
+def _finished(
+    problem: Problem,
+    part: _Run,
+    z: Tensor,
+    before: Result | None,
+    frames: tuple[tuple[str, np.ndarray], ...],
+    seconds: float,
+) -> Result:
+    """What is known after one more part of the samples."""
+    restored, copies = part.restoration(z, seconds), problem.picture.copies
+    samples, chi2 = _handed_out(problem, restored.samples), tuple((copies * restored.chi2[0]).tolist())
+    if before is not None:
+        return replace(
+            before,
+            samples=np.concatenate([before.samples, samples]),
+            chi2=before.chi2 + chi2,
+            seconds=seconds,
+            calls=max(before.calls, restored.network_calls),
+            vjps=max(before.vjps, restored.vjps),
+        )
+    with torch.no_grad():
+        explained = problem.op.A(restored.samples[:, 0]).cpu()
+    residual = ((problem.piece.picture.y - explained)[0] / problem.damage.sigma).permute(1, 2, 0).numpy()
+    made = {**restored.settings, "n_samples": problem.order.samples}
+    return Result(problem, samples, chi2, residual, frames, made, seconds, restored.network_calls, restored.vjps)
+
+
+def _thumbnail(x: np.ndarray) -> np.ndarray:
+    """A copy of FRAME pixels height at most."""
+    if x.shape[0] <= FRAME:
+        return x
+    size = (FRAME, max(1, round(x.shape[1] * FRAME / x.shape[0])))
+    small = torch.nn.functional.interpolate(torch.from_numpy(x).permute(2, 0, 1)[None], size=size, mode="area")
+    return small[0].permute(1, 2, 0).numpy()

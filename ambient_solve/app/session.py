@@ -1,0 +1,141 @@
+"""What the page remembers of one browser session, and the files it hands out; all in one folder that goes with it."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ambient_solve.app import panels
+from ambient_solve.damage import Inpaint, Picture
+from ambient_solve.recipe import Recipe, cli_command, python_snippet, write_png
+from ambient_solve.uploads import open_upload, zip_folder
+
+if TYPE_CHECKING:
+    from ambient_solve.app.run import Result
+
+MAX_PIXELS = 12_000_000
+"""Largest picture that the page takes; several samples of it are kept in memory."""
+
+
+@lru_cache(maxsize=1)
+def _home() -> Path:
+    """The folder of all sessions, which goes when the program ends."""
+    home = Path(tempfile.mkdtemp(prefix="ambient-solve-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return home
+
+
+@dataclass
+class Session:
+    """The picture, the last result and the folder of one browser session."""
+
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(dir=_home())))
+    path: Path | None = None
+    result: Result | None = None
+    stopped: bool = False
+
+    def take(self, upload: str | Path, channels: int) -> Picture:
+        """Keep a copy of an uploaded file under a tame name, after it was found to be a picture."""
+        upload = Path(upload)
+        open_upload(upload, max_pixels=MAX_PIXELS, channels=channels)
+        self.path = self.folder / "input" / tame(upload.name)
+        shutil.rmtree(self.path.parent, ignore_errors=True)
+        self.path.parent.mkdir(parents=True)
+        shutil.copyfile(upload, self.path)
+        self.result = None
+        return open_upload(self.path, max_pixels=MAX_PIXELS, channels=channels)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def tame(name: str) -> str:
+    """A file name without a folder, of letters, digits, dots and dashes."""
+    return re.sub(r"[^\w.-]+", "-", name).lstrip(".-")[-80:] or "picture"
+
+
+def recipe_of(result: Result) -> Recipe:
+    """What repeats a result on its picture, or on its picture and its mask."""
+    order, files = result.problem.order, {}
+    stem = result.problem.picture.path.stem
+    if order.task == Inpaint.name:
+        files = {"mask": f"{stem}-mask.png"}
+    elif order.kernel is not None:
+        files = {"kernel": order.kernel.name}
+    return Recipe(
+        prior=order.prior,
+        task=order.task,
+        damage={**order.options, **files},
+        algorithm=order.algorithm,
+        knobs=dict(order.knobs),
+        samples=order.samples,
+        seed=order.seed,
+    )
+
+
+def save(result: Result, folder: Path) -> tuple[Path, Path]:
+    """Write the restored picture, which carries its recipe, and a zip of it with all samples, maps and settings."""
+    import torch
+    from PIL import Image
+
+    stem, problem, recipe = result.problem.picture.path.stem, result.problem, recipe_of(result)
+    out = folder / "results" / stem
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    best = out / f"{stem}-restored.png"
+    for path, x in [(best, result.mean), *((out / f"sample-{s}.png", x) for s, x in enumerate(result.samples))]:
+        write_png(torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))), path, recipe)
+    if problem.mask is not None:
+        Image.fromarray(np.where(problem.mask, 0, 255).astype(np.uint8)).save(out / f"{stem}-mask.png")
+    if problem.order.play:
+        panels.to_image(problem.before).save(out / f"{stem}-damaged.png")
+    if len(result.samples) > 1:
+        panels.spread_map(result.samples).image.save(out / "spread.png")
+    (out / "settings.json").write_text(json.dumps(details(result), indent=2, default=str) + "\n")
+    return best, zip_folder(out, folder / "results" / f"{stem}-restored.zip")
+
+
+def details(result: Result) -> dict[str, Any]:
+    """Settings, versions, seconds and network calls of a result, for reading and for the archive."""
+    order, settings = result.problem.order, result.settings
+    return {
+        "task": order.task,
+        "damage": {**order.options, "damaged by the page": order.play},
+        "samples": {"asked for": order.samples, "finished": len(result.samples)},
+        "working size": order.size,
+        "measured pixels kept": order.keep,
+        **settings,
+        "misfit of each sample": [round(c, 4) for c in result.chi2],
+        "seconds": round(result.seconds, 2),
+        "network calls of a sample": {"forward": result.calls, "backward": result.vjps},
+        "notes": list(result.problem.notes),
+    }
+
+
+def how_to_repeat(result: Result) -> tuple[str, str]:
+    """Python and a command line that repeat a result, with a word on what they need beside the picture."""
+    recipe, problem = recipe_of(result), result.problem
+    needs = []
+    if problem.mask is not None:
+        needs.append(f"{recipe.damage['mask']} is in the zip")
+    if problem.order.play:
+        needs.append(
+            f"the damaged picture is in the zip, as {problem.picture.path.stem}-damaged.png, rounded to 8 bits"
+        )
+    if problem.piece.picture.y.shape != problem.piece.whole.y.shape or "tiles" in " ".join(problem.notes):
+        needs.append("the page worked on a part, a reduced copy or tiles; this works on the whole picture")
+    elif problem.mask is not None and problem.order.keep:
+        needs.append("the page copied the measured pixels back")
+    name = f"{problem.picture.path.stem}-damaged.png" if problem.order.play else problem.picture.path.name
+    head = "".join(f"# {need}\n" for need in needs)
+    return head + python_snippet(recipe, name), head + cli_command(recipe, name)

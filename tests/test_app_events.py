@@ -1,0 +1,267 @@
+"""What happens on the page of the app: its events called directly, and its endpoints through a loopback server."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ambient_solve.app import controls, events, many, panels, run
+from ambient_solve.app.job import prepare
+from ambient_solve.app.order import Order
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.recipe import read_png
+from ambient_solve.uploads import open_upload
+from test_app import HEIGHT, STEPS, WIDTH, last, tiny
+
+
+@pytest.fixture(scope="module")
+def prior_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prior") / "tiny"
+    tiny().save(folder, card="# tiny\nRandom weights.\n")
+    return str(folder)
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    array = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "old.png")
+    return tmp_path / "old.png"
+
+
+def values(picture: Path | None, prior_folder: str, **changes) -> dict:
+    standing = {name: k.default for name, k in controls.damage_knobs().items()}
+    return {
+        **standing,
+        **{"session": None, "file": None if picture is None else str(picture), "editor": None, "mask": None},
+        **{"kernel": None, "task": "denoise", "play": False, "scattered": 0.0, "prior": prior_folder},
+        **{"device": "cpu", "algorithm": "proximal", "knobs": STEPS, "samples": 2, "seed": 3, "same_seed": True},
+        **{"size": "auto", "keep": True, "sigma": 0.1},
+        **changes,
+    }
+
+
+def merged(updates) -> dict:
+    return {name: value for update in updates for name, value in update.items()}
+
+
+def test_the_events_of_a_visit(picture, prior_folder):
+    pytest.importorskip("gradio")
+    given = values(picture, prior_folder)
+    up = events.upload(given)
+    session = up["session"]
+    assert up["editor"]["picture"].startswith("data:image/jpeg") and up["file"] is None and "32x24" in up["status"]
+    given["session"] = session
+    with pytest.raises(AmbientSolveError, match="no result yet"):
+        events.click_map(given, 3, 3)
+    seen = merged(events.restore(given))
+    assert len(session.result.samples) == 2 and [word for _, word in seen["gallery"]] == [
+        "mean",
+        "sample 1",
+        "sample 2",
+    ]
+    assert seen["details"]["seed"] == 3 and seen["seed"] == 3 and "Finished" in seen["status"]
+    drawn = panels.spread_map(session.result.samples)
+    found = events.click_map(given, 5.5 * drawn.scale, 2.5 * drawn.scale)
+    assert (found["row"], found["column"]) == (2, 5) and "Column 5, row 2" in found["pixel"]
+    assert events.click_map(given, 5, 24 * drawn.scale + 2) == {}
+    with pytest.raises(AmbientSolveError, match="outside the picture"):
+        events.read_pixel(given, HEIGHT, 0)
+    shown = np.asarray(events.choose_sample(given, 2)["slider"][1])
+    assert (shown == np.asarray(panels.to_image(session.result.samples[1]))).all()
+    # The file that was handed out brings the settings back, those of another visit too.
+    again = events.upload(values(Path(seen["download"]["value"]), prior_folder))
+    assert (again["task"], again["samples"], again["seed"], again["algorithm"]) == ("denoise", 2, 3, "proximal")
+    assert again["knobs"] == STEPS and again["sigma"]["value"] == 0.1
+    session.close()
+    assert not session.folder.exists()
+
+
+@pytest.mark.parametrize(("finished", "words"), [(1, "1 finished sample kept"), (0, "before the first sample")])
+def test_a_stopped_run_ends_and_keeps_what_is_finished(finished, words, picture, prior_folder, monkeypatch):
+    pytest.importorskip("gradio")
+    monkeypatch.setattr(run, "INTERVAL", 0.0)
+    given = values(picture, prior_folder, samples=4)
+    given["session"] = events.upload(given)["session"]
+    updates, seen = events.restore(given), {}
+    while len(seen) == 0 or (finished and given["session"].result is None):
+        seen |= next(updates)
+    events.stop(given)
+    rest = list(updates)
+    assert len(rest) == 2 and words in rest[0]["status"], "the next moment is the last"
+    assert rest[1]["stop"]["interactive"] is False
+    kept = given["session"].result
+    assert (0 if kept is None else len(kept.samples)) == finished
+    assert "Finished: 4 samples" in merged(events.restore(given))["status"], "the next run is not stopped"
+
+
+def test_many_pictures_go_in_as_a_zip_and_come_out_as_one(picture, prior_folder):
+    pytest.importorskip("gradio")
+    folder = picture.parent / "many"
+    folder.mkdir()
+    for n in range(3):
+        shutil.copyfile(picture, folder / f"scan {n}.png")
+    (folder / "scan 1.png").write_bytes(b"no picture")
+    with zipfile.ZipFile(picture.parent / "many.zip", "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, path.name)
+    given = values(None, prior_folder, many=[str(picture.parent / "many.zip")], samples=1)
+    done = merged(many.restore_many(given))
+    assert [row[1] == "" for row in done["table"]] == [False, True, False]
+    names = zipfile.ZipFile(done["many_out"]["value"]).namelist()
+    assert sum(name.endswith("mean.png") for name in names) == 2
+    again = merged(many.restore_many({**given, "session": done["session"]}))
+    assert [row[2] for row in again["table"]].count("finished before") == 2
+    with pytest.raises(AmbientSolveError, match="0 pictures were put in"):
+        list(many.restore_many({**given, "many": None}))
+    done["session"].close()
+
+
+def test_a_seed_is_drawn_and_shown_unless_it_is_kept(picture, prior_folder):
+    pytest.importorskip("gradio")
+    given = values(picture, prior_folder, same_seed=False, samples=1)
+    given["session"] = events.upload(given)["session"]
+    seeds = {merged(events.restore(given))["seed"] for _ in range(3)}
+    assert len(seeds) == 3
+    (seed,) = {merged(events.restore({**given, "same_seed": True, "seed": s}))["seed"] for s in (9, 9)}
+    assert seed == 9
+
+
+def test_estimates_move_the_controls(tmp_path, prior_folder):
+    pytest.importorskip("gradio")
+    from skimage import data
+
+    clean = data.astronaut()[:128, 96:224]
+    noisy = np.clip(clean + np.random.default_rng(0).normal(0, 0.1 * 255, clean.shape), 0, 255).astype(np.uint8)
+    Image.fromarray(noisy).save(tmp_path / "noisy.png")
+    Image.fromarray(clean).save(tmp_path / "a.jpg", quality=35)
+    given = values(tmp_path / "noisy.png", prior_folder)
+    given["session"] = events.upload(given)["session"]
+    assert events.estimate(given)["sigma"] == pytest.approx(0.1, abs=0.02)
+    given = values(tmp_path / "a.jpg", prior_folder, task="jpeg")
+    given["session"] = events.upload(given)["session"]
+    assert events.estimate(given)["quality"] == 35
+
+
+def test_choices_show_the_controls_that_belong_to_them():
+    pytest.importorskip("gradio")
+    shown = events.choose_task("motion-blur")
+    assert shown["length"]["visible"] and shown["angle"]["visible"] and not shown["quality"]["visible"]
+    assert not shown["mask"]["visible"] and events.choose_task("inpaint")["mask"]["visible"]
+    assert events.choose_preset("Faithful")["algorithm"] == "auto" and events.choose_preset(None) == {}
+
+
+@pytest.fixture(scope="module")
+def server(prior_folder):
+    pytest.importorskip("gradio")
+    from ambient_solve.app.page import launch
+
+    page, address = launch(prior_folder, "cpu", block=False)
+    yield SimpleNamespace(page=page, address=address)
+    page.close()
+
+
+def connect(server):
+    from gradio_client import Client
+
+    return Client(server.address, verbose=False)
+
+
+def ask(client, picture: Path, seed: int, **changes):
+    from gradio_client import handle_file
+
+    given = {"task": "denoise", "options": {"sigma": 0.1}, "mask": None, "preset": "Fast", "samples": 1} | changes
+    return client.submit(handle_file(str(picture)), *given.values(), seed, api_name="/restore")
+
+
+def test_the_endpoint_gives_what_the_solver_gives(server, picture):
+    from gradio_client import handle_file
+
+    client = connect(server)
+    path, told = ask(client, picture, 7).result()
+    want = last(
+        prepare(
+            Order("denoise", {"sigma": 0.1}, algorithm="proximal", knobs={"steps": 12}, samples=1, seed=7),
+            tiny(),
+            open_upload(picture),
+        )
+    )
+    assert (np.asarray(Image.open(path)) == np.asarray(panels.to_image(want.mean))).all()
+    assert told["misfit"] == pytest.approx(want.misfit) and told["seed"] == 7
+    assert read_png(path).seed == 7
+    named = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(named) == {"/restore", "/estimate"}, "events of the page are no endpoints"
+    assert "misfit" in named["/restore"]["description"]
+    assert client.predict(handle_file(str(picture)), api_name="/estimate")["noise_level"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("text.png", b"not a picture at all", "text.png"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG|svg"),
+        ("cut.jpg", None, "cut.jpg"),
+    ],
+)
+def test_a_bad_upload_is_a_sentence_and_the_server_goes_on(server, picture, name, data, words):
+    client, path = connect(server), picture.parent / name
+    if data is None:
+        Image.open(picture).resize((300, 200)).save(path)
+        data = path.read_bytes()[:2000]
+    path.write_bytes(data)
+    with pytest.raises(Exception, match=words) as error:
+        ask(client, path, 0).result()
+    assert "Traceback" not in str(error.value)
+    with pytest.raises(Exception, match="knobs of denoise"):
+        ask(client, picture, 0, options={"mask": "/etc/passwd"}).result()
+    assert ask(client, picture, 0).result()[1]["seed"] == 0
+
+
+def test_fifty_jobs_of_ten_clients_are_answered_and_not_mixed_up(server, picture):
+    prior, upload = tiny(), open_upload(picture)
+    with ThreadPoolExecutor(10) as pool:
+        clients = list(pool.map(lambda _: connect(server), range(10)))
+        jobs = [(seed, ask(clients[seed % 10], picture, seed)) for seed in range(50)]
+        answers = {seed: job.result(timeout=120) for seed, job in jobs}
+    for seed in range(0, 50, 7):
+        order = Order("denoise", {"sigma": 0.1}, algorithm="proximal", knobs={"steps": 12}, samples=1, seed=seed)
+        want = np.asarray(panels.to_image(last(prepare(order, prior, upload)).mean))
+        assert (np.asarray(Image.open(answers[seed][0])) == want).all()
+        assert (np.asarray(Image.open(answers[(seed + 1) % 50][0])) != want).any()
+    assert [told["seed"] for _, (_, told) in sorted(answers.items())] == list(range(50))
+
+
+def test_a_cancelled_job_stops_and_leaves_no_thread(server, picture, prior_folder):
+    calls, client = [], connect(server)
+    ask(client, picture, 0).result()
+    before, prior = threading.active_count(), events.prior_of(prior_folder, "cpu")
+    denoise = prior.denoise
+    prior.denoise = lambda *a, **k: (calls.append(1), time.sleep(0.02), denoise(*a, **k))[2]
+    try:
+        job = ask(client, picture, 0, preset="Balanced", samples=16)
+        while len(calls) < 30:
+            time.sleep(0.05)
+        job.cancel()
+        time.sleep(1)
+        stopped = len(calls)
+        time.sleep(1)
+        assert len(calls) == stopped < 16 * 25
+    finally:
+        del prior.denoise
+    assert threading.active_count() <= before + 2
+    assert ask(client, picture, 1).result()[1]["seed"] == 1
+
+
+def test_the_page_is_bound_to_this_machine_and_asks_nobody(server):
+    assert re.match(r"http://127\.0\.0\.1:\d+/", server.address)
+    assert not server.page.analytics_enabled and server.page.share is False and server.page.allowed_paths == []
+    assert server.page.max_file_size == 40 * 1024**2
