@@ -47,7 +47,7 @@ class Masked(Objective):
 
     incomplete: ClassVar[bool] = True
 
-    # Measured on faces (benchmarks/arms.md): with the .1 of the paper and a floor of .2 hidden pixels are a third worse.
+    # On faces the .1 of the paper and a floor of .2 leave hidden pixels a third less certain (benchmarks/arms.md).
     delta: float = knob(0.4, 0.0, 0.99, "share of the observed entries hidden at each visit; 0 learns no missing one")
     planes: int = knob(1, 0, 1024, "planes of the mask that are told: 1 if the channels share it, 0 tells nothing")
     weight: str = knob("inverse_variance", choices=WEIGHTS, help="how noisy targets count")
