@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 from adapters import PEERS
-from exactness import CELLS
+from exactness import CELLS as ALL
 from tqdm import tqdm
 
 from ambient_solve.evaluate.exactness import GAUSSIAN, gaussian_operator, on_gaussian, on_mixture
 
 RECORD = Path(__file__).parents[1] / "tests" / "exactness.json"
+CELLS = {cell: problems for cell, problems in ALL.items() if not cell.startswith("800")}
+"""As many problems as for ours; d = 800 takes minutes for each of them."""
 SPANS = {"gaussian": 2.0, "mixture": 20.0}
 """Largest entry of z in the data: four deviations of the Gaussian, the outermost mean of the mixture and four."""
 

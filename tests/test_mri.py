@@ -33,7 +33,7 @@ from ambient_solve.mri import (
     zero_filled,
 )
 from ambient_solve.mri_report import cyclic, montage, report
-from ambient_solve.mri_training import Preparation, prepare, square
+from ambient_solve.mri_training import Preparation, prepare
 from ambient_solve.objectives.kspace import KSpace, gram
 from ambient_solve.operators.masks import make_mask
 from ambient_solve.operators.mri import MultiCoil
@@ -391,12 +391,3 @@ def test_real_scans_are_stored_as_they_were_measured(tmp_path):
     # Another unitary mix of the same coils: A^H A is the same up to a phase of the picture.
     found = gram(sample.z[None].float(), sample.mask[None].float(), sample.maps[None])
     assert apart(found.norm(dim=1), wanted.norm(dim=1)) < 0.05
-
-
-def test_squares_hold_all_that_is_shown():
-    wide = torch.zeros(20, 60, dtype=torch.uint8)
-    wide[4:16, 2:58] = 200
-    small = square(wide, 32)
-    assert small.shape == (32, 32) and 20 < float(small.float().mean()) < 60
-    cropped = square(torch.nn.functional.pad(wide[:, :30], (40, 7, 9, 3)), 32)
-    assert int((cropped == 200).sum()) == int((wide[:, :30] == 200).sum())

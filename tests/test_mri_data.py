@@ -14,6 +14,7 @@ from ambient_solve.cli import main
 from ambient_solve.data.mri import Scan, calibration_scale, coil_pictures, read_scan
 from ambient_solve.data.simulated_mri import birdcage, fit_coils, simulate
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.mri_training import square
 from helpers import one_sentence
 
 SLICES, COILS, H, W = 2, 3, 36, 30
@@ -318,3 +319,12 @@ def test_nifti_goes_in_and_out_the_same_way_up(tmp_path):
     returned = np.asarray(back.dataobj)
     assert np.abs(returned / returned.max() - volume / volume.max()).max() < 1e-3
     assert np.abs(returned[::-1] / returned.max() - volume / volume.max()).max() > 0.1
+
+
+def test_squares_hold_all_that_is_shown():
+    wide = torch.zeros(20, 60, dtype=torch.uint8)
+    wide[4:16, 2:58] = 200
+    small = square(wide, 32)
+    assert small.shape == (32, 32) and 20 < float(small.float().mean()) < 60
+    cropped = square(torch.nn.functional.pad(wide[:, :30], (40, 7, 9, 3)), 32)
+    assert int((cropped == 200).sum()) == int((wide[:, :30] == 200).sum())
