@@ -63,9 +63,9 @@ class Texture(Prior):
         """See `Prior.denoise`: exact, as white noise stays white under R."""
         return self.back(self.inner.denoise(self.turn(z), sigma))
 
-    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None) -> tuple[Tensor, Vjp]:
+    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
         """See `Prior.denoise_vjp`, in closed form."""
-        w0, vjp = self.inner.denoise_vjp(self.turn(z), sigma)
+        w0, vjp = self.inner.denoise_vjp(self.turn(z), sigma, once=once)
         return self.back(w0), lambda v: self.back(vjp(self.turn(v)))
 
     def times(self, v: Tensor) -> Tensor:
