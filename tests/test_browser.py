@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +167,14 @@ def test_a_visit_with_the_mouse(visit, picture, tmp_path):
     visit.wait_for_function("() => document.querySelector('input[aria-label*=\"Samples\"]').value === '2'")
 
 
-def test_a_run_that_is_stopped_keeps_what_is_finished(visit, picture):
+def test_a_run_that_is_stopped_keeps_what_is_finished(visit, picture, monkeypatch):
+    plain = NetworkPrior.denoise_vjp
+
+    def slow(*args, **settings):
+        time.sleep(0.05)  # a browser on a busy machine must find the run still going
+        return plain(*args, **settings)
+
+    monkeypatch.setattr(NetworkPrior, "denoise_vjp", slow)
     put_in(visit, picture)
     paint(visit)
     visit.get_by_label("Faithful").check()

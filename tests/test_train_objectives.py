@@ -22,6 +22,7 @@ pytest.importorskip("accelerate", reason="training needs accelerate: pip install
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.objectives import OBJECTIVES
+from ambient_solve.objectives.masked import Masked
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.load import load_prior
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
@@ -140,7 +141,7 @@ def test_prior_of_masked_data_is_told_masks(root):
     if not (root / "masked-whole" / "prior").is_dir():
         finish(start(root, configuration(root, "masked"), "masked-whole"))
     prior = load_prior(root / "masked-whole" / "prior")
-    assert isinstance(prior, AmbientPrior) and prior.survival == pytest.approx(0.6 * 0.9, abs=0.02)
+    assert isinstance(prior, AmbientPrior) and prior.survival == pytest.approx(0.6 * (1 - Masked().delta), abs=0.02)
 
 
 def test_network_told_k_space_is_not_taken_for_one_told_pixels(root):
