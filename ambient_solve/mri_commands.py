@@ -41,8 +41,8 @@ class Mri:
     """Files of k-space or magnitudes, or folders of DICOM."""
     method: Annotated[str, tyro.conf.arg(metavar="|".join(METHODS))] = "prior"
     """The learned prior, or a classical method."""
-    prior: str = "brain-mri"
-    """Embedded prior, folder, or hub id (owner/name)."""
+    prior: str = ""
+    """Folder of a prior that `ambient-solve mri-train` made, or hub id (owner/name)."""
     algorithm: str = "auto"
     """auto, or one of those that `ambient-solve info` lists."""
     samples: int = 8
@@ -82,6 +82,10 @@ class Mri:
             raise AmbientSolveError(f"There is no method {self.method!r}. {suggestion(self.method, METHODS)}")
         if self.samples < 1 or self.coils < 0:
             raise AmbientSolveError(f"--samples {self.samples} --coils {self.coils}: at least 1 and 0 were expected.")
+        if self.method == "prior" and not self.prior:
+            raise AmbientSolveError(
+                "No prior was given: --prior FOLDER (ambient-solve mri-train makes one), or --method l1-wavelet."
+            )
         check_folder(self.out)
         prior = load_mri_prior(self.prior, self._device()) if self.method == "prior" else None
         if prior is not None:

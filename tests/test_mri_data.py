@@ -328,3 +328,9 @@ def test_squares_hold_all_that_is_shown():
     assert small.shape == (32, 32) and 20 < float(small.float().mean()) < 60
     cropped = square(torch.nn.functional.pad(wide[:, :30], (40, 7, 9, 3)), 32)
     assert int((cropped == 200).sum()) == int((wide[:, :30] == 200).sum())
+
+
+def test_without_a_prior_the_command_says_where_to_get_one(tmp_path, capsys):
+    assert main(["mri", str(tmp_path / "scan.npy")]) == 2
+    said = capsys.readouterr().err
+    assert one_sentence(said) and "--prior FOLDER" in said and "--method l1-wavelet" in said
