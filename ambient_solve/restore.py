@@ -115,7 +115,7 @@ def restore_file(
     if done is not None:
         seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": advice(done["misfit"], damage)}
         return Outcome(path, folder, notes=picture.notes, skipped=True, **seen)
-    at_once, tiled = _fitting(solver, op, picture, n_samples)
+    at_once, tiled = fitting(solver, op, picture, n_samples)
     if tiled is not None:
         solver = make_solver(tiled, algorithm, options)
         note = f"the picture was restored in tiles of {TILE} pixels, the memory that is free does not hold it whole"
@@ -236,7 +236,7 @@ def _save(result: Restoration, folder: Path) -> None:
     part.rmdir()
 
 
-def _fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tuple[int, TiledPrior | None]:
+def fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tuple[int, TiledPrior | None]:
     """How many samples to draw at once: a backward pass through a large picture takes gigabytes.
 
     And, where not even one fits, the prior in tiles. Raises where these do not fit either, before the machine does.

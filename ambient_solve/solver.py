@@ -183,14 +183,14 @@ class Solver:
         elif self.algorithm is not None and self.algorithm.interacting:
             raise AmbientSolveError(f"{self.algorithm.name} draws all samples of an image together; leave at_once out.")
         parts = 1 if at_once == n_samples else math.ceil(n_samples / at_once)
-        run = _Run(self, y, op, at_once, seed, sigma_y, cond, parts=parts)
+        run = Run(self, y, op, at_once, seed, sigma_y, cond, parts=parts)
         yield self._solve(run, progress)
         for first in range(at_once, n_samples, at_once):
             size = min(at_once, n_samples - first)
-            run = _Run(self, y, op, size, seed, sigma_y, cond, first_sample=first, plan=run.plan)
+            run = Run(self, y, op, size, seed, sigma_y, cond, first_sample=first, plan=run.plan)
             yield self._solve(run, progress)
 
-    def _solve(self, run: _Run, progress: bool) -> Restoration:
+    def _solve(self, run: Run, progress: bool) -> Restoration:
         states: Iterator[State] = run.states()
         if progress:
             from tqdm import tqdm
@@ -216,14 +216,14 @@ class Solver:
 
         `prior.decode(state.z0)` is a preview.
         """
-        return _Run(self, y, op, n_samples, seed, sigma_y, cond).states()
+        return Run(self, y, op, n_samples, seed, sigma_y, cond).states()
 
     def __call__(self, y: Measurement, op: Physics) -> Tensor:
         """One sample per measurement, (B, C, *spatial): a deepinv reconstructor in all but name."""
         return self.solve(y, op).samples[:, 0]
 
 
-class _Run:
+class Run:
     """One call of `solve` or `stream`: everything is checked when it is made."""
 
     def __init__(

@@ -1,7 +1,7 @@
 """Real k-space, undersampled: the learned prior against zero-filling, CG-SENSE, L1-wavelet and TV.
 
     python benchmarks/mri.py --data DATA --out runs/mri-table                            # the classical methods
-    python benchmarks/mri.py --data DATA --out runs/mri-table --priors brain-mri --algorithms proximal "adps l_ss=2"
+    python benchmarks/mri.py --data DATA --out runs/mri-table --priors runs/mri_r4/prior --algorithms proximal adps
 
 A fully sampled slice of eight coils is undersampled afterwards, with several masks at each rate; coil maps come from
 the calibration lines that are left, the noise level from the outermost ones. The reference is the picture that all of

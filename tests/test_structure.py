@@ -136,6 +136,17 @@ def test_the_dependency_direction():
     assert [wrong for name in LIBRARY for wrong in wrong_imports(name, SOURCES[name])] == []
 
 
+def knows_gradio(name, source):
+    """Imports at any depth; the page (ambient_solve/app) is the one place for them."""
+    return not name.startswith("ambient_solve/app/") and any(within(m, ("gradio",)) for m, _ in imports(name, source))
+
+
+def test_gradio_is_known_to_the_page_alone():
+    assert [name for name in LIBRARY if knows_gradio(name, SOURCES[name])] == []
+    page = "def f():\n    import gradio as gr"
+    assert knows_gradio("ambient_solve/solver.py", page) and not knows_gradio("ambient_solve/app/events.py", page)
+
+
 @pytest.mark.parametrize(
     ("name", "source", "expected"),
     [

@@ -26,7 +26,7 @@ from ambient_solve.damage import (
 )
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.priors.base import Prior
-from ambient_solve.restore import _fitting, make_solver
+from ambient_solve.restore import fitting, make_solver
 from ambient_solve.solver import Solver
 from ambient_solve.tiling import Piece, TiledPrior, crop, fit, missing_box
 
@@ -91,7 +91,7 @@ def prepare(order: Order, prior: Prior, picture: Picture) -> Problem:
     notes += _size_words(how, piece)
     solver = make_solver(prior, order.algorithm, order.knobs)
     op = damage.operator(piece.picture)
-    at_once = _fitting(solver, op, piece.picture, order.samples)
+    at_once = fitting(solver, op, piece.picture, order.samples)
     if not (solver.algorithm is not None and solver.algorithm.interacting) and prior.device.type == "cpu":
         at_once = 1  # as fast as several, and a cancelled run keeps what is finished
     shown = None if truth is None else _array(truth)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ambient_solve.app.job import Problem
 from ambient_solve.app.panels import duration
-from ambient_solve.solver import _Run
+from ambient_solve.solver import Run
 
 INTERVAL = 1 / 3
 """Seconds between two previews, at least."""
@@ -70,7 +70,7 @@ def run(problem: Problem) -> Iterator[Moment]:
     clock, shown, result, frames = _Clock(order.samples), 0.0, None, []
     for first in range(0, order.samples, problem.at_once):
         size = min(problem.at_once, order.samples - first)
-        part = _Run(problem.solver, y, problem.op, size, order.seed, sigma_y, None, first_sample=first)
+        part = Run(problem.solver, y, problem.op, size, order.seed, sigma_y, None, first_sample=first)
         kept = {round(i) for i in np.linspace(1, part.algorithm.steps, FRAMES)} if first == 0 else set()
         for state in part.states():
             if state.step in kept:
@@ -114,7 +114,7 @@ class _Clock:
         return 1.0, f"Finished: {self.samples} sample{'s' * (self.samples > 1)} in {duration(self.elapsed())}"
 
 
-def _estimate(problem: Problem, part: _Run, z: Tensor) -> np.ndarray:
+def _estimate(problem: Problem, part: Run, z: Tensor) -> np.ndarray:
     """The first of the states `z` as a picture (h, w, C) of the working size."""
     with torch.no_grad():
         x = problem.damage.frame(part.prior.decode(z[:1])[:, None], problem.piece.picture)[0, 0].float().cpu()
@@ -135,7 +135,7 @@ def _handed_out(problem: Problem, samples: Tensor) -> np.ndarray:
 
 def _finished(
     problem: Problem,
-    part: _Run,
+    part: Run,
     z: Tensor,
     before: Result | None,
     frames: tuple[tuple[str, np.ndarray], ...],

@@ -28,7 +28,7 @@ CHUNK = 2**15
 
 
 class MultiCoil(LinearPhysics):
-    """The values of deepinv's `MultiCoilMRI`, in a quarter of the time and less.
+    """The values of deepinv's `MultiCoilMRI`; its normal operator and proximal points take a fraction of the time.
 
     Images are (B, 2, H, W), real and imaginary part, measurements (B, 2, coils, H, W) as in deepinv. `B` may be any
     multiple of the number of maps or masks: image-major, row `b * S + s` is of slice b.
