@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.flags import damage_help, knob_values, read_damages, split_knobs, task_options, with_knobs
 from ambient_solve.knobs import knobs
 from ambient_solve.restore import DAMAGES, Outcome, check_folder, make_damage, make_solver, restore_files
+from ambient_solve.sharing import enter, worst
 from ambient_solve.version import __version__
 
 Device = Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda")]
@@ -73,7 +75,8 @@ class Restore:
     """Restore damaged pictures. Each IMAGE is the measurement itself: a file, or a folder of files.
 
     A knob of the algorithm is given as --KNOB VALUE, such as --steps 20; `ambient-solve info` lists them. Results go to
-    OUT/NAME: mean.png, samples, spread.png, settings.json. What an earlier run has finished is skipped.
+    OUT/NAME: mean.png, samples, spread.png, settings.json. What an earlier run has finished is skipped. Under torchrun
+    or accelerate launch each process does its share: the same samples, whatever the number of processes.
     """
 
     images: Annotated[
@@ -114,17 +117,17 @@ class Restore:
         if self.samples < 1:
             raise AmbientSolveError(f"--samples {self.samples} was given, at least 1 was expected.")
         check_folder(self.out)
+        rank, world = enter(os.environ)
         prior = load(self.prior, self.device)
         make_solver(prior, self.algorithm, options)
-        bad = []
-        progress = sys.stderr.isatty() and not self.json
-        settings = {"algorithm": self.algorithm, "options": options, "n_samples": self.samples, "seed": self.seed}
-        for outcome in restore_files(self.images, prior, damage, out=self.out, progress=progress, **settings):
+        bad, settings = [], {"algorithm": self.algorithm, "options": options, "seed": self.seed, "rank": rank}
+        settings |= {"progress": sys.stderr.isatty() and not self.json and rank == 0, "world": world}
+        for outcome in restore_files(self.images, prior, damage, out=self.out, n_samples=self.samples, **settings):
             _tell(outcome, self.json)
             bad += [outcome] if outcome.error else []
         if len(bad) > 1 or (bad and (len(self.images) > 1 or self.images[0].is_dir())):
             print(f"Not restored: {', '.join(str(o.path) for o in bad)}.", file=sys.stderr)
-        return 2 if bad else 0
+        return worst(2 if bad else 0, os.environ)
 
     def _knobs_of_the_algorithm(self, given: dict[str, Any]) -> dict[str, Any]:
         """Take out of `given` what the task does not have and the algorithm does, such as the width of pigdm."""
@@ -283,7 +286,7 @@ def _corrupt() -> type:
 
 def _tell(outcome: Outcome, as_json: bool) -> None:
     """One line for the file, then what there is to say about it."""
-    state = "failed" if outcome.error else "skipped" if outcome.skipped else "restored"
+    state = "failed" if outcome.error else "skipped" if outcome.skipped else "shared" if outcome.drawn else "restored"
     if as_json:
         fit = None if math.isnan(outcome.chi2) else outcome.chi2
         told = {
@@ -298,6 +301,7 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
         print(outcome.error, file=sys.stderr)
     elif not as_json:
         how = "finished before" if outcome.skipped else f"{outcome.seconds:.1f} s"
+        how += f" for {outcome.drawn} of its samples" if outcome.drawn else ""
         print(f"{outcome.path}: misfit {outcome.chi2:.2f}, {how}, {outcome.folder}", flush=True)
         for note in outcome.notes:
             print(f"  Note: {note}.")

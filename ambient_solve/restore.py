@@ -3,16 +3,18 @@
     outcome = restore_file("old.png", load_prior(), Inpaint(mask="scratches.png"), out="restored/old")
     outcome.restoration.mean, outcome.chi2, outcome.warning
 
-`restore_files` takes lists and folders, skips what an earlier run has finished and goes on after a bad file.
+`restore_files` takes lists and folders, skips what an earlier run has finished and goes on after a bad file. Several
+processes share the work, with the results of one: `torchrun --nproc-per-node 2 -m ambient_solve.restore FOLDER ...`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +34,11 @@ from ambient_solve.damage import (
     read_mask,
     read_measurement,
 )
+from ambient_solve.drawing import Drawing, joined, size_of, takes_tiles
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.estimation import advice
 from ambient_solve.knobs import knobs
+from ambient_solve.sharing import PART, Parts, Share, groups
 
 if TYPE_CHECKING:
     from deepinv.physics import Physics
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
     from ambient_solve.solver import Solver
     from ambient_solve.tiling import TiledPrior
 
-SETTINGS, PART = "settings.json", ".unfinished"
+SETTINGS = "settings.json"
 BYTES = (2700, 800)
 """Memory per pixel and sample, with and without a backward pass, measured for a network of WIDTH channels per pixel."""
 WIDTH = 20.75
@@ -61,6 +65,7 @@ class Outcome:
         chi2: Mean data misfit of the samples, 1 is right. warning: A sentence where it is far from 1, else empty.
         notes: What was converted. error: Why the file could not be restored, else empty.
         skipped: Whether an earlier run with the same settings had finished it.
+        drawn: Where other processes draw samples of it too, and this one does not save it: how many it has drawn.
     """
 
     path: Path
@@ -72,6 +77,7 @@ class Outcome:
     warning: str = ""
     error: str = ""
     skipped: bool = False
+    drawn: int | None = None
 
 
 def restore_file(
@@ -85,16 +91,15 @@ def restore_file(
     seed: int = 0,
     out: str | Path | None = None,
     progress: bool = False,
+    share: Share | None = None,
 ) -> Outcome:
     """Restore one damaged picture; with `out`, save into that folder, or skip what the same request has finished there.
 
-    `options` are knobs of the algorithm.
+    `options` are knobs of the algorithm. A `share` of several processes needs `out`: who is last saves the picture.
 
     Raises:
         AmbientSolveError: the file, the mask, the damage or the settings do not fit.
     """
-    import torch
-
     solver = make_solver(prior, algorithm, options)
     path = Path(path)
     picture = read_measurement(path, prior.shape[0])
@@ -116,45 +121,90 @@ def restore_file(
         seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": advice(done["misfit"], damage)}
         return Outcome(path, folder, notes=picture.notes, skipped=True, **seen)
     at_once, tiled = fitting(solver, op, picture, n_samples)
-    if tiled is not None:
-        solver = make_solver(tiled, algorithm, options)
-        note = f"the picture was restored in tiles of {TILE} pixels, the memory that is free does not hold it whole"
-        picture = replace(picture, notes=(*picture.notes, note))
-    # Three copies of one noisy channel are one measurement: with sqrt(3) the noise, the three together weigh as much.
-    sigma_y = picture.copies**0.5 * damage.sigma
-    try:
-        result = solver.solve(
-            picture.y, op, n_samples=n_samples, seed=seed, sigma_y=sigma_y, at_once=at_once, progress=progress
-        )
-    except torch.OutOfMemoryError:
-        raise AmbientSolveError(
-            f"The memory of the device does not suffice for {path.name}. Make the picture smaller."
-        ) from None
-    result = replace(result, chi2=picture.copies * result.chi2)
-    chi2 = float(result.chi2.mean())
-    result = replace(
-        result,
-        samples=damage.frame(result.samples, picture),
-        settings={**result.settings, "request": request, "misfit": chi2, "notes": picture.notes},
-    )
-    if folder is not None:
-        _save(result, folder)
-    return Outcome(path, folder, result, chi2, result.seconds, picture.notes, advice(chi2, damage))
+    draw = Drawing(solver, op, picture, damage, seed, at_once, tiled, (TILE, OVERLAP), progress)
+    together = solver.algorithm is not None and solver.algorithm.interacting
+    every = groups(n_samples, math.prod(draw.size), prior.device.type, together)
+
+    def finish(parts: list[Restoration]) -> Restoration:
+        result = joined(parts, picture)
+        settings = {**result.settings, "request": request, "misfit": float(result.chi2.mean())}
+        return replace(result, samples=damage.frame(result.samples, picture), settings=settings)
+
+    if folder is None or len(every) == 1:
+        if share is not None and not share.takes(0):
+            return Outcome(path, folder, drawn=0)
+        result = finish([draw(group) for group in every])
+        if folder is not None:
+            _save(result, folder)
+        return _outcome(path, folder, result, damage)
+    return _shared(path, folder, request, every, share or Share(), draw, finish, damage)
+
+
+def _shared(
+    path: Path,
+    folder: Path,
+    request: dict[str, Any],
+    every: list[range],
+    share: Share,
+    draw: Callable[[range], Restoration],
+    finish: Callable[[list[Restoration]], Restoration],
+    damage: Damage,
+) -> Outcome:
+    """Draw what is of this `share` and not stored yet; then, if nothing is missing, save the picture."""
+    parts, mine, saved = Parts(folder, request), [g for g in range(len(every)) if share.takes(g)], []
+    if not mine:
+        return Outcome(path, folder, drawn=0)
+    drawn = []
+    for number in mine:
+        part = parts.read(number)
+        if part is None:
+            part = parts.write(number, draw(every[number]))
+        drawn.append(part)
+
+    def save(all_: list[Restoration]) -> None:
+        saved.append(finish(all_))
+        _save(saved[0], folder)
+
+    parts.finish(len(every), lambda: _finished(folder, request) is not None, save)
+    if saved:
+        return _outcome(path, folder, saved[0], damage)
+    own = finish(drawn)
+    return replace(_outcome(path, folder, own, damage), restoration=None, drawn=own.samples.shape[1])
+
+
+def _outcome(path: Path, folder: Path | None, result: Restoration, damage: Damage) -> Outcome:
+    chi2 = result.settings["misfit"]
+    return Outcome(path, folder, result, chi2, result.seconds, tuple(result.settings["notes"]), advice(chi2, damage))
 
 
 def restore_files(
-    inputs: Sequence[str | Path], prior: Prior, damage: Damage, *, out: str | Path, **settings: Any
+    inputs: Sequence[str | Path],
+    prior: Prior,
+    damage: Damage,
+    *,
+    out: str | Path,
+    rank: int = 0,
+    world: int = 1,
+    **settings: Any,
 ) -> Iterator[Outcome]:
     """Restore files and folders of files into subfolders of `out`, an `Outcome` each; a bad file stops no other.
 
-    `settings` are those of `restore_file`. What cannot fit any file (an unknown knob, `out` is a file) raises at once.
+    Of `world` processes with the same arguments, each does what is of its `rank`; any number of them may go on with
+    what others have left. `settings` are those of `restore_file`. What cannot fit any file (an unknown knob, `out` is a
+    file) raises at once.
     """
     out = Path(out)
     check_folder(out)
     make_solver(prior, settings.get("algorithm", "auto"), settings.get("options"))
-    for path, folder in plan(inputs, out):
+    pictures = plan(inputs, out)
+    for number, (path, folder) in enumerate(pictures):
+        share = Share(number, len(pictures), rank, world)
+        if share.empty:
+            continue
         try:
-            yield restore_file(path, prior, damage, out=folder, **settings)
+            outcome = restore_file(path, prior, damage, out=folder, share=share if world > 1 else None, **settings)
+            if outcome.drawn != 0:
+                yield outcome
         except (AmbientSolveError, OSError) as error:
             yield Outcome(path, error=str(error))
 
@@ -250,7 +300,7 @@ def fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tu
         return n_samples, None
     width = sum(n / 4**i for i, n in enumerate(config.widths)) * config.blocks / config.unshuffle**2
     backward = isinstance(op, LinearPhysics) if solver.algorithm is None else solver.algorithm.gradient
-    height, columns = getattr(op, "img_size", picture.y.shape[1:])[-2:]
+    height, columns = size_of(op, picture)
     per_pixel = BYTES[0 if backward else 1] * width / WIDTH
     # A part of what is free: other programs want some, and the estimate is one.
     usable, one = 0.7 * free, per_pixel * height * columns
@@ -258,7 +308,7 @@ def fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tu
     if usable >= least * one:
         return min(int(usable / one), n_samples), None
     state, tile = STATE * height * columns, per_pixel * TILE**2
-    if max(height, columns) > TILE and config.planes == 0 and usable >= least * state + tile:
+    if max(height, columns) > TILE and takes_tiles(solver.prior, TILE) and usable >= least * state + tile:
         together = min(AT_ONCE, int((usable - least * state) / tile))
         samples = max(least, min(int((usable - together * tile) / state), n_samples))
         return samples, TiledPrior(solver.prior, TILE, OVERLAP, at_once=together)
@@ -277,7 +327,8 @@ def _free_memory(prior: Prior) -> int | None:
         return torch.cuda.mem_get_info(prior.device)[0]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # all processes of this machine want some
     except (OSError, StopIteration):
         return None
 
@@ -309,3 +360,11 @@ __all__ = [
     "restore_file",
     "restore_files",
 ]
+
+
+if __name__ == "__main__":
+    import sys
+
+    from ambient_solve.cli import main
+
+    sys.exit(main(["restore", *sys.argv[1:]]))

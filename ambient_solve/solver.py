@@ -7,8 +7,10 @@ Solver(prior, seconds=5), Solver(prior, "daps", calls=100): as many noise levels
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -118,6 +120,7 @@ class Solver:
         sigma_y: float | Tensor | None = None,
         cond: Any = None,
         at_once: int | None = None,
+        first_sample: int = 0,
         progress: bool = False,
     ) -> Restoration:
         """Draw `n_samples` posterior samples for each measurement in `y`.
@@ -129,7 +132,9 @@ class Solver:
             sigma_y: Measurement noise in the operator's units, when `op.noise_model` does not hold it.
             cond: Passed on to the prior.
             at_once: Samples of each measurement that are drawn together; fewer need less memory, for the same result
-                (but for the particles of "auto", which are drawn at once or not at all).
+                (but for the particles of "auto", which are drawn at once or not at all). Where the device runs out of
+                memory they are halved, down to 1, with a warning and a note in `settings`.
+            first_sample: Draw samples `first_sample`, `first_sample + 1`, ... of a larger set without the others.
             progress: Show a progress bar.
 
         Returns:
@@ -137,8 +142,11 @@ class Solver:
 
         Raises:
             AmbientSolveError: before the first network call, where the input does not fit.
+            torch.OutOfMemoryError: not even one sample of each measurement fits.
         """
-        return join([*self._parts(y, op, n_samples, seed, sigma_y, cond, at_once, progress)])
+        said: dict[str, str] = {}
+        result = join([*self._parts(y, op, n_samples, seed, sigma_y, cond, at_once, progress, said, first_sample)])
+        return dataclasses.replace(result, settings=result.settings | said)
 
     def summarise(
         self,
@@ -162,7 +170,10 @@ class Solver:
         probabilities = check_probabilities(quantiles)
         if at_once is None and not (self.algorithm is not None and self.algorithm.interacting):
             at_once = 8
-        return summarise(self._parts(y, op, n_samples, seed, sigma_y, cond, at_once, progress), probabilities)
+        said: dict[str, str] = {}
+        parts = self._parts(y, op, n_samples, seed, sigma_y, cond, at_once, progress, said)
+        summary = summarise(parts, probabilities)
+        return dataclasses.replace(summary, settings=summary.settings | said)
 
     def _parts(
         self,
@@ -174,21 +185,48 @@ class Solver:
         cond: Any,
         at_once: int | None,
         progress: bool,
+        said: dict[str, str],
+        first_sample: int = 0,
     ) -> Iterator[Restoration]:
-        """The samples, `at_once` at a time."""
-        if at_once is not None and (isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1):
-            raise AmbientSolveError(f"at_once={at_once!r} was given, a whole number of at least 1 was expected.")
+        """The samples, `at_once` at a time; what `settings` should say of the memory goes to `said`."""
+        for name, value, least in (
+            ("at_once", 1 if at_once is None else at_once, 1),
+            ("first_sample", first_sample, 0),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise AmbientSolveError(f"{name}={value!r} was given, a whole number of at least {least} was expected.")
+        together = self.algorithm is not None and self.algorithm.interacting
+        if together and first_sample:
+            raise AmbientSolveError(f"{self.algorithm.name} draws all samples together; leave first_sample out.")
         if at_once is None or not isinstance(n_samples, int) or at_once >= n_samples:
             at_once = n_samples
-        elif self.algorithm is not None and self.algorithm.interacting:
+        elif together:
             raise AmbientSolveError(f"{self.algorithm.name} draws all samples of an image together; leave at_once out.")
-        parts = 1 if at_once == n_samples else math.ceil(n_samples / at_once)
-        run = Run(self, y, op, at_once, seed, sigma_y, cond, parts=parts)
-        yield self._solve(run, progress)
-        for first in range(at_once, n_samples, at_once):
-            size = min(at_once, n_samples - first)
-            run = Run(self, y, op, size, seed, sigma_y, cond, first_sample=first, plan=run.plan)
-            yield self._solve(run, progress)
+        drawn, plan = 0, None
+        while True:
+            size = min(at_once, n_samples - drawn) if drawn else at_once
+            parts = 1 if size == n_samples else math.ceil(n_samples / at_once)
+            first, run, part = first_sample + drawn, None, None
+            try:
+                run = Run(self, y, op, size, seed, sigma_y, cond, first_sample=first, parts=parts, plan=plan)
+                part = self._solve(run, progress)
+            except RuntimeError as error:
+                alone = together or (run is not None and run.algorithm.interacting)
+                if not out_of_memory(error) or alone or size == 1:
+                    raise
+            if part is None:  # outside of the handler, which holds on to the memory of the run
+                run, at_once = None, math.ceil(size / 2)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                said["memory"] = (
+                    f"{size} samples at once did not fit into the memory; {at_once} at once were tried next"
+                )
+                warnings.warn(f"{said['memory']}. at_once={at_once} asks for that from the start.", stacklevel=3)
+                continue
+            plan, drawn = run.plan, drawn + size
+            yield part
+            if drawn >= n_samples:
+                return
 
     def _solve(self, run: Run, progress: bool) -> Restoration:
         states: Iterator[State] = run.states()
@@ -266,6 +304,11 @@ class Run:
         z = self.sigmas[0] * self.prior.noise((self.likelihood.rows, *self.likelihood.z_shape), self.streams)
         yield from self.algorithm.iterate(self.prior, self.likelihood, z, self.sigmas, self.streams)
 
+    @property
+    def arithmetic(self) -> str:
+        """What the network computes in, where it chose that by itself."""
+        return next((m.arithmetic for m in self.prior.modules() if getattr(m, "arithmetic", "")), "")
+
     @torch.no_grad()
     def restoration(self, z: Tensor, seconds: float) -> Restoration:
         """The samples, their misfit and a record of how they were made."""
@@ -279,6 +322,7 @@ class Run:
             **({} if self.plan is None else {"plan": self.plan.words}),
             "sigma_y": self.likelihood.sigma_y.tolist(),
             "prior": type(self.prior.inner).__name__,
+            **({"arithmetic": self.arithmetic} if self.arithmetic else {}),
             "operator": self.operator,
             "n_samples": self.n_samples,
             "seed": self.seed if isinstance(self.seed, int) else list(self.seed),
@@ -293,6 +337,11 @@ class Run:
             seconds=seconds,
             settings=settings,
         )
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device has run out of memory; the allocator of the CPU raises no error of its own kind for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _seeds(seed: Any, images: int) -> list[int]:

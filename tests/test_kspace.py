@@ -241,6 +241,26 @@ def test_what_is_dropped_depends_on_the_stream_of_the_row_alone():
     assert torch.equal(visits.amin(0), calibration(batch.mask) * batch.mask)
 
 
+def test_what_is_missing_is_not_better_known_at_low_levels():
+    """Below `missing` all levels weigh the same, and a network that answers nothing shrinks alike at all of them."""
+    batch, objective = some_batch(), KSpace(missing=0.3)
+
+    def weight(sigma: float, objective: KSpace) -> float:
+        part = replace(batch, sigma=torch.full_like(batch.sigma, sigma), sigma_noise=torch.zeros_like(batch.sigma))
+        wrong = lambda z, s, m: gram(part.z, part.mask, part.maps) + 1  # noqa: E731
+        return float(objective.loss(wrong, part, Streams(range(6), 1)).mean())
+
+    assert weight(0.01, objective) == pytest.approx(weight(0.1, objective), rel=0.02)
+    assert weight(0.01, KSpace(missing=0.0)) > 50 * weight(0.1, KSpace(missing=0.0))  # control
+    z, mask = randn(1, 2, 8, 8), torch.ones(1, 1, 8, 8)
+    for missing, kept in ((0.3, 0.25 / (0.25 + 0.09)), (0.0, 1.0)):
+        config = NetworkConfig(channels=2, widths=(8,), embedding=8, planes=1, missing=missing)
+        prior = NetworkPrior(config, precision="float32")
+        torch.nn.init.zeros_(list(prior.network.parameters())[-1])
+        torch.nn.init.zeros_(list(prior.network.parameters())[-2])
+        torch.testing.assert_close(prior.denoise(z, 0.001, mask), kept * z, rtol=1e-4, atol=1e-4)
+
+
 # Dropping lines ---
 
 

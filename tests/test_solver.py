@@ -83,6 +83,18 @@ def test_a_few_at_once_are_all_at_once(network, name):
     assert (whole.network_calls, whole.vjps) == (parts.network_calls, parts.vjps) and parts.settings["n_samples"] == 5
 
 
+@pytest.mark.parametrize("name", ["mmps", "proximal", "daps"])
+def test_some_samples_of_a_larger_set(network, name):
+    op = operators.denoise((3, 24, 20), sigma=0.1)
+    y = op(picture())
+    solver = Solver(network, name, **small(name))
+    whole, last = solver.solve(y, op, n_samples=5), solver.solve(y, op, n_samples=2, first_sample=3)
+    torch.testing.assert_close(whole.samples[:, 3:], last.samples, atol=2e-4, rtol=1e-3)
+    assert (whole.samples[:, :2] - last.samples).abs().max() > 0.02  # the control
+    with pytest.raises(AmbientSolveError, match="first_sample=-1"):
+        solver.solve(y, op, first_sample=-1)
+
+
 def test_seeds(network):
     op = operators.denoise((3, 24, 20), sigma=0.1)
     y = op(picture(images=2))

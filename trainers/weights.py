@@ -11,6 +11,7 @@ from config import Config
 from torch import Tensor, nn
 
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.objectives.kspace import KSpace
 from ambient_solve.priors.load import prior_folder
 from ambient_solve.priors.network import NetworkPrior
 from ambient_solve.priors.pipeline import INDEX, PipelinePrior
@@ -38,7 +39,8 @@ def starting_prior(
             )
         prior.half = config.precision == "bf16"
         return prior.to(device).train().requires_grad_(True)
-    wanted = dataclasses.replace(config.network, planes=planes, survival=survival if planes else None)
+    missing = config.objective.missing if isinstance(config.objective, KSpace) else 0.0
+    wanted = dataclasses.replace(config.network, planes=planes, survival=survival if planes else None, missing=missing)
     precision = "bfloat16" if config.precision == "bf16" else "float32"
     try:
         prior = NetworkPrior(wanted, precision)

@@ -3,7 +3,7 @@ r"""Denoising from undersampled k-space (Ambient Diffusion Posterior Sampling; A
 A complex image, two real channels, is measured through `A = m F S`: coil maps `S`, the orthonormal Fourier transform
 `F`, sampled lines or points `m`. Stored is `A^H y`. At each visit some sampled lines are dropped, `A~ = B A`, and
 
-    lambda |A^H A (D(A~^H A~ z_sigma, m~; sigma) - tau)|^2,     z_sigma, tau as in `denoise.py`
+    lambda |A (D(A~^H A~ z_sigma, m~; sigma) - tau)|^2,     z_sigma, tau as in `denoise.py`
 
 has the minimiser `D = E[z0 | A~^H A~ z_sigma, m~]`, lines that were never sampled included: see `masked.py`. The noise
 `sigma n` is real and white in each channel of the image, and so is `sigma_n e` in `y = A (z0 + sigma_n e)`. White noise
@@ -13,9 +13,15 @@ All of this needs `A~ y`, and several coils mix the lines: `A~^H A~ A^H y` is no
 of what was dropped. So the stored image is replaced by the least one that explains it, `w` with `A^H A w = A^H y`: then
 `A w = A z0`, and `A~ w = A~ z0`. One coil needs no such solve, nor do data that are stored as `w` in the first place.
 
+Published is the norm of `A^H A (D - tau)`, which counts what the coils hardly see less than `A` does, by its square.
+
 Of the four planes that the published network sees, two are the image and one is `m~`, which is told here too. The last
-is constant: multiplied by the preconditioning it repeats the level, which the network knows, and is left out. Unlike
-`masked.py` this weighs a line the network is not shown as one that it is: few lines hold much power that is not shown.
+is constant: multiplied by the preconditioning it repeats the level, which the network knows, and is left out.
+
+What is missing is not known better at low levels. Preconditioned and weighed by `sigma` alone, the network would there
+answer with numbers as large as 1 / sigma, and the loss be made of what cannot be known: `missing`, its deviation, is
+the least level that the weight takes a sample for, and counts as noise in the preconditioning of the network. The
+minimiser stays what it is.
 """
 
 from __future__ import annotations
@@ -52,12 +58,13 @@ class KSpace(Objective):
     cg_iterations: int = knob(20, 0, 1000, "steps of the solve that undoes the mixing of coils; 0 if A z = y as stored")
     weight: str = knob("inverse_variance", choices=WEIGHTS, help="how noisy targets count")
     sigma_data: float = knob(0.5, 1e-6, help="standard deviation of one entry of the data")
+    missing: float = knob(0.1, 0.0, 100.0, "deviation of what the sampled lines leave out, for data of that deviation")
 
     def __post_init__(self) -> None:
         check_knobs(self)
 
     def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
-        """See `Objective.loss`; the mean over the entries of each sample."""
+        """See `Objective.loss`; the sum over k-space, divided by the number of entries of the picture."""
         _check(batch)
         maps, mask = batch.maps, torch.ones_like(batch.z[:, :1]) if batch.mask is None else batch.mask.to(batch.z)
         if self.cg_iterations:
@@ -66,8 +73,9 @@ class KSpace(Objective):
         z_sigma, tau = unbiased_target(batch, streams)
         seen = further(mask, share(mask, self.extra), streams)
         z0 = denoise(gram(z_sigma, seen, maps), batch.sigma, seen).float()
-        error = gram(z0 - tau, mask, maps).square().flatten(1).mean(1)
-        return Denoise(self.weight, self.sigma_data).weights(batch.sigma, batch.sigma_noise) * error
+        error = (mask * to_kspace(z0 - tau, maps)).abs().square().flatten(1).sum(1) / z0[0].numel()
+        weights = Denoise(self.weight, self.sigma_data).weights
+        return weights(batch.sigma, batch.sigma_noise, floor=self.missing) * error
 
 
 def gram(z: Tensor, mask: Tensor, maps: Tensor) -> Tensor:

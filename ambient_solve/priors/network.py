@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
+from ambient_solve.priors.precision import SIDE, Verdict, compare, halved
 from ambient_solve.priors.unet import UNet
 from ambient_solve.tensors import save_tensors
 
@@ -45,14 +46,17 @@ class NetworkConfig:
     """Planes that are told beside the picture (`cond` of `denoise`): a mask of what was observed."""
     survival: float | None = None
     """Share of the entries that a network told such a mask was used to seeing, what `AmbientPrior` draws masks by."""
+    missing: float = 0.0
+    """Deviation of what a mask of k-space leaves out: it counts as noise in the preconditioning."""
 
 
 class NetworkPrior(Prior):
     """`D(z; sigma) = c_skip z + c_out F(c_in z; ln(sigma) / 4)` (Karras et al., 2022, arXiv 2206.00364, equation 7).
 
     Pictures of any size are padded by reflection to the stride of the network and cropped again. `precision` is
-    "float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it natively. State, preconditioning and
-    result stay float32.
+    "float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it natively and, for frozen weights, its
+    error is small beside the spread of the posterior, which is measured once. State, preconditioning and result stay
+    float32.
     """
 
     def __init__(self, config: NetworkConfig, precision: str = "auto") -> None:
@@ -72,6 +76,10 @@ class NetworkPrior(Prior):
             config.planes,
         )
         self._layout, self.channels_last = torch.contiguous_format, True
+        self._weights = tuple(self.network.parameters())
+        # Each with what it was made for; in tuples, so that the copy is no part of the module and of what it saves.
+        self._judged: tuple[Any, Verdict | None] = (None, None)
+        self._copied: tuple[Any, nn.Module | None] = (None, None)
         self.set_precision(precision)
 
     def set_precision(self, precision: str) -> NetworkPrior:
@@ -80,6 +88,12 @@ class NetworkPrior(Prior):
             raise AmbientSolveError(f"precision={precision!r} is not a choice. {suggestion(precision, PRECISIONS)}")
         self.precision = precision
         return self
+
+    @property
+    def arithmetic(self) -> str:
+        """What "auto" has chosen for frozen weights and why; empty where there was nothing to choose."""
+        verdict = self._judged[1]
+        return str(verdict) if verdict is not None and self.precision == "auto" else ""
 
     @property
     def affine(self) -> tuple[float, float]:
@@ -93,16 +107,21 @@ class NetworkPrior(Prior):
                 f"This network is told {self.config.planes} planes beside the picture, not "
                 f"{0 if cond is None else cond.shape[1]}: wrap it in AmbientPrior, or use a prior without planes."
             )
+        half, layout = self.match_layout(z.device)
+        return self._denoise(z, sigma, cond, half, layout)
+
+    def _denoise(self, z: Tensor, sigma: Level, cond: Any, half: bool, layout: torch.memory_format) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=z.device).expand(len(z))
         s, data = sigma[:, None, None, None], self.sigma_data
+        s = (s**2 + self.config.missing**2).sqrt() if self.config.missing else s
         total = s**2 + data**2
         height, width = z.shape[-2:]
         # Planes join after the preconditioning: c_in is about the picture's scale.
         u = z * total.rsqrt() if cond is None else torch.cat([z * total.rsqrt(), cond.to(z.dtype)], 1)
         u = pad_to(u, self.network.stride)
-        half, layout = self.match_layout(z.device)
+        network = self._cast(layout) if half and self._frozen else self.network
         with torch.autocast(z.device.type, torch.bfloat16, enabled=half):
-            f = self.network(u.contiguous(memory_format=layout), sigma.log() / 4)
+            f = network(u.contiguous(memory_format=layout), sigma.log() / 4)
         f = f[..., :height, :width].float()
         c_skip, c_out = data**2 / total, s * data * total.rsqrt()
         if self.config.survival is not None:
@@ -117,12 +136,52 @@ class NetworkPrior(Prior):
 
         Measured on a CPU: channels-last makes bfloat16 convolutions faster and float32 gradients several times slower.
         """
-        half = multiplies_bfloat16(device) if self.precision == "auto" else self.precision == "bfloat16"
+        half = self.precision == "bfloat16"
+        if self.precision == "auto":
+            half = multiplies_bfloat16(device) and (not self._frozen or self._judge(device).fine)
         layout = torch.channels_last if half and self.channels_last else torch.contiguous_format
-        if self._layout is not layout:
+        if self._layout is not layout and not (half and self._frozen):
             self.network.to(memory_format=layout)
             self._layout = layout
         return half, layout
+
+    @property
+    def _frozen(self) -> bool:
+        return not self._weights[0].requires_grad and not self.training
+
+    def _state(self, *more: Any) -> tuple[Any, ...]:
+        """Changes with the weights, which count how often they were written to."""
+        return (sum(w._version for w in self._weights), self._weights[0].device, *more)
+
+    def _judge(self, device: torch.device) -> Verdict:
+        state = self._state(device)
+        if self._judged[0] != state:
+            height, width = self.config.size or [max(SIDE, self.network.stride)] * 2
+            shape, planes = (1, self.config.channels, height, width), self.config.planes
+            cond = torch.ones(1, planes, height, width, device=device) if planes else None
+            plain = torch.contiguous_format
+            fast = torch.channels_last if self.channels_last else plain
+            verdict = compare(
+                lambda z, sigma: self._denoise(z, sigma, cond, False, plain),
+                lambda z, sigma: self._denoise(z, sigma, cond, True, fast),
+                shape,
+                self.sigma_data,
+                device,
+            )
+            self._judged = (state, verdict)
+        return self._judged[1]
+
+    def _cast(self, layout: torch.memory_format) -> nn.Module:
+        state = self._state(layout)
+        if self._copied[0] != state:
+            if torch._C._are_functorch_transforms_active():
+                return self.network  # what is made there cannot be kept
+            self._copied = (state, halved(self.network, layout))
+        return self._copied[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the converted weights: they can be made again."""
+        return {**self.__dict__, "_copied": (None, None)}
 
     def save(self, folder: str | Path, card: str = "", dtype: torch.dtype = torch.float32) -> None:
         """Write model.safetensors (weights in `dtype`), config.json and, if given, the model card into `folder`."""

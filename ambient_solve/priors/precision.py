@@ -1,0 +1,80 @@
+r"""Whether bfloat16 does for a network: its error against float32, beside the spread that a solver claims there.
+
+    error = rms(D_16(z) - D_32(z)),      spread^2 = sigma^2 v'J v / n,      v of random signs
+
+For an exact denoiser `sigma^2 J` is the posterior covariance (Efron, 2011) and `spread` the deviation of a pixel. The
+states are the network's own: noise at the first level, then what it makes of that with the noise of the next.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+SHARE, LEVELS, SIDE = 0.1, (4.0, 1.0, 0.1), 32
+"""Most that the error may be of the spread; levels, in deviations of the data; side of the one state, in pixels."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The largest `share` of the spread that the error is, and the level `sigma` where."""
+
+    share: float
+    sigma: float
+
+    @property
+    def fine(self) -> bool:
+        """Whether bfloat16 may be used; no where the network gives NaN, or claims no spread."""
+        return self.share <= SHARE
+
+    def __str__(self) -> str:
+        chosen = "bfloat16" if self.fine else "float32"
+        return (
+            f"{chosen}: bfloat16 errs by {self.share:.2g} of the spread at sigma = {self.sigma:g}; {SHARE} is allowed"
+        )
+
+
+def compare(
+    full: Callable[..., Tensor],
+    half: Callable[..., Tensor],
+    shape: tuple[int, ...],
+    data: float,
+    device: torch.device,
+) -> Verdict:
+    """The verdict on `half(z, sigma)` beside `full(z, sigma)`, for z (*shape) of deviation `data`.
+
+    Takes no random number from any generator but its own.
+    """
+    generator = torch.Generator().manual_seed(0)
+    z0, worst = torch.zeros(shape, device=device), Verdict(0.0, data)
+    for level in LEVELS:
+        sigma = level * data
+        n, v = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+        z, v = z0 + sigma * n, v.sign()
+        # That of torch.func, which a caller may be inside of: its own autograd is refused there.
+        z0, pull = torch.func.vjp(lambda z, sigma=sigma: full(z, sigma), z)
+        (pulled,) = pull(v)
+        with torch.no_grad():
+            error = float((half(z, sigma) - z0).square().mean().sqrt())
+        spread = sigma * math.sqrt(max(0.0, float((v * pulled).mean())))
+        share = error / spread if spread > 0 else 0.0 if error == 0 else math.inf
+        # A comparison with NaN is false: what is not below the worst so far is worse.
+        worst = worst if share <= worst.share else Verdict(share, sigma)
+    return worst
+
+
+def halved(network: nn.Module, layout: torch.memory_format) -> nn.Module:
+    """A copy of `network` with the weights that autocast would convert to bfloat16 in every call, converted once."""
+    made = copy.deepcopy(network)
+    for module in made.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            for name, weight in [*module.named_parameters()]:
+                form = layout if weight.ndim == 4 else torch.contiguous_format
+                half = weight.detach().bfloat16().contiguous(memory_format=form)
+                setattr(module, name, nn.Parameter(half, requires_grad=False))
+    return made
