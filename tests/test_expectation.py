@@ -17,8 +17,11 @@ from ambient_solve.algorithms import MMPS
 from ambient_solve.data.corruption import read_corrupted
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.krylov import conjugate_gradient
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams
+from ambient_solve.operators.coils import birdcage
+from ambient_solve.operators.mri import MultiCoil
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.gaussian import GaussianPrior
 from ambient_solve.transforms import derandomised, randomised
@@ -186,9 +189,31 @@ def test_measurement_is_what_was_measured():
     torch.testing.assert_close(y[0], of_coefficients * randomised(prior.decode(z0), signs.float()))
     # Control: the stored picture is no measurement of pixels.
     assert not torch.allclose(op.A(prior.decode(z0[None])), expectation.measurement([whole], prior, 0.01)[0])
-    with pytest.raises(AmbientSolveError, match="k-space") as error:
-        maps = torch.ones(1, 4, 4, dtype=torch.complex64)
-        expectation.measurement([Sample("scan", z0, mask=mask, maps=maps)], prior, 0.01)
+
+
+def test_measurement_of_coils_says_of_the_picture_what_the_scan_said():
+    """The posterior depends on y through `A^H y` alone, which the stored least picture gives back, noise and all."""
+    prior = GaussianPrior(torch.zeros(2, 8, 8), 0.3 * torch.eye(128))
+    maps, mask = birdcage(3, (8, 8)), torch.zeros(1, 8, 8, dtype=torch.uint8)
+    mask[..., [1, 3, 4, 6]] = 1
+    scanner = MultiCoil(maps, mask.float(), NOISE)
+    y = scanner(randn(1, 2, 8, 8, seed=1))
+    stored = scanner.A_adjoint(y)
+    least = conjugate_gradient(scanner.A_adjoint_A, stored, 100)
+    for z, iterations in ((least, 0), (stored, 100)):
+        samples = [Sample("scan", z[0], NOISE, mask=mask, maps=maps)] * 2
+        found, op, sigma_y = expectation.measurement(samples, prior, 0.01, iterations)
+        assert torch.equal(sigma_y, torch.tensor([NOISE, NOISE]))
+        torch.testing.assert_close(op.A_adjoint(found), stored.expand(2, -1, -1, -1), atol=1e-3, rtol=1e-3)
+    # Control: what coils mix is not undone by itself.
+    wrong, op, _ = expectation.measurement([Sample("scan", stored[0], NOISE, mask=mask, maps=maps)], prior, 0.01)
+    assert float((op.A_adjoint(wrong) - stored).norm() / stored.norm()) > 0.05
+
+
+def test_the_gaussian_of_lap_0_knows_no_scans():
+    maps = torch.ones(1, 4, 4, dtype=torch.complex64)
+    with pytest.raises(AmbientSolveError, match="--init") as error:
+        texture.fit_texture([Sample("scan", randn(2, 4, 4, seed=1), 0.1, maps=maps)], seed=0)
     assert one_sentence(error)
 
 

@@ -85,6 +85,8 @@ class EM:
     """Pictures that are restored together."""
     floor: float = 0.005
     """Least noise that a measurement is taken to have, in units of [-1, 1] pictures."""
+    cg_iterations: int = 0
+    """Of k-space stored as A^H y: steps to the least picture that explains it, which mri-train stores; then 0."""
     rho: float = 2.0
     """In mode dataloop: what a lap divides sigma_min by."""
     seed: int = 0
@@ -151,7 +153,8 @@ def _method(settings: EM, lap: int) -> Expectation:
         return FromLevel(settings.steps, settings.rho)
     if settings.mode == "conditional" and lap > 1:
         return Told(settings.steps)
-    return Guided(build(ALGORITHMS[settings.algorithm], **settings.knobs), settings.floor)
+    algorithm = build(ALGORITHMS[settings.algorithm], **settings.knobs)
+    return Guided(algorithm, settings.floor, settings.cg_iterations)
 
 
 def _prior(settings: EM, lap: int, prior_at: str, data: list[list[Sample]]) -> Prior:
@@ -213,7 +216,7 @@ def _train(config: Config) -> None:
 def check_em(settings: EM) -> None:
     """Say at once what would fail later."""
     check(replace(settings.train, out=settings.out), 1)
-    for name, least in (("laps", 1), ("draws", 1), ("batch", 1), ("steps", 2), ("seed", 0)):
+    for name, least in (("laps", 1), ("draws", 1), ("batch", 1), ("steps", 2), ("cg_iterations", 0), ("seed", 0)):
         if getattr(settings, name) < least:
             raise AmbientSolveError(f"{name} = {getattr(settings, name)} must be at least {least}.")
     if not (settings.floor > 0 and settings.rho > 1):

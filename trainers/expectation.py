@@ -26,8 +26,10 @@ from torch import Tensor
 from ambient_solve.algorithms import Algorithm
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.krylov import conjugate_gradient
 from ambient_solve.noise import Streams, per_sample
 from ambient_solve.objectives.conditional import condition
+from ambient_solve.operators.mri import MultiCoil
 from ambient_solve.priors.base import Prior
 from ambient_solve.solver import Solver
 from ambient_solve.transforms import derandomised, randomised
@@ -59,19 +61,25 @@ def incomplete(sample: Sample) -> bool:
     return sample.mask is not None and not bool(sample.mask.all())
 
 
-def measurement(samples: Sequence[Sample], prior: Prior, floor: float) -> tuple[Tensor, LinearPhysics, Tensor]:
+def measurement(
+    samples: Sequence[Sample], prior: Prior, floor: float, cg_iterations: int = 0
+) -> tuple[Tensor, LinearPhysics, Tensor]:
     """`y`, the operator and `sigma_y` (B,), in the units of `prior.decode`, of samples of one shape and kind.
 
-    A picture with fewer than `floor` of noise, in z units, is taken to have that much: files are rounded.
+    A picture with fewer than `floor` of noise, in z units, is taken to have that much: files are rounded. Of k-space
+    the least picture `w` with `A^H A w = A^H y` is expected, as `ambient-solve mri-train` stores it, or `A^H y` and the
+    `cg_iterations` that make it of that.
     """
-    if any(s.maps is not None for s in samples):
-        raise AmbientSolveError(
-            f"{samples[0].name} holds A^H y of k-space, from which y cannot be told; EM restores masked and noisy "
-            "pictures and randomised coefficients. Train on k-space with the objective 'kspace'."
-        )
     scale, device = abs(prior.affine[0]), prior.device
     z = torch.stack([s.z for s in samples]).float().to(device)
+    sigma = scale * torch.tensor([max(s.sigma_noise, floor) for s in samples])
     ones = torch.ones(1, *z.shape[2:])
+    if samples[0].maps is not None:
+        # A w is y without what no picture explains, which has no say in the posterior.
+        maps = torch.stack([s.maps for s in samples]).to(device)
+        op = MultiCoil(maps, torch.stack([ones if s.mask is None else s.mask.float() for s in samples]).to(device))
+        least = conjugate_gradient(op.A_adjoint_A, z, cg_iterations) if cg_iterations else z
+        return op.A(prior.decode(least)), op, sigma
     mask = torch.stack([(ones if s.mask is None else s.mask.float()).expand(z.shape[1:]) for s in samples]).to(device)
     if samples[0].signs is None:
         op = Inpainting(img_size=tuple(z.shape[1:]), mask=mask, device=device)
@@ -83,25 +91,31 @@ def measurement(samples: Sequence[Sample], prior: Prior, floor: float) -> tuple[
             img_size=tuple(z.shape[1:]),
         )
     # A A^H is the mask, so that A of the stored A^H y is y; the offset of decode passes through A as well.
-    return op.A(prior.decode(z)), op, scale * torch.tensor([max(s.sigma_noise, floor) for s in samples])
+    return op.A(prior.decode(z)), op, sigma
 
 
 @final
 @dataclass(frozen=True)
 class Guided(Expectation):
-    """Posterior samples by `algorithm`; `floor` is the least noise of a picture, in z units."""
+    """Posterior samples by `algorithm`; `floor` and `cg_iterations` are those of `measurement`."""
 
     algorithm: Algorithm
     floor: float = 0.005
+    cg_iterations: int = 0
 
     @property
     def settings(self) -> dict[str, Any]:
         """See `Expectation.settings`."""
-        return {"algorithm": self.algorithm.name, **asdict(self.algorithm), "floor": self.floor}
+        return {
+            "algorithm": self.algorithm.name,
+            **asdict(self.algorithm),
+            "floor": self.floor,
+            "cg_iterations": self.cg_iterations,
+        }
 
     def draw(self, prior: Prior, samples: Sequence[Sample], seeds: Sequence[int]) -> Tensor:
         """One call of the solver for all rows, each with its own mask and noise level."""
-        y, op, sigma_y = measurement(samples, prior, self.floor)
+        y, op, sigma_y = measurement(samples, prior, self.floor, self.cg_iterations)
         return prior.encode(Solver(prior, self.algorithm).solve(y, op, sigma_y=sigma_y, seed=list(seeds)).samples[:, 0])
 
 

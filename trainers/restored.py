@@ -77,7 +77,7 @@ def batches(samples: Sequence[Sample], method: Expectation, draws: int, size: in
     groups: dict[Any, list[tuple[int, int]]] = {}
     for i, sample in enumerate(samples):
         if method.restores(sample):
-            kind = tuple(sample.z.shape), sample.signs is None
+            kind = tuple(sample.z.shape), sample.signs is None, sample.maps is not None and len(sample.maps)
             groups.setdefault(kind, []).extend((i, d) for d in range(draws))
     return [group[k : k + size] for group in groups.values() for k in range(0, len(group), size)]
 

@@ -120,6 +120,11 @@ def fit_texture(
             f"The pictures have {len(shapes)} sizes; the Gaussian of lap 0 needs one. Cut them to one size, or give "
             "the prior of lap 0 with --init."
         )
+    if any(s.maps is not None for s in samples):
+        raise AmbientSolveError(
+            "The Gaussian of lap 0 is fitted to pictures, these are scans: give its prior with --init, such as "
+            "one of L1-wavelet pictures (ambient-solve mri-train --target l1)."
+        )
     samples = list(samples[:most])
     prior = _first_guess(samples, affine).to(device)
     y, op, sigma = measurement(samples, prior, floor)
