@@ -9,6 +9,8 @@ that is 0 outside an ellipse.
 
     A, A^H      products with y in the layout that deepinv's A returns, and `A^H, y contiguous` as after arithmetic
     A^H A       one call of each one's own `A_adjoint_A`
+    bare        not ours but two transforms of each coil, with nothing between: what no `A^H A` of a mask of points
+                can undercut with these transforms, so that its ratio is the largest there can be
     prox        argmin |y - A x|^2 / 2 sigma^2 + |x - v|^2 / 2 q^2 at q / sigma = 10, by as many steps of conjugate
                 gradients as each needs for a relative residual of 1e-4: `Likelihood.prox` against `prox_l2`
     warm        the next proximal point, v and q having moved by a few per cent, from the last one
@@ -29,7 +31,7 @@ from ambient_solve.krylov import WarmStart
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.operators.coils import birdcage
 from ambient_solve.operators.masks import make_mask
-from ambient_solve.operators.mri import MultiCoil
+from ambient_solve.operators.mri import MultiCoil, spans
 from ambient_solve.priors.gaussian import GaussianPrior
 
 SIGMA, Q, RESIDUAL, MOST = 0.01, 0.1, 1e-4, 300
@@ -59,6 +61,17 @@ class Case:
     def likelihood(self, steps: int) -> Likelihood:
         """Whose iterative solves take `steps`."""
         return Likelihood(self.y, self.ours, self.prior, sigma_y=SIGMA, cg_iterations=steps)
+
+    def theirs_normal(self) -> Tensor:
+        """`A^H A x`."""
+        return self.theirs.A_adjoint_A(self.x)
+
+    def transforms(self) -> Tensor:
+        """Of all coils, there and back, as many at a time as stay in the cache."""
+        maps = self.ours.coil_maps[0]
+        for part in spans(self.x, 0, len(maps), maps[0].numel()):
+            last = torch.fft.fft2(torch.fft.fft2(maps[part]))
+        return last
 
     def ours_prox(self, steps: int, v: Tensor, q: float, warm: Tensor | None = None) -> Callable[[], Tensor]:
         """Ready to run."""
@@ -95,8 +108,10 @@ class Case:
             "A": (lambda: self.theirs.A(self.x), lambda: self.ours.A(self.x), ""),
             "A^H": (lambda: self.theirs.A_adjoint(strided), lambda: self.ours.A_adjoint(strided), ""),
             "A^H, y contiguous": (lambda: self.theirs.A_adjoint(flat), lambda: self.ours.A_adjoint(flat), ""),
-            "A^H A": (lambda: self.theirs.A_adjoint_A(self.x), lambda: self.ours.A_adjoint_A(self.x), ""),
+            "A^H A": (self.theirs_normal, lambda: self.ours.A_adjoint_A(self.x), ""),
         }
+        if not self.ours.lines:
+            found["bare"] = self.theirs_normal, self.transforms, ""
         for name, v, q in (("prox", self.v, Q), ("warm", self.next, 0.97 * Q)):
             start = None, None
             if name == "warm":
