@@ -16,7 +16,8 @@ from torch import Tensor
 pytest.importorskip("accelerate", reason="training needs accelerate: pip install 'ambient-solve[train]'")
 
 from ambient_solve.algorithms import DPS, MMPS, Algorithm, PiGDM
-from ambient_solve.data.corruption import read_corrupted
+from ambient_solve.data.corruption import Corruption, read_corrupted, write_corrupted
+from ambient_solve.data.damages import Noise
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.priors.gaussian import GaussianPrior
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
@@ -294,3 +295,18 @@ def test_configuration_that_comes_with_it_is_valid():
     settings = em.read_em(["--config", str(TRAINERS / "configs" / "em_masked.yaml"), "--out", "unused", "--laps", "3"])
     em.check_em(settings)
     assert settings.laps == 3 and settings.train.corruption.damages[0].missing == 0.75
+
+
+def test_a_part_of_stored_data_is_the_first_of_it_or_drawn_from_all_of_it(tmp_path):
+    pictures = [(str(i), torch.full((1, 8, 8), i, dtype=torch.uint8)) for i in range(20)]
+    write_corrupted(pictures, 20, Corruption(clean_share=0.0, damages=(Noise(sigma=0.1),)), tmp_path / "data")
+
+    def names(**settings: object) -> list[str]:
+        source = em.Source("corrupted:data", limit=5, **settings)
+        network = NetworkConfig(channels=1)
+        config = em.Config(out=str(tmp_path), data_root=str(tmp_path), sources=(source,), network=network)
+        return [sample.name for sample in em.read_data(config, True).samples]
+
+    assert names() == ["0", "1", "2", "3", "4"]
+    drawn = names(shuffle=True)
+    assert drawn == names(shuffle=True) and len(set(drawn)) == 5 and drawn != names() and max(map(int, drawn)) > 5

@@ -109,7 +109,7 @@ def _samples(source: Source, pictures: list[Picture], config: Config, main: bool
     kind, rest = _split(source)
     if kind == "corrupted":
         own = read_corrupted(Path(config.data_root) / rest, config.network.channels)
-        return list(islice(own, source.limit or None)), []
+        return list(islice(shuffled(list(own), config.seed) if source.shuffle else own, source.limit or None)), []
     keep = len(pictures) - source.held_out
     bar = tqdm(pictures[:keep], f"damage {rest}", leave=False, disable=not main)
     own = list(corrupt(bar, keep, config.corruption))
