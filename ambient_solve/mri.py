@@ -186,7 +186,7 @@ def classical(p: Problem, method: str, factor: float = 1.0) -> Reconstruction:
     weight = factor * default_weight(p, method)
     started = time.perf_counter()
     x = zero_filled(p) if method == "zero-filled" else CLASSICAL[method](p, weight)
-    return _reconstruction(p, x, time.perf_counter() - started, {"method": method, "weight": weight})
+    return reconstruction(p, x, time.perf_counter() - started, {"method": method, "weight": weight})
 
 
 def reconstruct(
@@ -205,19 +205,25 @@ def reconstruct(
     The Jacobian of such a prior is no covariance, so that `automatic` chooses an algorithm without it.
     """
     algorithm = automatic(prior, algorithm)
-    if _is_told(prior):
-        prior = AmbientPrior(prior, policy="measurement", mask=p.mask if told is None else told, maps=p.maps)
+    prior = for_scan(prior, p, told)
     n_samples = 1 if algorithm == "aos" else n_samples
     device = prior.device
     found = Solver(prior, algorithm, **(options or {})).solve(
         p.y.to(device), p.op.to(device), n_samples=n_samples, seed=seed, sigma_y=p.sigma, progress=progress
     )
-    return _reconstruction(p, found.samples[0].cpu(), found.seconds, {"method": "prior", **found.settings})
+    return reconstruction(p, found.samples[0].cpu(), found.seconds, {"method": "prior", **found.settings})
 
 
 def automatic(prior: Prior, algorithm: str) -> str:
     """What "auto" stands for here: `proximal` for a prior that is told masks, else the choice is left to `Solver`."""
     return "proximal" if algorithm == "auto" and _is_told(prior) else algorithm
+
+
+def for_scan(prior: Prior, p: Problem, told: Tensor | None = None) -> Prior:
+    """`prior` as it is or, if it is told masks, told that of the scan, or `told` (H, W)."""
+    if not _is_told(prior):
+        return prior
+    return AmbientPrior(prior, policy="measurement", mask=p.mask if told is None else told, maps=p.maps)
 
 
 def _is_told(prior: Prior) -> bool:
@@ -250,7 +256,8 @@ def misfit(p: Problem, x: Tensor) -> float:
     return float(residual / (2 * len(p.maps) * p.mask.sum() * p.sigma**2))
 
 
-def _reconstruction(p: Problem, x: Tensor, seconds: float, settings: dict[str, Any]) -> Reconstruction:
+def reconstruction(p: Problem, x: Tensor, seconds: float, settings: dict[str, Any]) -> Reconstruction:
+    """What became of `p`: samples `x` (S, 2, H, W) as a method made them, normalised, in the units of the scan."""
     x = x.detach()
     known = {"coils": len(p.maps), "R": acceleration(p.mask), "acs": p.scan.acs, "sigma_y": p.sigma, "scale": p.scale}
     known |= {"simulated_kspace": p.scan.simulated, "notes": list(p.scan.notes), "notice": NOTICE}
@@ -276,12 +283,15 @@ __all__ = [
     "NOTICE",
     "Problem",
     "Reconstruction",
+    "automatic",
     "classical",
+    "for_scan",
     "load_mri_prior",
     "magnitude_metrics",
     "misfit",
     "noise_level",
     "problem",
     "reconstruct",
+    "reconstruction",
     "retrospective",
 ]

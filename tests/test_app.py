@@ -91,9 +91,9 @@ def test_the_residual_map_tells_the_signs_apart_and_leaves_out_what_was_not_meas
 
 def test_maps_get_lighter_or_darker_in_one_direction():
     # What makes them readable in grey print and with any colour vision.
-    ramp = panels._colours(np.linspace(0, 1, 64)[None], panels.HEAT)[0] @ [0.299, 0.587, 0.114]
+    ramp = panels.coloured(np.linspace(0, 1, 64)[None], panels.HEAT)[0] @ [0.299, 0.587, 0.114]
     assert (np.diff(ramp) > -0.5).all()
-    signed = panels._colours(np.linspace(0, 1, 65)[None], panels.SIGNED)[0] @ [0.299, 0.587, 0.114]
+    signed = panels.coloured(np.linspace(0, 1, 65)[None], panels.SIGNED)[0] @ [0.299, 0.587, 0.114]
     assert (np.diff(signed[:33]) > -0.5).all() and (np.diff(signed[32:]) < 0.5).all()
 
 
@@ -289,7 +289,7 @@ def test_what_was_painted_comes_back_as_it_was():
 
 
 def test_the_example_is_finished_small_and_honest():
-    assert sum(p.stat().st_size for p in example.FOLDER.iterdir()) < 200_000
+    assert sum((example.FOLDER / name).stat().st_size for name in example.NAMES) < 200_000
     seen = example.first_view()
     assert seen["samples"].std(0)[~seen["mask"]].mean() > 0.005 and (seen["samples"].std(0)[seen["mask"]] == 0).all()
     assert panels.residual_map(seen["residual"], seen["mask"]).size == seen["mask"].shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from ambient_solve import NetworkConfig, NetworkPrior
+from ambient_solve.app import painter
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'ambient-solve[app]'")
@@ -92,6 +94,18 @@ def put_in(page, path: Path) -> None:
     page.wait_for_selector(f"#editor [data-ready='{width}x{height}'], #editor[data-ready='{width}x{height}']")
 
 
+def open_tab(page, words: str) -> None:
+    tab = page.locator("button[role=tab]", has_text=words)
+    while tab.get_attribute("aria-selected") != "true":
+        tab.click()
+        page.wait_for_timeout(500)
+
+
+def choose(page, dropdown: str, words: str) -> None:
+    page.click(f"{dropdown} input")
+    page.locator("[role=option]", has_text=words).first.click()
+
+
 def paint(page) -> None:
     canvas = page.locator("#editor canvas")
     canvas.scroll_into_view_if_needed()
@@ -142,10 +156,7 @@ def test_a_visit_with_the_mouse(visit, picture, tmp_path):
     visit.mouse.up()
     assert handle.bounding_box()["x"] < before["x"] - 40, "the slider followed the mouse"
 
-    tab = visit.locator("button[role=tab]", has_text="Uncertainty")
-    while tab.get_attribute("aria-selected") != "true":
-        tab.click()
-        visit.wait_for_timeout(500)
+    open_tab(visit, "Uncertainty")
     image = visit.locator("#spread img").first
     image.wait_for()
     image.scroll_into_view_if_needed()
@@ -188,12 +199,42 @@ def test_a_run_that_is_stopped_keeps_what_is_finished(visit, picture, monkeypatc
     assert "Stopped" in visit.locator("#status").inner_text(), "nothing runs on"
 
 
+def test_keys_alone_move_the_divider(visit):
+    divider = visit.locator("#slider .outer")
+    visit.wait_for_selector("#slider .outer[role=slider]")
+    for _ in range(80):
+        visit.keyboard.press("Tab")
+        if visit.evaluate("() => document.activeElement.matches('#slider .outer')"):
+            break
+    frame, start = visit.locator("#slider .outer").locator("xpath=..").bounding_box(), divider.bounding_box()["x"]
+    for _ in range(4):
+        visit.keyboard.press("ArrowLeft")
+    moved = divider.bounding_box()["x"]
+    assert abs((start - moved) / frame["width"] - 0.2) < 0.02, "four steps of a twentieth"
+    assert divider.get_attribute("aria-valuenow") == "30"
+    visit.keyboard.press("ArrowRight")
+    assert divider.bounding_box()["x"] > moved
+    visit.keyboard.press("a")
+    visit.keyboard.press("End")
+    assert divider.get_attribute("aria-valuenow") == "100"
+
+
 def test_keys_alone_are_enough(visit):
     visit.evaluate("() => document.querySelector('#editor canvas').focus()")
+    plain = painted_share(visit)
+    for _ in range(6):
+        visit.keyboard.press("ArrowDown")
     visit.keyboard.press("Space")
     for _ in range(6):
-        visit.keyboard.press("ArrowRight")
+        visit.keyboard.press("ArrowLeft")
         visit.keyboard.press("Space")
+    painted = painted_share(visit)
+    assert painted > plain + 0.005
+    visit.locator("#editor [data-tool=erase]").focus()
+    visit.keyboard.press("Enter")
+    visit.locator("#editor canvas").focus()
+    visit.keyboard.press("Space")
+    assert painted_share(visit) < painted, "a key erases as well"
     seen = []
     for _ in range(60):
         visit.keyboard.press("Tab")
@@ -203,6 +244,11 @@ def test_keys_alone_are_enough(visit):
     assert seen[-1] == "Restore", f"Tab reaches the button, it went {seen}"
     visit.keyboard.press("Enter")
     wait_for_words(visit, "Finished: 2 samples")
+    # The run is remembered, and a key brings it back.
+    open_tab(visit, "Earlier runs")
+    visit.locator("#history button").last.focus()
+    visit.keyboard.press("Enter")
+    wait_for_words(visit, "Picture and settings are back")
 
 
 @pytest.mark.parametrize("visit", [(390, 844)], indirect=True)
@@ -212,6 +258,12 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit):
         box = visit.locator(part).first.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 391, part
     shot(visit, "phone")
+    open_tab(visit, "Scans")
+    visit.wait_for_selector("#scan-run")
+    visit.locator("#scan-mean").scroll_into_view_if_needed()
+    visit.wait_for_selector("#scan-mean img")
+    assert visit.evaluate("() => document.documentElement.scrollWidth - window.innerWidth") <= 0
+    shot(visit, "phone-scan")
 
 
 def test_what_cannot_be_read_is_a_sentence_on_the_page(visit, tmp_path, picture):
@@ -224,7 +276,115 @@ def test_what_cannot_be_read_is_a_sentence_on_the_page(visit, tmp_path, picture)
     shot(visit, "bad-upload")
 
 
-def test_axe_finds_nothing_serious(visit):
+def test_masks_grow_shrink_and_fill_as_scipy_has_it(browser):
+    from scipy import ndimage
+
+    source = (Path(painter.__file__).parent / "masks.js").read_text()
+    page = browser.new_page()
+    found = {}
+    rng = np.random.default_rng(0)
+    mask = ndimage.gaussian_filter(rng.standard_normal((37, 53)), 3) > 0.08
+    mask[3:12, 5:20] = True
+    mask[5:10, 7:18] = False  # a ring
+    mask[28:35, 28:35] = False
+    mask[[30, 31, 31, 32], [31, 30, 32, 31]] = True  # and one of four pixels that touch at their corners
+    given = [mask.astype(int).ravel().tolist(), 53, 37, 4]
+    for name in ("invert", "grow", "shrink", "fill-inside", "fill-outside"):
+        # In a scope of its own: the names are declared anew each time.
+        run = f"const [m, w, h, by] = given; return Array.from(MASKS['{name}'](Uint8Array.from(m), w, h, by));"
+        code = f"(given) => {{ {source}\n{run} }}"
+        found[name] = np.array(page.evaluate(code, given), bool).reshape(37, 53)
+    page.close()
+    assert (found["invert"] == ~mask).all()
+    assert (found["grow"] == (ndimage.distance_transform_edt(~mask) <= 4)).all()
+    assert (found["shrink"] == (ndimage.distance_transform_edt(mask) > 4)).all()
+    filled = ndimage.binary_fill_holes(mask)
+    assert (found["fill-inside"] == filled).all() and (found["fill-outside"] == (~filled | mask)).all()
+    # Controls: squares in place of discs, and a flood that goes round corners.
+    assert (found["grow"] != ndimage.binary_dilation(mask, np.ones((9, 9)))).any()
+    assert (filled != mask).any() and (ndimage.binary_fill_holes(mask, np.ones((3, 3))) != filled).any()
+
+
+def test_the_tools_of_the_mask_change_what_is_painted(visit, picture):
+    put_in(visit, picture)
+    paint(visit)
+    share = painted_share(visit)
+    visit.click("#editor summary")
+    visit.click("#editor [data-do=grow]")
+    grown = painted_share(visit)
+    assert grown > share + 0.02
+    visit.click("#editor [data-do=shrink]")
+    assert painted_share(visit) < grown - 0.02
+    visit.click("#editor [data-do=undo]")
+    assert painted_share(visit) == grown
+    visit.click("#editor [data-do=invert]")
+    assert abs(painted_share(visit) - (1 - grown)) < 0.01
+    visit.click("#run")
+    wait_for_words(visit, "Finished: 2 samples")
+    lost = int(visit.locator("#words").inner_text().split(" % were not")[0].split()[-1])
+    assert abs(lost / 100 - (1 - grown)) < 0.02, "what was inverted here is what was missing there"
+
+
+def test_many_pictures_go_through_as_a_zip(visit, picture, tmp_path):
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        archive.write(picture, "one.png")
+        archive.write(picture, "two.png")
+    choose(visit, "#task", "Noise")
+    open_tab(visit, "Many pictures")
+    visit.set_input_files("#many input[type=file]", str(tmp_path / "many.zip"))
+    visit.wait_for_selector("#many >> text=many")
+    visit.click("#run-many")
+    wait_for_words(visit, "2 of 2 pictures")
+    visit.wait_for_selector("#many-out:not([disabled])")
+    with visit.expect_download() as download:
+        visit.click("#many-out")
+    download.value.save_as(tmp_path / "back.zip")
+    names = zipfile.ZipFile(tmp_path / "back.zip").namelist()
+    assert sum(name.endswith("mean.png") for name in names) == 2
+
+
+def test_a_scan_is_reconstructed_looked_at_and_taken_home(visit, picture, tmp_path):
+    open_tab(visit, "Scans")
+    visit.wait_for_selector("#scan-mean img")
+    assert "not for diagnosis" in visit.locator("#scan-notice").inner_text()
+    assert "Simulated k-space" in visit.locator("#scan-words").inner_text(), "the example says what it is"
+    shot(visit, "scan-first-view")
+    visit.set_input_files("#scan input[type=file]", str(picture))
+    visit.wait_for_function("() => /simulated k-space/.test(document.querySelector('#scan-about').innerText)")
+    choose(visit, "#scan-method", "CG-SENSE")
+    visit.click("#scan-run")
+    visit.wait_for_function("() => /Finished/.test(document.querySelector('#scan-status').innerText)")
+    said = visit.locator("#scan-words").inner_text()
+    assert "meadow.png, slice 0" in said and "times its noise" in said and "Simulated k-space" in said
+    image = visit.locator("#scan-mean img").first
+    image.scroll_into_view_if_needed()
+    visit.wait_for_selector("#scan-archive:not([disabled])")
+    visit.wait_for_function("() => document.querySelector('#scan-mean img').naturalWidth === 384")
+    visit.wait_for_timeout(1000)  # the other pictures of the grid find their places
+    box = image.bounding_box()
+    visit.mouse.click(box["x"] + box["width"] * 40.5 / 128, box["y"] + box["height"] * 10.5 / 96)
+    visit.wait_for_function("() => /Column 40, row 10/.test(document.querySelector('#scan-pixel').innerText)")
+    before = image.get_attribute("src")
+    window = visit.get_by_label("number input for Window, % of white")
+    window.fill("40")
+    window.press("Enter")
+    visit.wait_for_function("(src) => document.querySelector('#scan-mean img').src !== src", arg=before)
+    shot(visit, "scan")
+    with visit.expect_download() as download:
+        visit.click("#scan-archive")
+    download.value.save_as(tmp_path / "scan.zip")
+    names = {Path(name).name for name in zipfile.ZipFile(tmp_path / "scan.zip").namelist()}
+    assert names == {"report.png", "reconstruction.npz", "settings.json", "mean.nii.gz"}
+    (tmp_path / "letter.npz").write_text("Dear Sir or Madam")
+    visit.set_input_files("#scan input[type=file]", str(tmp_path / "letter.npz"))
+    toast = visit.locator(".toast-body, [role=alert]").first
+    toast.wait_for()
+    assert "letter.npz cannot be read" in toast.inner_text() and "Traceback" not in toast.inner_text()
+
+
+@pytest.mark.parametrize("tab", ["Photographs", "Scans"])
+def test_axe_finds_nothing_serious(visit, tab):
+    open_tab(visit, tab)
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     found = axe.Axe().run(visit, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
     told = [(v["id"], v["impact"], [n["html"][:160] for n in v["nodes"]][:4]) for v in found]

@@ -1,7 +1,7 @@
 """Endpoints for programs: the page without the page.
 
 client = gradio_client.Client("http://127.0.0.1:7860")
-picture, told = client.predict(handle_file("old.png"), "denoise", {"sigma": 0.1}, api_name="/restore")
+picture, told = client.predict(file=handle_file("old.png"), task="denoise", options={"sigma": 0.1}, api_name="/restore")
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from ambient_solve.app import controls, events
 from ambient_solve.app.session import Session, details, save
+from ambient_solve.app.wiring import libraries
 
 RESTORE = (
     "Restore a damaged picture. task: what is wrong with it, with `options` (JSON) its knobs, such as {'sigma': 0.1}; "
@@ -26,9 +27,12 @@ def endpoints(prior: str, device: str, sentences: Callable[..., Any], model: dic
     """Add the endpoints /restore and /estimate to the page that is being built."""
     import gradio as gr
 
-    def restore(*given: Any) -> Iterator[tuple[str | None, dict[str, Any]]]:
-        names = ("file", "task", "options", "mask", "preset", "samples", "seed")
-        yield from restored(dict(zip(names, given, strict=True)), prior, device)
+    # Their names are those of the parameters of the endpoint.
+    def restore(
+        file: str, task: str, options: Any, mask: str | None, preset: str, samples: int, seed: int
+    ) -> Iterator[tuple[str | None, dict[str, Any]]]:
+        given = {"file": file, "task": task, "options": options, "mask": mask}
+        yield from restored(given | {"preset": preset, "samples": samples, "seed": seed}, prior, device)
 
     def estimate(file: str) -> dict[str, Any]:
         return estimated(file, prior, device)
@@ -52,6 +56,7 @@ def endpoints(prior: str, device: str, sentences: Callable[..., Any], model: dic
 
 def restored(given: dict[str, Any], prior: str, device: str) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """What /restore answers, in parts: how far it is, and at last the path of the picture and what is to be told."""
+    libraries()
     from ambient_solve.app.job import prepare
     from ambient_solve.app.run import run
     from ambient_solve.errors import AmbientSolveError
@@ -82,6 +87,7 @@ def restored(given: dict[str, Any], prior: str, device: str) -> Iterator[tuple[s
 
 def estimated(file: str | None, prior: str, device: str) -> dict[str, Any]:
     """What /estimate answers."""
+    libraries()
     from ambient_solve.errors import AmbientSolveError
     from ambient_solve.estimation import jpeg_quality, noise_level
 

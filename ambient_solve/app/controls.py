@@ -12,6 +12,8 @@ from ambient_solve.knobs import Knob, knobs
 if TYPE_CHECKING:
     from gradio.components import Component
 
+    from ambient_solve.app.wiring import Parts
+
 TASKS = {
     "inpaint": "Parts are missing (scratches, stains, holes)",
     "denoise": "Noise",
@@ -121,3 +123,27 @@ def knob_widget(k: Knob, value: Any = None) -> Component:
 def knob_value(k: Knob, value: Any) -> Any:
     """A widget's value as the knob wants it: numbers come from the page as floats or as ints, as it happens."""
     return k.type(value) if k.type in (int, float) and value is not None else value
+
+
+def algorithm_controls(parts: Parts, standing: str) -> None:
+    """The choice of an algorithm and, below it, the controls of its knobs, which `parts["knobs"]` collects."""
+    import gradio as gr
+
+    parts["algorithm"] = gr.Dropdown(["auto", standing], value=standing, label="Algorithm", elem_classes="algorithm")
+
+    @gr.render(inputs=[parts["algorithm"], parts["loaded"]], show_progress="hidden", concurrency_limit=4)
+    def knobs_of(algorithm: str, loaded: dict[str, Any]) -> None:
+        from ambient_solve.algorithms import ALGORITHMS
+
+        if algorithm == "auto":
+            gr.Markdown("mmps where the damage is linear, daps elsewhere, with their defaults.")
+            return
+        for k in knobs(ALGORITHMS[algorithm]):
+            widget = knob_widget(k, loaded.get(k.name))
+            widget.change(
+                lambda value, kept, k=k: {**kept, k.name: knob_value(k, value)},
+                [widget, parts["knobs"]],
+                parts["knobs"],
+                queue=False,
+                api_visibility="private",
+            )

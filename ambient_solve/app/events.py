@@ -5,6 +5,7 @@ The names in them are those of the parts of the page (see `page`); nothing here 
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from functools import lru_cache
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ambient_solve.app import controls, example, painter, panels
+from ambient_solve.app import controls, example, history, painter, panels
 from ambient_solve.app.order import Order
 from ambient_solve.app.session import MAX_PIXELS, Session, details, how_to_repeat, save
+from ambient_solve.app.wiring import libraries
 from ambient_solve.damage import DAMAGES, Inpaint, Picture
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
@@ -33,19 +35,26 @@ MAX_SAMPLES, MAX_STEPS = 16, 1000
 @lru_cache(maxsize=2)
 def prior_of(name: str, device: str) -> Any:
     """A prior, kept for the next run."""
+    libraries()
     from ambient_solve.console import load
 
     return load(name, device)
+
+
+def warm(name: str, device: str) -> None:
+    """Do what the first run would wait for; what is wrong with the prior is said to those who then ask for it."""
+    with contextlib.suppress(AmbientSolveError):
+        prior_of(name, device)
 
 
 def offers(values: dict[str, Any]) -> dict[str, Any]:
     """What there is to choose, once the page stands: it takes torch, which takes seconds, and so does the prior."""
     import gradio as gr
 
+    prior_of(values["prior"], values["device"])
     from ambient_solve.algorithms import ALGORITHMS
     from ambient_solve.priors.load import embedded_priors
 
-    prior_of(values["prior"], values["device"])
     priors = list(dict.fromkeys([values["prior"], *embedded_priors()]))
     return {"algorithm": gr.update(choices=["auto", *ALGORITHMS]), "prior": gr.update(choices=priors)}
 
@@ -58,16 +67,16 @@ def upload(values: dict[str, Any]) -> dict[str, Any]:
         return {}
     session = values["session"] or Session()
     prior = prior_of(values["prior"], values["device"])
-    picture = session.take(values["file"], prior.shape[0])
-    shown = _small(panels.to_image(_array(picture)))
+    taken = session.take(values["file"], prior.shape[0])
+    shown = small(panels.to_image(array(taken)))
     updates = {
         "session": session,
         "file": None,
         "mask": None,
         "editor": painter.value(shown),
     }
-    height, width = picture.y.shape[-2:]
-    words = [f"{picture.path.name}, {width}x{height} pixels", *picture.notes]
+    height, width = taken.y.shape[-2:]
+    words = [f"{taken.path.name}, {width}x{height} pixels", *taken.notes]
     updates["status"] = panels.progress_bar(0, f"{'; '.join(words)}. Say what is wrong with it, then restore it.")
     recipe = read_png(session.path)
     if recipe is not None:
@@ -118,16 +127,16 @@ def estimate(values: dict[str, Any]) -> dict[str, Any]:
     """Noise level and, for JPEG, quality of the picture, as far as they can be told from it."""
     import gradio as gr
 
+    given = picture(values)
     from ambient_solve.estimation import jpeg_quality, noise_level
 
-    picture = _picture(values)
     if values["task"] == "jpeg":
-        quality = jpeg_quality(picture.path)
+        quality = jpeg_quality(given.path)
         if quality is None:
             raise AmbientSolveError("The picture shows no trace of JPEG compression: set the quality by hand.")
         gr.Info(f"JPEG quality {quality}.")
         return {"quality": quality}
-    sigma = float(noise_level(picture.y)[0])
+    sigma = float(noise_level(given.y)[0])
     low, high, step = controls.HANDY["sigma"]
     gr.Info(f"Noise level {sigma:.3f} (pixel values go from 0 to 1).")
     return {"sigma": min(max(round(sigma / step) * step, low), high)}
@@ -137,6 +146,7 @@ def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Restore the picture: updates for every preview, and for every finished sample."""
     import gradio as gr
 
+    libraries()
     from ambient_solve.app.job import prepare
     from ambient_solve.app.run import run
 
@@ -144,17 +154,17 @@ def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     session.stopped, session.result = False, None
     seed = values["seed"] if values["same_seed"] else random.randrange(2**31)
     prior = prior_of(values["prior"], values["device"])
-    problem = prepare(order_of({**values, "seed": seed}), prior, _picture({**values, "session": session}))
-    before = _small(panels.measured(problem.before, problem.mask))
+    problem = prepare(order_of({**values, "seed": seed}), prior, picture({**values, "session": session}))
+    before = small(panels.measured(problem.before, problem.mask))
     piece = problem.piece
-    cut = panels.measured(_array(piece.picture), None if piece.mask is None else piece.mask.numpy() > 0)
+    cut = panels.measured(array(piece.picture), None if piece.mask is None else piece.mask.numpy() > 0)
     starting = panels.progress_bar(0, "Starting")
     yield {"session": session, "seed": seed, "status": starting, "stop": gr.update(interactive=True)}
     shown: dict[str, Any] = {}
     for moment in run(problem):
         updates = {"status": panels.progress_bar(moment.share, moment.words)}
         if moment.preview is not None:
-            updates["slider"] = tuple(map(_small, panels.slider_pair(cut, panels.to_image(moment.preview))))
+            updates["slider"] = tuple(map(small, panels.slider_pair(cut, panels.to_image(moment.preview))))
         if moment.result is not None:
             session.result = moment.result
             shown = views(session, before)
@@ -165,6 +175,9 @@ def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield updates
             break
         yield updates
+    if shown:
+        best = small(panels.to_image(session.result.mean))
+        shown["history"] = history.remember(session, {**values, "seed": seed}, before, best)
     # Once more all that is shown: a tab that is closed keeps only the last that it was sent.
     yield {**shown, "stop": gr.update(interactive=False)}
 
@@ -193,9 +206,9 @@ def views(session: Session, before: Any) -> dict[str, Any]:
 
     result = session.result
     problem, samples = result.problem, result.samples
-    images = [_small(panels.to_image(x)) for x in samples]
-    best = _small(panels.to_image(result.mean))
-    picture, archive = save(result, session.folder)
+    images = [small(panels.to_image(x)) for x in samples]
+    best = small(panels.to_image(result.mean))
+    restored, archive = save(result, session.folder)
     python, shell = how_to_repeat(result)
     words = panels.share_words(problem.mask, samples, problem.order.keep)
     if problem.truth is not None:
@@ -216,7 +229,7 @@ def views(session: Session, before: Any) -> dict[str, Any]:
         "details": details(result),
         "python": python,
         "shell": shell,
-        "download": gr.update(value=str(picture), interactive=True),
+        "download": gr.update(value=str(restored), interactive=True),
         "archive": gr.update(value=str(archive), interactive=True),
     }
 
@@ -224,16 +237,16 @@ def views(session: Session, before: Any) -> dict[str, Any]:
 def choose_sample(values: dict[str, Any], index: int) -> dict[str, Any]:
     """Put the chosen picture of the gallery behind the slider: the mean, or one sample."""
     result = _result(values)
-    before = _small(panels.measured(result.problem.before, result.problem.mask))
+    before = small(panels.measured(result.problem.before, result.problem.mask))
     chosen = result.mean if index == 0 else result.samples[min(index, len(result.samples)) - 1]
-    return {"slider": panels.slider_pair(before, _small(panels.to_image(chosen)))}
+    return {"slider": panels.slider_pair(before, small(panels.to_image(chosen)))}
 
 
-def click_map(values: dict[str, Any], x: float, y: float) -> dict[str, Any]:
+def click_map(values: dict[str, Any], place: tuple[float, float]) -> dict[str, Any]:
     """Read the pixel under a point of the drawn spread map."""
     result = _result(values)
-    place = panels.spread_map(result.samples).pixel(x, y)
-    return {} if place is None else read_pixel(values, *place)
+    pixel = panels.spread_map(result.samples).pixel(*place)
+    return {} if pixel is None else read_pixel(values, *pixel)
 
 
 def read_pixel(values: dict[str, Any], row: int, column: int) -> dict[str, Any]:
@@ -280,7 +293,7 @@ def order_of(values: dict[str, Any]) -> Order:
     )
 
 
-def _picture(values: dict[str, Any]) -> Picture:
+def picture(values: dict[str, Any]) -> Picture:
     """The picture of the session at its full depth, or that of the example."""
     from ambient_solve.uploads import open_upload
 
@@ -300,7 +313,7 @@ def _result(values: dict[str, Any]) -> Result:
     return example.result()
 
 
-def _small(image: Any) -> Any:
+def small(image: Any) -> Any:
     """The picture, or a copy of SHOWN pixels at most."""
     if max(image.size) > SHOWN:
         image = image.copy()
@@ -308,5 +321,6 @@ def _small(image: Any) -> Any:
     return image
 
 
-def _array(picture: Picture) -> np.ndarray:
+def array(picture: Picture) -> np.ndarray:
+    """The pixels (H, W, C) of a picture."""
     return picture.y[0].permute(1, 2, 0).numpy()

@@ -91,7 +91,10 @@ def prepare(order: Order, prior: Prior, picture: Picture) -> Problem:
     notes += _size_words(how, piece)
     solver = make_solver(prior, order.algorithm, order.knobs)
     op = damage.operator(piece.picture)
-    at_once = fitting(solver, op, piece.picture, order.samples)
+    at_once, tiled = fitting(solver, op, piece.picture, order.samples)
+    if tiled is not None:
+        solver = make_solver(tiled, order.algorithm, order.knobs)
+        notes.append("restored in tiles, the memory that is free does not hold it whole")
     if not (solver.algorithm is not None and solver.algorithm.interacting) and prior.device.type == "cpu":
         at_once = 1  # as fast as several, and a cancelled run keeps what is finished
     shown = None if truth is None else _array(truth)

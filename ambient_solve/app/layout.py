@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ambient_solve.app import controls, events, example, many, painter, panels
+from ambient_solve.app import controls, events, example, history, many, painter, panels
 from ambient_solve.app.api import endpoints
 from ambient_solve.app.order import SIZES
-from ambient_solve.errors import AmbientSolveError
-from ambient_solve.knobs import knobs
+from ambient_solve.app.wiring import KEPT, MODEL, Parts, connect, connect_select, forget, sentences
 
-if TYPE_CHECKING:
-    from gradio.components import Component
-
-    from ambient_solve.app.session import Session
-
-Parts = dict[str, "Component"]
 READ = (
     *("session", "file", "editor", "mask", "kernel", "task", "play", "scattered", *controls.damage_knobs()),
     *("prior", "device", "algorithm", "knobs", "samples", "seed", "same_seed", "size", "keep"),
@@ -25,14 +16,16 @@ READ = (
 """Parts whose values an event may read."""
 DAMAGE = (*controls.damage_knobs(), "mask", "kernel", "keep", "painting", "estimate")
 SETTINGS = ("task", "samples", "seed", "algorithm", "knobs", "loaded", "preset", "same_seed")
+RECALLED = (
+    *("session", "editor", "slider", "words", "pixel", "fit", "status", "play", "scattered", "prior", "size"),
+    *(*history.CLEARED, *DAMAGE, *SETTINGS),
+)
 VIEWS = (
     *("session", "slider", "words", "gallery", "spread", "pixel", "near", "residual", "fit", "steps_strip"),
     *("details", "python", "shell", "download", "archive"),
 )
 """Parts that events change. No event is given more than it changes: a closed tab forgets what it shows when it is told
 that nothing has changed."""
-MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
-"""One job at a time works on a prior, whatever started it."""
 
 
 def restore_tab(prior: str, device: str, open_priors: bool) -> None:
@@ -41,7 +34,7 @@ def restore_tab(prior: str, device: str, open_priors: bool) -> None:
 
     seen = example.first_view()
     parts: Parts = {
-        "session": gr.State(None, time_to_live=3600, delete_callback=_forget),
+        "session": gr.State(None, time_to_live=KEPT, delete_callback=forget),
         "device": gr.State(device),
         "knobs": gr.State(dict(controls.PRESETS["Fast"].knobs)),
         "loaded": gr.State(dict(controls.PRESETS["Fast"].knobs)),
@@ -55,7 +48,7 @@ def restore_tab(prior: str, device: str, open_priors: bool) -> None:
             _solver_column(parts, prior, open_priors)
     _tabs_below(parts, seen)
     _wire(parts)
-    endpoints(prior, device, _sentences, MODEL)
+    endpoints(prior, device, sentences, MODEL)
 
 
 def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
@@ -154,26 +147,7 @@ def _solver_column(parts: Parts, prior: str, open_priors: bool) -> None:
     with gr.Accordion("More", open=False, elem_id="more"):
         sizes = [(words, size) for size, words in SIZES.items()]
         parts["size"] = gr.Dropdown(sizes, value="auto", label="Working size", info="large pictures only")
-        parts["algorithm"] = gr.Dropdown(
-            ["auto", fast.algorithm], value=fast.algorithm, label="Algorithm", elem_id="algorithm"
-        )
-
-        @gr.render(inputs=[parts["algorithm"], parts["loaded"]], show_progress="hidden", concurrency_limit=4)
-        def knobs_of(algorithm: str, loaded: dict[str, Any]) -> None:
-            from ambient_solve.algorithms import ALGORITHMS
-
-            if algorithm == "auto":
-                gr.Markdown("mmps where the damage is linear, daps elsewhere, with their defaults.")
-                return
-            for k in knobs(ALGORITHMS[algorithm]):
-                widget = controls.knob_widget(k, loaded.get(k.name))
-                widget.change(
-                    lambda value, kept, k=k: {**kept, k.name: controls.knob_value(k, value)},
-                    [widget, parts["knobs"]],
-                    parts["knobs"],
-                    queue=False,
-                    api_visibility="private",
-                )
+        controls.algorithm_controls(parts, fast.algorithm)
 
 
 def _tabs_below(parts: Parts, seen: dict[str, Any]) -> None:
@@ -230,6 +204,21 @@ def _tabs_below(parts: Parts, seen: dict[str, Any]) -> None:
                 seen["shell"], language="shell", label="The same on the command line", interactive=False
             )
             parts["details"] = gr.JSON(seen["details"], label="Settings", elem_id="details")
+        with gr.Tab("Earlier runs"):
+            gr.Markdown(
+                f"The last {history.MOST} runs of this page, gone when it is closed. Choose one: its picture and its "
+                "settings come back."
+            )
+            parts["history"] = gr.Gallery(
+                [],
+                label="Earlier runs, the newest first",
+                columns=6,
+                height=230,
+                object_fit="contain",
+                allow_preview=False,
+                buttons=[],
+                elem_id="history",
+            )
         with gr.Tab("Many pictures"):
             gr.Markdown("The same damage and the same settings for many pictures. What is finished is not done again.")
             parts["many"] = gr.File(
@@ -245,16 +234,8 @@ def _wire(parts: Parts) -> None:
     """Connect the events. Those that only change what is shown do not wait for the model."""
     import gradio as gr
 
-    def on(
-        trigger: Callable[..., Any],
-        event: Callable[..., Any],
-        changes: Sequence[str],
-        extra: Sequence[str] = (),
-        **settings: Any,
-    ) -> None:
-        names = [*READ, *extra]
-        settings = {"show_progress": "hidden", "api_visibility": "private", **settings}
-        trigger(_told(event, names, parts), [parts[n] for n in names], [parts[n] for n in changes], **settings)
+    def on(trigger: Any, event: Any, changes: Any, extra: Any = (), **settings: Any) -> None:
+        connect(parts, trigger, event, [*READ, *extra], changes, **settings)
 
     on(gr.context.Context.root_block.load, events.offers, ["algorithm", "prior"])
     uploaded = ["session", "file", "editor", "status", *DAMAGE, *SETTINGS]
@@ -267,73 +248,13 @@ def _wire(parts: Parts) -> None:
     on(parts["play"].input, lambda v: {"scattered": gr.update(visible=v["play"])}, ["scattered"], queue=False)
     on(parts["estimate"].click, events.estimate, ["sigma", "quality"])
     waiting = {"show_progress": "minimal", "show_progress_on": [parts["status"]], **MODEL}
-    on(parts["run"].click, events.restore, ["seed", "status", "stop", *VIEWS], **waiting)
+    on(parts["run"].click, events.restore, ["seed", "status", "stop", "history", *VIEWS], **waiting)
     done = ["session", "status", "stop", "table", "many_out"]
     on(parts["run_many"].click, many.restore_many, done, ["many"], **waiting)
     on(parts["stop"].click, events.stop, ["stop"], queue=False)
     place = ["row", "column"]
     told = ["pixel", "near", *place]
     on(parts["read"].click, lambda v: events.read_pixel(v, v["row"], v["column"]), told, place, queue=False)
-
-    # These two stand by themselves: gradio tells the place of a click to a parameter of its own type alone.
-    def choose(place: gr.SelectData, session: Session | None) -> Any:
-        return _named(events.choose_sample({"session": session}, place.index), parts)
-
-    def click(place: gr.SelectData, session: Session | None) -> Any:
-        return _named(events.click_map({"session": session}, *place.index), parts)
-
-    shown = [parts[n] for n in ("slider", "pixel", "near", "row", "column")]
-    for trigger, event in ((parts["gallery"].select, choose), (parts["spread"].select, click)):
-        event.__annotations__ = {"place": gr.SelectData}  # not as text, which gradio could not resolve
-        settings = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-        trigger(_sentences(event), [parts["session"]], shown, **settings)
-
-
-def _told(event: Callable[..., Any], names: Sequence[str], parts: Parts) -> Callable[..., Any]:
-    """`event` as gradio calls it: values in the order of `names`, updates by component."""
-    import inspect
-
-    if inspect.isgeneratorfunction(event):
-
-        def stream(*values: Any) -> Iterator[Any]:
-            for updates in event(dict(zip(names, values, strict=True))):
-                yield _named(updates, parts)
-
-        return _sentences(stream)
-    return _sentences(lambda *values: _named(event(dict(zip(names, values, strict=True))), parts))
-
-
-def _named(updates: dict[str, Any], parts: Parts) -> dict[Component, Any]:
-    return {parts[name]: value for name, value in updates.items()}
-
-
-def _sentences(event: Callable[..., Any]) -> Callable[..., Any]:
-    """`event`, with errors of the library shown on the page as the sentences that they are."""
-    import inspect
-
-    import gradio as gr
-
-    if inspect.isgeneratorfunction(event):
-
-        @wraps(event)
-        def stream(*values: Any) -> Iterator[Any]:
-            try:
-                yield from event(*values)
-            except (AmbientSolveError, OSError) as error:
-                raise gr.Error(str(error), duration=None, print_exception=False) from None
-
-        return stream
-
-    @wraps(event)
-    def call(*values: Any) -> Any:
-        try:
-            return event(*values)
-        except (AmbientSolveError, OSError) as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from None
-
-    return call
-
-
-def _forget(session: Session | None) -> None:
-    if session is not None:
-        session.close()
+    connect_select(parts, parts["gallery"].select, events.choose_sample, ["session"], ["slider"])
+    connect_select(parts, parts["history"].select, history.recall, ["session", "prior", "device"], RECALLED)
+    connect_select(parts, parts["spread"].select, events.click_map, ["session"], told)

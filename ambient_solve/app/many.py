@@ -9,6 +9,7 @@ from typing import Any
 
 from ambient_solve.app import events, panels
 from ambient_solve.app.session import MAX_PIXELS, Session, tame
+from ambient_solve.app.wiring import libraries
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.uploads import open_upload, unzip_pictures, zip_folder
 
@@ -20,6 +21,7 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Restore every picture with the settings of the page; what an earlier run of the session has finished is kept."""
     import gradio as gr
 
+    libraries()
     from ambient_solve.damage import make_damage
     from ambient_solve.restore import restore_files
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ambient_solve.app.events import warm
+from ambient_solve.app.wiring import KEPT
 from ambient_solve.errors import AmbientSolveError
 
 if TYPE_CHECKING:
@@ -15,8 +18,6 @@ if TYPE_CHECKING:
 
 WAITING = 64
 """Jobs that may wait; one more is refused."""
-KEPT = 3600
-"""Seconds that files and sessions are kept after they were last used."""
 STYLE, SCRIPT = (Path(__file__).parent / name for name in ("page.css", "page.js"))
 
 
@@ -28,20 +29,19 @@ def build(prior: str = "photos", device: str = "auto", *, open_priors: bool = Fa
     import gradio as gr
 
     from ambient_solve.app.layout import restore_tab
+    from ambient_solve.app.mri import scan_tab
 
-    tabs: list[tuple[str, Callable[..., None]]] = [("Restore a picture", restore_tab)]
+    tabs: list[tuple[str, Callable[..., None]]] = [("Photographs", restore_tab), ("Scans", scan_tab)]
     with gr.Blocks(title="ambient_solve", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
         gr.Markdown(
-            "# ambient_solve\nRestores a damaged picture, and shows what was measured, what was invented, and how sure "
-            "it is. Pictures stay on this machine and are deleted after an hour.",
+            "# ambient_solve\nRestores damaged pictures and undersampled scans, and shows what was measured, what was "
+            "invented, and how sure it is. Files stay on this machine and are deleted after an hour.",
             elem_id="head",
         )
-        for title, lay_out in tabs:
-            if len(tabs) == 1:
-                lay_out(prior, device, open_priors)
-                continue
-            with gr.Tab(title):
-                lay_out(prior, device, open_priors)
+        with gr.Tabs(elem_id="tabs"):
+            for title, lay_out in tabs:
+                with gr.Tab(title):
+                    lay_out(prior, device, open_priors)
     return page.queue(max_size=WAITING, default_concurrency_limit=4)
 
 
@@ -65,10 +65,10 @@ def launch(
         server_port=port,
         share=share,
         auth=auth,
-        max_file_size="40mb",
+        max_file_size="40mb" if share else "2gb",
         allowed_paths=[],
         strict_cors=True,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
         footer_links=["api", "settings"],
         run_history=False,
         ssr_mode=False,
@@ -78,6 +78,10 @@ def launch(
         css=STYLE.read_text(),
         js=SCRIPT.read_text(),
     )
+    # While the browser loads the page: torch, deepinv and the prior, for which the first run would wait.
+    threading.Thread(target=warm, args=(prior, device), daemon=True).start()
+    if block:
+        page.block_thread()
     return page, address
 
 

@@ -1,8 +1,8 @@
 // A picture to paint on. Python sets props.value = {picture, mask} (data URLs); a stroke sets {mask}.
 const canvas = element.querySelector("canvas"), screen = canvas.getContext("2d");
 const mask = document.createElement("canvas"), paper = mask.getContext("2d", { willReadFrequently: true });
-const range = element.querySelector("input"), tools = [...element.querySelectorAll("[data-tool]")];
-const past = [], TALLEST = 460;
+const range = element.querySelector("[data-brush]"), by = element.querySelector("[data-by]"), tools = [...element.querySelectorAll("[data-tool]")];
+const past = [], TALLEST = 460, ROSE = [216, 27, 96, 255];
 let picture = null, tool = "paint", last = null, cursor = null;
 
 function load(url) {
@@ -49,6 +49,14 @@ async function show() {
 function keep() {
   past.push(paper.getImageData(0, 0, mask.width, mask.height));
   if (past.length > 20) past.shift();
+}
+
+function change(turned) {
+  const { width, height } = mask, layer = paper.getImageData(0, 0, width, height), painted = new Uint8Array(width * height);
+  for (let i = 0; i < painted.length; i++) painted[i] = Number(layer.data[4 * i + 3] > 127);
+  const pixels = Math.min(Math.max(Math.round(Number(by.value)) || 0, 0), 500);
+  turned(painted, width, height, pixels).forEach((v, i) => layer.data.set(v ? ROSE : [0, 0, 0, 0], 4 * i));
+  paper.putImageData(layer, 0, 0);
 }
 
 function tell() {
@@ -126,6 +134,11 @@ element.addEventListener("click", (event) => {
   } else if (button.dataset.do === "clear") {
     keep();
     paper.clearRect(0, 0, mask.width, mask.height);
+    draw();
+    tell();
+  } else if (button.dataset.do in MASKS) {
+    keep();
+    change(MASKS[button.dataset.do]);
     draw();
     tell();
   } else if (past.length) {

@@ -77,7 +77,7 @@ def spread_map(samples: np.ndarray, longest: int = 1024) -> Map:
     unsure = spread[spread > 1e-6]
     top = float(np.quantile(unsure, 0.995)) if unsure.size else 1e-6
     ends = ("all samples agree", f"they differ by {255 * top:.0f} of 255 or more")
-    return replace(_drawn(_colours(np.clip(spread / top, 0, 1), HEAT), ends, HEAT, top), step=step)
+    return replace(drawn(coloured(np.clip(spread / top, 0, 1), HEAT), ends, HEAT, top), step=step)
 
 
 def no_spread(x: np.ndarray) -> Image.Image:
@@ -91,10 +91,10 @@ def no_spread(x: np.ndarray) -> Image.Image:
 def residual_map(residual: np.ndarray, mask: np.ndarray | None = None) -> Map:
     """What the restored picture leaves unexplained, averaged over channels, in units of the noise alone."""
     flat = residual.mean(-1) * residual.shape[-1] ** 0.5
-    colours = _colours(np.clip(flat / LIMIT, -1, 1) / 2 + 0.5, SIGNED)
+    colours = coloured(np.clip(flat / LIMIT, -1, 1) / 2 + 0.5, SIGNED)
     if mask is not None:
         colours = np.where(mask[..., None], colours, np.uint8(168))
-    return _drawn(colours, (f"-{LIMIT:g} noise", f"+{LIMIT:g} noise"), SIGNED, LIMIT)
+    return drawn(colours, (f"-{LIMIT:g} noise", f"+{LIMIT:g} noise"), SIGNED, LIMIT)
 
 
 def steps_strip(frames: Sequence[tuple[str, np.ndarray]], height: int = 160) -> Image.Image:
@@ -198,21 +198,21 @@ def _grown(image: Image.Image, size: tuple[int, int], rule: Image.Resampling) ->
     return image if image.size == size else image.resize(size, rule)
 
 
-def _colours(values: np.ndarray, colours: Sequence[str]) -> np.ndarray:
+def coloured(values: np.ndarray, colours: Sequence[str]) -> np.ndarray:
     """Colours (H, W, 3) uint8 of `values` in [0, 1]."""
     stops = np.linspace(0, 1, len(colours))
     channels = [np.interp(values, stops, [bytes.fromhex(colour)[c] for colour in colours]) for c in range(3)]
     return np.stack(channels, -1).round().astype(np.uint8)
 
 
-def _drawn(colours: np.ndarray, ends: tuple[str, str], ramp: Sequence[str], top: float) -> Map:
-    """A map enlarged by a whole number, its colour bar below it."""
+def drawn(colours: np.ndarray, ends: tuple[str, str], ramp: Sequence[str], top: float, side: int = ENLARGED) -> Map:
+    """A map enlarged by a whole number to at most `side`, its colour bar below it."""
     height, width = colours.shape[:2]
-    scale = max(1, ENLARGED // max(height, width))
+    scale = max(1, side // max(height, width))
     big = Image.fromarray(colours.repeat(scale, 0).repeat(scale, 1))
     image = Image.new("RGB", (big.width, big.height + BAR), PAPER)
     image.paste(big)
-    bar = _colours(np.linspace(0, 1, big.width)[None].repeat(14, 0), ramp)
+    bar = coloured(np.linspace(0, 1, big.width)[None].repeat(14, 0), ramp)
     image.paste(Image.fromarray(bar), (0, big.height + 6))
     font = ImageFont.load_default(size=FONT if big.width >= 280 else 10)
     draw = ImageDraw.Draw(image)

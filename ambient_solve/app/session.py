@@ -20,6 +20,7 @@ from ambient_solve.recipe import Recipe, cli_command, python_snippet, write_png
 from ambient_solve.uploads import open_upload, zip_folder
 
 if TYPE_CHECKING:
+    from ambient_solve.app.history import Kept
     from ambient_solve.app.run import Result
 
 MAX_PIXELS = 12_000_000
@@ -34,14 +35,21 @@ def _home() -> Path:
     return home
 
 
+def new_folder() -> Path:
+    """A folder for one session."""
+    return Path(tempfile.mkdtemp(dir=_home()))
+
+
 @dataclass
 class Session:
     """The picture, the last result and the folder of one browser session."""
 
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(dir=_home())))
+    folder: Path = field(default_factory=new_folder)
     path: Path | None = None
     result: Result | None = None
     stopped: bool = False
+    history: list[Kept] = field(default_factory=list)
+    runs: int = 0
 
     def take(self, upload: str | Path, channels: int) -> Picture:
         """Keep a copy of an uploaded file under a tame name, after it was found to be a picture."""

@@ -119,7 +119,7 @@ def read_scan(
     heard = raw.noise if noise is None else files.read_noise(noise, raw.data.shape[1])
     known = {"source": str(path), "voxel": raw.voxel, "notes": raw.notes}
     if raw.magnitude:
-        return _simulated(torch.from_numpy(raw.data[:, 0]), seed, known)
+        return simulated(torch.from_numpy(raw.data[:, 0]), seed, known)
     kspace = torch.from_numpy(np.ascontiguousarray(raw.data, dtype=np.complex64))
     return Scan(
         kspace,
@@ -155,7 +155,7 @@ def calibration_scale(kspace: Tensor) -> float:
     return normalise(kspace, SCALE_BOX)[1]
 
 
-def _simulated(magnitudes: Tensor, seed: int, known: dict) -> Scan:
+def simulated(magnitudes: Tensor, seed: int, known: dict) -> Scan:
     """Fully sampled k-space of magnitudes (slices, H, W), the brightest pixels of the volume near 1."""
     top = float(magnitudes.flatten()[:: max(magnitudes.numel() // 1_000_000, 1)].quantile(0.999))
     if not 0 < top < float("inf"):

@@ -1,0 +1,108 @@
+"""The endpoint /mri for programs.
+
+client = gradio_client.Client("http://127.0.0.1:7860")
+archive, told = client.predict(files=[handle_file("scan.h5")], method="l1-wavelet", api_name="/mri")
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from ambient_solve.app import mri_events, mri_job, mri_panels
+from ambient_solve.app.wiring import libraries, sentences
+from ambient_solve.errors import AmbientSolveError
+
+MRI = (
+    "Reconstruct a scan; for research, not for diagnosis. files: k-space (.h5, .npz, .npy, .cfl and .hdr), NIfTI or "
+    "DICOM, or a picture, whose k-space is simulated. method: l1-wavelet, tv, cg-sense, zero-filled, or prior, with "
+    "`prior` an embedded prior for scans (empty: the first). options (JSON): array, axes, acs, coils, algorithm, "
+    "knobs, samples, seed, slices (a list; left out: all). kind and acceleration: which part of a full scan is kept; "
+    "1 keeps all. Returns a zip (report, npz and settings of each slice, NIfTI volumes) and a JSON object with the "
+    "misfit, R and, where there is a reference, the errors of each slice; before that, how far it is."
+)
+OPTIONS = {
+    "array": str,
+    "axes": str,
+    "acs": int,
+    "coils": int,
+    "algorithm": str,
+    "knobs": dict,
+    "samples": int,
+    "seed": int,
+}
+
+
+def endpoint(device: str, model: dict[str, Any]) -> None:
+    """Add the endpoint /mri to the page that is being built."""
+    import gradio as gr
+
+    # Their names are those of the parameters of the endpoint.
+    def mri(
+        files: list[str], method: str, prior: str, options: Any, kind: str, acceleration: float
+    ) -> Iterator[tuple[str | None, dict[str, Any]]]:
+        given = {"files": files, "method": method, "prior": prior, "options": options}
+        yield from reconstructed(given | {"kind": kind, "acceleration": acceleration}, device)
+
+    with gr.Row(visible=False):
+        archive, told = gr.File(label="archive"), gr.JSON(label="told")
+        inputs = [
+            gr.File(label="files", file_count="multiple"),
+            gr.Dropdown(["prior", "l1-wavelet", "tv", "cg-sense", "zero-filled"], value="l1-wavelet", label="method"),
+            gr.Textbox("", label="prior"),
+            gr.JSON({}, label="options"),
+            gr.Dropdown(["random", "uniform", "gaussian", "poisson", "radial", "spiral"], value="random", label="kind"),
+            gr.Number(1.0, label="acceleration"),
+        ]
+        start = gr.Button("mri")
+    start.click(sentences(mri), inputs, [archive, told], api_name="mri", api_description=MRI, **model)
+
+
+def reconstructed(given: dict[str, Any], device: str) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """What /mri answers, in parts: how far it is, and at last the path of the zip and what is to be told."""
+    libraries()
+    from ambient_solve.mri import NOTICE
+    from ambient_solve.mri_report import save_slice
+
+    options, slices = _options(given["options"])
+    if not given["files"]:
+        raise AmbientSolveError("No scan was given.")
+    prior = None
+    if given["method"] == "prior":
+        found = mri_events.priors()
+        if not found or (given["prior"] and given["prior"] not in found):
+            raise AmbientSolveError(f"There is no embedded prior {given['prior']!r} for scans. Known: {found}.")
+        prior = mri_events.prior_of(given["prior"] or found[0], device)
+    with contextlib.closing(mri_events.ScanSession()) as session:
+        path = mri_job.receive(given["files"], session.folder / "input")
+        scan = mri_job.read(path, options.pop("axes", ""), None, options.get("seed", 0), options.pop("array", ""))
+        part = {"kind": given["kind"], "acceleration": float(given["acceleration"])}
+        order = mri_job.ScanOrder(given["method"], slices or tuple(range(len(scan))), **part, **options)
+        folder, told = session.folder / "results" / path.stem, {}
+        for moment in mri_job.run(order, scan, prior):
+            yield None, {"share": round(moment.share, 3), "words": moment.words}
+            if moment.finished:
+                save_slice(moment.made, folder / f"slice-{moment.index:03d}")
+                facts = mri_panels.shown(moment.made).facts
+                kept = {"misfit": facts["chi2"], "R": facts["R"], "acs": facts["acs"], **facts["metrics"]}
+                told[str(moment.index)] = kept
+        record = {"slices": told, "simulated_kspace": scan.simulated, "notes": list(scan.notes), "notice": NOTICE}
+        yield str(mri_job.pack(path.stem, folder, scan)), record
+
+
+def _options(given: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """The options that are known, each of its type, and the slices that are asked for."""
+    options = dict(given) if isinstance(given, dict) else {"": given} if given else {}
+    slices = options.pop("slices", [])
+    fits = isinstance(slices, list) and all(type(i) is int for i in slices)
+    if not fits or any(type(value) is not OPTIONS.get(name) for name, value in options.items()):
+        wanted = {name: kind.__name__ for name, kind in OPTIONS.items()} | {"slices": "list of int"}
+        raise AmbientSolveError(f"options={given!r} was given; of these some were expected: {wanted}.")
+    samples, steps = options.get("samples", 4), options.get("knobs", {}).get("steps", 1)
+    if not 1 <= samples <= mri_events.MAX_SAMPLES or type(steps) is not int or not 1 <= steps <= mri_events.MAX_STEPS:
+        raise AmbientSolveError(
+            f"{samples} samples and {steps} levels were asked for, at most {mri_events.MAX_SAMPLES} and "
+            f"{mri_events.MAX_STEPS} are drawn here."
+        )
+    return options, tuple(slices)

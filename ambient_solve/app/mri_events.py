@@ -1,0 +1,283 @@
+"""What happens when something on the tab for scans is used: values by name in, updates by name out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ambient_solve.app import mri_example, mri_job, mri_panels, panels
+from ambient_solve.app.events import MAX_SAMPLES, MAX_STEPS
+from ambient_solve.app.mri_job import ScanOrder
+from ambient_solve.app.mri_panels import Look, Slice
+from ambient_solve.app.session import new_folder, tame
+from ambient_solve.app.wiring import libraries
+from ambient_solve.errors import AmbientSolveError
+
+OWN_PRIOR = "brain-mri"
+"""The embedded prior that the tab starts with, where it is there."""
+NEEDS_SIGPY = ("l1-wavelet", "tv")
+
+
+@dataclass
+class ScanSession:
+    """The scan of one browser session; its files and what is shown of each slice lie in a folder that goes with it."""
+
+    folder: Path = field(default_factory=new_folder)
+    path: Path | None = None
+    slices: int = 1
+    stopped: bool = False
+
+    def view(self, index: int) -> Path:
+        """The file with what is shown of a slice; there once it is reconstructed."""
+        return self.folder / "views" / f"{index}.npz"
+
+    def clear(self) -> None:
+        """Forget what was reconstructed."""
+        for name in ("views", "results"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@lru_cache(maxsize=1)
+def prior_of(name: str, device: str) -> Any:
+    """A prior of complex pictures, kept for the next run."""
+    libraries()
+    import torch
+
+    from ambient_solve.mri import load_mri_prior
+
+    return load_mri_prior(name, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+
+def priors() -> list[str]:
+    """The embedded priors that make two channels, real and imaginary part; the tab's own first."""
+    libraries()
+    from ambient_solve.priors.load import embedded_priors, prior_folder
+
+    found = [n for n in embedded_priors() if json.loads((prior_folder(n) / "config.json").read_text())["channels"] == 2]
+    return sorted(found, key=lambda name: name != OWN_PRIOR)
+
+
+def offers(values: dict[str, Any]) -> dict[str, Any]:
+    """What there is to choose, once the page stands: it takes torch, which takes seconds."""
+    import gradio as gr
+
+    found = priors()
+    from ambient_solve.algorithms import ALGORITHMS
+
+    updates: dict[str, Any] = {"algorithm": gr.update(choices=["auto", *ALGORITHMS])}
+    updates["prior"] = gr.update(choices=found, value=found[0] if found else None)
+    if found:
+        updates |= {"method": "prior", **choose_method({"method": "prior"})}
+    return updates
+
+
+def choose_method(values: dict[str, Any]) -> dict[str, Any]:
+    """Show the controls of a learned prior, or hide them; and say what a method lacks."""
+    import gradio as gr
+
+    learned = values["method"] == "prior"
+    lacks = values["method"] in NEEDS_SIGPY and importlib.util.find_spec("sigpy") is None
+    words = "This method needs sigpy, which is not installed: `pip install 'ambient-solve[mri]'`." if lacks else ""
+    return {"learned": gr.update(visible=learned), "lacking": gr.update(value=words, visible=lacks)}
+
+
+def upload(values: dict[str, Any]) -> dict[str, Any]:
+    """A scan was put in, or is to be read in another way: say what it is, and what can be done with it."""
+    import gradio as gr
+
+    session = values["session"] or ScanSession()
+    if not values["files"] and session.path is None:
+        return {}
+    libraries()
+    path = mri_job.receive(values["files"], session.folder / "input") if values["files"] else session.path
+    scan = mri_job.read(path, values["axes"], values["mask"], array=values["array"])
+    session.path, session.slices = path, len(scan)
+    session.clear()
+    whole, many = float(scan.mask.mean()) == 1, len(scan) > 1
+    return {
+        "session": session,
+        "files": None,
+        "about": mri_job.about(scan),
+        "index": gr.update(value=0, maximum=max(len(scan) - 1, 1), interactive=many),
+        "every": gr.update(value=False, interactive=many),
+        "acceleration": gr.update(value=4.0 if whole else 1.0, interactive=whole),
+        "kind": gr.update(interactive=whole),
+        "acs": gr.update(interactive=whole),
+        "row": scan.kspace.shape[-2] // 2,
+        "column": scan.kspace.shape[-1] // 2,
+        "words": "Not reconstructed yet.",
+        "status": panels.progress_bar(0, f"{scan.source} was read. Press Reconstruct."),
+        **{f"panel_{name}": gr.update(value=None, visible=name == "mean") for name in mri_panels.PANELS},
+    }
+
+
+def order_of(values: dict[str, Any], slices: int) -> ScanOrder:
+    """The order that the controls describe."""
+    knobs, samples, index = dict(values["knobs"] or {}), int(values["samples"]), int(values["index"] or 0)
+    if not 1 <= samples <= MAX_SAMPLES or not 1 <= knobs.get("steps", 1) <= MAX_STEPS:
+        raise AmbientSolveError(
+            f"The page draws 1 to {MAX_SAMPLES} samples in 1 to {MAX_STEPS} levels: take the command line for more."
+        )
+    return ScanOrder(
+        values["method"],
+        tuple(range(slices)) if values["every"] else (min(index, slices - 1),),
+        kind=values["kind"],
+        acceleration=float(values["acceleration"]),
+        acs=int(values["acs"]),
+        algorithm=values["algorithm"],
+        knobs=knobs,
+        samples=samples,
+        seed=int(values["seed"]),
+        coils=int(values["coils"]),
+    )
+
+
+def reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Reconstruct the slice that is chosen, or all: updates for every preview and every finished sample."""
+    import gradio as gr
+
+    libraries()
+    from ambient_solve.mri_report import save_slice
+
+    session = values["session"] or ScanSession()
+    session.stopped = False
+    seed = values["seed"] if values["same_seed"] else random.randrange(2**31)
+    order = order_of({**values, "seed": seed}, session.slices)
+    starting = panels.progress_bar(0, "Starting")
+    yield {"session": session, "seed": seed, "status": starting, "stop": gr.update(interactive=True)}
+    path = mri_example.PICTURE if session.path is None else session.path
+    if not path.exists():
+        raise AmbientSolveError("The scan is no longer kept: put it in again.")
+    scan = mri_job.read(path, values["axes"], values["mask"], order.seed, values["array"])
+    prior = _chosen_prior(values)
+    results, shown = session.folder / "results" / path.stem, {}
+    session.clear()
+    finished: set[int] = set()
+    for moment in mri_job.run(order, scan, prior):
+        updates: dict[str, Any] = {"status": panels.progress_bar(moment.share, moment.words)}
+        if moment.preview is not None:
+            updates["panel_mean"] = gr.update(value=_preview(moment.preview, values), label="Estimate so far")
+        if moment.made is not None:
+            finished.add(moment.index)
+            mri_panels.store(mri_panels.shown(moment.made), session.view(moment.index))
+            save_slice(moment.made, results / f"slice-{moment.index:03d}")
+            shown = {"index": moment.index, **views(session, {**values, "index": moment.index})}
+            updates |= shown
+        if session.stopped and moment.share < 1:
+            kept = (
+                f"{len(finished)} of {len(order.slices)} slices kept, as far as finished"
+                if finished
+                else "Nothing kept"
+            )
+            updates["status"] = panels.progress_bar(moment.share, f"Stopped. {kept}.")
+            yield updates
+            break
+        yield updates
+    ended = {"stop": gr.update(interactive=False), **shown}
+    if finished:
+        archive = mri_job.pack(tame(path.stem), results, scan)
+        ended["archive"] = gr.update(value=str(archive), interactive=True)
+    yield ended
+
+
+def stop(values: dict[str, Any]) -> dict[str, Any]:
+    """Ask the run of this session to end; it does so after the level that it is at."""
+    import gradio as gr
+
+    if values["session"] is not None:
+        values["session"].stopped = True
+    return {"stop": gr.update(interactive=False)}
+
+
+def views(session: ScanSession, values: dict[str, Any]) -> dict[str, Any]:
+    """All that the page shows of the slice that is looked at."""
+    import gradio as gr
+
+    index = int(values["index"] or 0)
+    seen = _seen(session, index)
+    look = look_of(values)
+    titles, drawn = mri_panels.captions(seen), mri_panels.draw(seen, look)
+    updates = {
+        f"panel_{name}": gr.update(value=image, label=titles[name], visible=image is not None)
+        for name, image in drawn.items()
+    }
+    coils = gr.update(maximum=max(len(seen.coils), 1), value=min(look.coil, len(seen.coils)))
+    return {"session": session, "words": mri_panels.words(seen, index), "coil": coils, **updates}
+
+
+def look(values: dict[str, Any]) -> dict[str, Any]:
+    """The window, the zoom or the slice was changed."""
+    session = values["session"] or ScanSession()
+    index = int(values["index"] or 0)
+    if session.path is not None and not session.view(index).is_file():
+        return {"words": f"Slice {index} is not reconstructed yet."}
+    return views(session, values)
+
+
+def click(values: dict[str, Any], point: tuple[float, float], name: str) -> dict[str, Any]:
+    """A point of a panel was clicked: read the pixel, and make it the middle of the zoom."""
+    session, index = values["session"], int(values["index"] or 0)
+    seen = _seen(session, index)
+    place = mri_panels.place(name, *point, seen, look_of(values))
+    return {} if place is None else read_pixel({**values, "row": place[0], "column": place[1]})
+
+
+def read_pixel(values: dict[str, Any]) -> dict[str, Any]:
+    """The values at one pixel."""
+    seen = _seen(values["session"], int(values["index"] or 0))
+    row, column = int(values["row"] or 0), int(values["column"] or 0)
+    if not (0 <= row < seen.size[0] and 0 <= column < seen.size[1]):
+        height, width = seen.size
+        raise AmbientSolveError(f"Row {row}, column {column} is outside the slice of {height}x{width} pixels.")
+    return {"pixel": mri_panels.pixel_words(seen, row, column), "row": row, "column": column}
+
+
+def look_of(values: dict[str, Any]) -> Look:
+    """How the controls say that a slice is to be looked at."""
+    return Look(
+        window=float(values["window"]) / 100,
+        level=float(values["level"]) / 100,
+        zoom=float(values["zoom"]),
+        row=int(values["row"] or 0),
+        column=int(values["column"] or 0),
+        flip=bool(values["flip"]),
+        coil=int(values["coil"] or 0),
+    )
+
+
+def _chosen_prior(values: dict[str, Any]) -> Any:
+    if values["method"] != "prior":
+        return None
+    if not values["prior"]:
+        raise AmbientSolveError(
+            "No prior for scans is chosen: give the folder of one that ambient-solve mri-train made, or take the "
+            "method l1-wavelet."
+        )
+    return prior_of(values["prior"], values["device"])
+
+
+def _preview(x: Any, values: dict[str, Any]) -> Any:
+    """The estimate under the window of the page, its own brightest part for white."""
+    import numpy as np
+
+    top = max(float(np.quantile(x, 0.998)), 1e-30)
+    return mri_panels.magnitude(x / top, Look(float(values["window"]) / 100, float(values["level"]) / 100))
+
+
+def _seen(session: ScanSession | None, index: int) -> Slice:
+    if session is not None and session.view(index).is_file():
+        return mri_panels.load(session.view(index))
+    if session is None or session.path is None:
+        return mri_example.seen()
+    raise AmbientSolveError("This slice is not reconstructed yet: press Reconstruct first.")

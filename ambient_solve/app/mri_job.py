@@ -1,0 +1,274 @@
+"""What the tab for scans says -> slices, reconstructed and told in moments. Knows no gradio; `mri` does the work.
+
+for moment in run(ScanOrder("l1-wavelet", slices=(0,)), read(path), None): ...
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ambient_solve.app.panels import duration
+from ambient_solve.app.session import tame
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.uploads import open_upload
+
+if TYPE_CHECKING:
+    from ambient_solve.data.mri import Scan
+    from ambient_solve.mri import Problem, Reconstruction
+    from ambient_solve.priors.base import Prior
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+SCANS = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".hdr", ".nii", ".gz", ".dcm")
+LONGEST, MAX_PIXELS = 256, 12_000_000
+"""Longer side that a picture is reduced to before its k-space is simulated; and the largest picture."""
+MAX_BYTES, MAX_SLICES, MAX_SIDE = 2_000_000_000, 64, 1024
+"""What a scan may unpack to, how many slices one run takes, and how large they may be."""
+INTERVAL = 1 / 3
+"""Seconds between two previews, at least."""
+
+
+@dataclass(frozen=True)
+class ScanOrder:
+    """What the page says. `method` is "prior" or one of `mri.CLASSICAL`; an `acceleration` of 1 takes all there is.
+
+    `algorithm`, `knobs`, `samples` and `seed` are of the solver; `coils` virtual coils are kept, 0 keeps all.
+    """
+
+    method: str = "l1-wavelet"
+    slices: tuple[int, ...] = (0,)
+    kind: str = "random"
+    acceleration: float = 1.0
+    acs: int = 16
+    algorithm: str = "auto"
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    samples: int = 4
+    seed: int = 0
+    coils: int = 8
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands: in slice `index`, perhaps with a magnitude (H, W) to look at, or with a reconstruction."""
+
+    share: float
+    words: str
+    index: int
+    preview: np.ndarray | None = None
+    made: Reconstruction | None = None
+    finished: bool = False
+
+
+def receive(uploads: Sequence[str | Path], folder: Path) -> Path:
+    """Keep the uploads in `folder` under tame names; returns what `read` takes: a file, or a folder of DICOM."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    kept = []
+    for upload in map(Path, uploads):
+        path = folder / tame(upload.name)
+        if path.exists():
+            raise AmbientSolveError(f"Two of the files are called {upload.name}: give them different names.")
+        try:
+            os.link(upload, path)
+        except OSError:
+            shutil.copyfile(upload, path)
+        kept.append(path)
+    endings = {path.suffix.lower() for path in kept}
+    if len(kept) == 2 and endings == {".cfl", ".hdr"}:
+        return next(path for path in kept if path.suffix.lower() == ".cfl")
+    if len(kept) > 1 and endings == {".dcm"}:
+        return folder
+    if len(kept) != 1:
+        raise AmbientSolveError(
+            f"{len(kept)} files were put in; one scan was expected: a file, a .cfl and its .hdr, or DICOM files alone."
+        )
+    return kept[0]
+
+
+def read(path: Path, axes: str = "", mask: str | Path | None = None, seed: int = 0, array: str = "") -> Scan:
+    """The scan that was put in, its `array` of that name, or the k-space that is simulated of a picture.
+
+    Errors do not tell the folder.
+
+    Raises:
+        AmbientSolveError: no scan, a damaged one, or one that is too large for the page.
+    """
+    from ambient_solve.data.mri import read_scan
+
+    try:
+        if path.suffix.lower() in PICTURES:
+            return _of_picture(path, seed)
+        for file in (path, *([] if mask is None else [Path(mask)])):
+            _check_claims(file)
+        place = f"{path}:{array.strip()}" if array.strip() else path
+        scan = read_scan(place, axes=axes.strip() or None, mask=mask, seed=seed)
+    except AmbientSolveError as error:
+        known = [str(path), str(path.with_suffix("")), *([] if mask is None else [str(mask)])]
+        words = str(error)
+        for name in known:
+            words = words.replace(name, Path(name).name)
+        raise AmbientSolveError(words) from None
+    if max(scan.kspace.shape[-2:]) > MAX_SIDE:
+        raise AmbientSolveError(
+            f"{path.name} has slices of {scan.kspace.shape[-2]}x{scan.kspace.shape[-1]}; the page takes sides up to "
+            f"{MAX_SIDE}, ambient-solve mri takes more."
+        )
+    return replace(scan, source=path.name)
+
+
+def about(scan: Scan) -> str:
+    """What was put in, in one line."""
+    slices, coils, height, width = scan.kspace.shape
+    share = float(scan.mask.mean())
+    parts = [
+        f"{slices} slice{'s' * (slices > 1)} of {height}x{width}, {coils} coil{'s' * (coils > 1)}",
+        "fully sampled" if share == 1 else f"undersampled, R = {1 / share:.2f}, {scan.acs} calibration lines",
+    ]
+    if scan.voxel is not None:
+        parts.append("pixels of " + " x ".join(f"{size:.3g}" for size in scan.voxel[:2]) + " mm")
+    return f"{scan.source}: {'; '.join([*parts, *scan.notes])}."
+
+
+def run(order: ScanOrder, scan: Scan, prior: Prior | None) -> Iterator[Moment]:
+    """Reconstruct the slices one after another; what `mri.reconstruct` makes, shown while it is made.
+
+    Closing the iterator ends the run. Sample s depends on (seed, s) alone.
+    """
+    from ambient_solve.mri import classical, problem, retrospective
+
+    wrong = [i for i in order.slices if not 0 <= i < len(scan)]
+    if wrong or not 0 < len(order.slices) <= MAX_SLICES:
+        raise AmbientSolveError(
+            f"{scan.source} has the slices 0 to {len(scan) - 1}, of which 1 to {MAX_SLICES} are taken at a time; "
+            f"{wrong[0] if wrong else len(order.slices)} was asked for."
+        )
+    if order.samples < 1:
+        raise AmbientSolveError(f"{order.samples} samples were asked for, at least 1 was expected.")
+    started, many = time.perf_counter(), len(order.slices)
+    for n, i in enumerate(order.slices):
+        which = f"Slice {i}: " if many > 1 else ""
+        yield Moment(n / many, f"{which}finding the coils", i)
+        one = scan.slice(i)
+        if order.acceleration > 1:
+            one = retrospective(one, order.kind, order.acceleration, order.acs, order.seed)
+        p = problem(one, order.coils)
+        if prior is None:
+            yield Moment(n / many, f"{which}{order.method}", i)
+            made = classical(p, order.method)
+        else:
+            made = None
+            for share, words, preview, made in _sampled(p, prior, order):
+                share, words = (n + share) / many, f"{which}{words}"
+                if share < 1:
+                    left = (time.perf_counter() - started) * (1 - share) / share
+                    words += f"; about {duration(left)} left"
+                yield Moment(share, words, i, preview, made)
+        words = f"Slice {i} finished" if n + 1 < many else f"Finished in {duration(time.perf_counter() - started)}"
+        yield Moment((n + 1) / many, words, i, made=made, finished=True)
+
+
+def pack(stem: str, folder: Path, scan: Scan) -> Path:
+    """Pack the slices that `save_slice` wrote to `folder`, with volumes of them all, into a zip beside it."""
+    from ambient_solve.mri_report import save_nifti
+    from ambient_solve.uploads import zip_folder
+
+    there = importlib.util.find_spec("nibabel") is not None
+    if not there:
+        (folder / "no-NIfTI.txt").write_text("NIfTI volumes need nibabel: pip install 'ambient-solve[mri]'.\n")
+    for what in ("mean", "spread") if there else ():
+        volume = []
+        for path in sorted(folder.glob("slice-*/reconstruction.npz")):
+            with np.load(path, allow_pickle=False) as arrays:
+                volume += [np.abs(arrays[what])] if what in arrays else []
+        if volume:
+            save_nifti(volume, scan.voxel, scan.simulated, folder / f"{what}.nii.gz")
+    return zip_folder(folder, folder.parent / f"{stem}-reconstructed.zip")
+
+
+def _sampled(p: Problem, prior: Prior, order: ScanOrder) -> Iterator[tuple[float, str, Any, Any]]:
+    """Share, words, and a preview or the reconstruction of the samples that are finished."""
+    import torch
+
+    from ambient_solve.mri import automatic, for_scan, reconstruction
+    from ambient_solve.solver import Run, Solver
+
+    algorithm = automatic(prior, order.algorithm)
+    solver, wanted = Solver(for_scan(prior, p), algorithm, **order.knobs), 1 if algorithm == "aos" else order.samples
+    together = prior.device.type != "cpu" or (solver.algorithm is not None and solver.algorithm.interacting)
+    size, samples, shown, started = wanted if together else 1, [], 0.0, time.perf_counter()
+    y, op = p.y.to(prior.device), p.op.to(prior.device)
+    for first in range(0, wanted, size):
+        part = Run(solver, y, op, size, order.seed, p.sigma, None, first_sample=first)
+        for state in part.states():
+            share = (first + size * state.step / state.steps) / wanted
+            if time.perf_counter() - shown >= INTERVAL and state.step < state.steps:
+                with torch.no_grad():
+                    x = p.scale * part.prior.decode(state.z0[:1])[0].norm(dim=0).float().cpu()
+                yield share, f"sample {first + 1} of {wanted}, level {state.step} of {state.steps}", x.numpy(), None
+                shown = time.perf_counter()
+        seconds = time.perf_counter() - started
+        found = part.restoration(state.z, seconds)
+        samples.append(found.samples[0].cpu())
+        drawn = torch.cat(samples)
+        made = {"method": "prior", **found.settings, "n_samples": len(drawn)}
+        made = reconstruction(p, drawn, seconds, made)
+        yield len(drawn) / wanted, f"{len(drawn)} of {wanted} samples finished", None, made
+
+
+def _of_picture(path: Path, seed: int) -> Scan:
+    """A picture as a fully sampled scan, its k-space simulated."""
+    import torch
+
+    from ambient_solve.data.mri import simulated
+
+    picture = open_upload(path, max_pixels=MAX_PIXELS, channels=1)
+    x, notes = picture.y, list(picture.notes)
+    height, width = x.shape[-2:]
+    if max(height, width) > LONGEST:
+        scale = LONGEST / max(height, width)
+        small = max(1, round(height * scale)), max(1, round(width * scale))
+        x = torch.nn.functional.interpolate(x, size=small, mode="area")
+        notes.append(f"the picture was reduced from {width}x{height} to {small[1]}x{small[0]}")
+    return simulated(x[0], seed, {"source": path.name, "notes": tuple(notes)})
+
+
+def _check_claims(path: Path) -> None:
+    """Refuse a file that says that it unpacks to more than MAX_BYTES, before it is unpacked."""
+    claimed, name = 0, path.name.lower()
+    try:
+        if name.endswith(".npz") and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                claimed = sum(member.file_size for member in archive.infolist())
+        elif name.endswith((".h5", ".hdf5")):
+            import h5py
+
+            found: list[int] = []
+            with h5py.File(path, "r") as file:
+                file.visititems(lambda _, item: found.append(item.nbytes) if hasattr(item, "nbytes") else None)
+            claimed = sum(found)
+        elif name.endswith((".nii", ".nii.gz")):
+            import nibabel
+
+            claimed = 4 * int(np.prod(nibabel.load(path).shape, dtype=float))
+        elif name.endswith(".dcm") or path.is_dir():
+            import pydicom
+
+            for file in [path] if path.is_file() else path.iterdir():
+                tags = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+                claimed += 8 * int(tags.get("Rows", 0)) * int(tags.get("Columns", 0))
+    except Exception:  # noqa: BLE001 - what is wrong with the file, or which package it needs, `read_scan` says
+        return
+    if claimed > MAX_BYTES:
+        raise AmbientSolveError(
+            f"{path.name} unpacks to {claimed / 1e9:.1f} GB; the page takes {MAX_BYTES / 1e9:g} GB, ambient-solve mri "
+            "takes more."
+        )

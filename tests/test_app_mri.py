@@ -1,0 +1,362 @@
+"""The tab for scans: its orders, runs and views, and what is never told; the endpoint /mri through a server."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ambient_solve import NetworkConfig, NetworkPrior
+from ambient_solve.app import mri_events, mri_example, mri_job, mri_panels
+from ambient_solve.app.mri_job import ScanOrder
+from ambient_solve.app.mri_panels import Look
+from ambient_solve.data.mri import read_scan
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.mri import problem, reconstruct, retrospective
+from test_mri_data import contents, disc, write_dicom
+
+HEIGHT, WIDTH = 40, 48
+
+
+def tiny(planes: int = 0) -> NetworkPrior:
+    torch.manual_seed(0)
+    config = NetworkConfig(channels=2, widths=(8, 16), groups=4, planes=planes)
+    return NetworkPrior(config).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def scan_file(tmp_path) -> Path:
+    """Two slices, fully sampled, stored as k-space."""
+    Image.fromarray((255 * disc(HEIGHT, WIDTH) / disc(HEIGHT, WIDTH).max()).byte().numpy()).save(tmp_path / "disc.png")
+    kspace = mri_job.read(tmp_path / "disc.png").kspace.numpy()
+    np.savez(tmp_path / "two.npz", kspace=np.concatenate([kspace, 2 * kspace]))
+    return tmp_path / "two.npz"
+
+
+def values(**changes) -> dict:
+    return {
+        **{
+            "session": None,
+            "files": None,
+            "array": "",
+            "axes": "",
+            "mask": None,
+            "kind": "random",
+            "acceleration": 2.0,
+            "acs": 12,
+        },
+        **{"method": "cg-sense", "prior": "", "device": "cpu", "algorithm": "proximal", "knobs": {"steps": 2}},
+        **{"samples": 2, "seed": 0, "same_seed": True, "coils": 4, "every": False, "index": 0, "window": 100},
+        **{"level": 50, "zoom": 1, "row": 20, "column": 24, "flip": False, "coil": 0},
+        **changes,
+    }
+
+
+def merged(updates) -> dict:
+    return {name: value for update in updates for name, value in update.items()}
+
+
+@pytest.mark.parametrize("planes", [0, 1])
+def test_a_run_makes_what_the_library_makes(scan_file, planes):
+    prior, scan = tiny(planes), mri_job.read(scan_file)
+    order = ScanOrder("prior", (1,), "random", 2.0, 12, "proximal", {"steps": 3}, samples=3, seed=5, coils=4)
+    moments = list(mri_job.run(order, scan, prior))
+    p = problem(retrospective(scan.slice(1), "random", 2.0, 12, 5), 4)
+    want = reconstruct(p, prior, algorithm="proximal", options={"steps": 3}, n_samples=3, seed=5)
+    made = moments[-1].made
+    assert torch.allclose(made.samples, want.samples, rtol=1e-4, atol=1e-4 * p.scale)
+    assert made.chi2 == pytest.approx(want.chi2, rel=1e-3) and made.metrics == pytest.approx(want.metrics, rel=1e-3)
+    assert [len(m.made.samples) for m in moments if m.made is not None] == [1, 2, 3, 3]
+    assert [m.finished for m in moments] == [False] * (len(moments) - 1) + [True]
+    # Controls: another seed, and the other slice.
+    other = reconstruct(p, prior, algorithm="proximal", options={"steps": 3}, n_samples=3, seed=6)
+    assert not torch.allclose(made.samples, other.samples, rtol=1e-4, atol=1e-4 * p.scale)
+    assert moments[-1].index == 1 and made.problem.scale == p.scale != problem(scan.slice(0), 4).scale
+
+
+def test_closing_a_run_ends_it(scan_file, monkeypatch):
+    monkeypatch.setattr(mri_job, "INTERVAL", 0.0)
+    prior, calls = tiny(), []
+    denoise = prior.denoise
+    monkeypatch.setattr(prior, "denoise", lambda *a, **k: (calls.append(1), denoise(*a, **k))[1])
+    order = ScanOrder("prior", (0, 1), acceleration=2.0, algorithm="proximal", knobs={"steps": 3}, samples=4)
+    moments, kept = mri_job.run(order, mri_job.read(scan_file), prior), None
+    for moment in moments:
+        kept = moment.made or kept
+        if kept is not None and moment.preview is not None:
+            moments.close()
+    assert len(kept.samples) == 1 and len(calls) == 4, "one sample of three levels, and one level of the next"
+
+
+def test_a_picture_is_simulated_and_everything_says_so(tmp_path):
+    pytest.importorskip("gradio")
+    pytest.importorskip("nibabel", reason="needs nibabel")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 400), dtype=np.uint8)).save(tmp_path / "dog.png")
+    up = mri_events.upload(values(files=[str(tmp_path / "dog.png")]))
+    assert "simulated k-space" in up["about"] and "from 400x90 to 256x58" in up["about"] and "fully" in up["about"]
+    seen = merged(mri_events.reconstruct(values(session=up["session"])))
+    assert "Simulated k-space" in seen["words"] and "Simulated" in seen["panel_kspace"]["label"]
+    with zipfile.ZipFile(seen["archive"]["value"]) as archive:
+        archive.extractall(tmp_path / "out")
+    written = {p.name: contents(p) for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert set(written) == {"report.png", "reconstruction.npz", "settings.json", "mean.nii.gz"}
+    for name in ("report.png", "settings.json"):
+        assert b"simulated k-space" in written[name] and b"not for diagnosis" in written[name]
+    assert b"simulated k-space" in written["mean.nii.gz"]
+    with np.load(next((tmp_path / "out").rglob("*.npz"))) as arrays:
+        assert bool(arrays["simulated_kspace"]) and "not for diagnosis" in str(arrays["notice"])
+    # Control: measured k-space is not called simulated.
+    np.savez(tmp_path / "k.npz", kspace=mri_job.read(tmp_path / "dog.png").kspace.numpy())
+    assert "imulated" not in mri_events.upload(values(files=[str(tmp_path / "k.npz")]))["about"]
+    up["session"].close()
+    assert not up["session"].folder.exists()
+
+
+def test_no_tag_of_a_patient_reaches_the_page_or_a_file(tmp_path):
+    pytest.importorskip("gradio")
+    pytest.importorskip("nibabel", reason="needs nibabel")
+    secret = "Doe^Jacqueline"
+    write_dicom(tmp_path / "scan.dcm", secret)
+    assert secret.encode() in contents(tmp_path / "scan.dcm"), "the search would find it"
+    up = mri_events.upload(values(files=[str(tmp_path / "scan.dcm")]))
+    assert "0.5 x 0.75 mm" in up["about"] and "simulated k-space" in up["about"]
+    updates = list(mri_events.reconstruct(values(session=up["session"])))
+    said = repr([{k: v for k, v in u.items() if k != "session"} for u in [up, *updates]])
+    (tmp_path / "out").mkdir()
+    with zipfile.ZipFile(merged(updates)["archive"]["value"]) as archive:
+        archive.extractall(tmp_path / "out")
+    files = [p for p in [*(tmp_path / "out").rglob("*"), *up["session"].folder.glob("views/*")] if p.is_file()]
+    assert len(files) == 5
+    for part in ("Doe", "Jacqueline", "Clinic"):
+        assert part not in said and not any(part.encode() in contents(p) for p in files)
+
+
+def test_what_was_sampled_already_is_not_sampled_less(scan_file, tmp_path):
+    pytest.importorskip("gradio")
+    scan = read_scan(scan_file).undersampled("random", 2.0, 12, 0)
+    np.savez(tmp_path / "half.npz", kspace=scan.kspace.numpy())
+    up = mri_events.upload(values(files=[str(tmp_path / "half.npz")]))
+    assert up["acceleration"]["value"] == 1 and not up["acceleration"]["interactive"] and "R = 2.00" in up["about"]
+    assert up["index"]["maximum"] == 1 and up["index"]["interactive"]
+    with pytest.raises(AmbientSolveError, match="undersampled already"):
+        list(mri_events.reconstruct(values(session=up["session"])))
+    seen = merged(mri_events.reconstruct(values(session=up["session"], acceleration=1.0, every=True)))
+    assert seen["panel_error"]["visible"] is False and "slice 1" in seen["words"] and "Against" not in seen["words"]
+    first = mri_events.look(values(session=up["session"], index=0))
+    assert "slice 0" in first["words"]
+    whole = mri_events.upload(values(files=[str(scan_file)]))
+    assert whole["acceleration"]["value"] == 4 and whole["acceleration"]["interactive"]
+
+
+def bart(folder: Path, kspace: np.ndarray) -> list[str]:
+    data = kspace[0].transpose(1, 2, 0)[:, :, None]  # (x, y, 1, coils)
+    (folder / "k.hdr").write_text("# Dimensions\n" + " ".join(map(str, data.shape)) + "\n")
+    data.astype(np.complex64).ravel(order="F").tofile(folder / "k.cfl")
+    return [str(folder / "k.cfl"), str(folder / "k.hdr")]
+
+
+def test_every_kind_of_file_arrives_as_it_was(scan_file, tmp_path):
+    h5py = pytest.importorskip("h5py", reason="needs h5py")
+    kspace = np.load(scan_file)["kspace"]
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["kspace"] = kspace
+    np.save(tmp_path / "k.npy", kspace)
+    given = {"h5": [tmp_path / "scan.h5"], "npy": [tmp_path / "k.npy"], "cfl": bart(tmp_path, kspace)}
+    for name, uploads in given.items():
+        scan = mri_job.read(mri_job.receive(uploads, tmp_path / f"in-{name}"))
+        assert np.allclose(scan.kspace[0], kspace[0]), name
+    write_dicom(tmp_path / "a.dcm", "A")
+    write_dicom(tmp_path / "b.dcm", "B")
+    assert len(mri_job.read(mri_job.receive([tmp_path / "a.dcm", tmp_path / "b.dcm"], tmp_path / "in"))) == 2
+
+
+def test_a_file_of_several_arrays_is_read_again_once_one_is_named(scan_file, tmp_path):
+    pytest.importorskip("gradio")
+    kspace = np.load(scan_file)["kspace"]
+    np.savez(tmp_path / "both.npz", first=kspace[0], second=np.concatenate([kspace, kspace]))
+    given = values(files=[str(tmp_path / "both.npz")])
+    with pytest.raises(AmbientSolveError, match="both.npz has no 'kspace'; it holds first, second"):
+        mri_events.upload(given)
+    up = mri_events.upload({**given, "array": "first"})
+    assert "1 slice of" in up["about"] and up["files"] is None
+    again = mri_events.upload(values(session=up["session"], array="second"))
+    assert "4 slices of" in again["about"] and up["session"].slices == 4
+    assert mri_events.upload(values()) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("letter.npz", b"Dear Sir", "letter.npz cannot be read"),
+        ("letter.h5", b"Dear Sir", "letter.h5 cannot be read"),
+        ("lonely.cfl", b"12345678", "lonely.hdr"),
+        ("letter.png", b"Dear Sir", "letter.png is not a picture"),
+        ("letter.txt", b"Dear Sir", "is no scan by its name"),
+    ],
+)
+def test_a_wrong_file_is_a_sentence_that_does_not_tell_the_folder(name, data, words, tmp_path):
+    pytest.importorskip("gradio")
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(AmbientSolveError, match=words) as error:
+        mri_events.upload(values(files=[str(tmp_path / name)]))
+    assert "/" not in str(error.value).split("cannot be read")[0] and "tmp" not in str(error.value)
+
+
+def test_what_claims_too_much_is_refused_before_it_is_unpacked(scan_file, tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py", reason="needs h5py")
+    with h5py.File(tmp_path / "bomb.h5", "w") as file:
+        file.create_dataset("kspace", (500, 8, 512, 512), "complex64", chunks=True, compression="gzip")
+    assert (tmp_path / "bomb.h5").stat().st_size < 100_000
+    with pytest.raises(AmbientSolveError, match="unpacks to 8.4 GB"):
+        mri_job.read(tmp_path / "bomb.h5")
+    monkeypatch.setattr(mri_job, "MAX_BYTES", 1000)
+    with pytest.raises(AmbientSolveError, match="unpacks to"):
+        mri_job.read(scan_file)
+    for uploads, words in (([], "0 files"), ([scan_file, tmp_path / "bomb.h5"], "2 files were put in")):
+        with pytest.raises(AmbientSolveError, match=words):
+            mri_job.receive(uploads, tmp_path / "in")
+    monkeypatch.undo()
+    with pytest.raises(AmbientSolveError, match="slices 0 to 1"):
+        next(mri_job.run(ScanOrder(slices=(2,)), mri_job.read(scan_file), None))
+
+
+def test_the_window_maps_the_ends_to_black_and_white():
+    x = np.linspace(0, 1, 101)[None].repeat(101, 0)
+    drawn = np.asarray(mri_panels.magnitude(x, Look(window=0.4, level=0.5)))[0, ::3, 0].astype(int)
+    assert drawn[30] == 0 and drawn[70] == 255 and abs(drawn[50] - 127) <= 1 and drawn[60] > drawn[40]
+    plain = np.asarray(mri_panels.magnitude(x, Look()))[0, ::3, 0]
+    assert plain[30] == round(0.3 * 255), "control: the window of the start does not clip"
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("zoom", [1.0, 3.0])
+def test_a_click_finds_the_pixel_that_is_drawn_there(flip, zoom):
+    seen = mri_example.seen()
+    for row, column in ((100, 30), (3, 125)):
+        look = Look(zoom=zoom, row=row + 7, column=column - 9, flip=flip)
+        x = np.zeros(seen.size)
+        x[row, column] = 1
+        array = np.asarray(mri_panels.magnitude(x, look))[..., 0]
+        y, at = np.unravel_index(array.argmax(), array.shape)
+        assert array.max() == 255 and mri_panels.place("mean", at + 1, y + 1, seen, look) == (row, column)
+        assert mri_panels.place("mean", y + 1, at + 1, seen, look) != (row, column), "control: x and y exchanged"
+        assert mri_panels.place("mask", at, y, seen, look) is None
+
+
+def test_errors_and_spreads_have_one_scale():
+    seen = mri_example.seen()
+    small = mri_panels.Slice(
+        {**seen.magnitudes, "mean": seen.magnitudes["reference"] + 0.2},
+        np.full(seen.size, 0.1),
+        *(None,) * 0,
+        phase=seen.phase,
+        mask=seen.mask,
+        kspace=seen.kspace,
+        coils=seen.coils,
+        all=seen.all,
+        facts=seen.facts,
+    )
+    drawn = mri_panels.draw(small, Look())
+    error, spread = (np.asarray(drawn[name].convert("L"))[50, 50] for name in ("error", "spread"))
+    assert error > 2 * spread > 20, "half as large, and so half as bright"
+
+
+def test_the_example_is_finished_small_and_says_what_it_is():
+    assert mri_example.SEEN.stat().st_size + mri_example.PICTURE.stat().st_size < 150_000
+    seen = mri_example.seen()
+    said = mri_panels.words(seen, 0)
+    assert "Simulated k-space" in said and "PSNR" in said and "R = 3.05" in said
+    wrong = np.abs(seen.magnitudes["filled"] - seen.magnitudes["reference"]).mean()
+    assert np.abs(seen.magnitudes["mean"] - seen.magnitudes["reference"]).mean() < 0.7 * wrong
+    drawn = mri_panels.draw(seen, Look())
+    assert [name for name, image in drawn.items() if image is None] == ["sample", "spread"]
+    found = mri_events.look(values())
+    assert found["words"] == said
+    told = mri_events.read_pixel(values(row=64, column=64))["pixel"]
+    assert "Column 64, row 64" in told and "zero-filled" in told
+    with pytest.raises(AmbientSolveError, match="outside the slice"):
+        mri_events.read_pixel(values(row=128, column=3))
+
+
+def test_what_is_stored_comes_back(tmp_path):
+    seen = mri_example.seen()
+    mri_panels.store(seen, tmp_path / "a" / "0.npz")
+    back = mri_panels.load(tmp_path / "a" / "0.npz")
+    assert back.facts == seen.facts and back.spread is None and set(back.magnitudes) == set(seen.magnitudes)
+    assert (back.phase == seen.phase).all() and (back.magnitudes["mean"] == seen.magnitudes["mean"]).all()
+
+
+def test_a_missing_package_is_a_line_that_installs_it(monkeypatch, tmp_path):
+    pytest.importorskip("gradio")
+    assert mri_events.choose_method({"method": "cg-sense"})["lacking"]["value"] == ""
+    monkeypatch.setattr(mri_events.importlib.util, "find_spec", lambda name, package=None: None)
+    (tmp_path / "scan" / "slice-000").mkdir(parents=True)
+    with zipfile.ZipFile(mri_job.pack("scan", tmp_path / "scan", None)) as archive:
+        assert b"pip install 'ambient-solve[mri]'" in archive.read("no-NIfTI.txt")
+    assert "pip install 'ambient-solve[mri]'" in mri_events.choose_method({"method": "tv"})["lacking"]["value"]
+    assert mri_events.choose_method({"method": "cg-sense"})["lacking"]["value"] == ""
+
+
+def test_priors_for_scans_are_those_of_two_channels(tmp_path, monkeypatch):
+    pytest.importorskip("gradio")
+    from ambient_solve.priors import load
+
+    for name, channels in (("a-scan", 2), ("brain-mri", 2), ("photos", 3)):
+        config = NetworkConfig(channels=channels, widths=(8, 16), groups=4)
+        NetworkPrior(config).save(tmp_path / name, card="# tiny\nRandom weights.\n")
+    monkeypatch.setattr(load, "EMBEDDED", tmp_path)
+    assert mri_events.priors() == ["brain-mri", "a-scan"]
+    found = mri_events.offers({})
+    assert found["method"] == "prior" and found["prior"]["value"] == "brain-mri" and found["learned"]["visible"]
+    monkeypatch.setattr(load, "EMBEDDED", tmp_path / "none")
+    assert mri_events.priors() == [] and "method" not in mri_events.offers({})
+    with pytest.raises(AmbientSolveError, match="mri-train"):
+        mri_events._chosen_prior({"method": "prior", "prior": None})
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    pytest.importorskip("gradio")
+    from ambient_solve.app.page import launch
+    from test_app import tiny as photos
+
+    folder = tmp_path_factory.mktemp("prior") / "tiny"
+    photos().save(folder, card="# tiny\nRandom weights.\n")
+    page, address = launch(str(folder), "cpu", block=False)
+    yield SimpleNamespace(page=page, address=address)
+    page.close()
+
+
+def test_the_endpoint_answers_programs(server, scan_file, tmp_path):
+    from gradio_client import Client, handle_file
+
+    client = Client(server.address, verbose=False, httpx_kwargs={"timeout": 300})
+    given = [[handle_file(str(scan_file))], "cg-sense", "", {"acs": 12, "coils": 4, "slices": [1]}, "random", 2.0]
+    path, told = client.predict(*given, api_name="/mri")
+    # As the documentation has it, by name and with what is not said left at its default.
+    short = client.predict(files=given[0], method="zero-filled", api_name="/mri")[1]
+    assert list(short["slices"]) == ["0", "1"] and short["slices"]["0"]["R"] == 1
+    p = problem(retrospective(read_scan(scan_file).slice(1), "random", 2.0, 12, 0), 4)
+    from ambient_solve.mri import classical
+
+    want = classical(p, "cg-sense")
+    assert list(told["slices"]) == ["1"] and told["slices"]["1"]["misfit"] == pytest.approx(want.chi2, rel=1e-4)
+    assert told["slices"]["1"]["psnr"] == pytest.approx(want.metrics["psnr"], rel=1e-4)
+    assert not told["simulated_kspace"] and "not for diagnosis" in told["notice"]
+    with zipfile.ZipFile(path) as archive:
+        record = json.loads(archive.read("slice-001/settings.json"))
+        assert record["method"] == "cg-sense" and "/" not in json.dumps(record["notes"])
+    described = client.view_api(return_format="dict", print_info=False)["named_endpoints"]["/mri"]
+    assert "simulated" in described["description"]
+    assert [p["parameter_name"] for p in described["parameters"]][:2] == ["files", "method"]
+    for changes, words in (((3, {"mask": "/etc/passwd"}), "of these some"), ((1, "prior"), "no embedded prior")):
+        wrong = list(given)
+        wrong[changes[0]] = changes[1]
+        with pytest.raises(Exception, match=words):
+            client.predict(*wrong, api_name="/mri")
