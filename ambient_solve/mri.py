@@ -200,11 +200,8 @@ def reconstruct(
     told: Tensor | None = None,
     progress: bool = False,
 ) -> Reconstruction:
-    """Posterior samples of one slice. A prior that is told masks is told that of the scan, or `told` (H, W).
-
-    The Jacobian of such a prior is no covariance, so that `automatic` chooses an algorithm without it.
-    """
-    algorithm = automatic(prior, algorithm)
+    """Posterior samples of one slice. A prior that is told masks is told that of the scan, or `told` (H, W)."""
+    algorithm = automatic(algorithm)
     prior = for_scan(prior, p, told)
     n_samples = 1 if algorithm == "aos" else n_samples
     device = prior.device
@@ -214,9 +211,9 @@ def reconstruct(
     return reconstruction(p, found.samples[0].cpu(), found.seconds, {"method": "prior", **found.settings})
 
 
-def automatic(prior: Prior, algorithm: str) -> str:
-    """What "auto" stands for here: `proximal` for a prior that is told masks, else the choice is left to `Solver`."""
-    return "proximal" if algorithm == "auto" and _is_told(prior) else algorithm
+def automatic(algorithm: str) -> str:
+    """What "auto" stands for here: `proximal`, which needs no backward pass and no weight (benchmarks/mri.md)."""
+    return "proximal" if algorithm == "auto" else algorithm
 
 
 def for_scan(prior: Prior, p: Problem, told: Tensor | None = None) -> Prior:

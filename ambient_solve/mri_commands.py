@@ -41,8 +41,8 @@ class Mri:
     """Files of k-space or magnitudes, or folders of DICOM."""
     method: Annotated[str, tyro.conf.arg(metavar="|".join(METHODS))] = "prior"
     """The learned prior, or a classical method."""
-    prior: str = ""
-    """Folder of a prior that `ambient-solve mri-train` made, or hub id (owner/name)."""
+    prior: str = "brain-mri"
+    """The embedded one of heads, or a folder that `ambient-solve mri-train` made, or a hub id (owner/name)."""
     algorithm: str = "auto"
     """auto, or one of those that `ambient-solve info` lists."""
     samples: int = 8
@@ -82,14 +82,10 @@ class Mri:
             raise AmbientSolveError(f"There is no method {self.method!r}. {suggestion(self.method, METHODS)}")
         if self.samples < 1 or self.coils < 0:
             raise AmbientSolveError(f"--samples {self.samples} --coils {self.coils}: at least 1 and 0 were expected.")
-        if self.method == "prior" and not self.prior:
-            raise AmbientSolveError(
-                "No prior was given: --prior FOLDER (ambient-solve mri-train makes one), or --method l1-wavelet."
-            )
         check_folder(self.out)
         prior = load_mri_prior(self.prior, self._device()) if self.method == "prior" else None
         if prior is not None:
-            Solver(prior, automatic(prior, self.algorithm), **options)
+            Solver(prior, automatic(self.algorithm), **options)
         bad = sum(self._scan(name, prior, options) for name in self.scans)
         print(NOTICE)
         return 2 if bad else 0

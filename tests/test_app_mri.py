@@ -355,7 +355,7 @@ def test_the_endpoint_answers_programs(server, scan_file, tmp_path):
     described = client.view_api(return_format="dict", print_info=False)["named_endpoints"]["/mri"]
     assert "simulated" in described["description"]
     assert [p["parameter_name"] for p in described["parameters"]][:2] == ["files", "method"]
-    for changes, words in (((3, {"mask": "/etc/passwd"}), "of these some"), ((1, "prior"), "no embedded prior")):
+    for changes, words in (((3, {"mask": "/etc/passwd"}), "of these some"), ((1, "magic"), "magic")):
         wrong = list(given)
         wrong[changes[0]] = changes[1]
         with pytest.raises(Exception, match=words):

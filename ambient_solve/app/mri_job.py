@@ -201,7 +201,7 @@ def _sampled(p: Problem, prior: Prior, order: ScanOrder) -> Iterator[tuple[float
     from ambient_solve.mri import automatic, for_scan, reconstruction
     from ambient_solve.solver import Run, Solver
 
-    algorithm = automatic(prior, order.algorithm)
+    algorithm = automatic(order.algorithm)
     solver, wanted = Solver(for_scan(prior, p), algorithm, **order.knobs), 1 if algorithm == "aos" else order.samples
     together = prior.device.type != "cpu" or (solver.algorithm is not None and solver.algorithm.interacting)
     size, samples, shown, started = wanted if together else 1, [], 0.0, time.perf_counter()
