@@ -146,7 +146,8 @@ def _prospective(
         top = float(made.magnitude.flatten().quantile(0.998))
         caption = f"{name}: {made.chi2:.2f}, unseen {unseen:.2f}"
         tiles.append(Tile(picture_tile((made.magnitude / top)[None]).picture, caption))
-        yield {"rate": "prospective", "method": name, "chi2": made.chi2, "unseen": unseen, "seconds": made.seconds}
+        if name not in done:
+            yield {"rate": "prospective", "method": name, "chi2": made.chi2, "unseen": unseen, "seconds": made.seconds}
     # In rows of three: methods and captions stay readable.
     blank = Tile(np.full((8, 8, 3), 255, np.uint8))
     tiles += [blank] * (-len(tiles) % 3)

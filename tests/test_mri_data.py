@@ -330,7 +330,8 @@ def test_squares_hold_all_that_is_shown():
     assert int((cropped == 200).sum()) == int((wide[:, :30] == 200).sum())
 
 
-def test_without_a_prior_the_command_says_where_to_get_one(tmp_path, capsys):
-    assert main(["mri", str(tmp_path / "scan.npy")]) == 2
+def test_a_prior_that_is_not_there_is_one_sentence(tmp_path, capsys):
+    np.save(tmp_path / "scan.npy", np.ones((2, 8, 8), np.complex64))
+    assert main(["mri", str(tmp_path / "scan.npy"), "--prior", "brian-mri"]) == 2
     said = capsys.readouterr().err
-    assert one_sentence(said) and "--prior FOLDER" in said and "--method l1-wavelet" in said
+    assert "There is no prior 'brian-mri'" in said and "Did you mean 'brain-mri'?" in said and "Traceback" not in said

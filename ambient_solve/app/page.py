@@ -59,6 +59,9 @@ def launch(
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     if importlib.util.find_spec("gradio") is None:
         raise AmbientSolveError("The page needs gradio: pip install 'ambient-solve[app]'.")
+    importlib.import_module("gradio")
+    # While the page is laid out and loaded: torch, deepinv and the prior, for which the first run would wait.
+    threading.Thread(target=warm, args=(prior, device), daemon=True).start()
     page = build(prior, device, open_priors=not share)
     _, address, _ = page.launch(
         server_name="127.0.0.1",
@@ -78,8 +81,6 @@ def launch(
         css=STYLE.read_text(),
         js=SCRIPT.read_text(),
     )
-    # While the browser loads the page: torch, deepinv and the prior, for which the first run would wait.
-    threading.Thread(target=warm, args=(prior, device), daemon=True).start()
     if block:
         page.block_thread()
     return page, address
