@@ -1,7 +1,7 @@
 """One slice of a scan to a picture, with samples, a spread and a misfit; and the classical pictures beside it.
 
     scan = read_scan("scan.h5")
-    made = reconstruct(scan.slice(0), load_mri_prior("runs/mri/prior"), n_samples=8)
+    made = reconstruct(scan.slice(0), load_mri_prior("brain-mri"), n_samples=8)
     made.mean, made.spread, made.chi2           # in the units of the scan
 
 Coil maps and scale come from the calibration region alone, the noise level from the noise scan or the outermost of
