@@ -283,6 +283,8 @@ for a, b in ((one[0].state_dict(), two[0].state_dict()), (one[2], two[2])):
     assert all(torch.equal(a[k], b[k]) for k in a)
 if rank == 0:
     print("sharded", next(iter(one[2].values())).to_local().shape, "of", next(iter(one[2].values())).shape)
+# Else its threads may outlive the interpreter, which then aborts.
+dist.destroy_process_group()
 """
 
 

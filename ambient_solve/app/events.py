@@ -44,7 +44,7 @@ def prior_of(name: str, device: str) -> Any:
 def warm(name: str, device: str) -> None:
     """Do what the first run would wait for; what is wrong with the prior is said to those who then ask for it."""
     with contextlib.suppress(AmbientSolveError):
-        prior_of(name, device)
+        example.rehearse(prior_of(name, device))
 
 
 def offers(values: dict[str, Any]) -> dict[str, Any]:

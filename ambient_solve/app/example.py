@@ -19,6 +19,7 @@ from ambient_solve.app.panels import to_image
 if TYPE_CHECKING:
     from ambient_solve.app.job import Problem
     from ambient_solve.app.run import Result
+    from ambient_solve.priors.base import Prior
 
 FOLDER = Path(__file__).parent / "example_files"
 NAMES = ("portrait.jpg", "mask.png", "steps.jpg", "result.npz", "result.json")
@@ -50,23 +51,30 @@ def frames(seen: dict[str, Any]) -> tuple[tuple[str, np.ndarray], ...]:
     return tuple(zip(seen["frames"], np.split(strip, len(seen["frames"]), 1), strict=True))
 
 
-def problem() -> Problem:
-    """What was restored."""
+def problem(prior: Prior) -> Problem:
+    """What was restored, by the prior `photos`."""
     from ambient_solve.app.job import prepare
-    from ambient_solve.priors.load import load_prior
     from ambient_solve.uploads import open_upload
 
-    return prepare(Order("inpaint", {"sigma": 0.01}, mask=MASK, samples=4), load_prior("photos"), open_upload(PICTURE))
+    return prepare(Order("inpaint", {"sigma": 0.01}, mask=MASK, samples=4), prior, open_upload(PICTURE))
+
+
+def rehearse(prior: Prior) -> None:
+    """Restore until the first preview: what is made only once (kernels, what the precision is held to) is made then."""
+    from ambient_solve.app.run import run
+
+    next(run(problem(prior)))
 
 
 @lru_cache(maxsize=1)
 def result() -> Result:
     """What came out, as it was stored: 8 bits, and only what was missing."""
     from ambient_solve.app.run import Result
+    from ambient_solve.priors.load import load_prior
 
     seen = first_view()
     told = {name: seen[name] for name in ("settings", "seconds", "calls", "vjps", "samples", "residual")}
-    return Result(problem(), chi2=tuple(seen["chi2"]), frames=frames(seen), **told)
+    return Result(problem(load_prior("photos")), chi2=tuple(seen["chi2"]), frames=frames(seen), **told)
 
 
 def make() -> None:
@@ -75,6 +83,7 @@ def make() -> None:
 
     from ambient_solve.app.run import run
     from ambient_solve.app.session import details, how_to_repeat
+    from ambient_solve.priors.load import load_prior
 
     FOLDER.mkdir(exist_ok=True)
     Image.fromarray(data.astronaut()[:400, 32:432]).resize((SIDE, SIDE), Image.Resampling.BOX).save(PICTURE, quality=92)
@@ -82,7 +91,7 @@ def make() -> None:
     for corners, width in STROKES:
         ImageDraw.Draw(mask).line(corners, 255, width, joint="curve")
     mask.save(MASK)
-    what = problem()
+    what = problem(load_prior("photos"))
     for moment in run(what):
         print(moment.words, flush=True)
     made = moment.result
