@@ -21,6 +21,7 @@ from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.flags import knob_values
 from ambient_solve.knobs import build, knobs
 from ambient_solve.restore import check_folder
+from ambient_solve.sharing import processes
 
 if TYPE_CHECKING:
     from ambient_solve.evaluate.benchmark import Arm, Job, Picture, Task
@@ -161,17 +162,6 @@ class Evaluate:
                 )
             found.append(Picture(name, centre(x, side).float() / 255, shown=len(found) < self.pictures))
         return found
-
-
-def processes(environment: Mapping[str, str]) -> tuple[int, int, int]:
-    """(rank, number of processes, rank on this machine) as torchrun and accelerate set them; (0, 1, 0) without."""
-    texts = [environment.get(*pair) for pair in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))]
-    if not all(text.isdecimal() for text in texts) or int(texts[0]) >= int(texts[1]):
-        raise AmbientSolveError(
-            f"RANK={texts[0]}, WORLD_SIZE={texts[1]} and LOCAL_RANK={texts[2]} are set; whole numbers with RANK below "
-            "WORLD_SIZE were expected, as torchrun sets them."
-        )
-    return int(texts[0]), int(texts[1]), int(texts[2])
 
 
 def read_arm(text: str) -> Arm:

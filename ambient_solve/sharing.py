@@ -16,6 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ambient_solve.errors import AmbientSolveError
+
 if TYPE_CHECKING:
     from ambient_solve.restoration import Restoration
 
@@ -129,10 +131,19 @@ def worst(code: int, environment: Mapping[str, str]) -> int:
     return max(int(store.get(name)) for name in names)
 
 
+def processes(environment: Mapping[str, str]) -> tuple[int, int, int]:
+    """(rank, number of processes, rank on this machine) as torchrun and accelerate set them; (0, 1, 0) without."""
+    texts = [environment.get(*pair) for pair in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))]
+    if not all(text.isdecimal() for text in texts) or int(texts[0]) >= int(texts[1]):
+        raise AmbientSolveError(
+            f"RANK={texts[0]}, WORLD_SIZE={texts[1]} and LOCAL_RANK={texts[2]} are set; whole numbers with RANK below "
+            "WORLD_SIZE were expected, as torchrun sets them."
+        )
+    return int(texts[0]), int(texts[1]), int(texts[2])
+
+
 def enter(environment: Mapping[str, str]) -> tuple[int, int]:
     """(rank, number of processes) as torchrun and accelerate set them; "cuda" is then the process's own card."""
-    from ambient_solve.evaluation import processes
-
     rank, world, local = processes(environment)
     if world > 1:
         import torch

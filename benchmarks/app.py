@@ -126,9 +126,8 @@ def load(server: Server, jobs: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(10) as pool:
         small = Path(folder) / "small.png"
         Image.open(PICTURE).resize((64, 64)).save(small)
-        clients = list(
-            pool.map(lambda _: Client(server.address, verbose=False, httpx_kwargs={"timeout": PATIENCE}), range(10))
-        )
+        settings = {"httpx_kwargs": {"timeout": PATIENCE}, "download_files": folder, "verbose": False}
+        clients = list(pool.map(lambda _: Client(server.address, **settings), range(10)))
         found, started, sent = {"memory before": server.megabytes()}, time.perf_counter(), 0
         for stop in sorted({min(10, jobs), min(30, jobs), jobs}):
             given = ("denoise", {"sigma": 0.1}, None, "Fast", 1)

@@ -3,8 +3,8 @@
     python benchmarks/hardware.py network                   (ours beside the same network as deepinv runs one)
     python benchmarks/hardware.py samples                   (16 samples beside one)
     python benchmarks/hardware.py memory                    (peak of solving, beside deepinv and azula)
-    python benchmarks/hardware.py training --data DATA      (peak of training, beside other loops)
     python benchmarks/hardware.py processes                 (two beside one, on two free cores)
+    python benchmarks/hardware.py training --data DATA      (two processes beside one, on two free cores)
     python benchmarks/hardware.py start                     (import, --help, demo)
     python benchmarks/hardware.py profile                   (what a step spends its time on)
 
@@ -16,6 +16,7 @@ OMP_NUM_THREADS=1.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -35,6 +36,7 @@ from ambient_solve.demo import damages, photograph
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.network import NetworkPrior
 
+ROOT = Path(__file__).parents[1]
 SIDES, TOGETHER, WORLD = (64, 128, 256), 16, 2
 SOLVING = {"proximal": "deepinv DiffPIR", "dps": "deepinv DPS", "mmps": "azula MMPS, 3 iterations"}
 """Ours, and the peer that does the same."""
@@ -185,21 +187,6 @@ def memory(rounds: int, side: int = 256, levels: int = 3) -> list[str]:
     return lines
 
 
-def training(rounds: int, data: Path, images: int = 640) -> list[str]:
-    """Peak memory of training, of the loops of benchmarks/training.py."""
-    script, loops = Path(__file__).with_name("training.py"), ("ours", "ours, float32", "edm", "diffusers")
-    found: dict[str, list[float]] = {loop: [] for loop in loops}
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(rounds):
-            for place, loop in enumerate(loops):
-                words = ["--data", str(data), "--out", f"{folder}/{place}-{number}", "--images", str(images)]
-                found[loop].append(peak([sys.executable, str(script), *words, "--one", loop]))
-    edm = statistics.median(found["edm"])
-    lines = ["| loop | peak, MiB | of the EDM-style loop |", "|---|---|---|"]
-    return lines + [f"| {k} | {three(v)} | {statistics.median(v) / edm:.2f} |" for k, v in found.items()]
-
-
 def processes(rounds: int, pictures: int = 8, side: int = 128, steps: int = 25) -> list[str]:
     """Wall time of restoring a folder by one process and by two, one thread each, start included, and alike or not."""
     ones: list[float] = []
@@ -235,6 +222,30 @@ def processes(rounds: int, pictures: int = 8, side: int = 128, steps: int = 25) 
         "|---|---|---|---|---|",
         f"| {pictures} x {side} px | {three(ones)} | {three(twos)} | {ratio} | {'the same' if same else 'OTHERS'} |",
     ]
+
+
+def training(rounds: int, data: Path, images: int = 3_840) -> list[str]:
+    """Images a second of training by one process and by two, one thread each, for the loop without its start."""
+    script, settings = ROOT / "trainers" / "train.py", ROOT / "trainers" / "configs" / "faces32.yaml"
+    words = ["--config", str(settings), "--data-root", str(data), "--images", str(images), "--tracker", "none"]
+    words += ["--validate-every", "0", "--compile", "never", "--no-duplicates"]
+    lines = [f"| batch | one process, images/s | {WORLD} processes, images/s | ratio |", "|---|---|---|---|"]
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    with tempfile.TemporaryDirectory() as folder:
+        for batch in (32, 128):
+            rates: dict[int, list[float]] = {1: [], WORLD: []}
+            for number in range(rounds):
+                for world, found in rates.items():
+                    out = Path(folder, f"{batch}-{world}-{number}")
+                    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
+                    command = [sys.executable, *launcher, str(script), *words, "--batch", str(batch), "--out", str(out)]
+                    subprocess.run(command, env={**os.environ, **own}, **quiet)
+                    (state,) = out.glob("checkpoint-*/state.json")
+                    found.append(images / json.loads(state.read_text())["seconds"])
+            ratio = three(b / a for a, b in zip(rates[1], rates[WORLD], strict=True))
+            lines.append(f"| {batch} | {three(rates[1])} | {three(rates[WORLD])} | {ratio} |")
+    return lines
 
 
 def start(rounds: int) -> list[str]:
@@ -282,7 +293,7 @@ def profile(side: int, steps: int = 3, rows: int = 12) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choices = ["network", "samples", "memory", "training", "processes", "start", "profile", "one"]
+    choices = ["network", "samples", "memory", "processes", "training", "start", "profile", "one"]
     parser.add_argument("what", choices=choices, metavar="|".join(choices[:-1]))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pictures", type=int, default=8, help="of processes")
@@ -299,8 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "network": lambda: network(args.rounds),
         "samples": lambda: samples(args.rounds),
         "memory": lambda: memory(args.rounds, args.side or 256),
-        "training": lambda: training(args.rounds, args.data),
         "processes": lambda: processes(args.rounds, args.pictures, args.side or 128),
+        "training": lambda: training(args.rounds, args.data),
         "start": lambda: start(args.rounds),
         "profile": lambda: profile(args.side or 256),
     }

@@ -2,14 +2,15 @@
 
     python benchmarks/training.py --data DATA --out runs/training-speed
 
-`ours` is trainers/train.py at its defaults (bfloat16, channels-last, fused optimiser, sigma-first batches) but for the
-learning rate, which is constant. `ours,
-float32` is the same at equal precision. `edm` is a loop in the style of the EDM reference (Karras et al., 2022):
-float32, its loss, Adam, an average updated parameter by parameter, pictures from a DataLoader (in the process itself,
-as the others have them). `diffusers` follows the
-steps of diffusers' unconditional example: float32, DDPM noise schedule and epsilon prediction, AdamW, its EMAModel.
-Each run is a process of its own; seconds are those of the loop, memory is the peak of the process. After the same
-number of pictures the four are compared on the same held-out pictures, by PSNR of the averaged weights at sigma .2.
+`ours` is trainers/train.py at its defaults (bfloat16, channels-last, fused optimiser, sigma-first batches, compiled)
+but for the learning rate, which is constant. `ours, float32` is the same at equal precision; `ours, not compiled` is
+what runs of fewer than 200,000 pictures are by default. `edm` is a loop in the style of the EDM reference (Karras et
+al., 2022): float32, its loss, Adam, an average updated parameter by parameter, pictures from a DataLoader (in the
+process itself, as the others have them). `diffusers` follows the steps of diffusers' unconditional example: float32,
+DDPM noise schedule and epsilon prediction, AdamW, its EMAModel. Each run is a process of its own; seconds are those of
+the loop after its first tenth, and *start* is what the first tenth takes beyond that, compiling above all; memory is
+the peak of the process. After the same number of pictures all are compared on the same held-out pictures, by PSNR of
+the averaged weights at sigma .2.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from ambient_solve.priors.network import NetworkConfig, NetworkPrior
 ROOT = Path(__file__).parents[1]
 PACK, SHRINK, HELD_OUT, CROP, BATCH, LR = "faces/utkface64.npz", 2, 500, 32, 32, 5e-4
 NETWORK = NetworkConfig(size=(CROP, CROP), widths=(48, 96, 128))
-LOOPS = ("ours", "ours, float32", "edm", "diffusers")
+LOOPS = ("ours", "ours, float32", "ours, not compiled", "edm", "diffusers")
+START = 0.1
+"""Share of a run that is not timed."""
 
 
 class Pictures(Dataset):
@@ -63,14 +66,19 @@ def batches(data: Path) -> DataLoader:
     return DataLoader(Pictures(pictures(data)[0]), BATCH, shuffle=True, drop_last=True)  # no worker: one core each
 
 
-def edm(data: Path, images: int) -> tuple[NetworkPrior, float]:
-    """An EDM-style loop: the averaged prior, and the seconds of the loop."""
+def pace(images: int, first: float, last: float, whole: float) -> dict[str, float]:
+    """Images a second between the times `first` and `last` of a tenth of a run and of its end, which took `whole`."""
+    rate = (1 - START) * images / (last - first)
+    return {"rate": rate, "start": max(0.0, whole - images / rate)}
+
+
+def edm(data: Path, images: int) -> tuple[NetworkPrior, dict[str, float]]:
+    """An EDM-style loop: the averaged prior, and its pace."""
     prior = NetworkPrior(NETWORK, "float32")
     average = NetworkPrior(NETWORK, "float32")
     average.load_state_dict(prior.state_dict())
     optimizer = torch.optim.Adam(prior.parameters(), lr=LR, betas=(0.9, 0.999), eps=1e-8)
-    loader, seen = batches(data), 0
-    started = time.perf_counter()
+    loader, seen, times = batches(data), 0, [time.perf_counter()]
     while seen < images:
         for z in loader:
             sigma = (torch.randn(len(z), 1, 1, 1) * 1.2 - 1.2).exp().clamp(NETWORK.sigma_min, NETWORK.sigma_max)
@@ -86,12 +94,13 @@ def edm(data: Path, images: int) -> tuple[NetworkPrior, float]:
             keep = 0.5 ** (BATCH / max(min(8_000, 0.05 * seen), 1e-8))
             for old, new in zip(average.parameters(), prior.parameters(), strict=True):
                 old.data.copy_(new.detach().lerp(old.data, keep))
+            times.append(time.perf_counter())
             if seen >= images:
                 break
-    return average, time.perf_counter() - started
+    return average, pace(images, times[round(START * (len(times) - 1))], times[-1], times[-1] - times[0])
 
 
-def diffusers(data: Path, images: int) -> tuple[NetworkPrior, float]:
+def diffusers(data: Path, images: int) -> tuple[NetworkPrior, dict[str, float]]:
     """The steps of diffusers' unconditional example, with the network of ours as its epsilon model."""
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
@@ -105,8 +114,7 @@ def diffusers(data: Path, images: int) -> tuple[NetworkPrior, float]:
     optimizer = torch.optim.AdamW(prior.parameters(), lr=LR, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     rate = get_scheduler("cosine", optimizer=optimizer, num_warmup_steps=100, num_training_steps=images // BATCH)
     network, optimizer, loader, rate = accelerator.prepare(prior.network, optimizer, batches(data), rate)
-    bar, seen = schedule.alphas_cumprod, 0
-    started = time.perf_counter()
+    bar, seen, times = schedule.alphas_cumprod, 0, [time.perf_counter()]
     while seen < images:
         for z in loader:
             n, t = torch.randn_like(z), torch.randint(0, 1000, (len(z),), device=z.device)
@@ -122,11 +130,11 @@ def diffusers(data: Path, images: int) -> tuple[NetworkPrior, float]:
                 optimizer.zero_grad()
             average.step(prior.parameters())
             seen += BATCH
+            times.append(time.perf_counter())
             if seen >= images:
                 break
-    seconds = time.perf_counter() - started
     average.copy_to(prior.parameters())
-    return Epsilon(prior), seconds
+    return Epsilon(prior), pace(images, times[round(START * (len(times) - 1))], times[-1], times[-1] - times[0])
 
 
 class Epsilon(NetworkPrior):
@@ -142,35 +150,46 @@ class Epsilon(NetworkPrior):
         return z - s[:, None, None, None] * self.network(z * scale, s.log() / 4)
 
 
-def ours(data: Path, images: int, precision: str, out: Path) -> tuple[NetworkPrior, float]:
+def ours(data: Path, images: int, loop: str, out: Path) -> tuple[NetworkPrior, dict[str, float]]:
     """The training command, as a user gives it."""
+    steps = images // BATCH
     config = {
         "sources": [{"path": PACK, "shrink": SHRINK, "held_out": HELD_OUT}],
         "corruption": {"clean_share": 1.0},
         "network": {"size": [CROP, CROP], "widths": list(NETWORK.widths)},
-        **{"crop": CROP, "batch": BATCH, "lr": LR, "images": images, "precision": precision},
+        **{"crop": CROP, "batch": BATCH, "lr": LR, "images": images},
+        **{"precision": "no" if "float32" in loop else "bf16", "compile": "never" if "not" in loop else "always"},
         **{"schedule": "constant", "warmup": 0},  # as the others have it: the loops are compared, not the schedules
         **{"duplicates": False, "tracker": "none", "validate_every": 0},
+        **{"stats_every": round(START * steps), "checkpoint_every": steps},
     }
     if out.exists():
         raise SystemExit(f"{out} holds an earlier run: choose another --out.")
     out.mkdir(parents=True)
     (out / "config.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, str(ROOT / "trainers" / "train.py"), "--config", str(out / "config.yaml")]
-    subprocess.run([*command, "--data-root", str(data), "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, "--data-root", str(data), "--out", str(out)], stdout=subprocess.DEVNULL)
+    rows, times = out / "stats.jsonl", []
+    while process.poll() is None:
+        written = len(rows.read_text().splitlines()) if rows.exists() else 0
+        times += [time.perf_counter()] * (written - len(times))
+        time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"{loop} failed.")
     (state,) = out.glob("checkpoint-*/state.json")
-    return NetworkPrior.load(out / "prior", "float32"), json.loads(state.read_text())["seconds"]
+    whole = json.loads(state.read_text())["seconds"]
+    return NetworkPrior.load(out / "prior", "float32"), pace(images, times[0], times[-1], whole)
 
 
 def one(loop: str, data: Path, images: int, out: Path) -> dict[str, float]:
     """Images a second and held-out PSNR of one loop."""
     torch.manual_seed(0)
     if loop.startswith("ours"):
-        prior, seconds = ours(data, images, "no" if "float32" in loop else "bf16", out)
+        prior, found = ours(data, images, loop, out)
     else:
-        prior, seconds = {"edm": edm, "diffusers": diffusers}[loop](data, images)
+        prior, found = {"edm": edm, "diffusers": diffusers}[loop](data, images)
     prior.eval().requires_grad_(False)
-    return {"rate": images / seconds, "psnr": denoising_psnr(prior, pictures(data)[1], CROP)[0.2][1]}
+    return found | {"psnr": denoising_psnr(prior, pictures(data)[1], CROP)[0.2][1]}
 
 
 def measured(loop: str, data: Path, images: int, out: Path) -> dict[str, float]:
@@ -193,6 +212,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--one", choices=LOOPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.images % round(BATCH / START):
+        parser.error(f"--images {args.images} must be a multiple of {round(BATCH / START)}: a tenth is timed apart.")
     if args.one:
         print(json.dumps(one(args.one, args.data, args.images, args.out)))
         return
@@ -203,12 +224,13 @@ def main() -> None:
             rows[loop].append(measured(loop, args.data, args.images, folder))
             print(f"{loop}: {rows[loop][-1]['rate']:.0f} images/s", file=sys.stderr)
     middle = {loop: statistics.median(r["rate"] for r in found) for loop, found in rows.items()}
-    print("| loop | images/s: min, median, max | of the EDM-style loop | peak memory, GiB | PSNR at sigma .2, dB |")
-    print("|---|---|---|---|---|")
+    head = ("loop", "images/s: min, median, max", "of edm", "of diffusers", "start, s", "peak memory, GiB")
+    print(f"| {' | '.join((*head, 'PSNR at sigma .2, dB'))} |\n{'|---' * 7}|")
     for loop, found in rows.items():
         rates = sorted(r["rate"] for r in found)
         print(
             f"| {loop} | {rates[0]:.0f}, {middle[loop]:.0f}, {rates[-1]:.0f} | {middle[loop] / middle['edm']:.2f} | "
+            f"{middle[loop] / middle['diffusers']:.2f} | {max(r['start'] for r in found):.0f} | "
             f"{max(r['memory'] for r in found):.2f} | {statistics.mean(r['psnr'] for r in found):.2f} |"
         )
 

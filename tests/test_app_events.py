@@ -6,7 +6,6 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,13 +18,6 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.recipe import read_png
 from ambient_solve.uploads import open_upload
 from test_app import HEIGHT, STEPS, WIDTH, last, tiny
-
-
-@pytest.fixture(scope="module")
-def prior_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prior") / "tiny"
-    tiny().save(folder, card="# tiny\nRandom weights.\n")
-    return str(folder)
 
 
 @pytest.fixture
@@ -196,20 +188,11 @@ def test_choices_show_the_controls_that_belong_to_them():
     assert events.choose_preset("Faithful")["algorithm"] == "auto" and events.choose_preset(None) == {}
 
 
-@pytest.fixture(scope="module")
-def server(prior_folder):
-    pytest.importorskip("gradio")
-    from ambient_solve.app.page import launch
-
-    page, address = launch(prior_folder, "cpu", block=False)
-    yield SimpleNamespace(page=page, address=address)
-    page.close()
-
-
 def connect(server):
     from gradio_client import Client
 
-    return Client(server.address, verbose=False, httpx_kwargs={"timeout": 300})  # the machine may be busy
+    settings = {"timeout": 300}  # the machine may be busy
+    return Client(server.address, verbose=False, httpx_kwargs=settings, download_files=server.downloads)
 
 
 def ask(client, picture: Path, seed: int, **changes):

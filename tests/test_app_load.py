@@ -7,7 +7,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,18 +38,6 @@ def alive() -> int:
     """How many sessions, problems and results there are."""
     gc.collect()
     return sum(type(thing) in KINDS for thing in gc.get_objects())
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    pytest.importorskip("gradio")
-    from ambient_solve.app.page import launch
-
-    folder = tmp_path_factory.mktemp("prior") / "tiny"
-    tiny().save(folder, card="# tiny\nRandom weights.\n")
-    page, address = launch(str(folder), "cpu", block=False)
-    yield SimpleNamespace(page=page, address=address, prior=str(folder))
-    page.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from ambient_solve.app.mri_panels import Look
 from ambient_solve.data.mri import read_scan
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri import problem, reconstruct, retrospective
+from test_app_events import connect
 from test_mri_data import contents, disc, write_dicom
 
 HEIGHT, WIDTH = 40, 48
@@ -320,23 +320,10 @@ def test_priors_for_scans_are_those_of_two_channels(tmp_path, monkeypatch):
         mri_events._chosen_prior({"method": "prior", "prior": None})
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    pytest.importorskip("gradio")
-    from ambient_solve.app.page import launch
-    from test_app import tiny as photos
-
-    folder = tmp_path_factory.mktemp("prior") / "tiny"
-    photos().save(folder, card="# tiny\nRandom weights.\n")
-    page, address = launch(str(folder), "cpu", block=False)
-    yield SimpleNamespace(page=page, address=address)
-    page.close()
-
-
 def test_the_endpoint_answers_programs(server, scan_file, tmp_path):
-    from gradio_client import Client, handle_file
+    from gradio_client import handle_file
 
-    client = Client(server.address, verbose=False, httpx_kwargs={"timeout": 300})
+    client = connect(server)
     given = [[handle_file(str(scan_file))], "cg-sense", "", {"acs": 12, "coils": 4, "slices": [1]}, "random", 2.0]
     path, told = client.predict(*given, api_name="/mri")
     # As the documentation has it, by name and with what is not said left at its default.

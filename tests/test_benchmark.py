@@ -32,8 +32,9 @@ from ambient_solve.evaluate.benchmark import (
 )
 from ambient_solve.evaluate.calibration import coverage, variance_ratio
 from ambient_solve.evaluate.metrics import Metrics
-from ambient_solve.evaluation import Evaluate, processes, read_arm, read_task
+from ambient_solve.evaluation import Evaluate, read_arm, read_task
 from ambient_solve.priors.base import Prior
+from ambient_solve.sharing import processes
 from helpers import one_sentence, rand
 
 CALLS: list[int] = []

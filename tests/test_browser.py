@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from ambient_solve import NetworkConfig, NetworkPrior
+from ambient_solve import NetworkPrior
 from ambient_solve.app import painter
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -33,15 +32,8 @@ SHOTS = os.environ.get("AMBIENT_SOLVE_SHOTS")
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    from ambient_solve.app.page import launch
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("prior") / "tiny"
-    NetworkPrior(NetworkConfig(widths=(8, 16), groups=4)).save(folder, card="# tiny\nRandom weights.\n")
-    page, address = launch(str(folder), "cpu", block=False)
-    yield address
-    page.close()
+def address(server) -> str:
+    return server.address
 
 
 @pytest.fixture(scope="module")

@@ -104,8 +104,8 @@ class Config:
     ema: Ema = field(default_factory=Ema)
     precision: str = "bf16"
     """bf16 or no."""
-    compile: bool = False
-    """torch.compile the network: minutes to start, then faster."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """torch.compile the network: a minute or more to start, then faster. auto: in long runs, see `weights.compiles`."""
     seed: int = 0
     tracker: str = "auto"
     """What accelerate logs to: auto (tensorboard if installed), none, tensorboard, wandb, mlflow, ..."""

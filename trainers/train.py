@@ -9,7 +9,6 @@ model, EMA, optimiser and step are checkpointed together. The finished prior is 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import sys
@@ -25,7 +24,7 @@ from sources import Data, read_data, refuse_unsuited
 from torch import Tensor
 from tqdm import tqdm
 from validation import held_out_loss, sample_sheet
-from weights import averaged, starting_prior
+from weights import averaged, compiles, starting_prior
 
 from ambient_solve.data.loader import Levels, Loader
 from ambient_solve.errors import AmbientSolveError
@@ -65,6 +64,9 @@ def train(config: Config) -> Path:
     refuse_unsuited(config.objective, data.samples)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     prior = starting_prior(config, data.survival(config.objective), accelerator.device, sharded)
+    if compiles(config, accelerator.device, accelerator.num_processes):
+        accelerator.print("The network is compiled at the first step, which takes a minute or more.", file=sys.stderr)
+        prior.network.compile()
     spec = Levels(config.level_mean, config.level_std, prior.sigma_min, prior.sigma_max)
     loader = Loader(
         data.samples,
@@ -139,8 +141,7 @@ def train(config: Config) -> Path:
 
 def _finish(config: Config, averages: dict[str, Tensor], data: Data) -> None:
     """Write the averaged weights, the configuration and the model card."""
-    plain = dataclasses.replace(config, compile=False)
-    prior = starting_prior(plain, data.survival(config.objective), torch.device("cpu"))
+    prior = starting_prior(config, data.survival(config.objective), torch.device("cpu"))
     prior.load_state_dict(averages)
     prior.eval().requires_grad_(False)
     record = json.loads((Checkpoints(Path(config.out)).all()[-1] / "state.json").read_text())

@@ -11,11 +11,14 @@ from config import Config
 from torch import Tensor, nn
 
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.objectives.denoise import Denoise
 from ambient_solve.objectives.kspace import KSpace
 from ambient_solve.priors.load import prior_folder
 from ambient_solve.priors.network import NetworkPrior
 from ambient_solve.priors.pipeline import INDEX, PipelinePrior
 
+LONG = 200_000
+"""Samples from which on training saves more time than compiling takes, a minute or two of two cores."""
 SAME = "channels widths blocks unshuffle groups embedding sigma_data scale offset".split()
 
 
@@ -50,9 +53,33 @@ def starting_prior(
         _start_from(prior, NetworkPrior.load(folder), config.init)
     prior.channels_last = not sharded
     prior.to(device).match_layout(device)
-    if config.compile:
-        prior.network.compile()
     return prior.train()
+
+
+def compiles(config: Config, device: torch.device, processes: int) -> bool:
+    """Whether the network is to be compiled.
+
+    With "auto" where that was measured to pay: on a CPU, LONG samples or more, in one process, by the objective that
+    calls the network once for a batch.
+
+    Raises:
+        AmbientSolveError: "always" was asked for where torch.compile does not work.
+    """
+    asked = config.compile == "always"
+    pays = device.type == "cpu" and config.images >= LONG and processes == 1 and type(config.objective) is Denoise
+    if config.compile == "never" or not (asked or pays):
+        return False
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
+    except RuntimeError as error:
+        if asked:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise AmbientSolveError(
+                f"compile: always, but torch.compile does not work here ({reason}). Install a C++ compiler, or "
+                "compile: never."
+            ) from None
+        return False
+    return True
 
 
 def _start_from(prior: NetworkPrior, saved: NetworkPrior, name: str) -> None:
@@ -71,12 +98,16 @@ def _start_from(prior: NetworkPrior, saved: NetworkPrior, name: str) -> None:
 
 @contextlib.contextmanager
 def averaged(prior: nn.Module, ema: dict[str, Tensor]) -> Iterator[None]:
-    """`prior` with its averaged weights, not training, for as long as the block lasts."""
+    """`prior` with its averaged weights, not training, for as long as the block lasts.
+
+    Nothing is compiled in it, not for a batch of another size either.
+    """
     own = {k: v.detach().clone() for k, v in prior.state_dict().items()}
     prior.load_state_dict(ema)
     prior.eval()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         prior.load_state_dict(own)
         prior.train()
