@@ -32,6 +32,8 @@ class Convolution:
         thinned = seen != size and all(n % m == 0 for n, m in zip(size, seen, strict=True))
         self.factor = tuple(n // m for n, m in zip(size, seen, strict=True)) if thinned else None
         self.gram = spectrum.abs().square()
+        # A view that is marked as conjugate would be conjugated anew in every product.
+        self.adjoint = spectrum.conj().resolve_conj()
         if self.factor:
             delta = torch.zeros(*spectrum.shape[:2], *seen, device=spectrum.device)
             delta[..., 0, 0] = 1
@@ -43,15 +45,15 @@ class Convolution:
 
     def At(self, u: Tensor) -> Tensor:
         """One pair of FFTs."""
-        return self._inverse(self.spectrum.conj() * self._stuffed(u))
+        return self._inverse(self.adjoint * self._stuffed(u))
 
     def pull(self, f: Scalar, y: Tensor, v: Tensor) -> Tensor:
         """`A' f(AA') (y - A v)`, the step of a proximal point from `v`; not for a corner, whose AA' is another."""
         if self.factor is None:
             r = torch.fft.rfft2(y) - self.spectrum * torch.fft.rfft2(v)
-            return self._inverse(self.spectrum.conj() * f(self.gram) * r)
+            return self._inverse(self.adjoint * f(self.gram) * r)
         r = torch.fft.fft2(y - self.A(v))
-        return self._inverse(self.spectrum.conj() * self._repeated(f(self.gram) * r))
+        return self._inverse(self.adjoint * self._repeated(f(self.gram) * r))
 
     def repeat(self, n_samples: int) -> Convolution:
         """The same for `n_samples` consecutive rows per image."""

@@ -75,8 +75,8 @@ def reverse(z: Tensor, z0: Tensor, sigma: float, sigma_next: float, fresh: float
     `fresh = churn(sigma, sigma_next, eta)` gives `K_eta`. No noise is drawn where `fresh` is 0.
     """
     kept = math.sqrt(max(0.0, sigma_next**2 - fresh**2)) / sigma
-    z = z0 + kept * (z - z0)
-    return z + fresh * streams.normal(z) if fresh > 0 else z
+    z = z0.lerp(z, kept)
+    return z.add_(streams.normal(z), alpha=fresh) if fresh > 0 else z
 
 
 class Streams:

@@ -3,14 +3,14 @@
     python benchmarks/training.py --data DATA --out runs/training-speed
 
 `ours` is trainers/train.py at its defaults (bfloat16, channels-last, fused optimiser, sigma-first batches, compiled)
-but for the learning rate, which is constant. `ours, float32` is the same at equal precision; `ours, not compiled` is
-what runs of fewer than 200,000 pictures are by default. `edm` is a loop in the style of the EDM reference (Karras et
-al., 2022): float32, its loss, Adam, an average updated parameter by parameter, pictures from a DataLoader (in the
-process itself, as the others have them). `diffusers` follows the steps of diffusers' unconditional example: float32,
-DDPM noise schedule and epsilon prediction, AdamW, its EMAModel. Each run is a process of its own; seconds are those of
-the loop after its first tenth, and *start* is what the first tenth takes beyond that, compiling above all; memory is
-the peak of the process. After the same number of pictures all are compared on the same held-out pictures, by PSNR of
-the averaged weights at sigma .2.
+but for the learning rate, which is constant, and the noise levels, which are those of the EDM loop. `ours, float32` is
+the same at equal precision; `ours, not compiled` is what runs of fewer than 200,000 pictures are by default. `edm` is a
+loop in the style of the EDM reference (Karras et al., 2022): float32, its loss, Adam, an average updated parameter by
+parameter, pictures from a DataLoader (in the process itself, as the others have them). `diffusers` follows the steps of
+diffusers' unconditional example: float32, DDPM noise schedule and epsilon prediction, AdamW, its EMAModel. Each run is
+a process of its own; seconds are those of the loop after its first tenth, and *start* is what the first tenth takes
+beyond that, compiling above all; memory is the peak of the process. After the same number of pictures all are compared
+on the same held-out pictures, by PSNR of the averaged weights at sigma .2.
 """
 
 from __future__ import annotations
@@ -162,6 +162,7 @@ def ours(data: Path, images: int, loop: str, out: Path) -> tuple[NetworkPrior, d
         **{"schedule": "constant", "warmup": 0},  # as the others have it: the loops are compared, not the schedules
         **{"duplicates": False, "tracker": "none", "validate_every": 0},
         **{"stats_every": round(START * steps), "checkpoint_every": steps},
+        **{"level_mean": -1.2, "level_std": 1.2},  # the levels of EDM, so that the curves are of the same loss
     }
     if out.exists():
         raise SystemExit(f"{out} holds an earlier run: choose another --out.")
