@@ -22,7 +22,7 @@ from ambient_solve.console import load, print_knobs, stderr
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.flags import damage_help, knob_values, read_damages, split_knobs, task_options, with_knobs
 from ambient_solve.knobs import knobs
-from ambient_solve.restore import DAMAGES, Outcome, check_folder, make_damage, make_solver, restore_files
+from ambient_solve.restore import DAMAGES, Outcome, check_folder, make_damage, restore_files, unreadable
 from ambient_solve.sharing import enter, worst
 from ambient_solve.version import __version__
 
@@ -84,7 +84,7 @@ class Restore:
     ]
     """Damaged pictures, or folders of them."""
     task: Annotated[str, tyro.conf.arg(metavar="|".join(DAMAGES), help_behavior_hint="(required)")] = ""
-    """What happened to them."""
+    """What happened to them; jpeg, which is not linear, takes about three times as long as the others."""
     samples: int = 8
     """Posterior samples of each picture; their mean is the restored picture."""
     algorithm: str = "auto"
@@ -102,14 +102,15 @@ class Restore:
 
     def run(self, texts: dict[str, str]) -> int:
         """Restore with the knobs `texts`, as they were typed."""
-        options = knob_values(texts, self.algorithm, [f.name for f in dataclasses.fields(self)])
+        own = [f.name for f in dataclasses.fields(self)]
         if not self.images or not self.task:
+            knob_values(texts, self.algorithm, own)  # the word that is missing may have been typed wrongly
             missing = "task (what happened to the picture)" if self.images else "picture"
             raise AmbientSolveError(
                 f"No {missing} was given: ambient-solve restore IMAGE ... --task {'|'.join(DAMAGES)}."
             )
         given = {name: getattr(self, name) for name in task_options() if getattr(self, name) is not None}
-        options = {**self._knobs_of_the_algorithm(given), **options}
+        options = self._knobs_of_the_algorithm(given)
         damage = make_damage(self.task, **given)
         for name in ("mask", "kernel"):
             if given.get(name) and not Path(given[name]).exists():
@@ -118,11 +119,14 @@ class Restore:
             raise AmbientSolveError(f"--samples {self.samples} was given, at least 1 was expected.")
         check_folder(self.out)
         rank, world = enter(os.environ)
-        prior = load(self.prior, self.device)
-        make_solver(prior, self.algorithm, options)
-        bad, settings = [], {"algorithm": self.algorithm, "options": options, "seed": self.seed, "rank": rank}
-        settings |= {"progress": sys.stderr.isatty() and not self.json and rank == 0, "world": world}
-        for outcome in restore_files(self.images, prior, damage, out=self.out, n_samples=self.samples, **settings):
+        # Until here torch, which takes seconds, has not been imported.
+        outcomes, bad = unreadable(self.images) if world == 1 else [], []
+        if not outcomes:
+            options |= knob_values(texts, self.algorithm, own)
+            settings = {"algorithm": self.algorithm, "options": options, "seed": self.seed, "n_samples": self.samples}
+            settings |= {"rank": rank, "world": world, "progress": sys.stderr.isatty() and not self.json and rank == 0}
+            outcomes = restore_files(self.images, load(self.prior, self.device), damage, out=self.out, **settings)
+        for outcome in outcomes:
             _tell(outcome, self.json)
             bad += [outcome] if outcome.error else []
         if len(bad) > 1 or (bad and (len(self.images) > 1 or self.images[0].is_dir())):
@@ -289,13 +293,9 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
     state = "failed" if outcome.error else "skipped" if outcome.skipped else "shared" if outcome.drawn else "restored"
     if as_json:
         fit = None if math.isnan(outcome.chi2) else outcome.chi2
-        told = {
-            "file": str(outcome.path),
-            "state": state,
-            "folder": outcome.folder and str(outcome.folder),
-            "chi2": fit,
-        }
-        told |= {"seconds": outcome.seconds, "notes": outcome.notes, "warning": outcome.warning, "error": outcome.error}
+        told = {"file": str(outcome.path), "state": state, "folder": outcome.folder and str(outcome.folder)}
+        told |= {"chi2": fit, "seconds": outcome.seconds, "notes": outcome.notes}
+        told |= {"warning": outcome.warning, "error": outcome.error}
         print(json.dumps(told), flush=True)
     if outcome.error:
         print(outcome.error, file=sys.stderr)

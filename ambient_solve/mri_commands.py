@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shlex
 import subprocess
@@ -72,17 +73,19 @@ class Mri:
 
     def run(self, texts: dict[str, str]) -> int:
         """Reconstruct with the knobs `texts`, as they were typed."""
-        from ambient_solve.mri import NOTICE, automatic, load_mri_prior
-        from ambient_solve.solver import Solver
-
-        options = knob_values(texts, self.algorithm, [f.name for f in fields(self)])
         if not self.scans:
+            knob_values(texts, self.algorithm, [f.name for f in fields(self)])  # it may be there, typed wrongly
             raise AmbientSolveError("No scan was given: ambient-solve mri FILE ... [--prior PRIOR].")
         if self.method not in METHODS:
             raise AmbientSolveError(f"There is no method {self.method!r}. {suggestion(self.method, METHODS)}")
         if self.samples < 1 or self.coils < 0:
             raise AmbientSolveError(f"--samples {self.samples} --coils {self.coils}: at least 1 and 0 were expected.")
         check_folder(self.out)
+        check_packages(self.method)
+        from ambient_solve.mri import NOTICE, automatic, load_mri_prior
+        from ambient_solve.solver import Solver
+
+        options = knob_values(texts, self.algorithm, [f.name for f in fields(self)])
         prior = load_mri_prior(self.prior, self._device()) if self.method == "prior" else None
         if prior is not None:
             Solver(prior, automatic(self.algorithm), **options)
@@ -170,6 +173,15 @@ class Mri:
                     volume += [np.abs(arrays[what])] if what in arrays else []
             if volume:
                 save_nifti(volume, scan.voxel, scan.simulated, folder / f"{what}.nii.gz")
+
+
+def check_packages(method: str) -> None:
+    """Raise before anything is computed where a package is missing that `method`, or the volumes written, need."""
+    needed = {"nibabel": "the NIfTI volumes"}
+    needed |= {"sigpy": f"the method {method}"} if method in ("l1-wavelet", "tv") else {}
+    for package, what in needed.items():
+        if importlib.util.find_spec(package) is None:
+            raise AmbientSolveError(f"{package} was expected for {what}: pip install 'ambient-solve[mri]'.")
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +53,8 @@ SETTINGS = "settings.json"
 BYTES = (2700, 800)
 """Memory per pixel and sample, with and without a backward pass, measured for a network of WIDTH channels per pixel."""
 WIDTH = 20.75
+JPEG_FIT = 3.0
+"""Up to this misfit a JPEG file is explained: rounding turns the little noise of a sample into whole steps."""
 TILE, OVERLAP, AT_ONCE, STATE = 256, 64, 4, 350
 """Tiles of a picture that does not fit whole: side, overlap, how many together; bytes per pixel and sample beside."""
 
@@ -118,7 +121,7 @@ def restore_file(
     folder = None if out is None else Path(out)
     done = None if folder is None else _finished(folder, request)
     if done is not None:
-        seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": advice(done["misfit"], damage)}
+        seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": _warning(done["misfit"], damage)}
         return Outcome(path, folder, notes=picture.notes, skipped=True, **seen)
     at_once, tiled = fitting(solver, op, picture, n_samples)
     draw = Drawing(solver, op, picture, damage, seed, at_once, tiled, (TILE, OVERLAP), progress)
@@ -174,7 +177,11 @@ def _shared(
 
 def _outcome(path: Path, folder: Path | None, result: Restoration, damage: Damage) -> Outcome:
     chi2 = result.settings["misfit"]
-    return Outcome(path, folder, result, chi2, result.seconds, tuple(result.settings["notes"]), advice(chi2, damage))
+    return Outcome(path, folder, result, chi2, result.seconds, tuple(result.settings["notes"]), _warning(chi2, damage))
+
+
+def _warning(chi2: float, damage: Damage) -> str:
+    return "" if isinstance(damage, JpegBlocks) and chi2 <= JPEG_FIT else advice(chi2, damage)
 
 
 def restore_files(
@@ -230,6 +237,27 @@ def plan(inputs: Sequence[str | Path], out: Path) -> list[tuple[Path, Path]]:
         twin = next(n for n in names if names.count(n) > 1)
         raise AmbientSolveError(f"Two of the pictures are called {twin}. Restore them into different folders (--out).")
     return [(p, out / name) for p, name in zip(found, names, strict=True)]
+
+
+def unreadable(inputs: Sequence[str | Path]) -> list[Outcome]:
+    """An `Outcome` for each of `inputs` if none of them is there and a picture, else nothing; torch is not imported."""
+    from PIL import Image, UnidentifiedImageError
+
+    found = []
+    for path in map(Path, inputs):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                Image.open(path).close()
+            return []
+        except FileNotFoundError:
+            found.append(Outcome(path, error=f"There is no file {path}."))
+        except UnidentifiedImageError:
+            why = "not a picture that can be read" if path.stat().st_size else "empty (0 bytes); expected a picture"
+            found.append(Outcome(path, error=f"{path} is {why}."))
+        except (OSError, Image.DecompressionBombError):
+            return []  # a folder, or what `open_image` has words for
+    return found
 
 
 def check_folder(out: Path) -> None:

@@ -48,7 +48,7 @@ LEVELS = {
     "mgps": (10,),
     "sitcom": (5,),
 }
-SAMPLES = {"mmps": (1, 2, 4), "proximal": (1, 4)}
+SAMPLES = {"mmps": (1, 2, 3, 4), "proximal": (1, 4)}
 SWITCHES = (1.0, 0.5, 0.25)
 """Below these levels mmps uses the Jacobian, above them it is a proximal step; by default the switch is at 5."""
 photos.PEERS |= {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -12,15 +13,16 @@ from PIL import Image
 
 from ambient_solve import NetworkConfig, NetworkPrior, Solver
 from ambient_solve.algorithms import ALGORITHMS
-from ambient_solve.app import command, controls, example, painter, panels, run
+from ambient_solve.app import api, command, controls, example, painter, panels, run, wiring
 from ambient_solve.app.job import prepare, simulate
 from ambient_solve.app.order import Order
 from ambient_solve.app.session import how_to_repeat, recipe_of, save
 from ambient_solve.damage import make_damage
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.knobs import check_knobs, knobs
+from ambient_solve.knobs import knobs
 from ambient_solve.operators import inpaint
 from ambient_solve.recipe import read_png
+from ambient_solve.solver import Run
 from ambient_solve.uploads import open_upload
 
 HEIGHT, WIDTH = 24, 32
@@ -267,12 +269,73 @@ def test_every_knob_has_a_control_that_holds_its_default(name):
             assert widget.minimum == k.lo and widget.maximum == k.hi
 
 
+@pytest.mark.parametrize("task", controls.TASKS)
 @pytest.mark.parametrize("name", controls.PRESETS)
-def test_a_preset_is_one_that_the_solver_takes(name):
-    preset = controls.PRESETS[name]
-    solver = Solver(tiny(), preset.algorithm, **preset.knobs)
-    if solver.algorithm is not None:
-        check_knobs(solver.algorithm)
+def test_a_preset_is_one_that_the_solver_takes_for_the_task(name, task, tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "old.jpg", quality=30)
+    upload = open_upload(tmp_path / "old.jpg")
+
+    def begin(algorithm: str, settings: dict) -> Run:
+        # All is checked before the first network call.
+        options = {"sigma": 0.1} | ({"width": 1.0} if task == "gaussian-blur" else {})
+        order = Order(task, options, painted=hole(), algorithm=algorithm, knobs=settings, samples=1)
+        problem = prepare(order, tiny(), upload)
+        return Run(problem.solver, problem.piece.picture.y, problem.op, 1, 0, 0.1, None)
+
+    algorithm, settings = controls.PRESETS[name].chosen(task)
+    begin(algorithm, settings)
+    assert controls.preset_of(task, algorithm, settings, controls.PRESETS[name].samples) == name
+    if task == "jpeg" and name != "Faithful":
+        with pytest.raises(AmbientSolveError, match="needs a linear operator"):
+            begin(controls.PRESETS[name].algorithm, dict(controls.PRESETS[name].knobs))
+
+
+def test_the_endpoint_restores_a_jpeg_with_the_default_preset(prior_folder, tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "old.jpg", quality=30)
+    given = {"file": str(tmp_path / "old.jpg"), "task": "jpeg", "options": {}, "mask": None, "seed": 0, "samples": 1}
+    *_, (path, told) = api.restored(given | {"preset": "Fast"}, prior_folder, "cpu")
+    assert path is not None and told["algorithm"] == "daps"
+
+
+def test_what_is_left_is_told_by_the_pace_of_the_levels_to_come(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(run.time, "perf_counter", lambda: now[0])
+    dear, seconds, told = [False] * 5 + [True] * 10, {False: 0.5, True: 2.5}, {}
+    clock = run._Clock(2)
+    clock.begin(dear)
+    for step, kind in enumerate(dear, 1):
+        now[0] += seconds[kind]
+        clock.passed(step)
+        told[step] = clock.tell(0, 1, step, len(dear))
+    whole = 2 * sum(seconds[kind] for kind in dear)
+    assert all("left" not in told[step][1] for step in range(1, 6)), "how long a dear level takes is not known yet"
+    assert f"about {whole - 5:.0f} s left" in told[6][1] and "about 30 s left" in told[14][1]
+    # Control: by the share of the levels it would have been 12 s after 5 levels of what takes another 52.
+    share, elapsed = told[5][0], 2.5
+    assert elapsed * (1 - share) / share < (whole - elapsed) / 4
+    clock.finish(1)
+    clock.begin(dear)
+    now[0] += 0.5
+    clock.passed(1)
+    assert "about 27 s left" in clock.tell(1, 1, 1, len(dear))[1], "from the second sample on by the first one"
+
+
+def test_the_snippet_makes_what_the_page_hands_out(picture, prior_folder, tmp_path, monkeypatch):
+    order = inpainting(prior=prior_folder, samples=2, options={"sigma": 0.05})
+    result = last(prepare(order, tiny(), open_upload(picture)))
+    _, archive = save(result, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    zipfile.ZipFile(archive).extractall(tmp_path / "unzipped")
+    shutil.copyfile(next((tmp_path / "unzipped").rglob("old-mask.png")), tmp_path / "old-mask.png")
+    python, shell = how_to_repeat(result)
+    names: dict = {}
+    exec(compile(python, "snippet", "exec"), names)
+    assert np.allclose(names["restored"][0].permute(1, 2, 0).numpy(), result.mean, atol=1e-6)
+    # Control: without the measured pixels it is another picture, as the command line's is.
+    loose = names["outcome"].restoration.mean[0].permute(1, 2, 0).numpy()
+    assert np.abs(loose - result.mean).max() > 1e-3 and "only the Python does" in shell
 
 
 def test_what_was_painted_comes_back_as_it_was():
@@ -304,3 +367,19 @@ def test_a_password_is_read_from_a_file(tmp_path):
     for wrong in ("ali", "ali:", f"ali:{tmp_path / 'nothing'}", f":{tmp_path / 'word'}", f"ali:{tmp_path / 'empty'}"):
         with pytest.raises(AmbientSolveError, match="expected"):
             command.read_auth(wrong)
+
+
+def test_what_an_error_says_does_not_stay_through_the_next_run():
+    gr = pytest.importorskip("gradio")
+
+    def wrong() -> None:
+        raise AmbientSolveError("Paint first.")
+
+    def wrong_later():
+        yield {}
+        wrong()
+
+    for call in (wiring.sentences(wrong), lambda: list(wiring.sentences(wrong_later)())):
+        with pytest.raises(gr.Error, match="Paint first") as error:
+            call()
+        assert error.value.duration is not None and 5 < error.value.duration < 25

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ambient_solve.app import controls, events, history, many, painter, panels, run
+from ambient_solve.app import controls, events, history, many, painter, panels, run, wiring
 from ambient_solve.app.job import prepare
 from ambient_solve.app.order import Order
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.recipe import read_png
+from ambient_solve.recipe import Recipe, read_png
 from ambient_solve.uploads import open_upload
 from test_app import HEIGHT, STEPS, WIDTH, last, tiny
 
@@ -46,7 +48,7 @@ def merged(updates) -> dict:
 def test_the_events_of_a_visit(picture, prior_folder):
     pytest.importorskip("gradio")
     given = values(picture, prior_folder)
-    up = events.upload(given)
+    up = merged(events.upload(given))
     session = up["session"]
     assert up["editor"]["picture"].startswith("data:image/jpeg") and up["file"] is None and "32x24" in up["status"]
     given["session"] = session
@@ -68,11 +70,22 @@ def test_the_events_of_a_visit(picture, prior_folder):
     shown = np.asarray(events.choose_sample(given, 2)["slider"][1])
     assert (shown == np.asarray(panels.to_image(session.result.samples[1]))).all()
     # The file that was handed out brings the settings back, those of another visit too.
-    again = events.upload(values(Path(seen["download"]["value"]), prior_folder))
+    again = merged(events.upload(values(Path(seen["download"]["value"]), prior_folder)))
     assert (again["task"], again["samples"], again["seed"], again["algorithm"]) == ("denoise", 2, 3, "proximal")
     assert again["knobs"] == STEPS and again["sigma"]["value"] == 0.1
+    assert again["preset"] is None
     session.close()
     assert not session.folder.exists()
+
+
+def test_a_recipe_lights_the_preset_that_it_is():
+    pytest.importorskip("gradio")
+    for name, preset in controls.PRESETS.items():
+        algorithm, knobs = preset.chosen("jpeg")
+        recipe = Recipe("photos", "jpeg", {"sigma": 0.02}, algorithm, knobs, preset.samples)
+        assert events.apply(recipe)["preset"] == name
+        assert events.apply(replace(recipe, task="denoise"))["preset"] == (name if algorithm == "auto" else None)
+        assert events.apply(replace(recipe, samples=preset.samples + 1))["preset"] is None
 
 
 @pytest.mark.parametrize(("finished", "words"), [(1, "1 finished sample kept"), (0, "before the first sample")])
@@ -80,17 +93,133 @@ def test_a_stopped_run_ends_and_keeps_what_is_finished(finished, words, picture,
     pytest.importorskip("gradio")
     monkeypatch.setattr(run, "INTERVAL", 0.0)
     given = values(picture, prior_folder, samples=4)
-    given["session"] = events.upload(given)["session"]
+    given["session"] = merged(events.upload(given))["session"]
     updates, seen = events.restore(given), {}
     while len(seen) == 0 or (finished and given["session"].result is None):
         seen |= next(updates)
-    events.stop(given)
+    asked = events.stop(given)
+    assert "Stopping" in asked["status"] and asked["stop"]["interactive"] is False
+    share = re.search(r"valuenow=.(\d+)", asked["status"])[1]
+    assert share == re.search(r"valuenow=.(\d+)", seen["status"])[1], "the bar stays where it was"
     rest = list(updates)
     assert len(rest) == 2 and words in rest[0]["status"], "the next moment is the last"
     assert rest[1]["stop"]["interactive"] is False
     kept = given["session"].result
     assert (0 if kept is None else len(kept.samples)) == finished
     assert "Finished: 4 samples" in merged(events.restore(given))["status"], "the next run is not stopped"
+
+
+VIEWED = ("gallery", "spread", "near", "residual", "steps_strip", "details", "python", "shell")
+
+
+def is_at_rest(seen: dict) -> bool:
+    """Nothing of a result is shown or handed out, and nothing can be stopped."""
+    off = [seen[name]["interactive"] is False for name in ("download", "archive")]
+    return all(off) and all(seen[name] is None for name in VIEWED) and seen["fit"] == ""
+
+
+def test_an_error_leaves_the_page_at_rest(picture, prior_folder, monkeypatch):
+    pytest.importorskip("gradio")
+    picture = picture.rename(picture.with_suffix(".jpg"))
+    Image.open(picture).convert("RGB").save(picture, "JPEG", quality=30)
+    given = values(picture, prior_folder, samples=1)
+    given["session"] = merged(events.upload(given))["session"]
+    done = merged(events.restore(given))
+    assert not is_at_rest(done) and done["download"]["interactive"]
+    seen = {}
+    with pytest.raises(AmbientSolveError, match="linear"):
+        for updates in events.restore({**given, "task": "jpeg"}):
+            seen |= updates
+    assert is_at_rest(seen) and seen["stop"]["interactive"] is False and given["session"].result is None
+    assert "Not done. proximal needs" in seen["status"] and 'valuenow="0"' in seen["status"]
+    # What is wrong before the run begins takes nothing away; what nobody foresaw is not told in words of torch.
+    done, seen = merged(events.restore(given)), {}
+    monkeypatch.setattr(events, "prior_of", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        for updates in events.restore(given):
+            seen |= updates
+    assert set(seen) == {"status", "stop"} and "terminal" in seen["status"] and given["session"].result is not None
+
+
+def test_a_new_picture_takes_the_old_result_away(picture, prior_folder, monkeypatch):
+    pytest.importorskip("gradio")
+    monkeypatch.setattr(run, "INTERVAL", 0.0)
+    given = values(picture, prior_folder, samples=2)
+    up = merged(events.upload(given))
+    assert is_at_rest(up) and "93 %" not in up["words"], "that of the example"
+    given["session"] = up["session"]
+    running = events.restore(given)
+    assert is_at_rest(next(running)), "nor is the last result shown while the next one is made"
+    while given["session"].result is None:
+        next(running)
+    Image.new("RGB", (20, 30), "red").save(picture.parent / "red.png")
+    other = merged(events.upload(values(picture.parent / "red.png", prior_folder, session=given["session"])))
+    assert is_at_rest(other) and [image.size for image in other["slider"]] == [(20, 30)] * 2
+    assert [set(updates) for updates in running] == [{"stop"}], "the run of the other picture ends and shows nothing"
+    assert given["session"].result is None
+
+
+def test_a_refused_file_is_not_left_in_the_box(picture, prior_folder):
+    pytest.importorskip("gradio")
+    given = values(picture, prior_folder)
+    session = merged(events.upload(given))["session"]
+    (picture.parent / "fake.jpg").write_text("no picture")
+    seen = {}
+    with pytest.raises(AmbientSolveError, match="fake.jpg"):
+        for updates in events.upload(values(picture.parent / "fake.jpg", prior_folder, session=session)):
+            seen |= updates
+    assert seen["file"] is None and "still old.png" in seen["status"] and session.path.name == "old.png"
+    assert set(seen) == {"file", "status"}, "the picture that was there, and its result, stay"
+
+
+def test_what_was_put_in_for_another_task_is_not_used(picture, prior_folder):
+    given = values(picture, prior_folder, kernel=str(picture), mask=str(picture))
+    assert events.order_of({**given, "task": "super-resolution"}).kernel is None
+    assert events.order_of({**given, "task": "gaussian-blur"}).kernel == picture
+    assert events.order_of({**given, "task": "gaussian-blur"}).mask is None
+    assert events.order_of({**given, "task": "inpaint"}).mask == picture
+
+
+def test_a_picture_that_is_shown_again_is_not_written_again(tmp_path):
+    gr = pytest.importorskip("gradio")
+    from gradio import processing_utils
+
+    with gr.Blocks():
+        parts = {"slider": gr.ImageSlider(), "gallery": gr.Gallery()}
+    for part in parts.values():
+        part.GRADIO_CACHE = str(tmp_path)
+    image = Image.new("RGB", (8, 6), "red")
+    updates = {"slider": (image, image), "gallery": gr.update(value=[(image, "mean")])}
+    first = wiring.named(updates, parts)
+    path = Path(first[parts["slider"]][1])
+    assert Image.open(path).size == (8, 6) and path.parent.parent == tmp_path and len(list(path.parent.iterdir())) == 1
+    assert Path(first[parts["gallery"]]["value"][0][0]).is_file() and first[parts["gallery"]]["value"][0][1] == "mean"
+    path.write_bytes(b"is being read")
+    assert wiring.named(updates, parts)[parts["slider"]] == (str(path), str(path))
+    assert path.read_bytes() == b"is being read"
+    # Control: gradio's own way writes it again.
+    theirs = Path(processing_utils.save_pil_to_cache(image, str(tmp_path)))
+    theirs.write_bytes(b"is being read")
+    processing_utils.save_pil_to_cache(image, str(tmp_path))
+    assert theirs.read_bytes() != b"is being read"
+
+
+def test_a_fit_that_is_too_good_is_said_where_something_can_be_done_about_it(picture, prior_folder):
+    def said(task: str, sigma: float, estimated: float | None = None, **changes) -> str:
+        missing = np.zeros((HEIGHT, WIDTH), bool)
+        missing[4:9, 5:12] = True
+        problem = prepare(Order(task, {"sigma": sigma}, painted=missing, **changes), tiny(), open_upload(picture))
+        return events.advice(SimpleNamespace(problem=problem, misfit=misfit), estimated)
+
+    misfit = 0.1
+    assert "too large" in said("denoise", 0.1) and "too large" in said("denoise", 0.1, 0.2)
+    assert "too large" in said("inpaint", 0.01, keep=False)
+    assert "no harm" in said("inpaint", 0.01) and "too large" not in said("inpaint", 0.01)
+    assert said("denoise", 0.1, 0.1) == "" and said("denoise", 0.001) == ""
+    misfit = 9.0
+    assert all("wrong" in said("inpaint", 0.01, 0.01, keep=keep) for keep in (True, False)), "a bad fit always is"
+    misfit = float("nan")
+    assert "wrong" in said("inpaint", 0.01)
 
 
 def test_many_pictures_go_in_as_a_zip_and_come_out_as_one(picture, prior_folder):
@@ -122,12 +251,12 @@ def test_an_earlier_run_comes_back_and_the_oldest_is_forgotten(picture, prior_fo
     painted[4:9, 5:12] = True
     editor = painter.value(Image.new("RGB", (WIDTH, HEIGHT)), painted)
     given = values(picture, prior_folder, task="inpaint", editor=editor, samples=1, scattered=0.0, sigma=0.02)
-    session = given["session"] = events.upload(given)["session"]
+    session = given["session"] = merged(events.upload(given))["session"]
     first = merged(events.restore({**given, "seed": 11, "knobs": {"steps": 2}}))
     pixels = session.result.samples.copy()
     # Another picture, and another damage.
     Image.fromarray(np.full((30, 20, 3), 99, np.uint8)).save(picture.parent / "other.png")
-    events.upload(values(picture.parent / "other.png", prior_folder, session=session))
+    list(events.upload(values(picture.parent / "other.png", prior_folder, session=session)))
     other = merged(events.restore(values(None, prior_folder, session=session, samples=1)))
     assert [words.partition(":")[0] for _, words in other["history"]] == ["2", "1"]
     found = history.recall(values(None, prior_folder, session=session), 1)
@@ -157,14 +286,14 @@ def test_an_earlier_run_comes_back_and_the_oldest_is_forgotten(picture, prior_fo
 def test_a_seed_is_drawn_and_shown_unless_it_is_kept(picture, prior_folder):
     pytest.importorskip("gradio")
     given = values(picture, prior_folder, same_seed=False, samples=1)
-    given["session"] = events.upload(given)["session"]
+    given["session"] = merged(events.upload(given))["session"]
     seeds = {merged(events.restore(given))["seed"] for _ in range(3)}
     assert len(seeds) == 3
     (seed,) = {merged(events.restore({**given, "same_seed": True, "seed": s}))["seed"] for s in (9, 9)}
     assert seed == 9
 
 
-def test_estimates_move_the_controls(tmp_path, prior_folder):
+def test_estimates_move_the_controls(tmp_path, prior_folder, monkeypatch):
     pytest.importorskip("gradio")
     from skimage import data
 
@@ -173,10 +302,15 @@ def test_estimates_move_the_controls(tmp_path, prior_folder):
     Image.fromarray(noisy).save(tmp_path / "noisy.png")
     Image.fromarray(clean).save(tmp_path / "a.jpg", quality=35)
     given = values(tmp_path / "noisy.png", prior_folder)
-    given["session"] = events.upload(given)["session"]
-    assert events.estimate(given)["sigma"] == pytest.approx(0.1, abs=0.02)
+    given["session"] = merged(events.upload(given))["session"]
+    found = events.estimate(given)["sigma"]
+    assert found == pytest.approx(0.1, abs=0.02) and given["session"].estimated == found
+    told = []
+    monkeypatch.setattr("gradio.Info", told.append)
+    monkeypatch.setattr("ambient_solve.estimation.noise_level", lambda y: [2e-4])
+    assert events.estimate(given)["sigma"] == 0.001 and "below 0.001, set to 0.001" in told[0]
     given = values(tmp_path / "a.jpg", prior_folder, task="jpeg")
-    given["session"] = events.upload(given)["session"]
+    given["session"] = merged(events.upload(given))["session"]
     assert events.estimate(given)["quality"] == 35
 
 
@@ -186,6 +320,15 @@ def test_choices_show_the_controls_that_belong_to_them():
     assert shown["length"]["visible"] and shown["angle"]["visible"] and not shown["quality"]["visible"]
     assert not shown["mask"]["visible"] and events.choose_task("inpaint")["mask"]["visible"]
     assert events.choose_preset("Faithful")["algorithm"] == "auto" and events.choose_preset(None) == {}
+
+
+def test_a_lit_preset_follows_the_task():
+    pytest.importorskip("gradio")
+    assert events.choose_preset("Fast")["algorithm"] == "proximal"
+    jpeg = events.choose_task("jpeg", "Fast")
+    assert (jpeg["algorithm"], jpeg["knobs"]) == controls.PRESETS["Fast"].chosen("jpeg") and jpeg["algorithm"] == "daps"
+    assert jpeg["loaded"] == jpeg["knobs"] and "samples" not in jpeg, "the number of samples is the user's"
+    assert "algorithm" not in events.choose_task("jpeg"), "what was chosen by hand stays"
 
 
 def connect(server):

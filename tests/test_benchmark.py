@@ -34,7 +34,6 @@ from ambient_solve.evaluate.calibration import coverage, variance_ratio
 from ambient_solve.evaluate.metrics import Metrics
 from ambient_solve.evaluation import Evaluate, read_arm, read_task
 from ambient_solve.priors.base import Prior
-from ambient_solve.sharing import processes
 from helpers import one_sentence, rand
 
 CALLS: list[int] = []
@@ -284,24 +283,6 @@ def test_texts_become_arms_and_tasks():
     assert read_arm("tv").settings["weight"] is None
     task = read_task("box box=4 sigma=0.1")
     assert task.build((3, 8, 8)).mask.sum() == 3 * (64 - 16) and task.settings["sigma"] == 0.1
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, (0, 1, 0)),
-        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, (3, 4, 1)),
-        ({"RANK": "4", "WORLD_SIZE": "4"}, None),
-        ({"RANK": "-1", "WORLD_SIZE": "4"}, None),
-    ],
-)
-def test_ranks_are_read_as_torchrun_sets_them(environment, expected):
-    if expected:
-        assert processes(environment) == expected
-        return
-    with pytest.raises(AmbientSolveError, match="RANK below WORLD_SIZE") as error:
-        processes(environment)
-    assert one_sentence(error)
 
 
 @pytest.fixture

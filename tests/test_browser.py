@@ -32,11 +32,6 @@ SHOTS = os.environ.get("AMBIENT_SOLVE_SHOTS")
 
 
 @pytest.fixture(scope="module")
-def address(server) -> str:
-    return server.address
-
-
-@pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
@@ -45,11 +40,11 @@ def browser():
 
 
 @pytest.fixture
-def visit(browser, address, request):
+def visit(browser, server, request):
     """A page that has loaded, and what it asked of other hosts, which must be nothing."""
     size = getattr(request, "param", (1400, 950))
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, accept_downloads=True)
-    page, outside, broken = context.new_page(), [], []
+    page, outside, broken, address = context.new_page(), [], [], server.address
     page.set_default_timeout(PATIENCE)
     page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else outside.append(r.url))
     page.on("pageerror", lambda error: broken.append(str(error)))
@@ -134,6 +129,7 @@ def test_a_visit_with_the_mouse(visit, picture, tmp_path):
     paint(visit)
     visit.click("#run")
     wait_for_words(visit, "Finished: 2 samples")
+    visit.wait_for_function("() => [...document.querySelectorAll('#slider img')].every((i) => i.naturalWidth === 128)")
     said = visit.locator("#words").inner_text()
     assert "were not, and are invented" in said and "differ by" in said
     shot(visit, "restored")
@@ -258,14 +254,37 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit):
     shot(visit, "phone-scan")
 
 
+def refusal(page) -> str:
+    toast = page.locator(".toast-body, [role=alert]").first
+    toast.wait_for()
+    return toast.inner_text()
+
+
 def test_what_cannot_be_read_is_a_sentence_on_the_page(visit, tmp_path, picture):
     (tmp_path / "letter.png").write_text("Dear Sir or Madam")
     visit.set_input_files("#file input[type=file]", str(tmp_path / "letter.png"))
     visit.wait_for_selector("text=letter.png")
-    toast = visit.locator(".toast-body, [role=alert]").first
-    toast.wait_for()
-    assert "letter.png" in toast.inner_text() and "Traceback" not in toast.inner_text()
+    assert "letter.png" in refusal(visit) and "Traceback" not in refusal(visit)
+    assert "still the example" in wait_for_words(visit, "was not taken")
+    assert "letter.png" not in visit.locator("#file").inner_text(), "the box is empty again"
+    assert visit.locator("#gallery img").count() == 5, "what was shown before is still there"
     shot(visit, "bad-upload")
+    put_in(visit, picture)
+    visit.wait_for_function("() => document.querySelectorAll('#gallery img').length === 0")
+    visit.click("#run")
+    wait_for_words(visit, "Nothing is marked as missing")
+    assert visit.locator("#stop").is_disabled() and visit.locator("#download").is_disabled()
+
+
+def test_where_nothing_is_missing_there_is_nothing_to_paint_with(visit, picture):
+    put_in(visit, picture)
+    tools, upload = visit.locator("#editor .painter-tools").first, visit.locator("text=Upload a mask")
+    assert tools.is_visible() and upload.is_visible()
+    choose(visit, "#task", "JPEG")
+    tools.wait_for(state="hidden")
+    upload.wait_for(state="hidden")
+    paint(visit)
+    assert painted_share(visit) == 0
 
 
 def test_masks_grow_shrink_and_fill_as_scipy_has_it(browser):
@@ -369,9 +388,7 @@ def test_a_scan_is_reconstructed_looked_at_and_taken_home(visit, picture, tmp_pa
     assert names == {"report.png", "reconstruction.npz", "settings.json", "mean.nii.gz"}
     (tmp_path / "letter.npz").write_text("Dear Sir or Madam")
     visit.set_input_files("#scan input[type=file]", str(tmp_path / "letter.npz"))
-    toast = visit.locator(".toast-body, [role=alert]").first
-    toast.wait_for()
-    assert "letter.npz cannot be read" in toast.inner_text() and "Traceback" not in toast.inner_text()
+    assert "letter.npz cannot be read" in refusal(visit) and "Traceback" not in refusal(visit)
 
 
 @pytest.mark.parametrize("tab", ["Photographs", "Scans"])

@@ -175,6 +175,22 @@ def test_bad_input_ends_in_a_sentence(capsys, prior, place, case):
     assert not list(place.glob("restored/*/mean.png"))
 
 
+def test_what_is_cheap_is_checked_before_torch_is_imported(place):
+    cases = [
+        ("gone.png", *INPAINT, "--steps", "2"),
+        ("text.png", *INPAINT),
+        ("a.png", *INPAINT, "--factor", "2"),
+        ("a.png", *INPAINT, "--out", "mask.png"),
+        ("a.png", *INPAINT, "--device", "gpu"),  # control: it takes torch to know the devices
+    ]
+    code = (
+        f"import sys; from ambient_solve.cli import main\nfor words in {cases!r}:\n"
+        "    print(main(['restore', *words]), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["2 False"] * 4 + ["2 True"], done.stderr
+
+
 def test_a_bad_file_does_not_stop_the_others(capsys, prior, place):
     code, out, err = restore(capsys, prior, "text.png", "a.png", "gone.png", "grey.png", *INPAINT)
     assert code == 2 and "a.png: misfit" in out and "grey.png: misfit" in out

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ambient_solve import AmbientSolveError, NetworkConfig, NetworkPrior
+from ambient_solve import AmbientSolveError, NetworkConfig, NetworkPrior, restore
 from ambient_solve.damage import jpeg_settings
 from ambient_solve.knobs import knobs
 from ambient_solve.restore import (
@@ -191,6 +191,34 @@ def test_a_wrong_noise_level_is_warned_of(tmp_path):
         tmp_path / "a.png", tiny(), JpegBlocks(quality=1, sigma=1e-4), algorithm="dps", options={"steps": 1}
     )
     assert short.chi2 > 2 and "probably wrong" in short.warning
+
+
+def test_rounding_enlarges_the_noise_of_a_sample_and_its_misfit_is_no_warning(tmp_path):
+    rgb(tmp_path / "a.png", 64, 64)
+    Image.open(tmp_path / "a.png").save(tmp_path / "a.jpg", quality=10)
+    picture = read_measurement(tmp_path / "a.jpg")
+    noise = 0.01 * torch.randn(picture.y.shape, generator=torch.Generator().manual_seed(0))
+    left = {}
+    for damage in (JpegBlocks(), Denoise(sigma=0.02)):
+        op, x = damage.operator(picture), 0.25 + read_measurement(tmp_path / "a.png").y / 2
+        left[damage.name] = float((op.A(x + noise) - op.A(x)).square().mean() / noise.square().mean())
+    assert left["denoise"] == pytest.approx(1) and left["jpeg"] > 2
+    # The misfit that such a sample has is no sign of a wrong statement; of noise, and where it is larger, it is.
+    words = {}
+    for name, damage, chi2 in (("usual", JpegBlocks(), 2.2), ("much", JpegBlocks(), 4.0), ("noise", Denoise(), 2.2)):
+        words[name] = restore._warning(chi2, damage)
+    assert words["usual"] == "" and "probably wrong" in words["much"] and "probably wrong" in words["noise"]
+
+
+def test_inputs_that_are_no_pictures_are_known_by_their_headers(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.png").touch()
+    bad = [tmp_path / name for name in ("gone.png", "text.png", "empty.png")]
+    assert [str(o.path) for o in restore.unreadable(bad)] == list(map(str, bad))
+    said = zip(("no file", "not a picture", "0 bytes"), restore.unreadable(bad), strict=True)
+    assert all(words in outcome.error for words, outcome in said)
+    assert restore.unreadable([*bad, rgb(tmp_path / "a.png")]) == [], "one that is good is restored"
+    assert restore.unreadable([tmp_path]) == []
 
 
 def test_a_folder_of_masks_gives_each_picture_its_own(tmp_path):

@@ -17,8 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ambient_solve import NetworkConfig, NetworkPrior
+from ambient_solve.errors import AmbientSolveError
 from ambient_solve.restore import PART, Denoise, restore_file, restore_files
-from ambient_solve.sharing import PIXELS, Share, groups
+from ambient_solve.sharing import PIXELS, Share, groups, processes
+from helpers import one_sentence
 
 STEPS, SAMPLES, SIDE, GROUP = 8, 8, 64, 4
 WORDS = ("--task", "denoise", "--sigma", "0.1", "--algorithm", "proximal", "--steps", str(STEPS), "--device", "cpu")
@@ -201,3 +203,21 @@ def test_a_bad_file_stops_no_other_process(prior, pictures, tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode != 0 and ended.stderr.count("a.png is not a picture") == 1, ended.stderr
     assert sorted(p.parent.name for p in (tmp_path / "out").rglob("mean.png")) == ["b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (0, 1, 0)),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, (3, 4, 1)),
+        ({"RANK": "4", "WORLD_SIZE": "4"}, None),
+        ({"RANK": "-1", "WORLD_SIZE": "4"}, None),
+    ],
+)
+def test_ranks_are_read_as_torchrun_sets_them(environment, expected):
+    if expected:
+        assert processes(environment) == expected
+        return
+    with pytest.raises(AmbientSolveError, match="RANK below WORLD_SIZE") as error:
+        processes(environment)
+    assert one_sentence(error)

@@ -15,10 +15,11 @@ from ambient_solve.app.session import Session, details, save
 from ambient_solve.app.wiring import libraries
 
 RESTORE = (
-    "Restore a damaged picture. task: what is wrong with it, with `options` (JSON) its knobs, such as {'sigma': 0.1}; "
-    "mask: for inpaint, a picture, white where pixels are missing; preset: Fast, Balanced, Faithful, Creative. "
-    "samples: 0 for those of the preset; seed: decides the samples. Returns the restored picture (a PNG that carries "
-    "its settings) and a JSON object with the misfit, the settings and the seconds; before that, how far it is."
+    "Restore a damaged picture. task: what is wrong with it; options: a JSON object of its knobs, such as "
+    "{'sigma': 0.1}, and what is left out stands as on the page. {options} mask: for inpaint, and only there, a "
+    "picture, white where pixels are missing; preset: Fast, Balanced, Faithful, Creative. samples: 0 for those of the "
+    "preset; seed: decides the samples. Returns the restored picture (a PNG that carries its settings) and a JSON "
+    "object with the misfit, the settings and the seconds; before that, how far it is."
 )
 ESTIMATE = "Estimate the noise level of a picture, and the JPEG quality it was once stored with (null: no trace)."
 
@@ -29,7 +30,13 @@ def endpoints(prior: str, device: str, sentences: Callable[..., Any], model: dic
 
     # Their names are those of the parameters of the endpoint.
     def restore(
-        file: str, task: str, options: Any, mask: str | None, preset: str, samples: int, seed: int
+        file: str,
+        task: str,
+        options: Any,
+        mask: str | None = None,
+        preset: str = "Fast",
+        samples: int = 0,
+        seed: int = 0,
     ) -> Iterator[tuple[str | None, dict[str, Any]]]:
         given = {"file": file, "task": task, "options": options, "mask": mask}
         yield from restored(given | {"preset": preset, "samples": samples, "seed": seed}, prior, device)
@@ -49,9 +56,21 @@ def endpoints(prior: str, device: str, sentences: Callable[..., Any], model: dic
             gr.Number(0, precision=0, label="seed"),
         ]
         start, guess = gr.Button("restore"), gr.Button("estimate")
-    said = {"api_name": "restore", "api_description": RESTORE, **model}
+    said = {"api_name": "restore", "api_description": RESTORE.replace("{options}", _options()), **model}
     start.click(sentences(restore), inputs, [result, told], **said)
     guess.click(sentences(estimate), [picture], told, api_name="estimate", api_description=ESTIMATE)
+
+
+def _options() -> str:
+    """Every option of every task: where it belongs, what it means, and what it may be."""
+    told = []
+    for name, k in controls.damage_knobs().items():
+        tasks = [task for task in controls.TASKS if name in controls.task_knobs(task)]
+        where = "every task" if len(tasks) == len(controls.TASKS) else ", ".join(tasks)
+        meaning = controls.HINTS.get(name, k.help)
+        values = " or ".join(k.choices) if k.choices else f"{k.lo:g} to {k.hi:g}"
+        told.append(f"{name} ({where}): {meaning}; {values}.")
+    return " ".join(told)
 
 
 def restored(given: dict[str, Any], prior: str, device: str) -> Iterator[tuple[str | None, dict[str, Any]]]:
@@ -64,6 +83,7 @@ def restored(given: dict[str, Any], prior: str, device: str) -> Iterator[tuple[s
     if given["file"] is None:
         raise AmbientSolveError("No picture was given.")
     preset = controls.PRESETS[given["preset"]]
+    algorithm, settings = preset.chosen(given["task"])
     options = given["options"] or {}
     known = controls.task_knobs(given["task"])
     if not isinstance(options, dict) or any(name not in known for name in options):
@@ -71,7 +91,7 @@ def restored(given: dict[str, Any], prior: str, device: str) -> Iterator[tuple[s
     standing = {name: controls.start_value(given["task"], name) for name in known}
     values = {
         **{"kernel": None, "editor": None, "play": False, "scattered": 0.0, "size": "auto", "keep": True},
-        **{"prior": prior, "algorithm": preset.algorithm, "knobs": preset.knobs},
+        **{"prior": prior, "algorithm": algorithm, "knobs": settings},
         **{name: given[name] for name in ("task", "mask", "seed")},
         **{**standing, **options},
         "samples": given["samples"] or preset.samples,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,22 +59,31 @@ def offers(values: dict[str, Any]) -> dict[str, Any]:
     return {"algorithm": gr.update(choices=["auto", *ALGORITHMS]), "prior": gr.update(choices=priors)}
 
 
-def upload(values: dict[str, Any]) -> dict[str, Any]:
-    """A file was put in: show it, say what was converted, and take over the recipe that it may carry."""
+def upload(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A file was put in: take it; or refuse it, and go on with the picture that was there."""
+    if values["file"] is None:
+        return
+    try:
+        updates = taken(values)
+    except Exception:
+        session = values["session"]
+        standing = "the example" if session is None or session.path is None else session.path.name
+        words = f"{Path(values['file']).name} was not taken. The picture is still {standing}."
+        yield {"file": None, "status": panels.progress_bar(0, words)}
+        raise
+    yield updates
+
+
+def taken(values: dict[str, Any]) -> dict[str, Any]:
+    """Show the picture that was put in, say what was converted, and take over the recipe that it may carry."""
     import gradio as gr
 
-    if values["file"] is None:
-        return {}
     session = values["session"] or Session()
     prior = prior_of(values["prior"], values["device"])
     taken = session.take(values["file"], prior.shape[0])
     shown = small(panels.to_image(array(taken)))
-    updates = {
-        "session": session,
-        "file": None,
-        "mask": None,
-        "editor": painter.value(shown),
-    }
+    updates = {**nothing((shown, shown)), "session": session, "file": None, "mask": None}
+    updates |= {"editor": painter.value(shown), "words": "Nothing of this picture is restored yet."}
     height, width = taken.y.shape[-2:]
     words = [f"{taken.path.name}, {width}x{height} pixels", *taken.notes]
     updates["status"] = panels.progress_bar(0, f"{'; '.join(words)}. Say what is wrong with it, then restore it.")
@@ -97,30 +106,31 @@ def apply(recipe: Recipe) -> dict[str, Any]:
         elif name not in ("mask", "kernel"):
             updates[name] = gr.update(value=value, visible=True)
     kept = dict(recipe.knobs)
-    return updates | {"algorithm": recipe.algorithm, "knobs": kept, "loaded": kept, "preset": None, "same_seed": True}
+    preset = controls.preset_of(recipe.task, recipe.algorithm, kept, recipe.samples)
+    return updates | {"algorithm": recipe.algorithm, "knobs": kept, "loaded": kept, "preset": preset, "same_seed": True}
 
 
-def choose_task(task: str) -> dict[str, Any]:
-    """Show the controls of this damage."""
+def choose_task(task: str, preset: str | None = None) -> dict[str, Any]:
+    """Show the controls of this damage, and take for it what the lit `preset` has for it."""
     import gradio as gr
 
     own = controls.task_knobs(task)
     updates = {name: gr.update(visible=name in own) for name in controls.damage_knobs()}
     updates["sigma"] = gr.update(value=controls.start_value(task, "sigma"), visible=True)
     missing = task == Inpaint.name
-    updates |= {name: gr.update(visible=missing) for name in ("mask", "keep", "painting")}
+    updates |= {name: gr.update(visible=missing) for name in ("mask", "mask_file", "keep", "painting")}
     updates["kernel"] = gr.update(visible="blur" in task)
     updates["estimate"] = gr.update(value="Estimate noise and quality" if task == "jpeg" else "Estimate the noise")
-    return updates
+    # The number of samples is the same for all tasks, and the user may have chosen another.
+    return updates | {part: value for part, value in choose_preset(preset, task).items() if part != "samples"}
 
 
-def choose_preset(name: str | None) -> dict[str, Any]:
+def choose_preset(name: str | None, task: str | None = None) -> dict[str, Any]:
     """Set algorithm, knobs and number of samples."""
     if name not in controls.PRESETS:
         return {}
-    preset = controls.PRESETS[name]
-    kept = dict(preset.knobs)
-    return {"algorithm": preset.algorithm, "knobs": kept, "loaded": kept, "samples": preset.samples}
+    algorithm, kept = controls.PRESETS[name].chosen(task)
+    return {"algorithm": algorithm, "knobs": kept, "loaded": kept, "samples": controls.PRESETS[name].samples}
 
 
 def estimate(values: dict[str, Any]) -> dict[str, Any]:
@@ -138,10 +148,33 @@ def estimate(values: dict[str, Any]) -> dict[str, Any]:
         return {"quality": quality}
     sigma = float(noise_level(given.y)[0])
     low, high, step = controls.HANDY["sigma"]
-    gr.Info(f"Noise level {sigma:.3f} (pixel values go from 0 to 1).")
-    return {"sigma": min(max(round(sigma / step) * step, low), high)}
+    near = min(max(round(sigma / step) * step, low), high)
+    said = f"below {low:g}, set to {low:g}" if sigma < low else f"{sigma:.3f}"
+    gr.Info(f"Noise level {said} (pixel values go from 0 to 1).")
+    if values["session"] is not None:
+        values["session"].estimated = near
+    return {"sigma": near}
 
 
+def settled(event: Callable[[dict[str, Any]], Iterator[dict[str, Any]]]) -> Callable[..., Iterator[dict[str, Any]]]:
+    """`event`, which leaves the page at rest where it fails, and says there what happened."""
+
+    @wraps(event)
+    def run(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        import gradio as gr
+
+        try:
+            yield from event(values)
+        except Exception as error:
+            known = isinstance(error, (AmbientSolveError, OSError))
+            words = f"Not done. {error if known else 'The terminal of the page tells what went wrong.'}"
+            yield {"status": panels.progress_bar(0, words), "stop": gr.update(interactive=False)}
+            raise
+
+    return run
+
+
+@settled
 def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Restore the picture: updates for every preview, and for every finished sample."""
     import gradio as gr
@@ -151,17 +184,21 @@ def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from ambient_solve.app.run import run
 
     session = values["session"] or Session()
-    session.stopped, session.result = False, None
     seed = values["seed"] if values["same_seed"] else random.randrange(2**31)
     prior = prior_of(values["prior"], values["device"])
     problem = prepare(order_of({**values, "seed": seed}), prior, picture({**values, "session": session}))
     before = small(panels.measured(problem.before, problem.mask))
     piece = problem.piece
     cut = panels.measured(array(piece.picture), None if piece.mask is None else piece.mask.numpy() > 0)
-    starting = panels.progress_bar(0, "Starting")
-    yield {"session": session, "seed": seed, "status": starting, "stop": gr.update(interactive=True)}
+    session.stopped, session.result, session.share, taken_before = False, None, 0.0, session.taken
+    starting = {"status": panels.progress_bar(0, "Starting"), "stop": gr.update(interactive=True)}
+    yield {**nothing((before, before)), "session": session, "seed": seed, **starting}
     shown: dict[str, Any] = {}
     for moment in run(problem):
+        if session.taken != taken_before:  # another picture was put in, and is shown
+            yield {"stop": gr.update(interactive=False)}
+            return
+        session.share = moment.share
         updates = {"status": panels.progress_bar(moment.share, moment.words)}
         if moment.preview is not None:
             updates["slider"] = tuple(map(small, panels.slider_pair(cut, panels.to_image(moment.preview))))
@@ -186,9 +223,12 @@ def stop(values: dict[str, Any]) -> dict[str, Any]:
     """Ask the run of this session to end; it does so after the level that it is at, and says what is kept."""
     import gradio as gr
 
-    if values["session"] is not None:
-        values["session"].stopped = True
-    return {"stop": gr.update(interactive=False)}
+    session = values["session"]
+    if session is None:
+        return {"stop": gr.update(interactive=False)}
+    session.stopped = True
+    words = "Stopping: what is being computed is finished first."
+    return {"stop": gr.update(interactive=False), "status": panels.progress_bar(session.share, words)}
 
 
 def stopped_words(finished: int) -> str:
@@ -198,11 +238,21 @@ def stopped_words(finished: int) -> str:
     return f"Stopped. {finished} finished sample{'s' * (finished > 1)} kept."
 
 
+def nothing(pair: tuple[Any, Any]) -> dict[str, Any]:
+    """What the page shows of a result while there is none, with `pair` in the slider."""
+    import gradio as gr
+
+    return {
+        "slider": panels.slider_pair(*pair),
+        **dict.fromkeys(("gallery", "spread", "near", "residual", "steps_strip", "details", "python", "shell")),
+        **dict.fromkeys(("words", "pixel", "fit"), ""),
+        **{name: gr.update(value=None, interactive=False) for name in ("download", "archive")},
+    }
+
+
 def views(session: Session, before: Any) -> dict[str, Any]:
     """All that the page shows of the session's result."""
     import gradio as gr
-
-    from ambient_solve.estimation import advice
 
     result = session.result
     problem, samples = result.problem, result.samples
@@ -224,7 +274,7 @@ def views(session: Session, before: Any) -> dict[str, Any]:
         "pixel": "Click a pixel of the map." if many else "One sample has no spread: ask for two or more.",
         "near": None,
         "residual": panels.residual_map(result.residual, piece_mask).image,
-        "fit": panels.fit_words(result.misfit, advice(result.misfit, problem.damage)),
+        "fit": panels.fit_words(result.misfit, advice(result, session.estimated)),
         "steps_strip": panels.steps_strip(result.frames),
         "details": details(result),
         "python": python,
@@ -232,6 +282,20 @@ def views(session: Session, before: Any) -> dict[str, Any]:
         "download": gr.update(value=str(restored), interactive=True),
         "archive": gr.update(value=str(archive), interactive=True),
     }
+
+
+def advice(result: Result, estimated: float | None = None) -> str:
+    """What the misfit says of the stated damage; too good a fit is no news where nothing is to be done about it."""
+    from ambient_solve import estimation
+
+    problem, sigma = result.problem, result.problem.order.options.get("sigma")
+    said = estimation.advice(result.misfit, problem.damage)
+    if not said or not result.misfit < 1:
+        return said
+    if problem.mask is not None and problem.order.keep:
+        return "A fit that good does no harm here: the measured pixels are kept as they are."
+    smallest = sigma is not None and sigma <= controls.HANDY["sigma"][0]
+    return "" if smallest or sigma == estimated else said
 
 
 def choose_sample(values: dict[str, Any], index: int) -> dict[str, Any]:
@@ -274,7 +338,8 @@ def order_of(values: dict[str, Any]) -> Order:
         raise AmbientSolveError(
             f"The page draws 1 to {MAX_SAMPLES} samples in 1 to {MAX_STEPS} levels: take the command line for more."
         )
-    files = {name: None if values[name] is None else Path(values[name]) for name in ("mask", "kernel")}
+    # What was put in for another task is still there, out of sight.
+    files = {name: Path(values[name]) if name in known and values[name] else None for name in ("mask", "kernel")}
     return Order(
         task,
         options,

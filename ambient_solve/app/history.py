@@ -22,7 +22,6 @@ MOST, SIDE = 12, 160
 """Runs that are remembered, and the longer side of their thumbnails; all else of them lies in files."""
 PLAIN = ("task", "play", "scattered", "prior", "algorithm", "samples", "seed", "size", "keep")
 FILES = ("mask", "kernel")
-CLEARED = ("gallery", "spread", "near", "residual", "steps_strip", "details", "python", "shell")
 
 
 @dataclass(frozen=True)
@@ -89,20 +88,17 @@ def recall(values: dict[str, Any], index: int) -> dict[str, Any]:
         file = next((kept.folder / name).glob("*"), None)
         updates[name] = {**updates[name], "value": None if file is None else str(file)}
     updates |= {name: kept.values[name] for name in PLAIN if name != "keep"}
-    return updates | {
+    preset = controls.preset_of(*(kept.values[name] for name in ("task", "algorithm", "knobs", "samples")))
+    return {**updates, **events.nothing(pair)} | {
         "keep": {**updates["keep"], "value": kept.values["keep"]},
         "session": session,
         "editor": painter.value(source, drawn),
         "knobs": dict(kept.values["knobs"]),
         "loaded": dict(kept.values["knobs"]),
-        "preset": None,
+        "preset": preset,
         "same_seed": True,
-        "slider": panels.slider_pair(*pair),
         "words": "An earlier run of this page. Restore draws its samples again, the same for the same seed.",
-        "pixel": "",
-        "fit": "",
         "status": panels.progress_bar(0, "Picture and settings are back. Press Restore to draw the samples again."),
-        **dict.fromkeys(CLEARED),
     }
 
 

@@ -14,16 +14,13 @@ READ = (
     *("prior", "device", "algorithm", "knobs", "samples", "seed", "same_seed", "size", "keep"),
 )
 """Parts whose values an event may read."""
-DAMAGE = (*controls.damage_knobs(), "mask", "kernel", "keep", "painting", "estimate")
+DAMAGE = (*controls.damage_knobs(), "mask", "mask_file", "kernel", "keep", "painting", "estimate")
 SETTINGS = ("task", "samples", "seed", "algorithm", "knobs", "loaded", "preset", "same_seed")
-RECALLED = (
-    *("session", "editor", "slider", "words", "pixel", "fit", "status", "play", "scattered", "prior", "size"),
-    *(*history.CLEARED, *DAMAGE, *SETTINGS),
-)
 VIEWS = (
     *("session", "slider", "words", "gallery", "spread", "pixel", "near", "residual", "fit", "steps_strip"),
     *("details", "python", "shell", "download", "archive"),
 )
+RECALLED = ("editor", "status", "play", "scattered", "prior", "size", *VIEWS, *DAMAGE, *SETTINGS)
 """Parts that events change. No event is given more than it changes: a closed tab forgets what it shows when it is told
 that nothing has changed."""
 
@@ -32,12 +29,12 @@ def restore_tab(prior: str, device: str, open_priors: bool) -> None:
     """Lay the tab out: what is wrong on the left, the picture in the middle, how to restore on the right."""
     import gradio as gr
 
-    seen = example.first_view()
+    seen, (_, standing) = example.first_view(), controls.PRESETS["Fast"].chosen("inpaint")
     parts: Parts = {
         "session": gr.State(None, time_to_live=KEPT, delete_callback=forget),
         "device": gr.State(device),
-        "knobs": gr.State(dict(controls.PRESETS["Fast"].knobs)),
-        "loaded": gr.State(dict(controls.PRESETS["Fast"].knobs)),
+        "knobs": gr.State(dict(standing)),
+        "loaded": gr.State(dict(standing)),
     }
     with gr.Row(elem_id="columns"):
         with gr.Column(scale=5, min_width=300):
@@ -75,12 +72,13 @@ def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
         label="Picture to paint on",
         elem_id="editor",
     )
+    with gr.Accordion("Upload a mask", open=False) as parts["mask_file"]:
+        parts["mask"] = gr.File(label="Mask: a picture of the same size, white where pixels are missing", height=130)
     for name, k in controls.damage_knobs().items():
         shown = name in controls.task_knobs("inpaint")
         parts[name] = controls.damage_widget(k, controls.start_value("inpaint", name) if shown else k.default, shown)
     parts["estimate"] = gr.Button("Estimate the noise", size="sm", elem_id="estimate")
     with gr.Accordion("More about the damage", open=False):
-        parts["mask"] = gr.File(label="Mask: a picture of the same size, white where pixels are missing", height=130)
         parts["kernel"] = gr.File(label="Picture of the blur, bright where the light went", height=130, visible=False)
         parts["keep"] = gr.Checkbox(True, label="Keep measured pixels exactly", info="copied into what is restored")
         parts["play"] = gr.Checkbox(
@@ -147,7 +145,7 @@ def _solver_column(parts: Parts, prior: str, open_priors: bool) -> None:
     with gr.Accordion("More", open=False, elem_id="more"):
         sizes = [(words, size) for size, words in SIZES.items()]
         parts["size"] = gr.Dropdown(sizes, value="auto", label="Working size", info="large pictures only")
-        controls.algorithm_controls(parts, fast.algorithm)
+        controls.algorithm_controls(parts, fast.chosen("inpaint")[0])
 
 
 def _tabs_below(parts: Parts, seen: dict[str, Any]) -> None:
@@ -195,7 +193,7 @@ def _tabs_below(parts: Parts, seen: dict[str, Any]) -> None:
             picture(
                 "steps_strip",
                 panels.steps_strip(example.frames(seen)),
-                "The first sample, from pure noise to the picture",
+                "The first sample: what the picture was taken to be at each noise level",
                 alt,
             )
         with gr.Tab("Details"):
@@ -238,11 +236,12 @@ def _wire(parts: Parts) -> None:
         connect(parts, trigger, event, [*READ, *extra], changes, **settings)
 
     on(gr.context.Context.root_block.load, events.offers, ["algorithm", "prior"])
-    uploaded = ["session", "file", "editor", "status", *DAMAGE, *SETTINGS]
+    uploaded = ["file", "editor", "status", *VIEWS, *DAMAGE, *SETTINGS]
     on(parts["file"].upload, events.upload, uploaded)
-    on(parts["task"].input, lambda v: events.choose_task(v["task"]), DAMAGE, queue=False)
-    preset = ["algorithm", "knobs", "loaded", "samples"]
-    on(parts["preset"].input, lambda v: events.choose_preset(v["preset"]), preset, ["preset"], queue=False)
+    solver, lit = ["algorithm", "knobs", "loaded"], ["preset"]
+    on(parts["task"].input, lambda v: events.choose_task(v["task"], v["preset"]), [*DAMAGE, *solver], lit, queue=False)
+    asked = [*solver, "samples"]
+    on(parts["preset"].input, lambda v: events.choose_preset(v["preset"], v["task"]), asked, lit, queue=False)
     fresh = {"knobs": {}, "loaded": {}, "preset": None}
     on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
     on(parts["play"].input, lambda v: {"scattered": gr.update(visible=v["play"])}, ["scattered"], queue=False)
@@ -251,7 +250,7 @@ def _wire(parts: Parts) -> None:
     on(parts["run"].click, events.restore, ["seed", "status", "stop", "history", *VIEWS], **waiting)
     done = ["session", "status", "stop", "table", "many_out"]
     on(parts["run_many"].click, many.restore_many, done, ["many"], **waiting)
-    on(parts["stop"].click, events.stop, ["stop"], queue=False)
+    on(parts["stop"].click, events.stop, ["stop", "status"], queue=False)
     place = ["row", "column"]
     told = ["pixel", "near", *place]
     on(parts["read"].click, lambda v: events.read_pixel(v, v["row"], v["column"]), told, place, queue=False)

@@ -17,6 +17,7 @@ MOST = 200
 """Pictures that one run takes."""
 
 
+@events.settled
 def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Restore every picture with the settings of the page; what an earlier run of the session has finished is kept."""
     import gradio as gr
@@ -35,14 +36,15 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     pictures = _received(values["many"] or [], session.folder / "many-in")
     prior, out, rows = events.prior_of(order.prior, values["device"]), session.folder / "many-out", []
     settings = {"algorithm": order.algorithm, "options": dict(order.knobs), "n_samples": order.samples}
-    session.stopped = False
+    session.stopped, session.share = False, 0.0
     started = panels.progress_bar(0, f"{len(pictures)} pictures")
     yield {"session": session, "status": started, "table": rows, "stop": gr.update(interactive=True)}
     for outcome in restore_files(pictures, prior, damage, out=out, seed=order.seed, **settings):
         state = outcome.error or ("finished before" if outcome.skipped else f"{outcome.seconds:.1f} s")
         rows.append([outcome.path.name, "" if outcome.error else f"{outcome.chi2:.2f}", state, outcome.warning])
-        words = f"{len(rows)} of {len(pictures)} pictures"
-        yield {"status": panels.progress_bar(len(rows) / len(pictures), words), "table": rows}
+        session.share = len(rows) / len(pictures)
+        words = f"{'Stopped. ' * session.stopped}{len(rows)} of {len(pictures)} pictures"
+        yield {"status": panels.progress_bar(session.share, words), "table": rows}
         if session.stopped:
             break
     if all(row[1] == "" for row in rows):

@@ -6,16 +6,9 @@ from typing import Any
 
 from ambient_solve.app import controls, mri_api, mri_events, mri_example, mri_job, mri_panels, panels
 from ambient_solve.app.events import MAX_SAMPLES, choose_preset
-from ambient_solve.app.mri_panels import PANELS, Look
+from ambient_solve.app.mri_panels import METHODS, PANELS, Look
 from ambient_solve.app.wiring import KEPT, MODEL, Parts, connect, connect_select, forget
 
-METHODS = {
-    "prior": "A learned prior: samples, and how sure it is",
-    "l1-wavelet": "Sparse wavelets (L1)",
-    "tv": "Total variation",
-    "cg-sense": "CG-SENSE",
-    "zero-filled": "Zero-filled",
-}
 KINDS = {
     "random": "random lines",
     "uniform": "equally spaced lines",
@@ -27,6 +20,10 @@ KINDS = {
 NOTICE = (
     "**For research, not for diagnosis.** What was not measured is a learned guess, or a rule's. Files stay on this "
     "machine; of DICOM files nothing is read but pixels and their size."
+)
+EXAMPLE = (
+    f"This is a finished example, made with: {METHODS[mri_example.ORDER.method]}. Reconstruct makes it again with the "
+    "method that is chosen here; or put in a scan."
 )
 LOOK = ("index", "window", "level", "zoom", "row", "column", "flip", "coil")
 READ = (
@@ -47,7 +44,8 @@ READ = (
     *("knobs", "samples", "seed", "same_seed", "coils", "every", *LOOK),
 )
 DRAWN = tuple(f"panel_{name}" for name in PANELS)
-SHOWN = ("session", "words", "coil", *DRAWN)
+DETAILS = ("shell", "details")
+SHOWN = ("session", "words", "coil", *DETAILS, *DRAWN)
 
 
 def scan_tab(prior: str, device: str, open_priors: bool) -> None:
@@ -149,7 +147,7 @@ def _method_column(parts: Parts, open_priors: bool) -> None:
         parts["run"] = gr.Button("Reconstruct", variant="primary", elem_id="scan-run", scale=3)
         parts["stop"] = gr.Button("Stop", variant="stop", interactive=False, elem_id="scan-stop", scale=1)
     parts["status"] = gr.HTML(
-        panels.progress_bar(0, "This is a finished example. Press Reconstruct, or put in a scan."),
+        panels.progress_bar(0, EXAMPLE),
         elem_id="scan-status",
     )
     parts["archive"] = gr.DownloadButton(
@@ -178,6 +176,15 @@ def _viewer(parts: Parts) -> None:
                 min_width=150,
                 elem_id=f"scan-{name}",
             )
+    with gr.Accordion("Details", open=False, elem_id="scan-details"):
+        parts["shell"] = gr.Code(
+            mri_events.EXAMPLE_COMMAND,
+            language="shell",
+            label="The same on the command line",
+            wrap_lines=True,
+            interactive=False,
+        )
+        parts["details"] = gr.JSON(dict(seen.facts), label="Settings")
 
 
 def _look(parts: Parts) -> None:
@@ -186,9 +193,9 @@ def _look(parts: Parts) -> None:
 
     seen = mri_example.seen()
     with gr.Row():
-        # A slider from 0 to 0 is none.
+        # Shown where there are several: a slider from 0 to 0 is none.
         parts["index"] = gr.Slider(
-            0, 1, value=0, step=1, label="Slice", interactive=False, min_width=150, elem_id="scan-index"
+            0, 1, value=0, step=1, label="Slice", visible=False, min_width=150, elem_id="scan-index"
         )
         parts["window"] = gr.Slider(2, 200, value=100, step=1, label="Window, % of white", min_width=150)
         parts["level"] = gr.Slider(0, 150, value=50, step=1, label="Level, % of white", min_width=150)
@@ -218,9 +225,9 @@ def _wire(parts: Parts) -> None:
     fresh = {"knobs": {}, "loaded": {}, "preset": None}
     on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
     found = ["session", "files", "about", "index", "every", "acceleration", "kind", "acs", "row", "column", "words"]
-    found += ["status", *DRAWN]
+    found += ["mask", "status", "archive", *DETAILS, *DRAWN]
     for event in (parts["files"].upload, parts["array"].submit, parts["axes"].submit, parts["mask"].upload):
-        on(event, mri_events.upload, found)
+        on(event, mri_events.put_in, found)
     waiting = {"show_progress": "minimal", "show_progress_on": [parts["status"]], **MODEL}
     changes = ["seed", "status", "stop", "archive", "index", *SHOWN]
     on(parts["run"].click, mri_events.reconstruct, changes, **waiting)

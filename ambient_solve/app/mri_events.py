@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,20 +25,40 @@ from ambient_solve.errors import AmbientSolveError
 OWN_PRIOR = "brain-mri"
 """The embedded prior that the tab starts with, where it is there."""
 NEEDS_SIGPY = ("l1-wavelet", "tv")
+SIMULATED = "# The page simulates the k-space of a picture; ambient-solve mri reads scans, not pictures."
+EXAMPLE_COMMAND = "# python -m ambient_solve.app.mri_example, in a clone, makes the example again."
+MORE = "under More about the scan"
+FIELDS = (
+    (r'say so, as axes="(\w+)" or axes="(\w+)"', rf"write it into Axes, {MORE}: \1 or \2"),
+    (r'say axes="(\w+)" (\(.*?\)) or axes="(\w+)"', rf"write into Axes, {MORE}, \1 \2 or \3"),
+    (r"^axes='(.*?)' does not name", rf"'\1' in Axes, {MORE}, does not name"),
+    (r": name one as .*:KEY\.", f": write the name of one into Array, {MORE}."),
+)
+"""What an error says in words of Python and of the command line, and where it is on the page."""
 
 
 @dataclass
 class ScanSession:
-    """The scan of one browser session; its files and what is shown of each slice lie in a folder that goes with it."""
+    """The scan of one browser session; its files and what is shown of each slice lie in a folder that goes with it.
+
+    The scan lies in `kept`; `command` repeats what was made of it.
+    """
 
     folder: Path = field(default_factory=new_folder)
     path: Path | None = None
     slices: int = 1
     stopped: bool = False
+    kept: Path | None = None
+    command: str = EXAMPLE_COMMAND
 
     def view(self, index: int) -> Path:
         """The file with what is shown of a slice; there once it is reconstructed."""
         return self.folder / "views" / f"{index}.npz"
+
+    def result(self, index: int) -> Path:
+        """The folder with the files of a slice."""
+        path = mri_example.PICTURE if self.path is None else self.path
+        return self.folder / "results" / path.stem / f"slice-{index:03d}"
 
     def clear(self) -> None:
         """Forget what was reconstructed."""
@@ -92,6 +114,26 @@ def choose_method(values: dict[str, Any]) -> dict[str, Any]:
     return {"learned": gr.update(visible=learned), "lacking": gr.update(value=words, visible=lacks)}
 
 
+def put_in(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """`upload`; a file that is refused leaves the box, unless a field of the page may still help to read it."""
+    try:
+        yield upload(values)
+    except (AmbientSolveError, OSError) as error:
+        words, session = on_page(str(error)), values["session"]
+        standing = "the example" if session is None or session.path is None else session.path.name
+        status = panels.progress_bar(0, f"{words} Reconstruct takes {standing}, as before.")
+        emptied = {} if words != str(error) else {"files" if values["files"] else "mask": None}
+        yield {"status": status, **emptied}
+        raise AmbientSolveError(words) from None
+
+
+def on_page(words: str) -> str:
+    """An error in the words of the page, where it speaks of arguments that are fields here."""
+    for pattern, field_ in FIELDS:
+        words = re.sub(pattern, field_, words)
+    return words
+
+
 def upload(values: dict[str, Any]) -> dict[str, Any]:
     """A scan was put in, or is to be read in another way: say what it is, and what can be done with it."""
     import gradio as gr
@@ -100,26 +142,44 @@ def upload(values: dict[str, Any]) -> dict[str, Any]:
     if not values["files"] and session.path is None:
         return {}
     libraries()
-    path = mri_job.receive(values["files"], session.folder / "input") if values["files"] else session.path
-    scan = mri_job.read(path, values["axes"], values["mask"], array=values["array"])
-    session.path, session.slices = path, len(scan)
+    path, folder = session.path, session.kept
+    try:
+        if values["files"]:
+            folder = Path(tempfile.mkdtemp(dir=session.folder))
+            path = mri_job.receive(values["files"], folder / "input")
+        scan = mri_job.read(path, values["axes"], values["mask"], array=values["array"])
+    except (AmbientSolveError, OSError):
+        if folder != session.kept:
+            shutil.rmtree(session.folder if values["session"] is None else folder)  # the scan before stays
+        raise
+    if folder != session.kept and session.kept is not None:
+        shutil.rmtree(session.kept)
+    session.path, session.kept, session.slices = path, folder, len(scan)
     session.clear()
     whole, many = float(scan.mask.mean()) == 1, len(scan) > 1
     return {
         "session": session,
         "files": None,
         "about": mri_job.about(scan),
-        "index": gr.update(value=0, maximum=max(len(scan) - 1, 1), interactive=many),
+        "index": gr.update(value=0, maximum=max(len(scan) - 1, 1), visible=many),
         "every": gr.update(value=False, interactive=many),
         "acceleration": gr.update(value=4.0 if whole else 1.0, interactive=whole),
         "kind": gr.update(interactive=whole),
         "acs": gr.update(interactive=whole),
         "row": scan.kspace.shape[-2] // 2,
         "column": scan.kspace.shape[-1] // 2,
-        "words": "Not reconstructed yet.",
         "status": panels.progress_bar(0, f"{scan.source} was read. Press Reconstruct."),
-        **{f"panel_{name}": gr.update(value=None, visible=name == "mean") for name in mri_panels.PANELS},
+        **nothing_seen(),
     }
+
+
+def nothing_seen() -> dict[str, Any]:
+    """What stands where a reconstruction will be."""
+    import gradio as gr
+
+    panel = {f"panel_{name}": gr.update(value=None, visible=name == "mean") for name in mri_panels.PANELS}
+    archive = gr.update(value=None, interactive=False)
+    return {"words": "Not reconstructed yet.", "archive": archive, "shell": "", "details": {}, **panel}
 
 
 def order_of(values: dict[str, Any], slices: int) -> ScanOrder:
@@ -147,6 +207,20 @@ def reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Reconstruct the slice that is chosen, or all: updates for every preview and every finished sample."""
     import gradio as gr
 
+    try:
+        yield from _reconstruct(values)
+    except (AmbientSolveError, OSError) as error:
+        words = on_page(str(error))
+        ended = panels.progress_bar(0, f"Not reconstructed. {words}")
+        session, index = values["session"], int(values["index"] or 0)
+        gone = session is not None and session.path is not None and not session.view(index).is_file()
+        yield {"status": ended, "stop": gr.update(interactive=False), **(nothing_seen() if gone else {})}
+        raise AmbientSolveError(words) from None
+
+
+def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    import gradio as gr
+
     libraries()
     from ambient_solve.mri_report import save_slice
 
@@ -155,12 +229,14 @@ def reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     seed = values["seed"] if values["same_seed"] else random.randrange(2**31)
     order = order_of({**values, "seed": seed}, session.slices)
     starting = panels.progress_bar(0, "Starting")
-    yield {"session": session, "seed": seed, "status": starting, "stop": gr.update(interactive=True)}
+    waiting = {"archive": gr.update(value=None, interactive=False), "stop": gr.update(interactive=True)}
+    yield {"session": session, "seed": seed, "status": starting, **waiting}
     path = mri_example.PICTURE if session.path is None else session.path
     if not path.exists():
         raise AmbientSolveError("The scan is no longer kept: put it in again.")
     scan = mri_job.read(path, values["axes"], values["mask"], order.seed, values["array"])
     prior = _chosen_prior(values)
+    session.command = _command(order, path, values)
     results, shown = session.folder / "results" / path.stem, {}
     session.clear()
     finished: set[int] = set()
@@ -171,7 +247,7 @@ def reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if moment.made is not None:
             finished.add(moment.index)
             mri_panels.store(mri_panels.shown(moment.made), session.view(moment.index))
-            save_slice(moment.made, results / f"slice-{moment.index:03d}")
+            save_slice(moment.made, session.result(moment.index))
             shown = {"index": moment.index, **views(session, {**values, "index": moment.index})}
             updates |= shown
         if session.stopped and moment.share < 1:
@@ -213,6 +289,9 @@ def views(session: ScanSession, values: dict[str, Any]) -> dict[str, Any]:
         for name, image in drawn.items()
     }
     coils = gr.update(maximum=max(len(seen.coils), 1), value=min(look.coil, len(seen.coils)))
+    settings = session.result(index) / "settings.json"
+    told = json.loads(settings.read_text()) if settings.is_file() else dict(seen.facts)
+    updates |= {"shell": session.command, "details": told}
     return {"session": session, "words": mri_panels.words(seen, index), "coil": coils, **updates}
 
 
@@ -254,6 +333,15 @@ def look_of(values: dict[str, Any]) -> Look:
         flip=bool(values["flip"]),
         coil=int(values["coil"] or 0),
     )
+
+
+def _command(order: ScanOrder, path: Path, values: dict[str, Any]) -> str:
+    """The command line that repeats the order, but for a picture, which it does not take."""
+    if path.suffix.lower() in mri_job.PICTURES:
+        return SIMULATED
+    array, mask = values["array"].strip(), values["mask"]
+    name = ("FOLDER" if path.is_dir() else path.name) + (f":{array}" if array else "")
+    return mri_job.command(order, name, values["prior"] or "", values["axes"].strip(), Path(mask).name if mask else "")
 
 
 def _chosen_prior(values: dict[str, Any]) -> Any:

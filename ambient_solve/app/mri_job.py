@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import shlex
 import shutil
 import time
 import zipfile
@@ -116,13 +118,29 @@ def read(path: Path, axes: str = "", mask: str | Path | None = None, seed: int =
         words = str(error)
         for name in known:
             words = words.replace(name, Path(name).name)
-        raise AmbientSolveError(words) from None
+        # numpy advises to unpickle the file, which nobody should do with a stranger's.
+        raise AmbientSolveError(re.sub(r" \(This file contains pickled .*\);", ";", words)) from None
     if max(scan.kspace.shape[-2:]) > MAX_SIDE:
         raise AmbientSolveError(
             f"{path.name} has slices of {scan.kspace.shape[-2]}x{scan.kspace.shape[-1]}; the page takes sides up to "
             f"{MAX_SIDE}, ambient-solve mri takes more."
         )
     return replace(scan, source=path.name)
+
+
+def command(order: ScanOrder, scan: str, prior: str = "", axes: str = "", mask: str = "") -> str:
+    """The command line that repeats `order` on the file `scan`, or on FILE:ARRAY."""
+    words = ["ambient-solve", "mri", scan, "--method", order.method]
+    if order.method == "prior":
+        words += ["--prior", prior, "--algorithm", order.algorithm, "--samples", str(order.samples)]
+        texts = {name: str(v).lower() if isinstance(v, bool) else v for name, v in order.knobs.items()}
+        words += [f"--algorithm.{name}={text}" for name, text in texts.items()]
+    words += ["--coils", str(order.coils), "--seed", str(order.seed)]
+    if order.acceleration > 1:
+        words += ["--acceleration", f"{order.acceleration:g}", "--kind", order.kind, "--acs", str(order.acs)]
+    for flag, text in (("--axes", axes), ("--mask", mask)):
+        words += [flag, text] if text else []
+    return shlex.join([*words, "--slices", *map(str, order.slices)])
 
 
 def about(scan: Scan) -> str:

@@ -20,6 +20,13 @@ from ambient_solve.sheet import HEAT
 if TYPE_CHECKING:
     from ambient_solve.mri import Reconstruction
 
+METHODS = {
+    "prior": "A learned prior, and its spread",
+    "l1-wavelet": "Sparse wavelets (L1)",
+    "tv": "Total variation",
+    "cg-sense": "CG-SENSE",
+    "zero-filled": "Zero-filled",
+}
 MAGNITUDES = {"filled": "Zero-filled", "mean": "Reconstruction", "sample": "One sample", "reference": "Reference"}
 MAPS = {"spread": "Spread of the samples", "error": "Error of the reconstruction"}
 MEASURED = {"phase": "Phase", "mask": "Sampling mask", "kspace": "k-space", "coils": "Coil maps"}
@@ -191,7 +198,7 @@ def captions(seen: Slice) -> dict[str, str]:
     """The title of each panel."""
     facts, found = seen.facts, dict(PANELS)
     found["mean"] = f"Mean of {facts['samples']} samples" if facts["samples"] > 1 else "Reconstruction"
-    found["mask"] = f"Mask, R = {facts['R']:.2f}, {facts['acs']} lines"
+    found["mask"] = f"Mask, R = {facts['R']:.2f}, {facts['acs']} calibration lines"
     found["kspace"] = "Simulated k-space, log" if facts["simulated"] else "k-space, log"
     found["coils"] = f"Maps of {len(seen.coils)} coil{'s' * (len(seen.coils) > 1)}"
     if "nrmse" in facts["metrics"]:
@@ -202,7 +209,8 @@ def captions(seen: Slice) -> dict[str, str]:
 def words(seen: Slice, index: int) -> str:
     """Which slice this is, how well it explains the scan, and how near it comes to the reference."""
     facts = seen.facts
-    said = f"**{facts['source']}, slice {index}**, {facts['method']}, R = {facts['R']:.2f}. "
+    method = METHODS.get(facts["method"], facts["method"])
+    said = f"**{facts['source']}, slice {index}**, {method}, R = {facts['R']:.2f}. "
     said += (
         f"It explains the scan to **{facts['chi2'] ** 0.5:.2f} times** its noise (1 is right). {advice(facts['chi2'])}"
     )

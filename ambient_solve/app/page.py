@@ -75,13 +75,15 @@ def launch(
         footer_links=["api", "settings"],
         run_history=False,
         ssr_mode=False,
-        quiet=not block,
+        quiet=True,  # gradio speaks of arguments of Python, which the command line does not have
         enable_monitoring=False,
         theme=theme(),
         css=STYLE.read_text(),
         js=SCRIPT.read_text(),
     )
     if block:
+        public = "" if share else " --share makes a public link."
+        print(f"The page is at {address} and ends with Ctrl+C.{public}", flush=True)
         page.block_thread()
     return page, address
 

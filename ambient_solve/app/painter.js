@@ -15,13 +15,16 @@ function load(url) {
   });
 }
 
+// The page hides the tools where nothing is to be painted.
+const asked = () => tools[0].offsetParent !== null;
+
 function draw() {
   screen.clearRect(0, 0, canvas.width, canvas.height);
   if (picture) screen.drawImage(picture, 0, 0);
   screen.globalAlpha = 0.75;
   screen.drawImage(mask, 0, 0);
   screen.globalAlpha = 1;
-  if (!cursor) return;
+  if (!cursor || !asked()) return;
   for (const [width, colour] of [[3, "white"], [1, "black"]]) {
     screen.lineWidth = width;
     screen.strokeStyle = colour;
@@ -83,6 +86,7 @@ function stroke(from, to) {
 }
 
 canvas.addEventListener("pointerdown", (event) => {
+  if (!asked()) return;
   canvas.setPointerCapture(event.pointerId);
   keep();
   cursor = last = place(event);
@@ -108,7 +112,7 @@ canvas.addEventListener("pointerleave", () => {
 });
 canvas.addEventListener("keydown", (event) => {
   const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-  if (!way && event.key !== " ") return;
+  if (!asked() || (!way && event.key !== " ")) return;
   event.preventDefault();
   cursor = cursor || { x: canvas.width / 2, y: canvas.height / 2 };
   if (way) {

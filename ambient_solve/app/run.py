@@ -19,6 +19,8 @@ INTERVAL = 1 / 3
 """Seconds between two previews, at least."""
 FRAMES, FRAME = 8, 160
 """How many estimates of the first sample are kept for the strip of steps, and how high in pixels."""
+LATEST = 5
+"""Levels whose pace tells how long the next ones take."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,10 @@ def run(problem: Problem) -> Iterator[Moment]:
     for first in range(0, order.samples, problem.at_once):
         size = min(problem.at_once, order.samples - first)
         part = Run(problem.solver, y, problem.op, size, order.seed, sigma_y, None, first_sample=first)
+        clock.begin([part.algorithm.gradient and s <= part.prior.sigma_jacobian for s in part.sigmas[:-1]])
         kept = {round(i) for i in np.linspace(1, part.algorithm.steps, FRAMES)} if first == 0 else set()
         for state in part.states():
+            clock.passed(state.step)
             if state.step in kept:
                 frames.append((f"noise {state.sigma:.2g}", _thumbnail(_estimate(problem, part, state.z0))))
             if time.perf_counter() - shown >= INTERVAL and state.step < state.steps:
@@ -85,14 +89,37 @@ def run(problem: Problem) -> Iterator[Moment]:
 
 
 class _Clock:
-    """Tells how far a run is and how long it may still take, from the levels and the samples it has seen."""
+    """Tells how far a run is and how long it may still take, from the levels and the samples it has seen.
+
+    Low levels, of which the Jacobian is used, take several times as long as the others: nothing is told before one of
+    each kind that is still to come has been seen.
+    """
 
     def __init__(self, samples: int) -> None:
         self.samples, self.finished, self.started = samples, 0, time.perf_counter()
-        self.part = self.started
+        self.part = self.level = self.started
+        self.dear: list[bool] = []
+        self.paces: dict[bool, list[float]] = {False: [], True: []}
 
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
+
+    def begin(self, dear: list[bool]) -> None:
+        """A part of the samples begins, with these levels, the dear ones True."""
+        self.dear, self.level = dear, time.perf_counter()
+
+    def passed(self, step: int) -> None:
+        """So many of the levels are done."""
+        now = time.perf_counter()
+        self.paces[self.dear[step - 1]].append(now - self.level)
+        self.level = now
+
+    def _time(self, levels: list[bool]) -> float | None:
+        """Seconds for `levels`, None where one is of a kind that was not seen yet."""
+        if any(not self.paces[kind] for kind in levels):
+            return None
+        latest = {kind: paces[-LATEST:] for kind, paces in self.paces.items()}
+        return sum(sum(latest[kind]) / len(latest[kind]) for kind in levels)
 
     def tell(self, first: int, size: int, step: int, steps: int) -> tuple[float, str]:
         share = (first + size * step / steps) / self.samples
@@ -101,11 +128,11 @@ class _Clock:
         if self.finished:
             each = (self.part - self.started) / self.finished
             left = max(0.0, each * (self.samples - self.finished) - (time.perf_counter() - self.part))
-        elif step > 1:
-            left = self.elapsed() * (1 - share) / share
-        else:
+            return share, f"{words}; about {duration(left)} left"
+        rest, whole = self._time(self.dear[step:]), self._time(self.dear)
+        if step == 1 or rest is None or whole is None:
             return share, words
-        return share, f"{words}; about {duration(left)} left"
+        return share, f"{words}; about {duration(rest + whole * (self.samples - size) / size)} left"
 
     def finish(self, finished: int) -> tuple[float, str]:
         self.finished, self.part = finished, time.perf_counter()

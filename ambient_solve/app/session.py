@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 12_000_000
 """Largest picture that the page takes; several samples of it are kept in memory."""
+PUT_BACK = """
+from ambient_solve.damage import read_mask, read_measurement
+
+measured = read_mask({mask!r}, restored.shape[-2:])
+restored = measured * read_measurement({picture!r}, restored.shape[1]).y + (1 - measured) * restored
+"""
+"""What follows the snippet where the page has copied the measured pixels into what it restored."""
 
 
 @lru_cache(maxsize=1)
@@ -42,12 +49,19 @@ def new_folder() -> Path:
 
 @dataclass
 class Session:
-    """The picture, the last result and the folder of one browser session."""
+    """The picture, the last result and the folder of one browser session.
+
+    `taken` counts the pictures that were put in, `share` tells how far the run is, `estimated` is the noise level that
+    was read off the picture.
+    """
 
     folder: Path = field(default_factory=new_folder)
     path: Path | None = None
     result: Result | None = None
     stopped: bool = False
+    taken: int = 0
+    share: float = 0.0
+    estimated: float | None = None
     history: list[Kept] = field(default_factory=list)
     runs: int = 0
 
@@ -59,7 +73,7 @@ class Session:
         shutil.rmtree(self.path.parent, ignore_errors=True)
         self.path.parent.mkdir(parents=True)
         shutil.copyfile(upload, self.path)
-        self.result = None
+        self.result, self.estimated, self.taken = None, None, self.taken + 1
         return open_upload(self.path, max_pixels=MAX_PIXELS, channels=channels)
 
     def close(self) -> None:
@@ -133,7 +147,7 @@ def details(result: Result) -> dict[str, Any]:
 def how_to_repeat(result: Result) -> tuple[str, str]:
     """Python and a command line that repeat a result, with a word on what they need beside the picture."""
     recipe, problem = recipe_of(result), result.problem
-    needs = []
+    needs, tail, lacking = [], "", ""
     if problem.mask is not None:
         needs.append(f"{recipe.damage['mask']} is in the zip")
     if problem.order.play:
@@ -143,7 +157,8 @@ def how_to_repeat(result: Result) -> tuple[str, str]:
     if problem.piece.picture.y.shape != problem.piece.whole.y.shape or "tiles" in " ".join(problem.notes):
         needs.append("the page worked on a part, a reduced copy or tiles; this works on the whole picture")
     elif problem.mask is not None and problem.order.keep:
-        needs.append("the page copied the measured pixels back")
+        tail = PUT_BACK
+        lacking = "# the page copied the measured pixels back, which only the Python does\n"
     name = f"{problem.picture.path.stem}-damaged.png" if problem.order.play else problem.picture.path.name
-    head = "".join(f"# {need}\n" for need in needs)
-    return head + python_snippet(recipe, name), head + cli_command(recipe, name)
+    head, names = "".join(f"# {need}\n" for need in needs), {"picture": name, "mask": recipe.damage.get("mask")}
+    return head + python_snippet(recipe, name) + tail.format(**names), head + lacking + cli_command(recipe, name)

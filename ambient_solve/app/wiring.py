@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import io
+import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ambient_solve.errors import AmbientSolveError
 
 if TYPE_CHECKING:
     from gradio.components import Component
+    from PIL import Image
 
     from ambient_solve.app.session import Session
 
@@ -20,6 +26,8 @@ MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 """One job at a time works on a prior, whatever started it."""
 KEPT = 3600
 """Seconds that files and sessions are kept after they were last used."""
+READ_IN = 12
+"""Seconds that a sentence about what went wrong stays on the page; the status goes on saying it."""
 
 _IMPORTING = threading.Lock()
 
@@ -73,8 +81,39 @@ def told(event: Callable[..., Any], names: Sequence[str], parts: Parts) -> Calla
 
 
 def named(updates: dict[str, Any], parts: Parts) -> dict[Component, Any]:
-    """Updates by component, for updates by name."""
-    return {parts[name]: value for name, value in updates.items()}
+    """Updates by component, for updates by name, their pictures as files."""
+    return {parts[name]: filed(value, parts[name]) for name, value in updates.items()}
+
+
+def filed(value: Any, part: Component) -> Any:
+    """`value` with the pictures in it replaced by the names of their files, which `part` then shows."""
+    from PIL import Image
+
+    if isinstance(value, Image.Image):
+        return _file(value, Path(part.GRADIO_CACHE), getattr(part, "format", "webp"))
+    if isinstance(value, (list, tuple)):
+        return type(value)(filed(each, part) for each in value)
+    if isinstance(value, dict) and "value" in value:
+        return {**value, "value": filed(value["value"], part)}
+    return value
+
+
+def _file(image: Image.Image, cache: Path, kind: str) -> str:
+    """The file of `image` in gradio's cache, whole at any time.
+
+    Gradio itself writes the file of a picture anew whenever it is shown again, and cuts off those that are reading it.
+    """
+    held = io.BytesIO()
+    image.save(held, kind)
+    path = cache / hashlib.sha256(held.getvalue()).hexdigest() / f"image.{kind}"
+    if path.is_file():
+        os.utime(path)  # gradio deletes what has not been used for long
+        return str(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as unfinished:
+        unfinished.write(held.getvalue())
+    os.replace(unfinished.name, path)
+    return str(path)
 
 
 def sentences(event: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,7 +127,7 @@ def sentences(event: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 yield from event(*values)
             except (AmbientSolveError, OSError) as error:
-                raise gr.Error(str(error), duration=None, print_exception=False) from None
+                raise gr.Error(str(error), duration=READ_IN, print_exception=False) from None
 
         return stream
 
@@ -97,7 +136,7 @@ def sentences(event: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return event(*values)
         except (AmbientSolveError, OSError) as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from None
+            raise gr.Error(str(error), duration=READ_IN, print_exception=False) from None
 
     return call
 
