@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FIT = (0.5, 2.0)
 """Outside this range of chi2 the stated damage is doubtful."""
+JPEG_FIT = 3.0
+"""That of a JPEG file ends here: rounding turns the little noise of a sample into whole steps."""
 PATCH, DELTA, ROUNDS, MOST = 7, 1 - 1e-6, 10, 200_000
 FEWEST, ENOUGH = 100, 1000
 """Patches without which there is no covariance, and with which one may choose."""
@@ -166,13 +168,14 @@ def _evidence(coefficients: Tensor, quality: int) -> float:
 
 def advice(chi2: float, damage: Damage) -> str:
     """What the data misfit says of the stated damage, in one sentence; empty where it fits."""
-    if not chi2 <= FIT[1]:
+    jpeg = isinstance(damage, JpegBlocks)
+    if not chi2 <= (JPEG_FIT if jpeg else FIT[1]):
         return (
             f"The samples miss the picture by {chi2**0.5:.1f} times the stated noise (misfit {chi2:.2f}, 1 is right): "
             "the stated damage or noise level is probably wrong, or the run too short."
         )
     # A JPEG file has no noise besides its rounding: a misfit below 1 is what one wants there.
-    if chi2 < FIT[0] and not isinstance(damage, JpegBlocks):
+    if chi2 < FIT[0] and not jpeg:
         return (
             f"The samples fit the picture far better than the stated noise allows (misfit {chi2:.2f}, 1 is right): "
             "sigma is probably too large."

@@ -53,8 +53,6 @@ SETTINGS = "settings.json"
 BYTES = (2700, 800)
 """Memory per pixel and sample, with and without a backward pass, measured for a network of WIDTH channels per pixel."""
 WIDTH = 20.75
-JPEG_FIT = 3.0
-"""Up to this misfit a JPEG file is explained: rounding turns the little noise of a sample into whole steps."""
 TILE, OVERLAP, AT_ONCE, STATE = 256, 64, 4, 350
 """Tiles of a picture that does not fit whole: side, overlap, how many together; bytes per pixel and sample beside."""
 
@@ -121,7 +119,7 @@ def restore_file(
     folder = None if out is None else Path(out)
     done = None if folder is None else _finished(folder, request)
     if done is not None:
-        seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": _warning(done["misfit"], damage)}
+        seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": advice(done["misfit"], damage)}
         return Outcome(path, folder, notes=picture.notes, skipped=True, **seen)
     at_once, tiled = fitting(solver, op, picture, n_samples)
     draw = Drawing(solver, op, picture, damage, seed, at_once, tiled, (TILE, OVERLAP), progress)
@@ -177,11 +175,7 @@ def _shared(
 
 def _outcome(path: Path, folder: Path | None, result: Restoration, damage: Damage) -> Outcome:
     chi2 = result.settings["misfit"]
-    return Outcome(path, folder, result, chi2, result.seconds, tuple(result.settings["notes"]), _warning(chi2, damage))
-
-
-def _warning(chi2: float, damage: Damage) -> str:
-    return "" if isinstance(damage, JpegBlocks) and chi2 <= JPEG_FIT else advice(chi2, damage)
+    return Outcome(path, folder, result, chi2, result.seconds, tuple(result.settings["notes"]), advice(chi2, damage))
 
 
 def restore_files(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ambient_solve import AmbientSolveError, NetworkConfig, NetworkPrior, restore
 from ambient_solve.damage import jpeg_settings
+from ambient_solve.estimation import advice
 from ambient_solve.knobs import knobs
 from ambient_solve.restore import (
     DAMAGES,
@@ -204,10 +205,8 @@ def test_rounding_enlarges_the_noise_of_a_sample_and_its_misfit_is_no_warning(tm
         left[damage.name] = float((op.A(x + noise) - op.A(x)).square().mean() / noise.square().mean())
     assert left["denoise"] == pytest.approx(1) and left["jpeg"] > 2
     # The misfit that such a sample has is no sign of a wrong statement; of noise, and where it is larger, it is.
-    words = {}
-    for name, damage, chi2 in (("usual", JpegBlocks(), 2.2), ("much", JpegBlocks(), 4.0), ("noise", Denoise(), 2.2)):
-        words[name] = restore._warning(chi2, damage)
-    assert words["usual"] == "" and "probably wrong" in words["much"] and "probably wrong" in words["noise"]
+    assert advice(2.2, JpegBlocks()) == ""
+    assert "probably wrong" in advice(4.0, JpegBlocks()) and "probably wrong" in advice(2.2, Denoise())
 
 
 def test_inputs_that_are_no_pictures_are_known_by_their_headers(tmp_path):
