@@ -23,18 +23,22 @@ class Convolution:
     """`A` for rows of images (N, C, H, W).
 
     Args:
-        spectrum: Half-plane transform of the kernel, (1 or N, C, H, W // 2 + 1), complex.
+        spectrum: Half-plane transform of the kernel, (1 or N, 1 or C, H, W // 2 + 1), complex.
         size: H and W. seen: Rows and columns of a measurement.
     """
 
     def __init__(self, spectrum: Tensor, size: tuple[int, int], seen: tuple[int, int]) -> None:
         self.spectrum, self.size, self.seen = spectrum, size, seen
+        self._known: tuple[Tensor | None, Tensor | None] = (None, None)
         thinned = seen != size and all(n % m == 0 for n, m in zip(size, seen, strict=True))
         self.factor = tuple(n // m for n, m in zip(size, seen, strict=True)) if thinned else None
         self.gram = spectrum.abs().square()
         # A view that is marked as conjugate would be conjugated anew in every product.
         self.adjoint = spectrum.conj().resolve_conj()
         if self.factor:
+            # Rows in blocks, and the columns of a half-plane: what a transform is repeated over.
+            self.adjoint = self.adjoint.unflatten(-2, (self.factor[0], seen[0]))
+            self.columns = torch.arange(spectrum.shape[-1], device=spectrum.device) % seen[1]
             delta = torch.zeros(*spectrum.shape[:2], *seen, device=spectrum.device)
             delta[..., 0, 0] = 1
             self.gram = torch.fft.fft2(self.A(self.At(delta))).real.clamp_min(0)
@@ -45,15 +49,19 @@ class Convolution:
 
     def At(self, u: Tensor) -> Tensor:
         """One pair of FFTs."""
-        return self._inverse(self.adjoint * self._stuffed(u))
+        if self.factor:
+            return self._lifted(torch.fft.fft2(u))
+        return self._inverse(self.adjoint * torch.fft.rfft2(u, s=self.size))
 
     def pull(self, f: Scalar, y: Tensor, v: Tensor) -> Tensor:
         """`A' f(AA') (y - A v)`, the step of a proximal point from `v`; not for a corner, whose AA' is another."""
         if self.factor is None:
-            r = torch.fft.rfft2(y) - self.spectrum * torch.fft.rfft2(v)
+            if self._known[0] is not y:  # at most levels it is the measurement, as before
+                self._known = (y, torch.fft.rfft2(y))
+            r = self._known[1] - self.spectrum * torch.fft.rfft2(v)
             return self._inverse(self.adjoint * f(self.gram) * r)
         r = torch.fft.fft2(y - self.A(v))
-        return self._inverse(self.adjoint * self._repeated(f(self.gram) * r))
+        return self._lifted(f(self.gram) * r)
 
     def repeat(self, n_samples: int) -> Convolution:
         """The same for `n_samples` consecutive rows per image."""
@@ -66,13 +74,10 @@ class Convolution:
             return image[..., :: self.factor[0], :: self.factor[1]]
         return image[..., : self.seen[0], : self.seen[1]]
 
-    def _stuffed(self, u: Tensor) -> Tensor:
-        """The half-plane transform of the stuffed picture."""
-        return self._repeated(torch.fft.fft2(u)) if self.factor else torch.fft.rfft2(u, s=self.size)
-
-    def _repeated(self, transform: Tensor) -> Tensor:
-        """That of a picture with zeros between its entries, from its own: the transform of the entries, repeated."""
-        return transform.repeat(1, 1, *self.factor)[..., : self.size[1] // 2 + 1]
+    def _lifted(self, transform: Tensor) -> Tensor:
+        """`A'u` from the transform of `u`: that of the stuffed picture is the same, repeated."""
+        stuffed = transform.index_select(-1, self.columns).unsqueeze(-3)
+        return self._inverse((self.adjoint * stuffed).flatten(-3, -2))
 
     def _inverse(self, transform: Tensor) -> Tensor:
         return torch.fft.irfft2(transform, s=self.size)
@@ -91,7 +96,10 @@ def find_convolution(A: Operator, At: Operator, y_like: Tensor, image: tuple[int
     delta = torch.zeros_like(y_like)
     delta[..., 0, 0] = 1
     spectrum = torch.fft.rfft2(At(delta)).conj()
-    found = Convolution(spectrum[:1] if bool((spectrum == spectrum[:1]).all()) else spectrum, tuple(image[1:]), seen)
+    for axis in (0, 1):
+        if bool((spectrum == spectrum.narrow(axis, 0, 1)).all()):
+            spectrum = spectrum.narrow(axis, 0, 1)
+    found = Convolution(spectrum, tuple(image[1:]), seen)
     generator = torch.Generator().manual_seed(0)
     x, u = (torch.randn(shape, generator=generator).to(y_like) for shape in ((len(y_like), *image), y_like.shape))
     pairs = ((found.A(x), A(x)), (found.At(u), At(u)))

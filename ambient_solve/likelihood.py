@@ -322,11 +322,11 @@ class Likelihood:
 
     def _prox(self, y: Tensor, v: Tensor, q: Level, warm: WarmStart | None) -> Tensor:
         if self._convolution is not None and self.gram is not None:
-            return v + self._convolution.pull(self._inverse(q**2, q**2), y, v)
+            return v + self._convolution.pull(self._pulling(q), y, v)
         residual = y - self.A(v)
         if self.gram is not None:
             # Woodbury: H^-1 A'/sigma^2 = q^2 A' (sigma^2 + q^2 AA')^-1, one product with A and one with A'.
-            return v + self.At(self.gram.function(self._inverse(q**2, q**2), residual))
+            return v + self.At(self.gram.function(self._pulling(q), residual))
         # Multiplied by q^2 the system is I + (q / sigma)^2 A'A: its floats stay near 1 at every noise level.
         ratio = per_sample((q / self.sigma) ** 2, v)
         warm, nearly = warm or WarmStart(), getattr(self._op, "precondition", None)
@@ -379,10 +379,15 @@ class Likelihood:
             )
         return self.gram.function(f, u)
 
-    def _inverse(self, variance: Level, times: Level = 1.0) -> Scalar:
-        """`t -> times / (sigma^2 + variance t)`."""
-        noise, variance, times = (per_sample(each, self._y) for each in (self.sigma**2, variance, times))
-        return lambda t: times / (noise + variance * t)
+    def _inverse(self, variance: Level) -> Scalar:
+        """`t -> 1 / (sigma^2 + variance t)`."""
+        noise, variance = per_sample(self.sigma**2, self._y), per_sample(variance, self._y)
+        return lambda t: 1 / (noise + variance * t)
+
+    def _pulling(self, q: Level) -> Scalar:
+        """`t -> q^2 / (sigma^2 + q^2 t)`."""
+        ratio = per_sample((self.sigma / q) ** 2, self._y)
+        return lambda t: 1 / (ratio + t)
 
     def _require_linear(self, name: str) -> None:
         if not self.linear:
