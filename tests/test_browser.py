@@ -170,7 +170,7 @@ def test_a_run_that_is_stopped_keeps_what_is_finished(visit, picture, monkeypatc
     plain = NetworkPrior.denoise_vjp
 
     def slow(*args, **settings):
-        time.sleep(0.05)  # a browser on a busy machine must find the run still going
+        time.sleep(0.2)  # a browser on a busy machine must find the run still going
         return plain(*args, **settings)
 
     monkeypatch.setattr(NetworkPrior, "denoise_vjp", slow)
