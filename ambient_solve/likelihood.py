@@ -321,18 +321,18 @@ class Likelihood:
         return self._prox(y, per_sample(q, like) * streams.normal(like), q, None)
 
     def _prox(self, y: Tensor, v: Tensor, q: Level, warm: WarmStart | None) -> Tensor:
-        if self._convolution is not None and self.gram is not None:
-            return v + self._convolution.pull(self._pulling(q), y, v)
-        residual = y - self.A(v)
         if self.gram is not None:
             # Woodbury: H^-1 A'/sigma^2 = q^2 A' (sigma^2 + q^2 AA')^-1, one product with A and one with A'.
-            return v + self.At(self.gram.function(self._pulling(q), residual))
+            ratio = per_sample((self.sigma / q) ** 2, self._y)
+            if self._convolution is not None:
+                return v + self._convolution.pull(lambda t: 1 / (ratio + t), y, v)
+            return v + self.At(self.gram.function(lambda t: 1 / (ratio + t), y - self.A(v)))
         # Multiplied by q^2 the system is I + (q / sigma)^2 A'A: its floats stay near 1 at every noise level.
         ratio = per_sample((q / self.sigma) ** 2, v)
         warm, nearly = warm or WarmStart(), getattr(self._op, "precondition", None)
         warm.solution = conjugate_gradient(
             lambda p: p + ratio * self._normal(p),
-            *(ratio * self.At(residual), self._iterations, warm.solution, ACCURACY),
+            *(ratio * self.At(y - self.A(v)), self._iterations, warm.solution, ACCURACY),
             precondition=nearly and partial(nearly, ratio=ratio),
         )
         return v + warm.solution
@@ -383,11 +383,6 @@ class Likelihood:
         """`t -> 1 / (sigma^2 + variance t)`."""
         noise, variance = per_sample(self.sigma**2, self._y), per_sample(variance, self._y)
         return lambda t: 1 / (noise + variance * t)
-
-    def _pulling(self, q: Level) -> Scalar:
-        """`t -> q^2 / (sigma^2 + q^2 t)`."""
-        ratio = per_sample((self.sigma / q) ** 2, self._y)
-        return lambda t: 1 / (ratio + t)
 
     def _require_linear(self, name: str) -> None:
         if not self.linear:
