@@ -26,9 +26,7 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 PATIENCE = 180_000
-"""Milliseconds; the machine of the tests may be busy."""
-SHOTS = os.environ.get("AMBIENT_SOLVE_SHOTS")
-"""A folder for screenshots, if any are wanted."""
+SHOTS = os.environ.get("AMBIENT_SOLVE_SHOTS")  # a folder, if screenshots are wanted
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,6 @@ def picture(tmp_path) -> Path:
 
 def shot(page, name: str) -> None:
     if SHOTS:
-        Path(SHOTS).mkdir(parents=True, exist_ok=True)
         page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
 
 
@@ -77,8 +74,7 @@ def wait_for_words(page, pattern: str) -> str:
 def put_in(page, path: Path) -> None:
     page.set_input_files("#file input[type=file]", str(path))
     wait_for_words(page, path.name.replace(".", "[.]"))
-    width, height = Image.open(path).size
-    page.wait_for_selector(f"#editor [data-ready='{width}x{height}'], #editor[data-ready='{width}x{height}']")
+    page.wait_for_selector(":is(#editor, #editor *)[data-ready='{}x{}']".format(*Image.open(path).size))
 
 
 def open_tab(page, words: str) -> None:
