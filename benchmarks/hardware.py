@@ -225,26 +225,39 @@ def processes(rounds: int, pictures: int = 8, side: int = 128, steps: int = 25) 
 
 
 def training(rounds: int, data: Path, images: int = 3_840) -> list[str]:
-    """Images a second of training by one process and by two, one thread each, for the loop without its start."""
+    """Images a second of training, one thread each, for the loop without its start: by one process, by two, and by two
+    that train apart, each with half of every batch, which is the most that two could reach together.
+    """
     script, settings = ROOT / "trainers" / "train.py", ROOT / "trainers" / "configs" / "faces32.yaml"
-    words = ["--config", str(settings), "--data-root", str(data), "--images", str(images), "--tracker", "none"]
+    words = ["--config", str(settings), "--data-root", str(data), "--tracker", "none"]
     words += ["--validate-every", "0", "--compile", "never", "--no-duplicates"]
-    lines = [f"| batch | one process, images/s | {WORLD} processes, images/s | ratio |", "|---|---|---|---|"]
-    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+
+    def rate(folder: Path, batch: int, world: int, runs: int) -> float:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
+        started = []
+        for number in range(runs):
+            sizes = ["--batch", str(batch // runs), "--images", str(images // runs), "--out", str(folder / str(number))]
+            command = [sys.executable, *launcher, str(script), *words, *sizes]
+            started.append(subprocess.Popen(command, env={**os.environ, **own}, **quiet))
+        if any(process.wait() for process in started):
+            raise RuntimeError(f"A training of {world} processes failed: run {' '.join(command)}")
+        states = [json.loads(p.read_text()) for p in folder.glob("*/checkpoint-*/state.json")]
+        return sum(images / runs / state["seconds"] for state in states)
+
+    ways = {"one process": (1, 1), f"{WORLD} processes": (WORLD, 1), f"{WORLD} apart": (1, WORLD)}
+    lines = [f"| batch | {', images/s | '.join(ways)}, images/s | together over one | apart over one |"]
+    lines.append("|" + "---|" * 6)
     with tempfile.TemporaryDirectory() as folder:
         for batch in (32, 128):
-            rates: dict[int, list[float]] = {1: [], WORLD: []}
+            found: dict[str, list[float]] = {name: [] for name in ways}
             for number in range(rounds):
-                for world, found in rates.items():
-                    out = Path(folder, f"{batch}-{world}-{number}")
-                    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
-                    command = [sys.executable, *launcher, str(script), *words, "--batch", str(batch), "--out", str(out)]
-                    subprocess.run(command, env={**os.environ, **own}, **quiet)
-                    (state,) = out.glob("checkpoint-*/state.json")
-                    found.append(images / json.loads(state.read_text())["seconds"])
-            ratio = three(b / a for a, b in zip(rates[1], rates[WORLD], strict=True))
-            lines.append(f"| {batch} | {three(rates[1])} | {three(rates[WORLD])} | {ratio} |")
+                for name, way in ways.items():
+                    found[name].append(rate(Path(folder, f"{batch}-{name}-{number}"), batch, *way))
+            one, together, apart = found.values()
+            ratios = (three(b / a for a, b in zip(one, many, strict=True)) for many in (together, apart))
+            lines.append(f"| {' | '.join([str(batch), *map(three, (one, together, apart)), *ratios])} |")
     return lines
 
 

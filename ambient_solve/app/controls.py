@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,17 @@ def preset_of(task: str, algorithm: str, settings: Mapping[str, Any], samples: i
     """The preset that asks for just this; None where there is none."""
     asked = (algorithm, dict(settings))
     return next((name for name, p in PRESETS.items() if (p.chosen(task), p.samples) == (asked, samples)), None)
+
+
+def samples_follow_preset(parts: Parts) -> None:
+    """Set the number of samples with the preset; to be called before what else the preset starts, which it waits for.
+
+    Done in the browser: what a busy server answers a second later would undo the number that was typed meanwhile.
+    """
+    table = json.dumps({name: preset.samples for name, preset in PRESETS.items()})
+    script = f"(preset) => ({table})[preset]"
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    parts["preset"].input(None, parts["preset"], parts["samples"], js=script, **quiet)
 
 
 def damage_knobs() -> dict[str, Knob]:

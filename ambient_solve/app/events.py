@@ -121,16 +121,15 @@ def choose_task(task: str, preset: str | None = None) -> dict[str, Any]:
     updates |= {name: gr.update(visible=missing) for name in ("mask", "mask_file", "keep", "painting")}
     updates["kernel"] = gr.update(visible="blur" in task)
     updates["estimate"] = gr.update(value="Estimate noise and quality" if task == "jpeg" else "Estimate the noise")
-    # The number of samples is the same for all tasks, and the user may have chosen another.
-    return updates | {part: value for part, value in choose_preset(preset, task).items() if part != "samples"}
+    return updates | choose_preset(preset, task)
 
 
 def choose_preset(name: str | None, task: str | None = None) -> dict[str, Any]:
-    """Set algorithm, knobs and number of samples."""
+    """Set algorithm and knobs; the number of samples is set by the browser (see `controls`)."""
     if name not in controls.PRESETS:
         return {}
     algorithm, kept = controls.PRESETS[name].chosen(task)
-    return {"algorithm": algorithm, "knobs": kept, "loaded": kept, "samples": controls.PRESETS[name].samples}
+    return {"algorithm": algorithm, "knobs": kept, "loaded": kept}
 
 
 def estimate(values: dict[str, Any]) -> dict[str, Any]:

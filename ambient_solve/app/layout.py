@@ -240,8 +240,8 @@ def _wire(parts: Parts) -> None:
     on(parts["file"].upload, events.upload, uploaded)
     solver, lit = ["algorithm", "knobs", "loaded"], ["preset"]
     on(parts["task"].input, lambda v: events.choose_task(v["task"], v["preset"]), [*DAMAGE, *solver], lit, queue=False)
-    asked = [*solver, "samples"]
-    on(parts["preset"].input, lambda v: events.choose_preset(v["preset"], v["task"]), asked, lit, queue=False)
+    controls.samples_follow_preset(parts)
+    on(parts["preset"].input, lambda v: events.choose_preset(v["preset"], v["task"]), solver, lit, queue=False)
     fresh = {"knobs": {}, "loaded": {}, "preset": None}
     on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
     on(parts["play"].input, lambda v: {"scattered": gr.update(visible=v["play"])}, ["scattered"], queue=False)

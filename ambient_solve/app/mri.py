@@ -220,7 +220,8 @@ def _wire(parts: Parts) -> None:
     method = ["learned", "lacking"]
     on(gr.context.Context.root_block.load, mri_events.offers, ["algorithm", "prior", "method", *method])
     on(parts["method"].input, mri_events.choose_method, method, queue=False)
-    preset = ["algorithm", "knobs", "loaded", "samples"]
+    preset = ["algorithm", "knobs", "loaded"]
+    controls.samples_follow_preset(parts)
     on(parts["preset"].input, lambda v: choose_preset(v["preset"]), preset, ["preset"], queue=False)
     fresh = {"knobs": {}, "loaded": {}, "preset": None}
     on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
