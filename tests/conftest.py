@@ -1,10 +1,15 @@
-"""The page of the app, served for the tests of a file."""
+"""The page of the app, served for the tests of a file, and a browser that visits it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from browsing import CHROMIUM, FLAGS, PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +31,38 @@ def server(prior_folder, tmp_path_factory):
     downloads = tmp_path_factory.mktemp("downloads")
     yield SimpleNamespace(page=page, address=address, prior=prior_folder, downloads=downloads)
     page.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not Path(CHROMIUM).exists():
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, server, request):
+    """A page that has loaded, and what it asked of other hosts, which must be nothing."""
+    size = getattr(request, "param", (1400, 950))
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, accept_downloads=True)
+    page, outside, broken, address = context.new_page(), [], [], server.address
+    page.set_default_timeout(PATIENCE)
+    page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else outside.append(r.url))
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector("#editor [data-ready], #editor[data-ready]")
+    yield page
+    context.close()
+    assert outside == [] and broken == []
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    rows, columns = np.mgrid[0:96, 0:128]
+    array = np.stack([rows, 100 + columns, 90 + rows // 2], -1).astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "meadow.png")
+    return tmp_path / "meadow.png"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import time
 import zipfile
 from pathlib import Path
 
@@ -12,105 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ambient_solve import NetworkPrior
 from ambient_solve.app import painter
-
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'ambient-solve[app]'")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-if not Path(CHROMIUM).exists():
-    pytest.skip("chromium is not installed: apt-get install chromium", allow_module_level=True)
-
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-PATIENCE = 180_000
-SHOTS = os.environ.get("AMBIENT_SOLVE_SHOTS")  # a folder, if screenshots are wanted
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, server, request):
-    """A page that has loaded, and what it asked of other hosts, which must be nothing."""
-    size = getattr(request, "param", (1400, 950))
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, accept_downloads=True)
-    page, outside, broken, address = context.new_page(), [], [], server.address
-    page.set_default_timeout(PATIENCE)
-    page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else outside.append(r.url))
-    page.on("pageerror", lambda error: broken.append(str(error)))
-    page.goto(address)
-    page.wait_for_selector("#editor [data-ready], #editor[data-ready]")
-    yield page
-    context.close()
-    assert outside == [] and broken == []
-
-
-@pytest.fixture
-def picture(tmp_path) -> Path:
-    rows, columns = np.mgrid[0:96, 0:128]
-    array = np.stack([rows, 100 + columns, 90 + rows // 2], -1).astype(np.uint8)
-    Image.fromarray(array).save(tmp_path / "meadow.png")
-    return tmp_path / "meadow.png"
-
-
-def shot(page, name: str) -> None:
-    if SHOTS:
-        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
-
-
-def wait_for_words(page, pattern: str) -> str:
-    page.wait_for_function(f"() => /{pattern}/.test(document.querySelector('#status').innerText)")
-    return page.locator("#status").inner_text()
-
-
-def put_in(page, path: Path) -> None:
-    page.set_input_files("#file input[type=file]", str(path))
-    wait_for_words(page, path.name.replace(".", "[.]"))
-    page.wait_for_selector(":is(#editor, #editor *)[data-ready='{}x{}']".format(*Image.open(path).size))
-
-
-def open_tab(page, words: str) -> None:
-    tab = page.locator("button[role=tab]", has_text=words)
-    while tab.get_attribute("aria-selected") != "true":
-        tab.click()
-        page.wait_for_timeout(500)
-
-
-def choose(page, dropdown: str, words: str) -> None:
-    page.click(f"{dropdown} input")
-    page.locator("[role=option]", has_text=words).first.click()
-
-
-def paint(page) -> None:
-    canvas = page.locator("#editor canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 40, y - 20)
-    page.mouse.down()
-    page.mouse.move(x + 40, y + 20, steps=4)
-    page.mouse.up()
-
-
-def painted_share(page) -> float:
-    """Share of the canvas that has the colour of the paint, mixed with what is below it."""
-    return page.evaluate(
-        """() => {
-          const c = document.querySelector('#editor canvas');
-          const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
-          let n = 0;
-          for (let i = 0; i < d.length; i += 4) n += d[i] > 150 && d[i + 1] < 90 && d[i + 2] < 150;
-          return n / (c.width * c.height);
-        }"""
-    )
+from browsing import choose, open_tab, paint, painted_share, put_in, shot, wait_for_words
 
 
 def test_a_visit_with_the_mouse(visit, picture, tmp_path):
@@ -160,31 +60,6 @@ def test_a_visit_with_the_mouse(visit, picture, tmp_path):
     put_in(visit, kept)
     # The settings came back with the picture: two samples, as it was made.
     visit.wait_for_function("() => document.querySelector('input[aria-label*=\"Samples\"]').value === '2'")
-
-
-def test_a_run_that_is_stopped_keeps_what_is_finished(visit, picture, monkeypatch):
-    plain = NetworkPrior.denoise_vjp
-
-    def slow(*args, **settings):
-        time.sleep(0.2)  # a browser on a busy machine must find the run still going
-        return plain(*args, **settings)
-
-    monkeypatch.setattr(NetworkPrior, "denoise_vjp", slow)
-    put_in(visit, picture)
-    paint(visit)
-    visit.get_by_label("Faithful").check()
-    visit.get_by_label("number input for Samples").fill("16")
-    visit.get_by_label("number input for Samples").press("Tab")
-    for _ in range(3):  # now and then a busy browser shows Stop disabled in a run that goes on: not understood yet
-        visit.click("#run")
-        wait_for_words(visit, "Sample [2-9] of 16")
-        visit.wait_for_timeout(3000)
-        if visit.locator("#stop").is_enabled():
-            break
-    visit.click("#stop")
-    assert "finished sample" in wait_for_words(visit, "Stopped")
-    visit.wait_for_timeout(1500)
-    assert "Stopped" in visit.locator("#status").inner_text(), "nothing runs on"
 
 
 def test_keys_alone_move_the_divider(visit):
