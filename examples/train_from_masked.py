@@ -52,7 +52,7 @@ settings = {
     "data_root": str(OUT),
     "sources": [{"path": "pictures", "terms": "photographs of scikit-image"}],
     "corruption": {"damages": [{"kind": "random-mask", "missing": MISSING}], "clean_share": 0.0, "seed": 0},
-    "objective": {"kind": "masked", "delta": 0.1},
+    "objective": {"kind": "masked"},
     "network": {"widths": [32, 64], "embedding": 64},
     "crop": SIDE,
     "level_std": 1.0,

@@ -129,7 +129,7 @@ def test_the_minimiser_is_exact_on_entries_that_a_sample_never_showed(delta, sig
     covariance = smooth(3.0)
     streams, noisy = Cubature(covariance, sigma_noise), covariance + SIGMA**2 * torch.eye(SIZE)
     errors = {"visible": [], "hidden": []}
-    for mask, found in zip(*learned(Masked(delta), streams, streams.batch(sigma_noise)), strict=True):
+    for mask, found in zip(*learned(Masked(delta, delta), streams, streams.batch(sigma_noise)), strict=True):
         k, root = mask > 0, torch.linalg.cholesky(noisy[mask > 0][:, mask > 0])
         wanted = covariance[:, k] @ torch.cholesky_inverse(root)  # Sigma_{:,k} (Sigma_kk + sigma^2 I)^-1
         for name, entries in (("visible", k), ("hidden", ~k)):
@@ -172,7 +172,7 @@ def leads(objective: Masked, batch: Batch, exact, wrong: dict) -> dict[str, floa
 
 @pytest.mark.parametrize("sigma_noise", [0.0, 0.3])
 def test_exact_mean_beats_every_perturbation_on_masked_data_alone(sigma_noise):
-    prior, n = MIXTURE, 12_000
+    prior, n = MIXTURE, 24_000
     batch = make_batch(prior.sample(n, seed=4), bernoulli(n, 0.6, seed=5), sigma_noise=sigma_noise)
 
     def exact(z: Tensor, seen: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def test_exact_mean_beats_every_perturbation_on_masked_data_alone(sigma_noise):
         "mask not believed": lambda d, z, k: prior.mean_given(z, torch.ones_like(k), SIGMA),
         "told a level 10 % too high": lambda d, z, k: prior.mean_given(z, k, 1.1 * SIGMA),
     }
-    found = leads(Masked(delta=0.3), batch, exact, wrong)
+    found = leads(Masked(0.3, 0.3), batch, exact, wrong)
     least = min(found, key=found.get)
     print(
         f"\nmixture, noise {sigma_noise}: the exact mean leads by at least {found[least]:.1f} standard errors ({least})"
@@ -226,7 +226,7 @@ def test_compressed_sensing_learns_the_coefficients_that_were_never_measured():
         "hidden ones left empty": lambda d, z, _: d - hidden(d, z),
         "pixels for coefficients": lambda d, z, _: prior.mean_given(z, torch.ones_like(z), SIGMA),
     }
-    found = leads(Masked(delta=0.3, planes=0), batch, exact, wrong)
+    found = leads(Masked(0.3, 0.3, planes=0), batch, exact, wrong)
     least = min(found, key=found.get)
     print(f"\ncompressed sensing: the exact mean leads by at least {found[least]:.1f} standard errors ({least})")
     assert found[least] > DECISIVE, least
@@ -268,7 +268,7 @@ def test_with_everything_observed_it_is_denoise_bit_for_bit(planes, weight, sigm
     expected = Denoise(weight, 0.4).loss(denoise, replace(batch, mask=None), Streams(range(12), 1))
 
     def loss(mask: Tensor | None, delta: float = 0.0) -> Tensor:
-        objective = Masked(delta, planes, weight, 0.4)
+        objective = Masked(delta, planes=planes, weight=weight, sigma_data=0.4)
         return objective.loss(denoise, replace(batch, mask=mask), Streams(range(12), 1))
 
     assert torch.equal(loss(None), expected) and torch.equal(loss(torch.ones_like(batch.mask)), expected)
@@ -281,7 +281,7 @@ def test_what_was_not_observed_cannot_be_known(planes):
     """Neither the input nor the loss depends on entries outside the mask, at any visit."""
     batch, told = some_batch(planes=planes, sigma_noise=0.1), Heard(lambda z, seen: z)
     other = replace(batch, z=batch.z + (1 - batch.mask) * randn(*batch.z.shape, seed=14))
-    ever, always, loss = torch.zeros_like(batch.mask), torch.ones_like(batch.mask), Masked(0.3, planes).loss
+    ever, always, loss = torch.zeros_like(batch.mask), torch.ones_like(batch.mask), Masked(0.3, planes=planes).loss
     for visit in range(60):
         first, shown = loss(told, batch, Streams(range(visit, visit + 12), 1)), told.z
         again = loss(told, other, Streams(range(visit, visit + 12), 1))
@@ -303,12 +303,12 @@ def test_coefficients_that_were_not_measured_cannot_be_known():
     clean, rest = randn(*batch.z.shape, seed=16), randn(*batch.z.shape, seed=17)
     rest = rest - project(rest, batch.mask, signs)
     batch = replace(batch, z=project(clean, batch.mask, signs), signs=signs)
-    first, shown = Masked(0.3, 0).loss(told, batch, Draws(1)), told.z
-    again = Masked(0.3, 0).loss(told, replace(batch, z=batch.z + rest), Draws(1))
+    first, shown = Masked(0.3, planes=0).loss(told, batch, Draws(1)), told.z
+    again = Masked(0.3, planes=0).loss(told, replace(batch, z=batch.z + rest), Draws(1))
     torch.testing.assert_close(again, first, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(told.z, shown, rtol=1e-4, atol=1e-4)
     # Control: with the signs of another sample it would show.
-    leak = Masked(0.3, 0).loss(told, replace(batch, z=batch.z + rest, signs=signs.flip(0)), Draws(1))
+    leak = Masked(0.3, planes=0).loss(told, replace(batch, z=batch.z + rest, signs=signs.flip(0)), Draws(1))
     assert (leak - first).abs().max() > 0.1
 
 
@@ -338,19 +338,26 @@ def test_held_out_pictures_are_judged_on_what_the_denoiser_does_not_see():
     assert torch.equal(*(Masked(0.3).loss(told, b, Streams(range(12), 1)) for b in (batch, other)))
 
 
-@pytest.mark.parametrize("delta", [0.1, 0.5])
-def test_the_share_that_is_hidden(delta):
-    n = 4000
+@pytest.mark.parametrize(("delta", "delta_min"), [(0.1, 0.1), (0.5, 0.5), (0.5, 0.1), (0.1, 0.5)])
+def test_the_share_that_is_hidden(delta, delta_min):
+    n, objective, planeless = 4000, Masked(delta, delta_min), Masked(delta, delta_min, planes=0)
     batch, told = make_batch(torch.zeros(n, SIZE), bernoulli(n, 0.6, 1)), Heard(lambda z, seen: z)
-    Masked(delta).loss(told, batch, Draws(2))
-    observed = float(batch.mask.sum())
-    hidden = 1 - float(told.cond.sum()) / observed
-    assert math.isclose(Masked(delta).survival(0.6), float(told.cond.mean()), rel_tol=0.02)
-    assert Masked(delta, planes=0).survival(0.6) is None
-    assert abs(hidden - delta) < NULL * math.sqrt(delta * (1 - delta) / observed)
-    # Entries are hidden independently: the number hidden in a sample has the variance of a binomial.
-    spread = (batch.mask - told.cond).flatten(1).sum(1) - delta * batch.mask.flatten(1).sum(1)
-    assert abs(float(spread.square().mean()) / (delta * (1 - delta) * observed / n) - 1) < 0.15
+    objective.loss(told, batch, Draws(2))
+    low, high = min(delta_min, delta), delta
+    mean, variance = (low + high) / 2, (high - low) ** 2 / 12
+    each = batch.mask.flatten(1).sum(1)
+    observed = float(each.sum())
+    assert math.isclose(objective.survival(0.6), float(told.cond.mean()), rel_tol=0.02)
+    assert planeless.survival(0.6) is None
+    # Entries are hidden independently, by the share of the sample: a binomial, whose mean is drawn too.
+    binomial = mean * (1 - mean) - variance
+    error = math.sqrt((binomial * observed + variance * float(each.square().sum()))) / observed
+    assert abs(1 - float(told.cond.sum()) / observed - mean) < NULL * error
+    spread = (batch.mask - told.cond).flatten(1).sum(1) - mean * each
+    wanted = binomial * observed / n + variance * float(each.square().mean())
+    assert abs(float(spread.square().mean()) / wanted - 1) < 0.15
+    # Control: the spread of a share that is always the same is another.
+    assert low == high or float(spread.square().mean()) > 1.5 * mean * (1 - mean) * observed / n
 
 
 @pytest.mark.parametrize(("given", "planes"), [(1, 0), (1, 1), (1, 3), (3, 3)])

@@ -15,21 +15,23 @@ from ambient_solve.objectives.masked import Masked
 from test_masked import some_batch
 
 
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("weight", WEIGHTS)
-def test_hidden_entries_below_the_floor_weigh_as_at_the_floor_and_never_more_than_seen_ones(weight):
+def test_hidden_entries_weigh_as_at_the_floor_and_stand_for_all_that_is_not_seen(weight, whole):
     sigma, noise = torch.full((12,), 0.173), torch.full((12,), 0.15)
-    batch = replace(some_batch(), sigma=sigma, sigma_noise=noise, mask=None)
+    batch = some_batch()
+    batch = replace(batch, sigma=sigma, sigma_noise=noise, mask=None if whole else batch.mask)
     told_last: list[Tensor] = []
 
     def counted(seen: bool, floor: float) -> float:
-        """Loss of an error of 1 on what is (not) seen, over its share of the entries."""
+        """Loss of an error of 1 on what is (not) seen, over its share of all entries, observed or not."""
 
         def denoise(z, s, told):
             told_last[:] = [told]
             _, tau = unbiased_target(batch, Streams(range(12), 1))
             return tau + (told if seen else 1 - told)
 
-        total = Masked(0.5, 1, weight, floor=floor).loss(denoise, batch, Streams(range(12), 1))
+        total = Masked(0.5, 0.3, weight=weight, floor=floor).loss(denoise, batch, Streams(range(12), 1))
         share = told_last[0] if seen else 1 - told_last[0]
         return float((total / share.mean((1, 2, 3))).mean())
 

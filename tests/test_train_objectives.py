@@ -141,7 +141,7 @@ def test_prior_of_masked_data_is_told_masks(root):
     if not (root / "masked-whole" / "prior").is_dir():
         finish(start(root, configuration(root, "masked"), "masked-whole"))
     prior = load_prior(root / "masked-whole" / "prior")
-    assert isinstance(prior, AmbientPrior) and prior.survival == pytest.approx(0.6 * (1 - Masked().delta), abs=0.02)
+    assert isinstance(prior, AmbientPrior) and prior.survival == pytest.approx(Masked().survival(0.6), abs=0.02)
 
 
 def test_network_told_k_space_is_not_taken_for_one_told_pixels(root):
