@@ -51,8 +51,13 @@ class Damage(abc.ABC):
     def operator(self, picture: Picture) -> Physics:
         """The operator that measured this picture."""
 
+    def handed_out(self, samples: Tensor, picture: Picture) -> Tensor:
+        """What the user gets of the restored `samples` (B, S, C, H, W): their frame, and no tint on a grey picture."""
+        framed = self.frame(samples, picture)
+        return framed if picture.copies == 1 else framed.mean(-3, keepdim=True).expand_as(framed)
+
     def frame(self, samples: Tensor, picture: Picture) -> Tensor:
-        """The part of the restored `samples` (B, S, C, H, W) that is handed out: all of it unless overridden."""
+        """The part of the restored `samples` that the picture shows: all of it unless overridden."""
         return samples
 
     def sources(self, picture: Path) -> list[bytes]:

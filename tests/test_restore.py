@@ -278,6 +278,10 @@ def test_a_grey_picture_is_one_measurement_not_three(tmp_path):
     taken_for_three = Solver(prior, steps=15)(noisy.expand(1, 3, -1, -1), operators.denoise((3, 96, 96)))
     errors = [float((x[0] - truth).square().mean()) for x in (outcome.restoration.mean, taken_for_three)]
     assert errors[0] < 0.75 * errors[1] and 0.5 < outcome.chi2 < 1.5
+    # It comes back without a tint, which the colour prior alone leaves in it.
+    red, green, blue = outcome.restoration.mean[0]
+    assert torch.equal(red, green) and torch.equal(red, blue)
+    assert float(taken_for_three.std(1).mean()) > 1e-3
 
 
 def test_damages_refuse_what_does_not_belong():
