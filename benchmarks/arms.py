@@ -19,7 +19,7 @@ the paper; omni has 2000, masked all. Each measured arm is kept in arms.jsonl; a
 - PSNR of denoising held-out pictures at three levels, empty where a prior was not trained so low; the *gain* over 10 %
   clean alone is that of the mean over the levels, paired by picture, with its standard error.
 - For masked data the error of one-step restoration on the pixels that were hidden, over that of the same network
-  trained to inpaint with clean pictures.
+  trained to inpaint with clean pictures; *longer* saw as many pixels as that, in 1 / .6 as many pictures.
 
 Levels of Ambient-o are those of the paper for 32 px: 2.32 for blur of width 1, 1.40 for JPEG 18 (arXiv 2506.10038). An
 arm with consistency calls its network eight times for each picture, the others once; *min* are the minutes of training.
@@ -60,6 +60,8 @@ def damage(clean: float, **kind: Any) -> dict[str, Any]:
     return {"corruption": {"seed": 0, "clean_share": clean, "damages": [kind] if kind else []}}
 
 
+LONGER = "longer"
+"""How many times as many pictures an arm sees as the others."""
 DROP = {"drop_noisy": True}
 ALONE = {"kind": "noise", "sigma": 0.2}
 BLUR, JPEG = {"kind": "gaussian-blur", "width": 1.0}, {"kind": "jpeg", "quality": 18}
@@ -83,11 +85,15 @@ EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "10 % clean, 90 % JPEG 18, Ambient-o": damage(0.1, **JPEG, sigma_min=1.4),
     },
     "masked": {
-        "supervised inpainter, 40 % missing": damage(1.0, **ALONE) | {"objective": {"kind": "masked", "delta": 0.4}},
+        "supervised inpainter, 40 % missing": damage(1.0, **ALONE)
+        | {"objective": {"kind": "masked", "delta": 0.4, "delta_min": 0.4}},
         **{
             f"{name} missing": damage(0.0, kind="random-mask", missing=p) | {"objective": {"kind": "masked"}}
             for name, p in MISSING.items()
         },
+        # As many pixels as the supervised inpainter is shown, where a picture has 60 % of them.
+        "40 % missing, longer": damage(0.0, kind="random-mask", missing=0.4)
+        | {"objective": {"kind": "masked"}, LONGER: 1 / 0.6},
         "40 % missing, delta 0": damage(0.0, kind="random-mask", missing=0.4)
         | {"objective": {"kind": "masked", "delta": 0.0}},
     },
@@ -183,7 +189,9 @@ def settings_of(arm: dict[str, Any]) -> dict[str, Any]:
 def train(experiment: str, name: str, data: Path, out: Path, images: int) -> Path:
     folder = out / experiment / "".join(c if c.isalnum() else "-" for c in name)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = settings_of(EXPERIMENTS[experiment][name]) | {"images": images, "duplicates": False}
+    arm = dict(EXPERIMENTS[experiment][name])
+    images = round(images * arm.pop(LONGER, 1))
+    settings = settings_of(arm) | {"images": images, "duplicates": False}
     settings["sources"][0]["limit"] = PICTURES[experiment]
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     command = [sys.executable, str(ROOT / "trainers" / "train.py"), "--config", str(folder / "config.yaml")]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate import Accelerator, DistributedType
 from checkpoints import Checkpoints, Statistics, agree_on, refuse_another_run, remember, stored_form, tracker
 from config import NOT_SETTINGS, Config, check, read_config, settings_of
 from sources import Data, read_data, refuse_unsuited
@@ -55,8 +55,6 @@ def train(config: Config) -> Path:
         gradient_accumulation_steps=config.accumulate,
         log_with=tracker(config.tracker),
         project_dir=config.out,
-        # The buffers of the networks here are constants.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
     check(config, accelerator.num_processes)
     torch.manual_seed(config.seed)
