@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,8 @@ class App:
 
         if not 0 <= self.port < 65536:
             raise AmbientSolveError(f"--port {self.port} was given, a number from 0 to 65535 was expected.")
+        # A service ends with SIGTERM: like Ctrl+C, it takes the files of the visitors along.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         launch(self.prior, self.device, port=self.port or None, share=self.share, auth=read_auth(self.auth))
         return 0
 
