@@ -351,7 +351,7 @@ def test_the_share_that_is_hidden(delta, delta_min):
     assert planeless.survival(0.6) is None
     # Entries are hidden independently, by the share of the sample: a binomial, whose mean is drawn too.
     binomial = mean * (1 - mean) - variance
-    error = math.sqrt((binomial * observed + variance * float(each.square().sum()))) / observed
+    error = math.sqrt(binomial * observed + variance * float(each.square().sum())) / observed
     assert abs(1 - float(told.cond.sum()) / observed - mean) < NULL * error
     spread = (batch.mask - told.cond).flatten(1).sum(1) - mean * each
     wanted = binomial * observed / n + variance * float(each.square().mean())
