@@ -4,7 +4,7 @@ Stored is `A y`, where `A` projects onto what was observed of `y = z0 + sigma_n 
 more is hidden: `A~ = B A`, where `B` hides each observed entry with chance `delta`, which is drawn anew each time. The
 network is shown `A~ z_sigma`, told `A~`, and judged on all that was observed:
 
-    lambda |W A (D(A~ z_sigma, A~; sigma) - tau)|^2,     z_sigma, tau as in `denoise.py`
+    lambda |A (D(A~ z_sigma, A~; sigma) - tau)|_W^2,     z_sigma, tau as in `denoise.py`
 
 It cannot know which of the entries that it misses will count, so it must predict them all: the minimiser solves
 `E[A | A~] D = E[A | A~] E[z0 | A~ z_sigma, A~]`, and is `E[z0 | A~ z_sigma, A~]` on every entry with
@@ -12,9 +12,9 @@ It cannot know which of the entries that it misses will count, so it must predic
 are missing independently any `delta > 0` will do. A missing block stays unlearned if it can be told by its shape, as
 entries hidden one by one do not imitate it.
 
-The weights `W` are 1 on what is seen; what is hidden, a share `h` of all entries, stands for the share `u` that is not
-seen, and counts `u / h` times: where entries are missing independently, the loss is then in expectation that of whole
-samples (inverse probability weighting; Horvitz & Thompson, 1952, JASA 47(260)). It leaves the minimiser alone.
+In this norm an entry that is seen counts once. What is hidden, a share `h` of all entries, stands for the share `u` that
+is not seen, and counts `u / h` times: where entries are missing independently, the loss is then in expectation that of
+whole samples (inverse probability weighting; Horvitz & Thompson, 1952, JASA 47(260)). It leaves the minimiser alone.
 
 The target is unbiased whatever is hidden. `tau - z0 = sigma_n e - sigma_n^2 / sqrt(sigma^2 - sigma_n^2) n` and
 `z_sigma - z0 = sigma_n e + sqrt(sigma^2 - sigma_n^2) n` are jointly Gaussian of covariance `sigma_n^2 - sigma_n^2 = 0`,
