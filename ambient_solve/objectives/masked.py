@@ -12,9 +12,10 @@ It cannot know which of the entries that it misses will count, so it must predic
 are missing independently any `delta > 0` will do. A missing block stays unlearned if it can be told by its shape, as
 entries hidden one by one do not imitate it.
 
-In this norm an entry that is seen counts once. What is hidden, a share `h` of all entries, stands for the share `u` that
-is not seen, and counts `u / h` times: where entries are missing independently, the loss is then in expectation that of
-whole samples (inverse probability weighting; Horvitz & Thompson, 1952, JASA 47(260)). It leaves the minimiser alone.
+In this norm an entry that is seen counts once. What is hidden, a share `h` of all entries, stands for all that is not
+seen, a share `u`, and counts `u / h` times: where entries are missing independently, the loss is then in expectation
+that of whole samples (inverse probability weighting; Horvitz & Thompson, 1952, JASA 47(260)). It leaves the minimiser
+alone.
 
 The target is unbiased whatever is hidden. `tau - z0 = sigma_n e - sigma_n^2 / sqrt(sigma^2 - sigma_n^2) n` and
 `z_sigma - z0 = sigma_n e + sqrt(sigma^2 - sigma_n^2) n` are jointly Gaussian of covariance `sigma_n^2 - sigma_n^2 = 0`,
