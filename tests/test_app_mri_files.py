@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ambient_solve.app import controls, mri_events
+from ambient_solve.app import controls, events, mri_events
 from ambient_solve.cli import main
 from ambient_solve.data.mri import read_scan
 from ambient_solve.errors import AmbientSolveError
@@ -61,6 +61,19 @@ def test_a_run_that_fails_leaves_no_run_behind(scan_file):
             seen |= update
     assert seen["stop"]["interactive"] is False and "lower the acceleration" in seen["status"]
     assert seen["words"] == "Not reconstructed yet." and seen["panel_mean"]["value"] is None and seen["shell"] == ""
+
+
+def test_a_run_that_is_asked_to_stop_says_so_and_ends(scan_file):
+    pytest.importorskip("gradio")
+    up = mri_events.upload(values(files=[str(scan_file)]))
+    updates = mri_events.reconstruct(values(session=up["session"], samples=4))
+    assert next(updates)["stop"]["interactive"] is True
+    asked = events.stop({"session": up["session"]})
+    assert "Stopping" in asked["status"] and asked["stop"]["interactive"] is False
+    rest = list(updates)
+    assert "Stopped. Nothing kept" in rest[-2]["status"] and rest[-1]["stop"]["interactive"] is False
+    # Control: the next run is not stopped.
+    assert "Finished" in merged(mri_events.reconstruct(values(session=up["session"], samples=1)))["status"]
 
 
 def test_errors_name_the_fields_of_the_page(tmp_path):

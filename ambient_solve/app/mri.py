@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ambient_solve.app import controls, mri_api, mri_events, mri_example, mri_job, mri_panels, panels
-from ambient_solve.app.events import MAX_SAMPLES, choose_preset
+from ambient_solve.app.events import MAX_SAMPLES, choose_preset, stop
 from ambient_solve.app.mri_panels import METHODS, PANELS, Look
 from ambient_solve.app.wiring import KEPT, MODEL, Parts, connect, connect_select, forget
 
@@ -232,7 +232,7 @@ def _wire(parts: Parts) -> None:
     waiting = {"show_progress": "minimal", "show_progress_on": [parts["status"]], **MODEL}
     changes = ["seed", "status", "stop", "archive", "index", *SHOWN]
     on(parts["run"].click, mri_events.reconstruct, changes, **waiting)
-    on(parts["stop"].click, mri_events.stop, ["stop"], queue=False)
+    on(parts["stop"].click, stop, ["stop", "status"], queue=False)
     for name in LOOK:
         if name not in ("row", "column"):
             on(parts[name].input, mri_events.look, SHOWN, queue=False, trigger_mode="always_last")

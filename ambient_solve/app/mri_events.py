@@ -41,13 +41,14 @@ FIELDS = (
 class ScanSession:
     """The scan of one browser session; its files and what is shown of each slice lie in a folder that goes with it.
 
-    The scan lies in `kept`; `command` repeats what was made of it.
+    The scan lies in `kept`; `command` repeats what was made of it, `share` tells how far the run is.
     """
 
     folder: Path = field(default_factory=new_folder)
     path: Path | None = None
     slices: int = 1
     stopped: bool = False
+    share: float = 0.0
     kept: Path | None = None
     command: str = EXAMPLE_COMMAND
 
@@ -225,7 +226,7 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from ambient_solve.mri_report import save_slice
 
     session = values["session"] or ScanSession()
-    session.stopped = False
+    session.stopped, session.share = False, 0.0
     seed = values["seed"] if values["same_seed"] else random.randrange(2**31)
     order = order_of({**values, "seed": seed}, session.slices)
     starting = panels.progress_bar(0, "Starting")
@@ -241,6 +242,7 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     session.clear()
     finished: set[int] = set()
     for moment in mri_job.run(order, scan, prior):
+        session.share = moment.share
         updates = {"status": panels.progress_bar(moment.share, moment.words), "stop": may_stop(session)}
         if moment.preview is not None:
             updates["panel_mean"] = gr.update(value=_preview(moment.preview, values), label="Estimate so far")
@@ -265,15 +267,6 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         archive = mri_job.pack(tame(path.stem), results, scan)
         ended["archive"] = gr.update(value=str(archive), interactive=True)
     yield ended
-
-
-def stop(values: dict[str, Any]) -> dict[str, Any]:
-    """Ask the run of this session to end; it does so after the level that it is at."""
-    import gradio as gr
-
-    if values["session"] is not None:
-        values["session"].stopped = True
-    return {"stop": gr.update(interactive=False)}
 
 
 def views(session: ScanSession, values: dict[str, Any]) -> dict[str, Any]:
