@@ -29,6 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ambient_solve import ALGORITHMS, Solver, load_prior
+from ambient_solve.app.controls import PRESETS
 from ambient_solve.evaluate.metrics import Metrics
 from ambient_solve.knobs import build
 
@@ -50,8 +51,8 @@ LEVELS = {
     "sitcom": (5,),
 }
 SAMPLES = {"mmps": (1, 2, 3, 4), "proximal": (1, 4)}
-FAST = {"iterations": 2, "spread": False}
-"""What the preset Fast of the page sets besides the levels where pixels are missing; chosen on other photographs."""
+FAST = PRESETS["Fast"].chosen("inpaint")[1]
+"""What the preset Fast of the page sets where pixels are missing; chosen on other photographs."""
 SWITCHES = (1.0, 0.5, 0.25)
 """Below these levels mmps uses the Jacobian, above them it is a proximal step; by default the switch is at 5."""
 photos.PEERS |= {
@@ -65,7 +66,7 @@ class Try:
     """One way to restore: a method, its levels (0: those of the peer), how many samples are averaged.
 
     `switch` is the level up to which the Jacobian of the network is used, 0 that of the prior; `precision` is that of
-    the network; `fast` takes the settings of FAST.
+    the network; `fast` takes the settings of FAST, but for the levels.
     """
 
     method: str
@@ -101,7 +102,7 @@ def restored(attempt: Try, y: Tensor, op, prior, setting: dict[str, float]) -> T
         return photos.PEERS[attempt.method].run(y, op, prior, **setting)[0]
     own = prior.sigma_jacobian
     prior.sigma_jacobian = attempt.switch or own
-    options = {"steps": attempt.levels, **(FAST if attempt.fast else {})}
+    options = {**(FAST if attempt.fast else {}), "steps": attempt.levels}
     solver = Solver(prior, build(ALGORITHMS[attempt.method], **options))
     picture = solver.solve(y, op, n_samples=attempt.samples).mean[0]
     prior.sigma_jacobian = own

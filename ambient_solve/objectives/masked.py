@@ -69,8 +69,8 @@ class Masked(Objective):
     def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """See `Objective.loss`; the sum over what was observed of each sample, divided by the number of all entries.
 
-        So every observed entry counts the same, whichever sample it is in. Divided by the number of observed ones, an
-        entry would count the more the less is known beside it. What the network does not see it cannot know the better
+        So every entry that is seen counts the same, whichever sample it is in. Divided by the number of observed ones,
+        it would count the more the less is known beside it. What the network does not see it cannot know the better
         the lower the level: such entries have the weight of level `floor` below it, which leaves the minimiser alone.
         """
         mask = self._mask(batch)
