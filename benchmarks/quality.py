@@ -132,7 +132,7 @@ def saved(peer: str, found: dict[str, dict], ours: dict[str, dict], close: dict[
         (q["seconds"], k) for k, q in ours.items() if all(sign[m] * (q[m] - same[m] - c) >= 0 for m, c in close.items())
     ]
     if not good:
-        return [f"No setting that was tried has the quality of {peer}."]
+        return [f"- No setting that was tried has the quality of {peer}."]
     seconds, name = min(good)
     what = " and ".join(m.upper() for m in close)
     return [

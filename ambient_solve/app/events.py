@@ -198,7 +198,7 @@ def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"stop": gr.update(interactive=False)}
             return
         session.share = moment.share
-        updates = {"status": panels.progress_bar(moment.share, moment.words), "stop": may_stop(session)}
+        updates = {"status": panels.progress_bar(moment.share, moment.words)}
         if moment.preview is not None:
             updates["slider"] = tuple(map(small, panels.slider_pair(cut, panels.to_image(moment.preview))))
         if moment.result is not None:
@@ -228,13 +228,6 @@ def stop(values: dict[str, Any]) -> dict[str, Any]:
     session.stopped = True
     words = "Stopping: what is being computed is finished first."
     return {"stop": gr.update(interactive=False), "status": panels.progress_bar(session.share, words)}
-
-
-def may_stop(session: Any) -> dict[str, Any]:
-    """The button of a run that goes on; sent each time, as a busy browser may miss what is soon followed by more."""
-    import gradio as gr
-
-    return gr.update(interactive=not session.stopped)
 
 
 def stopped_words(finished: int) -> str:

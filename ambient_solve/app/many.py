@@ -44,7 +44,7 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         rows.append([outcome.path.name, "" if outcome.error else f"{outcome.chi2:.2f}", state, outcome.warning])
         session.share = len(rows) / len(pictures)
         words = f"{'Stopped. ' * session.stopped}{len(rows)} of {len(pictures)} pictures"
-        yield {"status": panels.progress_bar(session.share, words), "table": rows, "stop": events.may_stop(session)}
+        yield {"status": panels.progress_bar(session.share, words), "table": rows}
         if session.stopped:
             break
     if all(row[1] == "" for row in rows):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ambient_solve.app import mri_example, mri_job, mri_panels, panels
-from ambient_solve.app.events import MAX_SAMPLES, MAX_STEPS, may_stop
+from ambient_solve.app.events import MAX_SAMPLES, MAX_STEPS
 from ambient_solve.app.mri_job import ScanOrder
 from ambient_solve.app.mri_panels import Look, Slice
 from ambient_solve.app.session import new_folder, tame
@@ -243,7 +243,7 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     finished: set[int] = set()
     for moment in mri_job.run(order, scan, prior):
         session.share = moment.share
-        updates = {"status": panels.progress_bar(moment.share, moment.words), "stop": may_stop(session)}
+        updates: dict[str, Any] = {"status": panels.progress_bar(moment.share, moment.words)}
         if moment.preview is not None:
             updates["panel_mean"] = gr.update(value=_preview(moment.preview, values), label="Estimate so far")
         if moment.made is not None:

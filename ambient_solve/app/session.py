@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import filecmp
 import json
 import re
 import shutil
@@ -52,8 +51,8 @@ def new_folder() -> Path:
 class Session:
     """The picture, the last result and the folder of one browser session.
 
-    `taken` counts the pictures that were put in one after another, `share` tells how far the run is, `estimated` is the
-    noise level that was read off the picture.
+    `taken` counts the pictures that were put in, `share` tells how far the run is, `estimated` is the noise level that
+    was read off the picture.
     """
 
     folder: Path = field(default_factory=new_folder)
@@ -70,13 +69,11 @@ class Session:
         """Keep a copy of an uploaded file under a tame name, after it was found to be a picture."""
         upload = Path(upload)
         open_upload(upload, max_pixels=MAX_PIXELS, channels=channels)
-        # A browser may report one upload twice: that is no other picture, and ends no run.
-        another = self.path is None or not filecmp.cmp(upload, self.path, shallow=False)
         self.path = self.folder / "input" / tame(upload.name)
         shutil.rmtree(self.path.parent, ignore_errors=True)
         self.path.parent.mkdir(parents=True)
         shutil.copyfile(upload, self.path)
-        self.result, self.estimated, self.taken = None, None, self.taken + another
+        self.result, self.estimated, self.taken = None, None, self.taken + 1
         return open_upload(self.path, max_pixels=MAX_PIXELS, channels=channels)
 
     def close(self) -> None:
