@@ -16,7 +16,7 @@ arXiv 2010.02502, equation 12), which is one Euler step of the probability-flow 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -80,41 +80,69 @@ def reverse(z: Tensor, z0: Tensor, sigma: float, sigma_next: float, fresh: float
 
 
 class Streams:
-    """One random stream per sample, so that a sample never depends on the batch it ran in.
+    """One random stream per sample, so that a sample never depends on the batch it ran in, nor on the machine.
 
     Sample `s` of image `b` draws from the stream of `(seeds[b], s)` alone. With one integer seed all images share it:
     an image solved alone and the same image solved in a batch give the same samples. Pass one seed per image to make
     the noise of different images independent.
+
+    The bits are those of Philox 4x64, a counter-based generator (Salmon et al., 2011, SC11), drawn by NumPy; what makes
+    normal numbers of them runs on the device. A seed gives the same noise on every CPU and GPU, up to rounding.
+
+    Args:
+        seeds: One seed, a whole number of 0 or more, for each image.
+        n_samples: Samples of each image.
+        device: Where the noise is made.
+        first_sample: Number of the first sample: streams `first_sample` to `first_sample + n_samples - 1` are opened.
     """
 
     def __init__(
         self, seeds: Sequence[int], n_samples: int, device: torch.device | str = "cpu", first_sample: int = 0
     ) -> None:
+        self.device = torch.device(device)
         samples = range(first_sample, first_sample + n_samples)
-        self._samples = [self._generator((seed, 1 + s), device) for seed in seeds for s in samples]
-        self._images = [self._generator((seed, 0), device) for seed in seeds]
-
-    @staticmethod
-    def _generator(key: tuple[int, ...], device: torch.device | str) -> torch.Generator:
-        state = np.random.SeedSequence(key).generate_state(2, np.uint32)
-        return torch.Generator(device).manual_seed(int(state[0]) << 31 ^ int(state[1]))
+        self._samples = [_philox(seed, 1 + s) for seed in seeds for s in samples]
+        self._images = [_philox(seed, 0) for seed in seeds]
 
     def normal(self, like: Tensor) -> Tensor:
-        """Standard normal noise of the shape, dtype and device of `like` (B * S, ...), row i from stream i."""
-        return self._fill(like, lambda row, generator: row.normal_(generator=generator))
+        """Standard normal noise of the shape, dtype and device of `like` (B * S, ...), row i from stream i.
+
+        Two uniform numbers make two normal ones (Box and Muller, 1958). The first has 31 bits: 6.7 is the largest draw.
+        """
+        pairs = -(-like[0].numel() // 2)
+        words = self._words(like, 2 * pairs)
+        real = torch.promote_types(like.dtype, torch.float32)
+        radius = (-2 * (((words[:, :pairs] & 0x7FFFFFFF).to(real) + 0.5) * 2.0**-31).log()).sqrt_()
+        angle = _unit(words[:, pairs:]).to(real) * (2 * math.pi)
+        both = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)
+        return both[:, : like[0].numel()].reshape(like.shape).to(like.device, like.dtype, non_blocking=True)
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Numbers uniform in [0, 1), as `normal` otherwise."""
-        return self._fill(like, lambda row, generator: row.uniform_(generator=generator))
-
-    def _fill(self, like: Tensor, fill: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
-        if len(like) != len(self._samples):
-            raise ValueError(f"noise for {len(like)} rows was asked of {len(self._samples)} streams")
-        out = torch.empty(like.shape, dtype=like.dtype, device=self._samples[0].device)
-        for row, generator in zip(out, self._samples, strict=True):
-            fill(row, generator)
-        return out.to(like.device, non_blocking=True)
+        """Numbers uniform in [0, 1), multiples of 2^-24, as `normal` otherwise."""
+        return _unit(self._words(like, like[0].numel())).reshape(like.shape).to(like.device, like.dtype)
 
     def uniform_per_image(self) -> Tensor:
         """One uniform number in [0, 1) per image, shape (B,): what resampling among the samples of an image needs."""
-        return torch.stack([torch.rand((), generator=g, device=g.device) for g in self._images])
+        return _unit(self._bits(self._images, 1))[:, 0]
+
+    def _words(self, like: Tensor, count: int) -> Tensor:
+        if len(like) != len(self._samples):
+            raise ValueError(f"noise for {len(like)} rows was asked of {len(self._samples)} streams")
+        return self._bits(self._samples, count)
+
+    def _bits(self, streams: Sequence[np.random.Philox], count: int) -> Tensor:
+        """The next `count` words of 32 bits of each stream, (streams, count) int32 on the device."""
+        raw = np.stack([stream.random_raw(-(-count // 2)) for stream in streams])
+        words = torch.from_numpy(raw.astype("<u8", copy=False).view("<i4"))[:, :count]
+        if self.device.type == "cuda":  # from pinned memory, so that the copy does not wait for the device
+            words = words.pin_memory()
+        return words.to(self.device, non_blocking=True)
+
+
+def _philox(*key: int) -> np.random.Philox:
+    return np.random.Philox(key=np.random.SeedSequence(key).generate_state(2, np.uint64))
+
+
+def _unit(words: Tensor) -> Tensor:
+    """Words of 32 bits as float32 numbers in [0, 1): their upper 24 bits, which a float32 holds exactly."""
+    return ((words >> 8) & 0xFFFFFF).float() * 2.0**-24

@@ -1,21 +1,28 @@
-"""What the tests of single algorithms share: fast draws of one small problem, units, costs, recorded bands."""
+"""What the tests of single algorithms share: fast draws of one small problem, units, costs, recorded distances."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import torch
 from deepinv.physics import Physics
+from exactness import sizes
 from torch import Tensor
 
 from ambient_solve.algorithms.base import Algorithm
-from ambient_solve.evaluate.exactness import gaussian_operator, matrix_operator, on_gaussian
+from ambient_solve.evaluate.exactness import Exactness, gaussian_operator, matrix_operator, on_gaussian
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import churn
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.gaussian import ExactPrior, GaussianPrior
 from ambient_solve.solver import Solver
 from helpers import Draws
+
+RECORD = json.loads((Path(__file__).parent / "exactness.json").read_text())["algorithms"]
+FRESH = 1000
+"""The first problem of the tests: none of those that were recorded."""
 
 
 class OneStream(Draws):
@@ -98,16 +105,17 @@ def change_of_units(algorithm: Algorithm, scale: float = 10.0) -> float:
     return float((found[1] - found[0]).abs().max() / found[0].std())
 
 
-def measure(algorithm: Algorithm, operator: str, n: int = 100) -> tuple[float, float, float]:
-    """Bias, variance ratio, and distance over its floor."""
-    e = on_gaussian(algorithm, operator, n)
-    return e.bias, e.ratio, e.distance / e.floor
+def recorded(name: str, operator: str) -> Exactness:
+    """What `benchmarks/exactness.py --record` measured."""
+    return Exactness.read(RECORD[name]["gaussian"][operator])
 
 
-def inside(measured: tuple[float, float, float], recorded: tuple[float, float, float]) -> bool:
-    """Same seeds, so only rounding differs between machines; chains that amplify it are given a tenth."""
-    slack = (0.03 + 0.1 * recorded[0], 0.03 + 0.03 * recorded[1], 0.1 * recorded[2])
-    return all(abs(a - b) < s for a, b, s in zip(measured, recorded, slack, strict=True))
+def agrees(algorithm: Algorithm | str, operator: str, name: str) -> bool:
+    """Whether it is as far from the exact posterior, on other truths with other noise, as the row `name` was."""
+    own = sizes(algorithm)
+    measured = on_gaussian(algorithm, operator, own["n"], own["problems"] // 2, first=FRESH, seed=FRESH)
+    print(f"\n{name}, {operator}: measured {measured}, recorded {recorded(name, operator)}")
+    return measured.agrees(recorded(name, operator))
 
 
 def modes(prior: ExactPrior, z: Tensor) -> Tensor:

@@ -1,17 +1,15 @@
 """Every algorithm against the exact posterior, its recorded distance from it, and what it costs."""
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy
 import pytest
 import torch
 from exactness import ALGORITHMS as MEASURED
+from exactness import SHORT
 
-from ambient_solve import ALGORITHMS, DAPS, DDNM, DPS, MMPS, TDS, PiGDM, Proximal, Solver
+from ambient_solve import ADPS, ALGORITHMS, DAPS, DDNM, DPS, MMPS, TDS, PiGDM, Proximal, Solver
 from ambient_solve.algorithms.base import Guided
 from ambient_solve.evaluate.exact import mcgdiff_problem
 from ambient_solve.evaluate.exactness import (
@@ -23,29 +21,21 @@ from ambient_solve.evaluate.exactness import (
     on_mixture,
 )
 from ambient_solve.noise import churn, karras, log_linear, reverse
-from samplers import calls
+from samplers import RECORD, agrees, calls
 
-RECORD = json.loads((Path(__file__).parent / "exactness.json").read_text())
-SAMPLES = RECORD["samples"]
-# Those that claim exactness have tests of their own below, and these in files of their own.
-ELSEWHERE = [*"fps tmpd ddrm langevin pnpdm reddiff sitcom mgps auto".split(), "annealed langevin", "adps, 200 levels"]
-EXACT = ["tds", "mmps, 100 levels, k = 12"]
-HEURISTICS = {name: a for name, a in MEASURED.items() if name not in EXACT + ELSEWHERE}
-
-
-def inside(measured, recorded) -> bool:
-    """Same seeds, so only rounding differs between machines; chains that amplify it are given a tenth."""
-    return (
-        abs(measured.bias - recorded["bias"]) < 0.03 + 0.1 * recorded["bias"]
-        and abs(measured.ratio - recorded["ratio"]) < 0.03
-        and abs(measured.distance - recorded["distance"]) < 0.002 + 0.1 * recorded["distance"]
-    )
+# Those that claim exactness have tests of their own; those without a row in SHORT are fast enough as they are.
+EXACT = ["auto", "tds", "mmps, 100 levels, k = 12"]
+SLOW = ["fps", "mgps", "pnpdm", "reddiff", "sitcom", "tmpd"]
+ROWS = {name: a for name, a in (MEASURED | SHORT).items() if name not in EXACT + SLOW}
+SETTINGS = (ADPS, DAPS, DDNM, DPS, MMPS, PiGDM, Proximal)
+"""Whose changed settings are tried here; the others have a file of their own."""
+CASES = [(name, operator) for name in ROWS for operator in RECORD[name]["gaussian"]]
 
 
 def worse(algorithm):
     """A plausible mistake in a setting of each method."""
-    if isinstance(algorithm, DPS):
-        return dataclasses.replace(algorithm, zeta=2 * algorithm.zeta)
+    if isinstance(algorithm, DPS | ADPS):
+        return dataclasses.replace(algorithm, **{"zeta": 2.0} if isinstance(algorithm, DPS) else {"l_ss": 0.6})
     if isinstance(algorithm, MMPS):
         return dataclasses.replace(algorithm, spread=not algorithm.spread)
     if isinstance(algorithm, PiGDM):
@@ -60,36 +50,40 @@ def worse(algorithm):
     )
 
 
-@pytest.mark.parametrize("operator", GAUSSIAN)
-@pytest.mark.parametrize("name", HEURISTICS)
-def test_distance_from_the_exact_posterior_is_the_recorded_one(name, operator):
-    assert inside(on_gaussian(HEURISTICS[name], operator, SAMPLES), RECORD["algorithms"][name]["gaussian"][operator])
+def exact(algorithm, operator):
+    """As exact as the draws of 16 measurements can tell: error of the mean, variance, distance."""
+    e = on_gaussian(algorithm, operator)
+    print(f"\n{operator}: {e}")
+    return abs(e.z) < 4.4 and abs(e.ratio.value - 1) < 0.05 and e.excess.value < 4.4 * e.excess.error
 
 
-@pytest.mark.parametrize("name", HEURISTICS)
-def test_a_changed_setting_leaves_the_recorded_band(name):
-    recorded = RECORD["algorithms"][name]["gaussian"]["mask"]
-    assert not inside(on_gaussian(worse(HEURISTICS[name]), "mask", SAMPLES), recorded)
+@pytest.mark.parametrize(("name", "operator"), CASES)
+def test_on_other_problems_it_is_as_far_from_the_exact_posterior_as_recorded(name, operator):
+    assert agrees(ROWS[name], operator, name)
+
+
+@pytest.mark.parametrize("name", [name for name, a in ROWS.items() if isinstance(a, SETTINGS)])
+def test_a_changed_setting_is_elsewhere(name):
+    assert not agrees(worse(ROWS[name]), "mask", name)
 
 
 @pytest.mark.parametrize("operator", GAUSSIAN)
 def test_converged_mmps_is_exact_on_gaussians(operator):
-    e = on_gaussian(MMPS(steps=100, iterations=12), operator, 500)
-    assert e.z < 4.4 and abs(e.ratio - 1) < 0.06 and e.distance < 1.25 * e.floor
+    assert exact(MMPS(steps=100, iterations=12), operator)
 
 
 @pytest.mark.parametrize("operator", GAUSSIAN)
 def test_tds_is_exact_on_gaussians(operator):
-    e = on_gaussian(TDS(steps=300), operator, 500)
-    # Resampled particles are not independent: a little more than the floor of independent ones.
-    assert e.z < 4.4 and abs(e.ratio - 1) < 0.06 and e.distance < 1.4 * e.floor
+    e = on_gaussian(TDS(steps=300), operator, 250, problems=4)
+    # Resampled particles are not independent: their means differ more, and their variance is a little smaller.
+    assert e.bias < 0.2 and abs(e.ratio.value - 1) < 0.06 and e.distance.value < 1.4 * e.floor.value
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 0.85])
 def test_mmps_keeps_the_variance_at_every_eta(eta):
     """The share of the fluctuation is the coefficient of z0 in the kernel, not only that of eta = 1."""
-    e = on_gaussian(MMPS(steps=50, iterations=12, eta=eta), "mask", 500)
-    assert abs(e.ratio - 1) < 0.06 and e.distance < 1.3 * e.floor
+    e = on_gaussian(MMPS(steps=50, iterations=12, eta=eta), "mask")
+    assert abs(e.ratio.value - 1) < 0.06 and abs(e.excess.value) < 4.4 * e.excess.error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +101,13 @@ class WithoutJacobian(Guided):
 
 @pytest.mark.parametrize("operator", ["mask", "dense"])
 def test_without_the_jacobian_it_is_not_exact(operator):
-    e = on_gaussian(WithoutJacobian(steps=300), operator, 500)
-    assert e.z > 10 and e.distance > 2 * e.floor
+    e = on_gaussian(WithoutJacobian(steps=300), operator)
+    assert e.z > 10 and e.excess.value > 6 * e.excess.error
 
 
 def test_the_published_mmps_converges_in_the_number_of_levels():
     rules = [MMPS(steps=steps, iterations=12, spread=False) for steps in (25, 50, 100, 200)]
-    ratios = [on_gaussian(rule, "mask", 500).ratio for rule in rules]
+    ratios = [on_gaussian(rule, "mask").ratio.value for rule in rules]
     errors = [1 - r for r in ratios]
     assert all(later < 0.65 * earlier for earlier, later in zip(errors, errors[1:], strict=False))
 
@@ -139,8 +133,7 @@ def test_mmps_on_the_mixture_protocol(d):
 
 @pytest.mark.parametrize("operator", GAUSSIAN)
 def test_taking_steps_back_keeps_the_exact_posterior(operator):
-    e = on_gaussian(MMPS(steps=50, iterations=12, travel=1), operator, 500)
-    assert e.z < 4.4 and abs(e.ratio - 1) < 0.06 and e.distance < 1.25 * e.floor
+    assert exact(MMPS(steps=50, iterations=12, travel=1), operator)
 
 
 @pytest.mark.parametrize(("dy", "ceiling"), [(1, 0.6), (2, 0.3), (4, 0.12)])
@@ -148,24 +141,27 @@ def test_tds_on_the_mixture_protocol(dy, ceiling):
     assert distances(TDS(steps=100), 8, dy, 12).mean() <= ceiling
 
 
-def test_the_default_is_nowhere_behind_mmps_at_no_more_cost():
-    """In all nine recorded cells, and measured here in one; mmps taken twice is behind it in (80, 2)."""
-    rows = (RECORD["algorithms"][name]["mixture"] for name in ("auto", "mmps"))
-    auto, mmps = ({cell: numpy.mean(row, 0)[0] for cell, row in mixture.items()} for mixture in rows)
-    assert len(mmps) == 9 and all(auto[cell] <= mmps[cell] for cell in mmps)
-    assert distances("auto", 8, 1, 6).mean() < 0.5 * distances(MMPS(), 8, 1, 6).mean()
-    for dy in (1, 2, 4):
-        problem = mcgdiff_problem(8, dy, 0)
-        op = matrix_operator(problem.A, problem.sigma_y, (8,))
-        runs = [Solver(problem.prior, a).solve(problem.y[None], op, n_samples=64) for a in ("auto", MMPS())]
-        default, once = (r.network_calls + r.vjps for r in runs)
-        assert default <= once
+@pytest.mark.parametrize(("cell", "problems"), [((8, 1), 6), ((8, 4), 6), ((80, 2), 3)])
+def test_the_default_is_not_behind_mmps_at_no_more_cost(cell, problems):
+    """Where mmps taken twice is behind it (80, 2), and where that is best (8, 4)."""
+    auto, mmps = (distances(a, *cell, problems).mean() for a in ("auto", MMPS()))
+    assert auto <= 1.05 * mmps
+    if cell == (8, 1):
+        assert auto < 0.5 * mmps
+    problem = mcgdiff_problem(*cell, 0)
+    op = matrix_operator(problem.A, problem.sigma_y, cell[:1])
+    runs = [Solver(problem.prior, a).solve(problem.y[None], op, n_samples=64) for a in ("auto", MMPS())]
+    default, once = (r.network_calls + r.vjps for r in runs)
+    assert default <= once
 
 
-def test_tds_comes_near_the_floor_in_all_nine_cells():
-    ratios = {c: float(numpy.divide(*numpy.mean(r, 0))) for c, r in RECORD["algorithms"]["tds"]["mixture"].items()}
-    print("tds over the floor:", {cell: round(ratio, 2) for cell, ratio in ratios.items()})
-    assert len(ratios) == 9 and all(ratio <= 1.5 for ratio in ratios.values())
+@pytest.mark.parametrize("dy", [1, 2, 4])
+def test_tds_comes_near_the_floor(dy):
+    found, floor = torch.tensor(on_mixture(TDS(), 8, dy, range(100, 106))).mean(0)
+    print(f"tds (8, {dy}): {found:.3f}, floor {floor:.3f}")
+    assert found < 2 * floor
+    # The control: so few levels that a trajectory cannot follow the modes apart.
+    assert torch.tensor(on_mixture(TDS(steps=12), 8, dy, range(100, 106))).mean(0)[0] > 2 * floor
 
 
 def test_the_jacobian_free_rules_fail_on_the_mixture_protocol():

@@ -13,7 +13,7 @@ from PIL import Image
 from ambient_solve.algorithms.ddnm import DDNM
 from ambient_solve.check import OPERATORS, Check, Found, build_operator, draw
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.evaluate.exactness import Exactness
+from ambient_solve.evaluate.exactness import Estimate, Exactness
 from ambient_solve.evaluate.simulation import Calibration, Exact
 from ambient_solve.evaluate.two_sample import TwoSample
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
@@ -42,7 +42,9 @@ def calibration(**changes) -> Calibration:
 
 def found(gaussian: float = 1.0, mixture: float = 1.0, **sets: Calibration) -> Found:
     """Distances in floors, and calibrations by problem."""
-    exactness = Exactness(bias=0.1, z=2.0, ratio=1.0, distance=0.02 * gaussian, floor=0.02, floor_bias=0.1)
+    zero, one = Estimate(0.0, 0.01), Estimate(1.0, 0.01)
+    excess, distance = Estimate(0.08 * (gaussian - 1), 0.001), Estimate(0.08 * gaussian, 0.001)
+    exactness = Exactness(zero, one, distance, excess, floor=Estimate(0.08, 0.001), z=2.0)
     made = Found("mmps", "Gaussians and mixtures", 19, sets=sets or {"mask": calibration()})
     made.gaussian["mask"], made.mixture[(8, 1)] = exactness, (0.3 * mixture, 0.3)
     return made

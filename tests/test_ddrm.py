@@ -15,26 +15,14 @@ from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import karras
 from ambient_solve.priors.gaussian import dense
 from helpers import OPERATORS, Draws, problem, rand
-from samplers import inside, measure
-
-# bias, variance ratio, distance over floor, for 300 samples and the default of 20 levels. Variances are half of the
-# right ones since a measured mode forgets the state at every level: it is a draw around y / s shrunk by one denoiser.
-RECORDED = {
-    "mask": (2.06, 0.55, 5.8),
-    "blur": (0.62, 0.37, 3.3),
-    "super-resolution": (0.43, 0.53, 2.5),
-    "dense": (1.24, 0.59, 4.1),
-}
+from samplers import agrees
 
 
-@pytest.mark.parametrize("operator", GAUSSIAN)
-def test_distance_from_the_exact_posterior_is_the_recorded_one(operator):
-    assert inside(measure(DDRM(), operator, 300), RECORDED[operator])
-
-
+# Variances are half of the right ones since a measured mode forgets the state at every level: it is a draw around y / s
+# shrunk by one denoiser.
 @pytest.mark.parametrize("changed", [{"eta": 0.4}, {"eta_b": 0.7}])
-def test_a_changed_setting_leaves_the_recorded_band(changed):
-    assert not inside(measure(DDRM(**changed), "mask", 300), RECORDED["mask"])
+def test_a_changed_setting_is_elsewhere(changed):
+    assert not agrees(DDRM(**changed), "mask", "ddrm")
 
 
 def by_singular_vectors(A, y, sigma_y, z0, z, n, sigma, t, eta, eta_b):

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from ambient_solve.algorithms.langevin import Langevin, _largest_eigenvalue
-from ambient_solve.evaluate.exactness import GAUSSIAN
 from ambient_solve.likelihood import Likelihood
-from samplers import calls, change_of_units, diagonal, draw, errors, inside, isotropic, measure
+from samplers import agrees, calls, change_of_units, diagonal, draw, errors, isotropic
 
 GAINS, SIGMA_Y, C = [0.0, 0.5, 1.0, 2.0], 0.3, 0.25
 Y = torch.tensor([[0.0, 0.4, -0.5, 0.9]])
@@ -62,33 +61,9 @@ def test_the_curvature_is_that_of_the_operator():
 
 
 # It has not converged where the prior is narrow: a direction of variance c only moves while s^2 > c.
-RECORDED = {
-    "langevin": {
-        "mask": (0.443, 1.08, 1.331),
-        "blur": (0.261, 1.08, 1.092),
-        "super-resolution": (0.209, 1.08, 1.014),
-        "dense": (0.469, 1.138, 1.507),
-    },
-    "ald": {
-        "mask": (0.859, 1.138, 1.787),
-        "blur": (0.44, 1.155, 1.302),
-        "super-resolution": (0.449, 1.202, 1.654),
-        "dense": (0.647, 1.22, 1.843),
-    },
-}
-SETTINGS = {"langevin": Langevin(), "ald": Langevin(precondition=False)}
-
-
-@pytest.mark.parametrize("operator", GAUSSIAN)
-@pytest.mark.parametrize("name", RECORDED)
-def test_distance_from_the_exact_posterior(name, operator):
-    assert inside(measure(SETTINGS[name], operator), RECORDED[name][operator])
-
-
-@pytest.mark.parametrize("name", RECORDED)
-def test_another_step_leaves_the_band(name):
-    halved = dataclasses.replace(SETTINGS[name], step=0.5)
-    assert not inside(measure(halved, "mask"), RECORDED[name]["mask"])
+@pytest.mark.parametrize(("precondition", "name"), [(True, "langevin"), (False, "annealed langevin")])
+def test_another_step_is_elsewhere(precondition, name):
+    assert not agrees(Langevin(precondition=precondition, step=0.5), "mask", name)
 
 
 @pytest.mark.parametrize("precondition", [True, False])

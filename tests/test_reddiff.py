@@ -12,35 +12,16 @@ from ambient_solve.evaluate.exactness import GAUSSIAN, gaussian_operator, gaussi
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.priors.gaussian import dense
 from helpers import Draws, rand
+from samplers import agrees
 
-# bias, variance ratio, distance over floor, for 64 samples and 200 steps. The spread is that of the optimisation, not
-# of the posterior; the measurement is not weighted by its noise, and where the blur sees little the noise is fitted.
+# The samples differ as far as the optimisation differs; the measurement is not weighted by its noise, and where the
+# blur sees little the noise is fitted.
 SHORT = REDdiff(steps=200)
-RECORDED = {
-    "mask": (0.90, 0.33, 1.40),
-    "blur": (2.33, 0.14, 4.21),
-    "super-resolution": (0.62, 0.37, 1.76),
-    "dense": (1.05, 0.21, 2.21),
-}
-
-
-def inside(e, operator):
-    bias, ratio, distance = RECORDED[operator]
-    return (
-        abs(e.bias - bias) < 0.05 + 0.1 * bias
-        and abs(e.ratio - ratio) < 0.05
-        and abs(e.distance / e.floor - distance) < 0.15 * distance
-    )
-
-
-@pytest.mark.parametrize("operator", GAUSSIAN)
-def test_distance_from_the_exact_posterior_is_the_recorded_one(operator):
-    assert inside(on_gaussian(SHORT, operator, 64), operator)
 
 
 @pytest.mark.parametrize(("operator", "changed"), [("blur", {"lambda_": 1.0}), ("mask", {"lr": 0.03})])
-def test_a_changed_setting_leaves_the_recorded_band(operator, changed):
-    assert not inside(on_gaussian(dataclasses.replace(SHORT, **changed), operator, 64), operator)
+def test_a_changed_setting_is_elsewhere(operator, changed):
+    assert not agrees(dataclasses.replace(SHORT, **changed), operator, "reddiff, 200 steps")
 
 
 class Squares(Physics):
@@ -118,9 +99,9 @@ def test_the_fixed_point_under_a_gaussian_prior_is_the_shrinkage_mean(operator):
 
 def test_the_samples_of_an_image_hardly_differ():
     """Their spread is that of the optimisation: it falls with the length of a step. The control is a sampler."""
-    tight, loose = (on_gaussian(REDdiff(steps=500, lr=lr), "mask", 64).ratio for lr in (0.01, 0.1))
+    tight, loose = (on_gaussian(REDdiff(steps=500, lr=lr), "mask", problems=4).ratio.value for lr in (0.01, 0.1))
     assert tight < 0.03 < 0.2 < loose < 0.5
-    assert on_gaussian(MMPS(), "mask", 64).ratio > 0.9
+    assert on_gaussian(MMPS(), "mask", problems=4).ratio.value > 0.9
 
 
 def test_without_a_prior_it_fits_the_measurement():

@@ -7,9 +7,8 @@ import torch
 from deepinv.physics import GaussianNoise, Physics
 
 from ambient_solve.algorithms.sitcom import SITCOM, Adam
-from ambient_solve.evaluate.exactness import GAUSSIAN
 from ambient_solve.likelihood import Likelihood
-from samplers import calls, change_of_units, diagonal, draw, inside, isotropic, measure
+from samplers import agrees, calls, change_of_units, diagonal, draw, isotropic
 
 C, S = 0.25, 0.5
 Y, GAINS = torch.tensor([[0.4, -0.7, 0.0, 0.2]]), [1.0, 0.5, 0.0, 2.0]
@@ -67,24 +66,10 @@ def test_adam_takes_steps_of_unit_length_at_any_scale_but_for_rounding():
     assert torch.allclose(adam.direction(g), g.sign()) and torch.allclose(adam.direction(-g), -0.0526316 * g.sign())
 
 
-# It looks for one input that explains the measurement: a spread of its own comes only from the start and the last
-# levels, so that it has a third to a half of the posterior's variance.
-RECORDED = {
-    "mask": (1.093, 0.343, 1.948),
-    "blur": (1.139, 0.545, 2.39),
-    "super-resolution": (0.542, 0.416, 2.126),
-    "dense": (0.78, 0.423, 2.307),
-}
-SETTING = SITCOM(steps=20, iterations=10)
-
-
-@pytest.mark.parametrize("operator", GAUSSIAN)
-def test_distance_from_the_exact_posterior(operator):
-    assert inside(measure(SETTING, operator), RECORDED[operator])
-
-
-def test_going_on_leaves_the_band():
-    assert not inside(measure(dataclasses.replace(SETTING, stop=False), "mask"), RECORDED["mask"])
+# It looks for one input that explains the measurement: its samples differ only by the start and the last levels, so
+# that it has a third to a half of the posterior's variance.
+def test_going_on_is_elsewhere():
+    assert not agrees(SITCOM(steps=20, iterations=10, stop=False), "mask", "sitcom, 20 levels of 10")
 
 
 def test_costs_and_units():

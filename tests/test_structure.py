@@ -266,7 +266,7 @@ def test_the_skeletons_of_the_contributing_guide_are_true(tmp_path, monkeypatch)
         name = "skeleton_of_" + heading.split()[1]
         (tmp_path / f"{name}.py").write_text(source)
         made[heading] = importlib.import_module(name)
-    guided, blind = (on_gaussian(made["An algorithm"].Mine(steps=20, width=w), "mask", n=40) for w in (1.0, 0.01))
+    guided, blind = (on_gaussian(made["An algorithm"].Mine(steps=20, width=w), "mask", problems=4) for w in (1.0, 0.01))
     assert guided.bias < 0.5 * blind.bias
     assert not wrong_imports("ambient_solve/algorithms/mine.py", skeletons()["An algorithm"])
     assert not wrong_imports("ambient_solve/objectives/clean.py", skeletons()["An objective"])

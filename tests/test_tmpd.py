@@ -22,16 +22,10 @@ from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams, per_sample
 from ambient_solve.priors.gaussian import dense
 from helpers import randn
-from samplers import inside, measure
+from samplers import agrees
 
-# bias, variance ratio, distance over floor, for 300 samples and 100 levels. Row sums bound the covariance of a blur and
-# of correlated pixels from above, so that the measurement is trusted too little: variance 1.25 for the blur.
-RECORDED = {
-    "mask": (0.61, 0.93, 2.2),
-    "blur": (1.66, 1.25, 3.6),
-    "super-resolution": (0.63, 1.00, 2.8),
-    "dense": (0.72, 0.96, 2.2),
-}
+# Row sums bound the covariance of a blur and of correlated pixels from above, so that the measurement is trusted too
+# little there, and the variance is too large.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +44,9 @@ class Variant(Guided):
         return z0 + sigma**2 * vjp(likelihood.At(r / (rows + per_sample(likelihood.sigma, r) ** 2)))
 
 
-@pytest.mark.parametrize("operator", GAUSSIAN)
-def test_distance_from_the_exact_posterior_is_the_recorded_one(operator):
-    assert inside(measure(TMPD(), operator, 300), RECORDED[operator])
-
-
 @pytest.mark.parametrize(("operator", "rule"), [("mask", "doubled"), ("blur", "doubled"), ("dense", "signed")])
-def test_another_variance_leaves_the_recorded_band(operator, rule):
-    assert not inside(measure(Variant(steps=100, rule=rule), operator, 300), RECORDED[operator])
+def test_another_variance_is_elsewhere(operator, rule):
+    assert not agrees(Variant(steps=100, rule=rule), operator, "tmpd, 100 levels")
 
 
 def state(prior, op, sigma, images=3, seed=0):

@@ -75,7 +75,8 @@ class Texture(Prior):
 
     def draw(self, like: Tensor, streams: Streams) -> Tensor:
         """A sample of the prior for each row, shape of `like` (B, *shape); row i from stream i."""
-        unit, rows = streams.normal(like).flatten(1).double(), torch.zeros(len(like), dtype=torch.long)
+        # Turned first: with `back` after it this is a symmetric root, the same whatever signs the columns of R have.
+        unit, rows = self.turn(streams.normal(like)).flatten(1).double(), torch.zeros(len(like), dtype=torch.long)
         return self.back(self.inner.components.sample(rows.to(like.device), unit).to(like).reshape(like.shape))
 
     def posterior_draw(self, likelihood: Likelihood, streams: Streams, iterations: int) -> Tensor:

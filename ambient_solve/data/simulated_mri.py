@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ambient_solve.operators.coils import fixed_phase
 from ambient_solve.transforms import from_kspace, to_kspace
 
 DEGREE = 6
@@ -49,7 +50,7 @@ def fit_coils(kspace: Tensor, acs: int, coils: int) -> Head:
     """
     low = _low(kspace, acs)
     weight = low.abs().square().sum(0)
-    values, vectors = torch.linalg.eigh(torch.einsum("chw,dhw->cd", low, low.conj()))
+    vectors = fixed_phase(torch.linalg.eigh(torch.einsum("chw,dhw->cd", low, low.conj()))[1])
     reference = torch.einsum("c,chw->hw", vectors[:, -1].conj(), low)
     maps = low / weight.sqrt().clamp_min(1e-12) * torch.polar(torch.ones_like(weight), -reference.angle())
     maps = torch.einsum("cv,chw->vhw", vectors[:, -coils:].flip(-1).conj(), maps)

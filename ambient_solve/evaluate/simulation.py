@@ -29,6 +29,7 @@ from ambient_solve.evaluate.calibration import (
     uniformity,
     variance_ratio,
 )
+from ambient_solve.evaluate.exact import principal_axes
 from ambient_solve.evaluate.two_sample import TwoSample, c2st
 from ambient_solve.noise import per_sample
 from ambient_solve.priors.base import Prior
@@ -286,7 +287,7 @@ def _exact(
     means = torch.stack([p.mean.flatten() for p in posteriors])[:, None]
     found = prior.encode(samples.double()).flatten(2) - means
     wanted = torch.stack([p.sample(S, generator).double().flatten(1) for p in posteriors]) - means
-    variance, axes = torch.linalg.eigh(torch.stack([p.covariance for p in posteriors]).mean(0))
+    variance, axes = principal_axes(torch.stack([p.covariance for p in posteriors]).mean(0))
     ratios = (found @ axes).var(1).mean(0) / variance
     # The mean of S samples errs by their variance / S more than the mean of many would.
     squared = ((found.mean(1) @ axes) ** 2).mean(0) / variance - ratios / S

@@ -45,7 +45,8 @@ def c2st(samples: Tensor, reference: Tensor, seed: int = 0) -> TwoSample:
         raise AmbientSolveError(
             "c2st was given samples and references that are all the same point; draws were expected."
         )
-    x = (x @ axes[:, varies] / variance[varies].sqrt()).float()
+    # By the symmetric root: unlike the axes, it is the same whatever library finds it.
+    x = (x @ axes[:, varies] / variance[varies].sqrt() @ axes[:, varies].T).float()
     n, generator = len(samples), torch.Generator().manual_seed(seed)
     label = torch.cat([torch.ones(n), torch.zeros(n)])
     # Each set is dealt out to the folds by itself: they are balanced.

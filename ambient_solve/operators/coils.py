@@ -54,9 +54,7 @@ def espirit(kspace: Tensor, acs: int, *, kernel: int = 6, threshold: float = 0.0
     for top in range(0, height, step):
         matrices = torch.einsum("cdiw,ih->hwcd", across, down[:, top : top + step])
         values, vectors = torch.linalg.eigh(matrices)
-        found = vectors[..., -1] * (values[..., -1:] > crop)
-        first = found[..., :1]
-        found = found * torch.where(first.abs() > 0, first.conj() / first.abs().clamp_min(1e-20), 1)
+        found = fixed_phase(vectors[..., -1:])[..., 0] * (values[..., -1:] > crop)
         maps[:, top : top + step] = found.permute(2, 0, 1)
     if not bool(maps.any()):
         raise AmbientSolveError(
@@ -96,8 +94,14 @@ def compress(kspace: Tensor, coils: int, acs: int | None = None) -> Tensor:
     if coils >= have:
         return kspace
     data = (kspace if acs is None else centre(kspace, acs)).movedim(-3, 0).flatten(1).to(torch.complex128)
-    vectors = torch.linalg.eigh(data @ data.mH)[1].flip(1)[:, :coils]
+    vectors = fixed_phase(torch.linalg.eigh(data @ data.mH)[1]).flip(1)[:, :coils]
     return torch.einsum("...chw,cd->...dhw", kspace, vectors.conj().to(kspace.dtype))
+
+
+def fixed_phase(vectors: Tensor) -> Tensor:
+    """Complex eigenvectors (..., n, m) in columns whose first entry is real and positive, as libraries differ in it."""
+    first = vectors[..., :1, :]
+    return vectors * torch.where(first.abs() > 0, first.conj() / first.abs().clamp_min(1e-20), 1)
 
 
 def prewhiten(kspace: Tensor, noise: Tensor) -> Tensor:

@@ -135,9 +135,14 @@ class Spectral(nn.Module):
         return self._gather(weights[..., None] * shrunk * self._rotate(v[:, None]))
 
     def sample(self, index: Tensor, unit: Tensor) -> Tensor:
-        """See `Isotropic`."""
-        v = (self.eigenvalues[index].sqrt() * unit)[:, None]
-        if not self.shared:  # (n, K, d), zero but for the component of each row
+        """See `Isotropic`. By the symmetric root `Q sqrt(eigenvalues) Q'`, which is unique though its columns are not.
+
+        Another library may return other eigenvectors; the same noise gives the same draw with all of them.
+        """
+        v = self._rotate(unit[:, None]) * self.eigenvalues.sqrt()  # (n, K, d)
+        if self.shared:
+            v = v.gather(1, index[:, None, None].expand(-1, 1, v.shape[2]))
+        else:
             v = nn.functional.one_hot(index, len(self.means))[..., None] * v
         return self.means[index] + self._gather(v)
 
