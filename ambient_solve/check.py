@@ -145,7 +145,7 @@ class Check:
                 found.add(name, lambda p=prior, o=op: self._calibrate(algorithm, {}, p, o, problems, bar.update))
             seeds = range(self.seed, self.seed + SEEDS)
             # Particles of one measurement share their fate: few measurements, many particles.
-            truths = min(TRUTHS[algorithm.interacting], self.draws // 2)
+            truths = min(TRUTHS[algorithm.interacting], max(2, self.draws // 2))
             sizes = {"n": self.draws // truths, "problems": truths, "first": truths * self.seed, "seed": self.seed}
             for cell in cells:
                 if cell in GAUSSIAN:

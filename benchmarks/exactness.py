@@ -86,6 +86,8 @@ LARGE = ("auto", "tds", "mmps", "mmps, 13 levels taken twice", "pigdm", "dps, 20
 
 def sizes(algorithm: Algorithm | str) -> dict[str, int]:
     """Samples of each Gaussian measurement, and measurements: few with many particles where these interact."""
+    if isinstance(algorithm, TDS):
+        return {"n": 32, "problems": 4}  # a vector-Jacobian product for each number measured
     interacting = not isinstance(algorithm, str) and algorithm.interacting
     return {"n": 128, "problems": 8} if interacting else {"n": 32, "problems": 32}
 

@@ -150,22 +150,30 @@ def conditional(samples: Tensor, seen: Tensor) -> Tensor:
     return (MEAN + (z[:, k] - MEAN[k]) @ torch.linalg.inv(C[k][:, k]) @ C[k]).reshape(samples.shape)
 
 
-RECORDS = {
-    "ordinary": (lambda: EXACT, (0.65, 0.21), (0.67, 0.96)),
-    "mask of the training law": (told, (0.96, 0.39), (2.46, 1.90)),
-    "mask of the measurement": (lambda: told().with_mask(SEEN), (0.63, 0.11), (0.64, 0.04)),
-}
-"""A prior; the bias of A-DPS and its variance ratio on what is measured and on the rest. Records, not merits."""
-
-
-@pytest.mark.parametrize("name", RECORDS)
-def test_distance_of_adps_from_the_exact_posterior(name):
-    (build, *recorded), y = RECORDS[name], measured()
-    for l_ss, recorded_one in ((0.2, True), (0.4, False)):
-        found = moments(solve(build(), ADPS(steps=60, l_ss=l_ss), y, n=200), y)
-        print(f"\n{name}, l_ss {l_ss}: bias, ratio {[[round(v, 3) for v in pair] for pair in found]}")
-        pairs = [(a, b) for f, r in zip(found, recorded, strict=True) for a, b in zip(f, r, strict=True)]
-        assert all(abs(a - b) < 0.03 + 0.1 * b for a, b in pairs) == recorded_one
+@pytest.mark.parametrize(
+    ("build", "here", "rest"),
+    [
+        (lambda: EXACT, (0.5, 0.8), (0.6, 1.1)),
+        (told, (1.0, 4.0), (0.5, 2.6)),
+        (lambda: told().with_mask(SEEN), (0.5, 0.8), (0.0, 0.1)),
+    ],
+    ids=["ordinary", "mask of the training law", "mask of the measurement"],
+)
+def test_how_far_adps_is_from_the_exact_variance(build, here, rest):
+    """Too narrow on what was measured, right on the rest; wider with masks of the training law; without any variance of
+    the rest where the prior always sees the same entries. The bands hold by 3 standard errors."""
+    found = []
+    for seed in range(12):
+        x = EXACT.sample(1, torch.Generator().manual_seed(50 + seed))
+        y = OPERATOR.A(x)
+        y = y + NOISE * randn(*y.shape, seed=80 + seed) * (y != 0)
+        r = Solver(build(), ADPS(steps=60, l_ss=0.2)).solve(y, OPERATOR, n_samples=20, seed=seed)
+        found.append(moments(r.samples[0], y)[1])
+    ratios = torch.tensor(found)
+    mean, error = ratios.mean(0), ratios.std(0) / math.sqrt(len(ratios))
+    print(f"\nvariance over exact, measured and rest: {mean.tolist()} +- {error.tolist()}")
+    for m, e, (low, high) in zip(mean, error, (here, rest), strict=True):
+        assert low <= m - min(3 * e, m) and m + 3 * e < high
 
 
 def test_the_residual_ends_near_the_step_whatever_the_noise():
@@ -201,22 +209,25 @@ def test_told_the_measurement_proximal_fills_in_the_rest_without_bias():
     found, control = moments(z, y), moments(ordinary, y)
     print(f"\nproximal: bias, ratio {found}, of an ordinary prior {control}")
     assert relative(z, conditional(z, SEEN)) < 0.01 and max(found[0]) < 0.2 and found[1][0] < 0.6
-    assert control[0][1] > 0.22 and relative(ordinary, conditional(ordinary, SEEN)) > 0.1
+    assert control[0][1] > 1.5 * found[0][1] and relative(ordinary, conditional(ordinary, SEEN)) > 0.1
 
 
 def test_a_mask_that_hides_a_measured_entry_loses_it():
     """It ends at its conditional mean given the others, whatever was measured there."""
-    hides, y = SEEN.clone(), measured()
+    hides, y = SEEN.clone(), measured(n=6)
     hides[0, 0] = 1 - hides[0, 0]
     prior = told().with_mask(hides)
     for algorithm in (Proximal(), MMPS(), ADPS(steps=60, l_ss=0.2)):
-        lost, kept = (Solver(p, algorithm).solve(y, OPERATOR, n_samples=50) for p in (prior, told().with_mask(SEEN)))
-        away = relative(lost.samples[0], conditional(lost.samples[0], hides))
+        lost, kept = (Solver(p, algorithm).solve(y, OPERATOR, n_samples=16) for p in (prior, told().with_mask(SEEN)))
+        z = lost.samples.flatten(0, 1)
+        away = relative(z, conditional(z, hides))
         print(f"\n{algorithm.name}: chi2 {float(lost.chi2.mean()):.2f}, else {float(kept.chi2.mean()):.2f}, {away:.4f}")
-        assert lost.chi2.mean() > 3 and kept.chi2.mean() < 1.2 and away < 0.02
+        assert lost.chi2.mean() > 2 * kept.chi2.mean() and kept.chi2.mean() < 1.2
+        # A-DPS ends a finite number of gradient steps away from there.
+        assert away < (0.02 if not isinstance(algorithm, ADPS) else 0.25)
     # Nor can mmps trust its Jacobian, whose columns of hidden entries are 0: no symmetric system is left.
     prior.sigma_jacobian = math.inf
-    wrong = Solver(prior, MMPS()).solve(y, OPERATOR, n_samples=50).chi2.mean()
+    wrong = Solver(prior, MMPS()).solve(y, OPERATOR, n_samples=16).chi2.mean()
     assert not wrong < 1000
 
 

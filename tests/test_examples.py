@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
-SECONDS = 120
-"""Limit of each of its processes, in seconds of one core: a busy machine does not fail a script."""
+SECONDS = 900
+"""Limit of each of its processes, in seconds of one core, that only a script without an end reaches."""
 WAITING = 1800
 
 

@@ -107,19 +107,14 @@ def mcgdiff_problem(d: int, dy: int, seed: int) -> Problem:
     """
     generator = torch.Generator().manual_seed(seed)
     prior = MixturePrior.mcgdiff(d, generator)
-    u, v = (_orthonormal(torch.randn(n, dy, generator=generator, dtype=torch.float64)) for n in (dy, d))
+    # Unlike eigenvectors these are unique: LAPACK fixes the signs of Householder's reflections.
+    u, v = (torch.linalg.qr(torch.randn(n, dy, generator=generator, dtype=torch.float64)).Q for n in (dy, d))
     s = torch.rand(dy, generator=generator, dtype=torch.float64).sort(descending=True).values
     # Rounded before the posterior is taken, so that solver and posterior see the same numbers.
     A = (u * s @ v.T).float()
     sigma_y = float(torch.rand((), generator=generator) * s[0])
     y = A @ prior.sample(1, generator)[0] + sigma_y * torch.randn(dy, generator=generator)
     return Problem(prior, A, y, sigma_y, prior.posterior(A, y, sigma_y))
-
-
-def _orthonormal(columns: Tensor) -> Tensor:
-    """The columns (n, m), orthonormalised in their order: the Q of QR whose R has a positive diagonal is unique."""
-    q, r = torch.linalg.qr(columns)
-    return q * r.diagonal().sign()
 
 
 def principal_axes(covariance: Tensor) -> tuple[Tensor, Tensor]:
