@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from ambient_solve.data.images import open_image, open_mask, read_images, to_tensor
 from ambient_solve.errors import AmbientSolveError
@@ -39,6 +39,20 @@ def test_read_pack(tmp_path):
     assert [name for name, _ in found] == ["pack/0", "pack/1", "pack/2"]
     assert torch.equal(found[2][1], torch.from_numpy((gradient() + np.uint8(2)).transpose(2, 0, 1).copy()))
     assert next(read_images(tmp_path / "pack.npz", channels=1))[1].shape == (1, 12, 20)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow decodes no AVIF: pip install 'pillow>=11.3'")
+def test_read_a_pack_and_a_folder_of_avif(tmp_path):
+    file = io.BytesIO()
+    smooth = np.kron(gradient(), np.ones((4, 4, 1), np.uint8))
+    Image.fromarray(smooth).save(file, "AVIF", quality=95, subsampling="4:4:4")
+    (tmp_path / "pack.npz").write_bytes(pack_bytes(file.getvalue()))
+    (tmp_path / "a.avif").write_bytes(file.getvalue())
+    found = [*read_images(tmp_path / "pack.npz"), *read_images(tmp_path)]
+    assert [name for name, _ in found] == ["pack/0", "a.avif"]
+    for _, picture in found:
+        error = picture.float() - torch.from_numpy(smooth.transpose(2, 0, 1).copy()).float()
+        assert picture.shape == (3, 48, 80) and float(error.square().mean().sqrt()) < 5
 
 
 def test_read_hugging_face_image_folder(tmp_path, monkeypatch):

@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 
 T = TypeVar("T")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""What is decoded at all; Pillow knows more, some of it (EPS) by starting another program."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", *(("AVIF",) if features.check("avif") else ()))
+"""What is decoded at all; Pillow knows more, some of it (EPS) by starting another program. AVIF from Pillow 11.3 on."""
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 8 * MAX_PIXELS
 
