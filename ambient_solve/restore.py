@@ -320,7 +320,8 @@ def fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tu
     config, free = getattr(solver.prior, "config", None), _free_memory(solver.prior)
     if config is None or free is None:
         return n_samples, None
-    width = sum(n / 4**i for i, n in enumerate(config.widths)) * config.blocks / config.unshuffle**2
+    levels = enumerate(zip(config.widths, config.depths, strict=True))
+    width = sum(n * blocks / 4**i for i, (n, blocks) in levels) / config.unshuffle**2
     backward = isinstance(op, LinearPhysics) if solver.algorithm is None else solver.algorithm.gradient
     height, columns = size_of(op, picture)
     per_pixel = BYTES[0 if backward else 1] * width / WIDTH

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 from config import Config
+from growth import deepened
 from torch import Tensor, nn
 
 from ambient_solve.errors import AmbientSolveError
@@ -19,7 +20,7 @@ from ambient_solve.priors.pipeline import INDEX, PipelinePrior
 
 LONG = 200_000
 """Samples from which on training saves more time than compiling takes, a minute or two of two cores."""
-SAME = "channels widths blocks unshuffle groups embedding sigma_data scale offset".split()
+SAME = "channels widths unshuffle groups embedding sigma_data scale offset".split()
 
 
 def starting_prior(
@@ -83,17 +84,25 @@ def compiles(config: Config, device: torch.device, processes: int) -> bool:
 
 
 def _start_from(prior: NetworkPrior, saved: NetworkPrior, name: str) -> None:
-    """Copy the weights; planes that `saved` was not told start with the weight 0, so that nothing changes at first."""
+    """Copy the weights; planes that `saved` was not told start with the weight 0, so that nothing changes at first.
+
+    Nor do blocks change anything at first that `saved` does not have.
+    """
     for field in SAME:
         have, want = getattr(saved.config, field), getattr(prior.config, field)
         if tuple(have) != tuple(want) if isinstance(want, (tuple, list)) else have != want:
             raise AmbientSolveError(f"init: {name} has network.{field} = {have}, the configuration says {want}.")
+    if any(have > want for have, want in zip(saved.config.depths, prior.config.depths, strict=True)):
+        raise AmbientSolveError(
+            f"init: {name} has network.blocks = {saved.config.blocks}; the configuration says {prior.config.blocks}, "
+            "and no block can be taken away."
+        )
     own, given = prior.network.state_dict(), saved.network.state_dict()
     entry = "enter.weight"
     grown = torch.zeros_like(own[entry])
     common = min(grown.shape[1], given[entry].shape[1])
     grown[:, :common] = given[entry][:, :common]
-    prior.network.load_state_dict({**given, entry: grown})
+    deepened(prior.network, {**given, entry: grown}, saved.config, prior.config)
 
 
 @contextlib.contextmanager

@@ -32,9 +32,11 @@ class NetworkConfig:
     channels: int = 3
     size: tuple[int, int] | None = None
     widths: tuple[int, ...] = (48, 96, 128, 192)
-    blocks: int = 1
+    blocks: int | tuple[int, ...] = 1
+    """Residual blocks of each level on the way down and, one more, on the way up: one number, or one for each level."""
     unshuffle: int = 2
     groups: int = 8
+    """Of the group normalisations; 0 leaves them out."""
     embedding: int = 192
     sigma_min: float = 0.01
     sigma_max: float = 80.0
@@ -48,6 +50,11 @@ class NetworkConfig:
     """Share of the entries that a network told such a mask was used to seeing, what `AmbientPrior` draws masks by."""
     missing: float = 0.0
     """Deviation of what a mask of k-space leaves out: it counts as noise in the preconditioning."""
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Residual blocks of each level, from fine to coarse."""
+        return (self.blocks,) * len(self.widths) if isinstance(self.blocks, int) else self.blocks
 
 
 class NetworkPrior(Prior):
@@ -69,7 +76,7 @@ class NetworkPrior(Prior):
         self.network = UNet(
             config.channels,
             config.widths,
-            config.blocks,
+            config.depths,
             config.unshuffle,
             config.groups,
             config.embedding,
@@ -231,8 +238,8 @@ def _read_config(folder: Path) -> NetworkConfig:
         for name in settings:
             if name not in known:
                 raise AmbientSolveError(f"{path} has an unknown entry {name!r}. {suggestion(name, known)}")
-        for name in ("widths", "size"):
-            if settings.get(name) is not None:
+        for name in ("widths", "size", "blocks"):
+            if isinstance(settings.get(name), list):
                 settings[name] = tuple(settings[name])
         _check_told(path, settings.get("planes", 0), settings.get("survival"))
         return NetworkConfig(**settings)

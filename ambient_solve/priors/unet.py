@@ -31,15 +31,20 @@ class GroupNorm(nn.GroupNorm):
             return super().forward(h.to(self.weight.dtype)).to(h.dtype)
 
 
+def normalisation(groups: int, channels: int) -> nn.Module:
+    """Group normalisation; none where `groups` is 0."""
+    return GroupNorm(groups, channels) if groups else nn.Identity()
+
+
 class Block(nn.Module):
     """Residual block; the noise level enters as a scale and a shift after the second normalisation."""
 
     def __init__(self, c_in: int, c_out: int, embedding: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(groups, c_in)
+        self.norm1 = normalisation(groups, c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.level = nn.Linear(embedding, 2 * c_out)
-        self.norm2 = GroupNorm(groups, c_out)
+        self.norm2 = normalisation(groups, c_out)
         self.conv2 = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
@@ -62,13 +67,15 @@ class UNet(nn.Module):
         self,
         channels: int,
         widths: tuple[int, ...],
-        blocks: int = 1,
+        blocks: tuple[int, ...],
         unshuffle: int = 2,
         groups: int = 8,
         embedding: int = 192,
         planes: int = 0,
     ) -> None:
         super().__init__()
+        if len(blocks) != len(widths):
+            raise ValueError(f"blocks = {blocks} must be one number, or one for each of the {len(widths)} widths")
         self.unshuffle = unshuffle
         self.stride = unshuffle * 2 ** (len(widths) - 1)
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000), 32)), persistent=False)
@@ -81,18 +88,18 @@ class UNet(nn.Module):
                 self.down.append(nn.Conv2d(width, wide, 3, stride=2, padding=1))
                 skips.append(wide)
                 width = wide
-            for _ in range(blocks):
+            for _ in range(blocks[level]):
                 self.down.append(Block(width, wide, embedding, groups))
                 skips.append(wide)
         self.middle = Block(width, width, embedding, groups)
         for level, wide in reversed(list(enumerate(widths))):
-            for _ in range(blocks + 1):
+            for _ in range(blocks[level] + 1):
                 self.up.append(Block(width + skips.pop(), wide, embedding, groups))
                 width = wide
             if level:
                 self.up.append(nn.Conv2d(width, width, 3, padding=1))
         self.leave = nn.Sequential(
-            GroupNorm(groups, width), nn.SiLU(), _zero(nn.Conv2d(width, channels * unshuffle**2, 3, padding=1))
+            normalisation(groups, width), nn.SiLU(), _zero(nn.Conv2d(width, channels * unshuffle**2, 3, padding=1))
         )
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
