@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -153,6 +154,26 @@ def test_killed_run_resumes_bit_for_bit(root, uninterrupted):
     assert [p.name for p in resumed.glob("checkpoint*")] == [f"checkpoint-{STEPS}"]
     steps = [json.loads(line)["step"] for line in (resumed / "stats.jsonl").read_text().splitlines()]
     assert steps == list(range(5, STEPS + 1, 5))
+
+
+def test_a_checkpoint_is_exported_as_the_finished_prior(root, uninterrupted, command, monkeypatch, capsys):
+    run = root / "exported"
+    shutil.copytree(uninterrupted, run, ignore=shutil.ignore_patterns("prior"))
+    export = importlib.import_module("export")
+    arguments = ["export.py", "--config", str(root / "tiny.yaml"), "--data-root", str(root), "--out"]
+    monkeypatch.setattr(sys, "argv", [*arguments, str(run), "--note", "Seen: all."])
+    export.main()
+    for name in ("model.safetensors", "config.json"):
+        assert (run / "prior" / name).read_bytes() == (uninterrupted / "prior" / name).read_bytes()
+    before, after = ((folder / "prior" / "README.md").read_text() for folder in (uninterrupted, run))
+    assert after.splitlines()[-1] == "Seen: all." and "Seen" not in before
+    assert [line for line in after.splitlines() if "Seen" not in line][:-1] == [
+        line for line in before.splitlines() if "note" not in line
+    ]
+    monkeypatch.setattr(sys, "argv", [*arguments, str(root / "empty")])
+    with pytest.raises(SystemExit):
+        export.main()
+    assert "holds no checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

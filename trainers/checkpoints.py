@@ -65,6 +65,11 @@ class Checkpoints:
         found = [p for p in self.out.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdecimal()]
         return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
 
+    def state(self) -> tuple[int, float]:
+        """The step of the latest checkpoint, and the seconds of training until then."""
+        record = json.loads((self.all()[-1] / "state.json").read_text())
+        return record["step"], record["seconds"]
+
     def load(self, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> tuple[int, float]:
         """Restore the latest checkpoint in place and return its step and seconds; (0, 0) where there is none."""
         if not self.all():
@@ -82,8 +87,7 @@ class Checkpoints:
                 entry = state.setdefault(int(i), {})
                 whole = tensor.shape == parameters[int(i)].shape
                 entry[key] = like(tensor, parameters[int(i)]) if whole else tensor
-            record = json.loads((folder / "state.json").read_text())
-            step, seconds = record["step"], record["seconds"]
+            step, seconds = self.state()
         except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise AmbientSolveError(f"{folder} cannot be read ({reason}). Delete it to start again.") from None

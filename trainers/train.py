@@ -9,7 +9,6 @@ model, EMA, optimiser and step are checkpointed together. The finished prior is 
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -20,8 +19,8 @@ import yaml
 from accelerate import Accelerator, DistributedType
 from checkpoints import Checkpoints, Statistics, agree_on, refuse_another_run, remember, stored_form, tracker
 from config import NOT_SETTINGS, Config, check, read_config, settings_of
-from sources import Data, read_data, refuse_unsuited
-from torch import Tensor
+from export import write_prior
+from sources import read_data, refuse_unsuited
 from tqdm import tqdm
 from validation import held_out_loss, sample_sheet
 from weights import averaged, compiles, starting_prior
@@ -29,7 +28,6 @@ from weights import averaged, compiles, starting_prior
 from ambient_solve.data.loader import Levels, Loader
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.objectives.denoise import buffer
-from ambient_solve.priors.card import denoising_psnr, model_card
 
 
 def learning_rate(config: Config, step: int, steps: int) -> float:
@@ -77,6 +75,7 @@ def train(config: Config) -> Path:
         batch=config.batch,
         seed=config.seed,
         below=config.objective.below,
+        flat=config.flat,
     )
     fused = accelerator.device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(prior.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=fused)
@@ -134,23 +133,10 @@ def train(config: Config) -> Path:
     averages = stored_form(ema)
     accelerator.wait_for_everyone()
     if main:
-        _finish(config, averages, data)
+        step, seconds = checkpoints.state()
+        write_prior(config, averages, step, seconds, data)
     accelerator.end_training()
     return out / "prior"
-
-
-def _finish(config: Config, averages: dict[str, Tensor], data: Data) -> None:
-    """Write the averaged weights, the configuration and the model card."""
-    prior = starting_prior(config, data.survival(config.objective), torch.device("cpu"))
-    prior.load_state_dict(averages)
-    prior.eval().requires_grad_(False)
-    record = json.loads((Checkpoints(Path(config.out)).all()[-1] / "state.json").read_text())
-    told = config.objective.planes > 0
-    metrics = {} if told else denoising_psnr(prior, data.held_out, config.crop)
-    folder = Path(config.out) / "prior"
-    card = model_card(config.name, settings_of(config), data.samples, record["step"], record["seconds"], metrics)
-    prior.save(folder, card, dtype=torch.float16)
-    print(f"The prior is in {folder}: ambient-solve info {folder}")
 
 
 def main() -> None:

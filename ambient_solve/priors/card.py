@@ -110,6 +110,7 @@ def model_card(
         f"{steps} steps of {settings['batch']} samples, seed {settings['seed']}, {seconds:.0f} seconds. Written by "
         "`trainers/train.py` with:",
         "",
+        *([f"The weights started from those of `{settings['init']}`.", ""] if settings.get("init") else []),
         "```json",
         json.dumps(used, indent=1),
         "```",
@@ -130,5 +131,6 @@ def model_card(
         "What the data did not hold, the prior invents: look at the spread, and at the data misfit, before you believe "
         "a detail.",
         "",
+        *([settings["note"], ""] if settings.get("note") else []),
     ]
     return "\n".join(lines)
