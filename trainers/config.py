@@ -39,6 +39,8 @@ class Source:
     """The last pictures, kept clean and out of training, to measure the denoiser on."""
     limit: int = 0
     """At most this many pictures, the first ones; 0 is all."""
+    by_area: bool = False
+    """Draw pictures in proportion to their area: every pixel counts the same, not every picture."""
     annotations: str = ""
     """A table of sigma_min and sigma_max, as trainers/annotate.py writes it."""
     freeze: float = 0.0
@@ -78,6 +80,8 @@ class Config:
     corruption: Corruption = field(default_factory=Corruption)
     drop_noisy: bool = False
     """Train on the clean pictures alone: the control arm."""
+    note: str = ""
+    """A sentence for the model card: what these weights must not be measured on, say."""
     init: str = ""
     """Start from this prior: a folder, an embedded name, a hub id, or the folder of a diffusers pipeline."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -88,6 +92,10 @@ class Config:
     level_std: float = 1.6
     """Levels are log-normal with these moments of ln sigma, truncated to the network's range."""
     crop: int = 64
+    drop_small: bool = False
+    """Leave out pictures that are smaller than the crop, in place of refusing them."""
+    flat: float = 0.0
+    """A crop whose deviation is below this number, in units of [-1, 1] and without the noise, is drawn once more."""
     images: int = 200_000
     """Length of the run, in samples seen."""
     batch: int = 32
@@ -225,6 +233,13 @@ def check(config: Config, processes: int) -> None:
     if not config.sources:
         raise AmbientSolveError("There is no data: list at least one source, as trainers/configs/photos.yaml does.")
     for source in config.sources:
+        first = next(s for s in config.sources if s.path == source.path)
+        same = "shuffle", "held_out", "limit"
+        if any(getattr(source, name) != getattr(first, name) for name in same):
+            raise AmbientSolveError(
+                f"{source.path} is listed several times: give it the same {', '.join(same)} each time, or pictures "
+                "held out at one scale are learned at another."
+            )
         if not (source.share > 0 and source.shrink >= 1 and min(source.held_out, source.limit, source.freeze) >= 0):
             raise AmbientSolveError(
                 f"{source.path}: expected share > 0, shrink >= 1, and held_out, limit and freeze of 0 or more."

@@ -47,20 +47,21 @@ def read_data(config: Config, main: bool) -> Data:
     pictures = [_pictures(source, config) for source in config.sources]
     if config.duplicates and main:
         _report_duplicates(config, pictures)
-    for source, own_pictures in zip(config.sources, pictures, strict=True):
-        own, kept = _samples(source, own_pictures, config, main)
+    for listing, (source, own_pictures) in enumerate(zip(config.sources, pictures, strict=True)):
+        own, kept = _samples(listing, own_pictures, config, main)
         if own and own[0].z.shape[0] != config.network.channels:
             raise AmbientSolveError(f"{source.path} has {own[0].z.shape[0]} channels, network.channels says otherwise.")
         if source.annotations:
             own = annotate(own, read_table(Path(config.data_root) / source.annotations))
         if source.hide:
-            own = hide(own, config.corruption.seed)
+            own = hide(own, config.corruption.seed, listing)
         if source.freeze:
-            own = freeze(own, source.freeze, config.corruption.seed, buffer(config.s_max))
+            own = freeze(own, source.freeze, config.corruption.seed, buffer(config.s_max), listing)
         if config.drop_noisy:
             own = [s for s in own if s.damage == "clean" and s.sigma_noise == 0]
         samples += own
-        share += [source.share / max(len(own), 1)] * len(own)
+        area = [s.z[0].numel() if source.by_area else 1 for s in own]
+        share += [source.share * a / sum(area) for a in area]
         held_out += kept
     if any(min(picture.shape[-2:]) < config.crop for picture in held_out):
         raise AmbientSolveError(f"A held-out picture is smaller than the crop of {config.crop}. Lower `crop`.")
@@ -104,18 +105,25 @@ def _pictures(source: Source, config: Config) -> list[Picture]:
     return pictures[: min(source.limit or keep, keep)] + pictures[keep:]
 
 
-def _samples(source: Source, pictures: list[Picture], config: Config, main: bool) -> tuple[list[Sample], list[Tensor]]:
-    """What a source trains on, and what it holds out."""
+def _samples(listing: int, pictures: list[Picture], config: Config, main: bool) -> tuple[list[Sample], list[Tensor]]:
+    """What the source of number `listing` trains on, and what it holds out."""
+    source = config.sources[listing]
     kind, rest = _split(source)
     if kind == "corrupted":
         own = read_corrupted(Path(config.data_root) / rest, config.network.channels)
         return list(islice(shuffled(list(own), config.seed) if source.shuffle else own, source.limit or None)), []
     keep = len(pictures) - source.held_out
     bar = tqdm(pictures[:keep], f"damage {rest}", leave=False, disable=not main)
-    own = list(corrupt(bar, keep, config.corruption))
+    own = list(corrupt(bar, keep, config.corruption, listing=listing))
     # One picture of another source may have the same name.
-    own = [replace(s, name=f"{rest}/{s.name}") for s in own] if len(config.sources) > 1 else own
-    return own, [picture for _, picture in pictures[keep:]]
+    several = sum(other.path == source.path for other in config.sources) > 1
+    prefix = f"{rest} / {source.shrink}" if several else rest
+    own = [replace(s, name=f"{prefix}/{s.name}") for s in own] if len(config.sources) > 1 else own
+    held_out = [picture for _, picture in pictures[keep:]]
+    if config.drop_small:  # after the damage: which pictures stay clean must not depend on the scale
+        own = [s for s in own if min(s.z.shape[-2:]) >= config.crop]
+        held_out = [picture for picture in held_out if min(picture.shape[-2:]) >= config.crop]
+    return own, held_out
 
 
 def _report_duplicates(config: Config, pictures: list[list[Picture]]) -> None:
@@ -124,12 +132,10 @@ def _report_duplicates(config: Config, pictures: list[list[Picture]]) -> None:
     sources = [{k: getattr(s, k) for k in ("path", "shrink", "limit", "held_out")} for s in config.sources]
     if path.is_file() and json.loads(path.read_text())["sources"] == sources:
         return
-    named = [(f"{s.path}/{name}", p) for s, own in zip(config.sources, pictures, strict=True) for name, p in own]
-    held_out = {
-        f"{s.path}/{name}"
-        for s, own in zip(config.sources, pictures, strict=True)
-        for name, _ in own[len(own) - s.held_out :]
-    }
+    # What is listed at several scales is no duplicate of itself.
+    once = {s.path: (s, own) for s, own in reversed([*zip(config.sources, pictures, strict=True)])}.values()
+    named = [(f"{s.path}/{name}", p) for s, own in once for name, p in own]
+    held_out = {f"{s.path}/{name}" for s, own in once for name, _ in own[len(own) - s.held_out :]}
     groups = report(named)
     leaks = [g for g in groups if held_out & set(g) and set(g) - held_out]
     path.parent.mkdir(parents=True, exist_ok=True)

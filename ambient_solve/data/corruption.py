@@ -78,14 +78,14 @@ class Corruption:
                 plan[index] = damage
         return plan
 
-    def random(self, index: int) -> np.random.Generator:
-        """The random numbers of picture `index`."""
-        return _random(self.seed, 1, index)
+    def random(self, index: int, listing: int = 0) -> np.random.Generator:
+        """The random numbers of picture `index` of one of several listings of pictures."""
+        return _random(self.seed, 1, index, listing)
 
-    def damaged(self, name: str, picture: Tensor, index: int, damage: Damage | None) -> Sample:
+    def damaged(self, name: str, picture: Tensor, index: int, damage: Damage | None, listing: int = 0) -> Sample:
         """Picture `index` after `damage` (None: clean): uint8, or floats in the units of the prior, (C, H, W)."""
         z = picture.float() / 127.5 - 1 if picture.dtype == torch.uint8 else picture.float()
-        sample, rng = Sample(name, z), self.random(index)
+        sample, rng = Sample(name, z), self.random(index, listing)
         try:
             if damage is not None:
                 sample = replace(damage.apply(sample, rng), damage=damage.name)
@@ -97,18 +97,22 @@ class Corruption:
 
 
 def corrupt(
-    pictures: Iterable[tuple[str, Tensor]], total: int, corruption: Corruption, skip: int = 0
+    pictures: Iterable[tuple[str, Tensor]], total: int, corruption: Corruption, skip: int = 0, listing: int = 0
 ) -> Iterator[Sample]:
-    """Damage `total` pictures, the first `skip` left out. The clean version of a damaged one is not kept anywhere."""
+    """Damage `total` pictures, the first `skip` left out. The clean version of a damaged one is not kept anywhere.
+
+    Which pictures stay clean depends on the seed and `total` alone; the damage of the others on `listing` too. One set
+    of pictures that is listed at several scales has the same clean ones at each, and other noise.
+    """
     plan = corruption.plan(total)
     for index, (name, picture) in enumerate(pictures):
         if index == total:
             raise AmbientSolveError(f"{total} pictures were expected and more came: {name}.")
         if index >= skip:
-            yield corruption.damaged(name, picture, index, plan[index])
+            yield corruption.damaged(name, picture, index, plan[index], listing)
 
 
-def freeze(samples: Iterable[Sample], sigma: float, seed: int, buffer: float) -> list[Sample]:
+def freeze(samples: Iterable[Sample], sigma: float, seed: int, buffer: float, listing: int = 0) -> list[Sample]:
     """Each clean sample becomes two: itself up to level `buffer * sigma`, and a noisy copy of it for those above.
 
     What the network may see of a picture at high levels is one copy with the noise of level `sigma` frozen in, so that
@@ -128,18 +132,18 @@ def freeze(samples: Iterable[Sample], sigma: float, seed: int, buffer: float) ->
             continue
         # Below sigma_max is strictly below: the next number leaves no level between the two.
         frozen.append(replace(sample, sigma_min=math.inf, sigma_max=math.nextafter(buffer * sigma, math.inf)))
-        frozen.append(replace(_frozen(sample, sigma, _random(seed, 4, index)), damage="frozen"))
+        frozen.append(replace(_frozen(sample, sigma, _random(seed, 4, index, listing)), damage="frozen"))
     return frozen
 
 
-def hide(samples: Iterable[Sample], seed: int) -> list[Sample]:
+def hide(samples: Iterable[Sample], seed: int, listing: int = 0) -> list[Sample]:
     """Freeze noise of level `sigma_min` into every sample without noise that may be used above that level alone.
 
     This is the target of Ambient Omni (arXiv 2506.10038): what is learned is the same, and the network never sees the
     picture itself. A sample that may be used below some `sigma_max` too stays as it is, it is seen there.
     """
     return [
-        _frozen(s, s.sigma_min, _random(seed, 5, i))
+        _frozen(s, s.sigma_min, _random(seed, 5, i, listing))
         if 0 < s.sigma_min < math.inf and s.sigma_noise == 0 == s.sigma_max
         else s
         for i, s in enumerate(samples)
@@ -313,6 +317,7 @@ def fingerprint(samples: Iterable[Sample]) -> str:
 
 
 def _random(*key: int) -> np.random.Generator:
+    # A last 0 changes nothing: SeedSequence pads its key with zeros.
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 

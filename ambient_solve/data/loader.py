@@ -38,6 +38,8 @@ class Loader:
         share: Relative chance of each sample, (n,).
         buffer: How far above its own noise a noisy sample may be used (`objectives.denoise.buffer`).
         below: Whether the objective reaches levels under the noise of all samples by itself (`Objective.below`).
+        flat: A crop with a smaller deviation, its noise taken off, is drawn once more: half of many photographs is sky.
+            Of complete samples alone.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Loader:
         batch: int,
         seed: int,
         below: bool = False,
+        flat: float = 0.0,
     ) -> None:
         if not samples:
             raise AmbientSolveError("No sample is left to train on. Add pictures, or hold out and drop fewer.")
@@ -86,6 +89,7 @@ class Loader:
                 "damaged. Add clean ones, raise network.sigma_min, or choose the objective 'consistency'."
             )
         self._samples, self._levels, self._crop, self.batch, self._seed = samples, levels, crop, batch, seed
+        self._flat = flat
         self._channels = max((s.mask.shape[0] for s in samples if s.mask is not None), default=0)
 
     def __call__(self, step: int, rows: slice = slice(None)) -> tuple[Batch, Streams]:
@@ -99,6 +103,10 @@ class Loader:
         place, flip = draw.random((self.batch, 2)), draw.random(self.batch) < 0.5
         chosen = range(self.batch)[rows]
         drawn = [self._samples[index[i]] for i in chosen]
+        if self._flat:
+            again = draw.random((self.batch, 2))
+            for i, sample in zip(chosen, drawn, strict=True):
+                place[i] = again[i] if self._is_flat(sample, place[i]) else place[i]
         mirrored = [bool(flip[i]) and s.signs is None and s.maps is None for i, s in zip(chosen, drawn, strict=True)]
 
         def views(tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -117,6 +125,13 @@ class Loader:
         )
         keys = [int(np.random.SeedSequence((self._seed, 3, step, i)).generate_state(1, np.uint64)[0]) for i in chosen]
         return batch, Streams(keys, 1)
+
+    def _is_flat(self, sample: Sample, place: np.ndarray) -> bool:
+        """Whether nothing but the sample's own noise is seen in the crop at `place`."""
+        if sample.mask is not None:
+            return False
+        view = self._view(sample.z, place, False).float()
+        return float(view.var(dim=(-2, -1)).mean()) < sample.sigma_noise**2 + self._flat**2
 
     def _mask(self, sample: Sample) -> torch.Tensor:
         mask = torch.ones(1, *sample.z.shape[-2:]) if sample.mask is None else sample.mask.float()
