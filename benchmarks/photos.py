@@ -10,7 +10,7 @@ Photographs: five that scikit-image ships, and from DATA/eval/eval256.npz those 
 afhq; none is in the training data, and nothing was chosen by looking at a restoration of any. Sides of 256 and more
 are halved; the central 128x128 pixels are used. Without --data only the first five are there, without LPIPS (which
 needs DATA/weights/alexnet_features_fp16.safetensors) and without the peers, which are tuned on two photographs of
-DATA/photos/bsds300.npz. Each measured row is kept in rows.jsonl, so an interrupted run goes on where it stopped.
+DATA/photos/bsds232.npz. Each measured row is kept in rows.jsonl, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def tuned(path: Path, data: Path, prior_name: str, prior, method: str, task: str
 
 
 def _tuning_photographs(data: Path) -> Tensor:
-    with np.load(data / "photos" / "bsds300.npz", allow_pickle=False) as pack:
+    with np.load(data / "photos" / "bsds232.npz", allow_pickle=False) as pack:
         files, offsets = pack["data"], pack["offsets"]
     last = len(offsets) - 1
     images = (Image.open(io.BytesIO(files[offsets[i] : offsets[i + 1]].tobytes())) for i in (last - 1, last - 2))
