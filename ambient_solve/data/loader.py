@@ -84,9 +84,14 @@ class Loader:
             # The objective reaches the levels under the noise of all samples by itself: they need not be drawn.
             levels = replace(levels, sigma_min=max(levels.sigma_min, high * (1 + 1e-6)))
         elif max(low, levels.sigma_min) <= min(high, levels.sigma_max):
+            planes = max((s.mask.shape[0] for s in samples if s.mask is not None and s.signs is None), default=0)
+            way = f"the objective 'consistency'{f' with planes: {planes}' if planes else ''}"
+            choice = "Add clean ones, or raise network.sigma_min."
+            if not any(s.maps is not None for s in samples):
+                choice = f"Add clean ones, raise network.sigma_min, or choose {way}."
             raise AmbientSolveError(
                 f"No sample may be used between sigma = {max(low, levels.sigma_min)} and {high:.4g}: every picture is "
-                "damaged. Add clean ones, raise network.sigma_min, or choose the objective 'consistency'."
+                f"damaged. {choice}"
             )
         self._samples, self._levels, self._crop, self.batch, self._seed = samples, levels, crop, batch, seed
         self._flat = flat

@@ -18,6 +18,14 @@ A run is `steps` ancestral steps `K_1` (see `noise`). Their mean is that of the 
 what they lack in covariance is `(1 - s^2 / t^2)^2 Cov[z0 | z_t]`, little where `z_t` tells the image. A step of
 Euler-Maruyama is wrong in both at second order: one that halves the level leaves noise of deviation t, not t / 2.
 
+Of incomplete samples the data term is that of `Masked`, and a visit shows the same entries `A~` at all levels. As their
+noise is independent of that of the others, `A~ z_t` is a process of its own, whose denoised image is `A~` of
+
+    D(A~ z_t, A~; t) = E[z0 | A~ z_t, A~] = E[ D(A~ z_s, A~; s) | A~ z_t ]
+
+a martingale on all entries, seen or not: what `Masked` learns of hidden entries above the noise is carried down too.
+A hidden entry counts as in `Masked`, by a level of `floor` at least.
+
 A prior without this must stop sampling at the boundary and return `D`, a mean: blurred. With it, sampling goes on down
 to `sigma_min`.
 """
@@ -27,7 +35,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -36,6 +44,8 @@ from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.noise import Streams, per_sample
 from ambient_solve.objectives.base import Batch, Denoiser, Objective, edm_weight
 from ambient_solve.objectives.denoise import WEIGHTS, Denoise, buffer, unbiased_target
+from ambient_solve.objectives.masked import Masked
+from ambient_solve.transforms import randomised
 
 WHERE = ("below", "boundary", "local")
 ESTIMATORS = ("pair", "mean")
@@ -75,10 +85,21 @@ class Consistency(Objective):
     sigma_min: float = knob(0.01, 1e-6, help="lowest level of the network")
     weight: str = knob("inverse_variance", choices=WEIGHTS, help="how noisy targets count in the loss of Denoise")
     sigma_data: float = knob(0.5, 1e-6, help="standard deviation of one entry of the data")
+    planes: int = knob(0, 0, 1024, "planes of the mask that are told: 1 for masked pictures, 0 for all others")
+    delta: float = knob(0.5, 0.0, 0.99, "of masked samples: largest share of the observed that a visit hides")
+    delta_min: float = knob(0.05, 0.0, 0.99, "of masked samples: smallest such share")
+    floor: float = knob(0.07, 0.0, 100.0, "of masked samples: level at which hidden entries count at most")
+
+    incomplete: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_knobs(self)
         buffer(self.s_max)  # refuses 1
+
+    @property
+    def masked(self) -> Masked:
+        """The data term of incomplete samples."""
+        return Masked(self.delta, self.delta_min, self.planes, self.weight, self.sigma_data, self.floor)
 
     @property
     def below(self) -> bool:
@@ -87,9 +108,14 @@ class Consistency(Objective):
 
     def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """See `Objective.loss`; with the estimator "pair" a loss may be negative."""
-        z, tau = unbiased_target(batch, streams)
-        z0 = denoise(z, batch.sigma)
-        data = Denoise(self.weight, self.sigma_data).error(z0, tau, batch)
+        if batch.mask is None and not self.planes:
+            seen = None
+            z, tau = unbiased_target(batch, streams)
+            z0 = denoise(z, batch.sigma)
+            data = Denoise(self.weight, self.sigma_data).error(z0, tau, batch)
+        else:
+            data, z, z0, seen = self.masked.visit(denoise, batch, streams)
+            denoise = self._seeing(denoise, seen, batch.signs)
         if self.consistency == 0:
             return data
         if self.where == "local":
@@ -101,10 +127,20 @@ class Consistency(Objective):
             with _learned(self.gradient != "ends"):
                 z0 = denoise(z, t)
         weight = self.consistency * edm_weight(t, self.sigma_data) * (s < t)
-        return data + weight * self._residual(denoise, z, z0.float(), t, s, streams)
+        square = self._residual(denoise, z, z0.float(), t, s, streams, batch.signs)
+        if seen is not None:
+            hidden = edm_weight(t.clamp_min(self.floor), self.sigma_data) / edm_weight(t, self.sigma_data)
+            square = torch.where(seen > 0, square, per_sample(hidden, square) * square)
+        return data + weight * square.flatten(1).mean(1)
+
+    def survival(self, observed: float) -> float | None:
+        """See `Objective.survival`."""
+        return self.masked.survival(observed)
 
     def held_out(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """See `Objective.held_out`; of clean pictures all is known at every level."""
+        if batch.mask is not None or self.planes:
+            return self.masked.held_out(denoise, batch, streams)
         return Denoise(self.weight, self.sigma_data).loss(denoise, batch, streams)
 
     def boundary(self, batch: Batch) -> Tensor:
@@ -127,16 +163,33 @@ class Consistency(Objective):
         with torch.no_grad():
             return self._run(denoise, z, denoise(z, top).float(), top, t, streams, 1), t, s
 
-    def _residual(self, denoise: Denoiser, z: Tensor, z0: Tensor, t: Tensor, s: Tensor, streams: Streams) -> Tensor:
-        """The estimate of `|E[D(z_s, s) | z_t] - D(z_t, t)|^2`, the mean over the entries, (B,)."""
+    def _seeing(self, denoise: Denoiser, seen: Tensor, signs: Tensor | None) -> Denoiser:
+        """`denoise` where it sees `seen` alone of each row, and of each run of it."""
+
+        def answer(z: Tensor, sigma: Tensor) -> Tensor:
+            runs = len(z) // len(seen)
+            mask, turned = (None if a is None else torch.cat([a] * runs) for a in (seen, signs))
+            return self.masked.answer(denoise, z, sigma, mask, turned)
+
+        return answer
+
+    def _residual(
+        self, denoise: Denoiser, z: Tensor, z0: Tensor, t: Tensor, s: Tensor, streams: Streams, signs: Tensor | None
+    ) -> Tensor:
+        """The estimate of the square of `E[D(z_s, s) | z_t] - D(z_t, t)`, entry by entry, (B, *shape).
+
+        Of samples with `signs` the entries are coefficients.
+        """
         m = self.runs
         with _learned(self.gradient == "chain"):
             z_s = self._run(denoise, z, z0, t, s, streams, m)
-        r = (denoise(z_s, s.repeat(m)).float().unflatten(0, (m, -1)) - z0).flatten(2)
-        square_of_mean = r.mean(0).square().mean(1)
+        r = denoise(z_s, s.repeat(m)).float().unflatten(0, (m, -1)) - z0
+        if signs is not None:
+            r = torch.stack([randomised(each, signs) for each in r])
+        square_of_mean = r.mean(0).square()
         if self.estimator == "mean":
             return square_of_mean
-        return (m * square_of_mean - r.square().mean((0, 2))) / (m - 1)
+        return (m * square_of_mean - r.square().mean(0)) / (m - 1)
 
     def _run(
         self, denoise: Denoiser, z: Tensor, z0: Tensor, t: Tensor, s: Tensor, streams: Streams, runs: int

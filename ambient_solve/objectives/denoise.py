@@ -37,7 +37,10 @@ WEIGHTS = ("laws", "omni", "inverse_variance")
 
 @dataclass(frozen=True)
 class Denoise(Objective):
-    """Every sample must have `batch.sigma > batch.sigma_noise`; for a clean sample the loss is EDM's, bit for bit."""
+    """Every sample must have `batch.sigma >= batch.sigma_noise`; for a clean sample the loss is EDM's, bit for bit.
+
+    A sample at the level of its own noise says nothing of `z0` (v is infinite): its loss is 0, as are its gradients.
+    """
 
     weight: str = knob("inverse_variance", choices=WEIGHTS, help="how noisy targets count")
     sigma_data: float = knob(0.5, 1e-6, help="standard deviation of one entry of the data")
@@ -66,16 +69,20 @@ class Denoise(Objective):
         if self.weight == "laws":
             return weight * (1 - sigma_noise**2 / sigma**2) ** 2
         if self.weight == "omni":
-            return weight
+            return torch.where(sigma == sigma_noise, 0.0, weight)
         v = sigma_noise**2 * sigma**2 / (sigma**2 - sigma_noise**2)
         return weight / (1 + weight * v)
 
 
 def unbiased_target(batch: Batch, streams: Streams) -> tuple[Tensor, Tensor]:
-    """`z_sigma` and `tau`, both of the shape of `z`, for a batch with `sigma > sigma_noise`."""
+    """`z_sigma` and `tau`, both of the shape of `z`, for a batch with `sigma >= sigma_noise`.
+
+    Where the two are equal there is no such `tau`; any finite one will do, as its weight is 0.
+    """
     extra = torch.sqrt(batch.sigma**2 - batch.sigma_noise**2)
     n = streams.normal(batch.z)
-    return batch.z + per_sample(extra, n) * n, batch.z - per_sample(batch.sigma_noise**2 / extra, n) * n
+    back = torch.where(extra == 0, 0.0, batch.sigma_noise**2 / extra)
+    return batch.z + per_sample(extra, n) * n, batch.z - per_sample(back, n) * n
 
 
 def buffer(s_max: float) -> float:

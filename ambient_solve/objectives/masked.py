@@ -73,16 +73,27 @@ class Masked(Objective):
         it would count the more the less is known beside it. What the network does not see it cannot know the better
         the lower the level: such entries have the weight of level `floor` below it, which leaves the minimiser alone.
         """
+        return self.visit(denoise, batch, streams)[0]
+
+    def visit(self, denoise: Denoiser, batch: Batch, streams: Streams) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The loss, (B,), and what it is of: `z_sigma`, the answer to it, and the mask of what was seen of it."""
         mask = self._mask(batch)
         z_sigma, tau = unbiased_target(batch, streams)
         seen = mask * (streams.uniform(mask) >= self._share(batch, streams))
-        return self._weighted(self._answer(denoise, z_sigma, seen, batch) - tau, seen, mask, batch)
+        z0 = self.answer(denoise, z_sigma, batch.sigma, seen, batch.signs)
+        return self._weighted(z0 - tau, seen, mask, batch), z_sigma, z0, seen
+
+    def answer(self, denoise: Denoiser, z: Tensor, sigma: Tensor, seen: Tensor, signs: Tensor | None) -> Tensor:
+        """What `denoise` says of `z` (B, *shape) where it sees `seen` of it alone; shape of `z`."""
+        told = seen.expand(-1, self.planes, -1, -1) if self.planes else None
+        return denoise(project(z, seen, signs), sigma, told).float()
 
     def held_out(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """See `Objective.held_out`; the mean over all entries, those that the denoiser does not see included."""
         z_sigma, tau = unbiased_target(batch, streams)
         mask = self._mask(batch)
-        return self._weighted(self._answer(denoise, z_sigma, mask, batch) - tau, mask, torch.ones_like(mask), batch)
+        z0 = self.answer(denoise, z_sigma, batch.sigma, mask, batch.signs)
+        return self._weighted(z0 - tau, mask, torch.ones_like(mask), batch)
 
     def survival(self, observed: float) -> float | None:
         """See `Objective.survival`."""
@@ -94,15 +105,11 @@ class Masked(Objective):
             return self.delta
         return per_sample(self.delta_min + (self.delta - self.delta_min) * streams.uniform(batch.sigma), batch.z)
 
-    def _answer(self, denoise: Denoiser, z_sigma: Tensor, seen: Tensor, batch: Batch) -> Tensor:
-        told = seen.expand(-1, self.planes, -1, -1) if self.planes else None
-        return denoise(project(z_sigma, seen, batch.signs), batch.sigma, told).float()
-
     def _weighted(self, error: Tensor, seen: Tensor, judged: Tensor, batch: Batch) -> Tensor:
         """The weighted mean square, (B,), of what of `error` is `judged`, be it `seen` or not."""
         weights, levels = Denoise(self.weight, self.sigma_data).weights, (batch.sigma, batch.sigma_noise)
         weight = weights(*levels)
-        share = weights(*levels, floor=self.floor) / weight
+        share = torch.where(weight > 0, weights(*levels, floor=self.floor) / weight, 0.0)
         square = (error if batch.signs is None else randomised(error, batch.signs)).square()
         hidden = judged - seen
         stands_for = (1 - seen).flatten(1).mean(1) / hidden.flatten(1).mean(1).clamp(min=LEAST)
