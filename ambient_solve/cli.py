@@ -226,9 +226,9 @@ class Corrupt:
         # Read once before anything is written: a bad picture then leaves no half-made data set behind.
         total = sum(1 for _ in track(read_images(self.source, shrink=self.shrink), "reading", console=stderr()))
         pictures = track(read_images(self.source, shrink=self.shrink), "damaging", total=total, console=stderr())
-        written = write_corrupted(pictures, total, corruption, self.out)
-        counts = Counter(damage.name if damage else "clean" for damage in corruption.plan(total))
-        print(f"{self.out}: {written} pictures, {', '.join(f'{n} {name}' for name, n in sorted(counts.items()))}")
+        write_corrupted(pictures, total, corruption, self.out, os.path.normpath(self.source), {"shrink": self.shrink})
+        counts = sorted(Counter(damage.name if damage else "clean" for damage in corruption.plan(total)).items())
+        print(f"{self.out}: {total} pictures, {', '.join(f'{n} {name}' for name, n in counts)}")
         return 0
 
 
@@ -281,10 +281,10 @@ def _sample() -> type:
 
 
 def _corrupt() -> type:
-    from ambient_solve.data.corruption import Corruption
+    from ambient_solve.data.corruption import SHARING, Corruption
 
     made = with_knobs(Corrupt, knobs(Corruption))
-    made.__doc__ = f"{Corrupt.__doc__}\n\n{damage_help()}"
+    made.__doc__ = f"{Corrupt.__doc__}\n\n{SHARING}\n\n{damage_help()}"
     return made
 
 

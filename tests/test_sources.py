@@ -67,7 +67,7 @@ def test_two_scales_of_a_picture_are_both_clean_or_have_independent_noise(read):
 def test_the_noise_of_a_listing_is_its_own():
     pictures = [(str(i), torch.full((3, 9, 9), 128, dtype=torch.uint8)) for i in range(6)]
     first, again, other = (
-        torch.stack([s.z for s in corrupt(pictures, 6, Corruption(1, 0.0), listing=k)]).float() for k in (0, 0, 1)
+        torch.stack([s.z for s in corrupt(pictures, 6, Corruption(1, 0.0), source=k)]).float() for k in ("a", "a", "b")
     )
     assert torch.equal(first, again) and abs(float(torch.corrcoef(torch.stack([first, other]).flatten(1))[0, 1])) < 0.12
 

@@ -47,16 +47,16 @@ def read_data(config: Config, main: bool) -> Data:
     pictures = [_pictures(source, config) for source in config.sources]
     if config.duplicates and main:
         _report_duplicates(config, pictures)
-    for listing, (source, own_pictures) in enumerate(zip(config.sources, pictures, strict=True)):
-        own, kept = _samples(listing, own_pictures, config, main)
+    for source, own_pictures in zip(config.sources, pictures, strict=True):
+        own, kept = _samples(source, own_pictures, config, main)
         if own and own[0].z.shape[0] != config.network.channels:
             raise AmbientSolveError(f"{source.path} has {own[0].z.shape[0]} channels, network.channels says otherwise.")
         if source.annotations:
             own = annotate(own, read_table(Path(config.data_root) / source.annotations))
         if source.hide:
-            own = hide(own, config.corruption.seed, listing)
+            own = hide(own, config.corruption.seed, listing(source, config))
         if source.freeze:
-            own = freeze(own, source.freeze, config.corruption.seed, buffer(config.s_max), listing)
+            own = freeze(own, source.freeze, config.corruption.seed, buffer(config.s_max), listing(source, config))
         if config.drop_noisy:
             own = [s for s in own if s.damage == "clean" and s.sigma_noise == 0]
         samples += own
@@ -105,16 +105,21 @@ def _pictures(source: Source, config: Config) -> list[Picture]:
     return pictures[: min(source.limit or keep, keep)] + pictures[keep:]
 
 
-def _samples(listing: int, pictures: list[Picture], config: Config, main: bool) -> tuple[list[Sample], list[Tensor]]:
-    """What the source of number `listing` trains on, and what it holds out."""
-    source = config.sources[listing]
+def listing(source: Source, config: Config) -> str:
+    """What its noise depends on: its path, and its scale where one path is listed at several."""
+    several = sum(other.path == source.path for other in config.sources) > 1
+    return f"{source.path} / {source.shrink}" if several else source.path
+
+
+def _samples(source: Source, pictures: list[Picture], config: Config, main: bool) -> tuple[list[Sample], list[Tensor]]:
+    """What a source trains on, and what it holds out."""
     kind, rest = _split(source)
     if kind == "corrupted":
         own = read_corrupted(Path(config.data_root) / rest, config.network.channels)
         return list(islice(shuffled(list(own), config.seed) if source.shuffle else own, source.limit or None)), []
     keep = len(pictures) - source.held_out
     bar = tqdm(pictures[:keep], f"damage {rest}", leave=False, disable=not main)
-    own = list(corrupt(bar, keep, config.corruption, listing=listing))
+    own = list(corrupt(bar, keep, config.corruption, source=listing(source, config)))
     # One picture of another source may have the same name.
     several = sum(other.path == source.path for other in config.sources) > 1
     prefix = f"{rest} / {source.shrink}" if several else rest

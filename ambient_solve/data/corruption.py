@@ -1,9 +1,10 @@
 """Damage a data set once, keep what was done to it, and forget the clean pictures.
 
 Which pictures stay clean, and what happens to each of the others, depends on the seed and their number; the damage of
-picture `i` on (seed, i) alone, so that who knows the seed can undo its noise. Reading the data again, in any order, in
-any process, gives the same damage, and no later view of a picture can average its noise away or show what its mask
-hides.
+picture `i` on (seed, i, source) alone. Reading the data again, in any order, in any process, gives the same damage, and
+no later view of a picture can average its noise away or show what its mask hides.
+
+Whoever knows the seed can undo the noise: see `SHARING`. Small seeds are guessed; training needs none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.tensors import save_tensors
 
 MANIFEST, RUN = "manifest.jsonl", "corruption.json"
+SHARING = """A damaged folder keeps no secret from whoever holds it: its noise can be drawn again from the seed, index
+and source that it records, and be subtracted exactly. Before sharing it in place of the clean pictures, damage them
+with a random seed of 64 bits or more, then delete corruption.json, and `seed` from every row of manifest.jsonl."""
 TENSORS = ("z", "mask", "signs", "maps")
 LEVELS = ("sigma_noise", "sigma_min", "sigma_max")
 
@@ -78,14 +82,14 @@ class Corruption:
                 plan[index] = damage
         return plan
 
-    def random(self, index: int, listing: int = 0) -> np.random.Generator:
-        """The random numbers of picture `index` of one of several listings of pictures."""
-        return _random(self.seed, 1, index, listing)
+    def random(self, index: int, source: str = "") -> np.random.Generator:
+        """The random numbers of picture `index` of `source`: two sources share none."""
+        return _random(self.seed, 1, index, *_key(source))
 
-    def damaged(self, name: str, picture: Tensor, index: int, damage: Damage | None, listing: int = 0) -> Sample:
-        """Picture `index` after `damage` (None: clean): uint8, or floats in the units of the prior, (C, H, W)."""
+    def damaged(self, name: str, picture: Tensor, index: int, damage: Damage | None, source: str = "") -> Sample:
+        """Picture `index` of `source` after `damage` (None: clean): uint8, or floats in the units of the prior."""
         z = picture.float() / 127.5 - 1 if picture.dtype == torch.uint8 else picture.float()
-        sample, rng = Sample(name, z), self.random(index, listing)
+        sample, rng = Sample(name, z), self.random(index, source)
         try:
             if damage is not None:
                 sample = replace(damage.apply(sample, rng), damage=damage.name)
@@ -97,22 +101,22 @@ class Corruption:
 
 
 def corrupt(
-    pictures: Iterable[tuple[str, Tensor]], total: int, corruption: Corruption, skip: int = 0, listing: int = 0
+    pictures: Iterable[tuple[str, Tensor]], total: int, corruption: Corruption, skip: int = 0, source: str = ""
 ) -> Iterator[Sample]:
     """Damage `total` pictures, the first `skip` left out. The clean version of a damaged one is not kept anywhere.
 
-    Which pictures stay clean depends on the seed and `total` alone; the damage of the others on `listing` too. One set
-    of pictures that is listed at several scales has the same clean ones at each, and other noise.
+    Args:
+        source: Where they come from, in words that are the same each time; pictures of another source get other noise.
     """
     plan = corruption.plan(total)
     for index, (name, picture) in enumerate(pictures):
         if index == total:
             raise AmbientSolveError(f"{total} pictures were expected and more came: {name}.")
         if index >= skip:
-            yield corruption.damaged(name, picture, index, plan[index], listing)
+            yield corruption.damaged(name, picture, index, plan[index], source)
 
 
-def freeze(samples: Iterable[Sample], sigma: float, seed: int, buffer: float, listing: int = 0) -> list[Sample]:
+def freeze(samples: Iterable[Sample], sigma: float, seed: int, buffer: float, source: str = "") -> list[Sample]:
     """Each clean sample becomes two: itself up to level `buffer * sigma`, and a noisy copy of it for those above.
 
     What the network may see of a picture at high levels is one copy with the noise of level `sigma` frozen in, so that
@@ -120,6 +124,7 @@ def freeze(samples: Iterable[Sample], sigma: float, seed: int, buffer: float, li
 
     Args:
         buffer: How far above its own noise a noisy sample may be used, `objectives.denoise.buffer`.
+        source: As for `corrupt`.
     """
     if not (0 < sigma < math.inf and 1 <= buffer < math.inf):
         raise AmbientSolveError(
@@ -132,18 +137,19 @@ def freeze(samples: Iterable[Sample], sigma: float, seed: int, buffer: float, li
             continue
         # Below sigma_max is strictly below: the next number leaves no level between the two.
         frozen.append(replace(sample, sigma_min=math.inf, sigma_max=math.nextafter(buffer * sigma, math.inf)))
-        frozen.append(replace(_frozen(sample, sigma, _random(seed, 4, index, listing)), damage="frozen"))
+        frozen.append(replace(_frozen(sample, sigma, _random(seed, 4, index, *_key(source))), damage="frozen"))
     return frozen
 
 
-def hide(samples: Iterable[Sample], seed: int, listing: int = 0) -> list[Sample]:
+def hide(samples: Iterable[Sample], seed: int, source: str = "") -> list[Sample]:
     """Freeze noise of level `sigma_min` into every sample without noise that may be used above that level alone.
 
     This is the target of Ambient Omni (arXiv 2506.10038): what is learned is the same, and the network never sees the
-    picture itself. A sample that may be used below some `sigma_max` too stays as it is, it is seen there.
+    picture itself. A sample that may be used below some `sigma_max` too stays as it is, it is seen there. `source` is
+    that of `corrupt`.
     """
     return [
-        _frozen(s, s.sigma_min, _random(seed, 5, i, listing))
+        _frozen(s, s.sigma_min, _random(seed, 5, i, *_key(source)))
         if 0 < s.sigma_min < math.inf and s.sigma_noise == 0 == s.sigma_max
         else s
         for i, s in enumerate(samples)
@@ -151,11 +157,21 @@ def hide(samples: Iterable[Sample], seed: int, listing: int = 0) -> list[Sample]
 
 
 def write_corrupted(
-    pictures: Iterable[tuple[str, Tensor]], total: int, corruption: Corruption, folder: str | Path
+    pictures: Iterable[tuple[str, Tensor]],
+    total: int,
+    corruption: Corruption,
+    folder: str | Path,
+    source: str = "",
+    options: Mapping[str, Any] | None = None,
 ) -> int:
     """Damage `total` pictures into `folder`: a safetensors file and a row of manifest.jsonl each; returns `total`.
 
-    The manifest is written last: a folder without one is unfinished, and the same call goes on with it.
+    The manifest is written last: a folder without one is unfinished, and the same call goes on with it. What was done
+    stands in corruption.json, see `read_settings`.
+
+    Args:
+        source: As for `corrupt`; kept in corruption.json.
+        options: What was done to the pictures before, such as {"shrink": 2}; kept there too.
     """
     folder = Path(folder)
     if (folder / MANIFEST).exists():
@@ -165,10 +181,11 @@ def write_corrupted(
     folder.mkdir(parents=True, exist_ok=True)
     part, plan = folder / (MANIFEST + ".part"), corruption.plan(total)
     finished = _finished(folder, part)
-    _remember(folder, {**corruption.settings, "total": total}, bool(finished))
+    told = ({"source": source} if source else {}) | dict(options or {})
+    _remember(folder, {**corruption.settings, "total": total, **told}, bool(finished))
     pictures, index = _same_pictures(pictures, finished, folder), len(finished)
     with part.open("a") as rows:
-        for sample in corrupt(pictures, total, corruption, skip=len(finished)):
+        for sample in corrupt(pictures, total, corruption, len(finished), source):
             file, damage = f"{index:06d}.safetensors", plan[index]
             tensors = {name: getattr(sample, name) for name in TENSORS}
             save_tensors({k: v.contiguous() for k, v in tensors.items() if v is not None}, folder / (file + ".part"))
@@ -182,6 +199,15 @@ def write_corrupted(
         raise AmbientSolveError(f"{total} pictures were expected, but {index} came.")
     os.replace(part, folder / MANIFEST)
     return total
+
+
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """What corruption.json says was done to the pictures in `folder`; empty where there is none, as in your own."""
+    try:
+        found = json.loads((Path(folder) / RUN).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _remember(folder: Path, settings: dict[str, Any], begun: bool) -> None:
@@ -316,8 +342,12 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _key(source: str) -> tuple[int, ...]:
+    """What stands for `source` in a seed; nothing where none was named."""
+    return (int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big"),) if source else ()
+
+
 def _random(*key: int) -> np.random.Generator:
-    # A last 0 changes nothing: SeedSequence pads its key with zeros.
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 

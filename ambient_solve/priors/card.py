@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ambient_solve.data.sample import Sample
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
 
+PATHS = ("source", "sources", "coils_of")
 CARD_LEVELS = (0.05, 0.1, 0.2, 0.4, 1.0, 2.0)
 
 
@@ -63,6 +64,31 @@ def _observed(samples: Sequence[Sample]) -> str:
     return f"{100 * sum(shares) / len(shares):.0f} %"
 
 
+def _shrink(source: dict[str, Any], before: Mapping[str, dict[str, Any]]) -> Any:
+    """What the sides were divided by, be it before the run."""
+    return before[source["path"]].get("shrink", "not recorded") if source["path"] in before else source["shrink"]
+
+
+def _told_of(path: str, found: dict[str, Any]) -> list[str]:
+    """What is recorded of a source that was damaged before the run."""
+    if not found:
+        return [f"`{path}` was damaged before this run; how is not recorded.", ""]
+    return [f"`{path}` was damaged before this run, as recorded there:", "", "```json", json.dumps(found), "```", ""]
+
+
+def _without_folders(found: dict[str, Any]) -> dict[str, Any]:
+    """A record without the folders of the machine that it was made on."""
+    short = lambda path: path.replace("\\", "/").rstrip("/").rpartition("/")[2]  # noqa: E731
+    return {
+        key: short(value)
+        if key in PATHS and isinstance(value, str)
+        else [short(str(v)) for v in value]
+        if key in PATHS and isinstance(value, list)
+        else value
+        for key, value in found.items()
+    }
+
+
 def model_card(
     name: str,
     settings: dict[str, Any],
@@ -70,12 +96,27 @@ def model_card(
     steps: int,
     seconds: float,
     metrics: dict[float, tuple[float, float]],
+    *,
+    computed_in: str = "",
+    damaged_before: Mapping[str, dict[str, Any]] | None = None,
 ) -> str:
-    """The README.md of a prior, in Hugging Face's form."""
+    """The README.md of a prior, in Hugging Face's form.
+
+    Args:
+        settings: All of the run's.
+        samples: What it learned from.
+        metrics: What `denoising_psnr` found; empty where nothing was measured.
+        computed_in: The arithmetic of the network.
+        damaged_before: Of each source, by its path, that was damaged before the run: what is recorded of that, see
+            `corruption.read_settings`. The run's own corruption was not applied to it.
+    """
     kinds: dict[str, list[Sample]] = {}
     for sample in samples:
         kinds.setdefault(sample.damage, []).append(sample)
+    before = {path: _without_folders(found) for path, found in (damaged_before or {}).items()}
     used = {k: v for k, v in settings.items() if k not in ("out", "data_root", "dry_run")}
+    if all(s["path"] in before for s in settings["sources"]):
+        used.pop("corruption", None)  # none of it was applied
     lines = [
         "---",
         "library_name: ambient_solve",
@@ -90,10 +131,11 @@ def model_card(
         "| source | share of samples drawn | sides divided by | held out | terms |",
         "|---|---|---|---|---|",
         *(
-            f"| {s['path']} | {s['share']} | {s['shrink']} | {s['held_out']} | {s['terms']} |"
+            f"| {s['path']} | {s['share']} | {_shrink(s, before)} | {s['held_out']} | {s['terms']} |"
             for s in settings["sources"]
         ),
         "",
+        *(line for path, found in before.items() for line in _told_of(path, found)),
         "Damage, done once before training (noise level in units of [-1, 1] pictures):",
         "",
         "| damage | noise in the picture | observed, of all entries | used at levels | pictures |",
@@ -107,8 +149,8 @@ def model_card(
         "",
         "## Training",
         "",
-        f"{steps} steps of {settings['batch']} samples, seed {settings['seed']}, {seconds:.0f} seconds. Written by "
-        "`trainers/train.py` with:",
+        f"{steps} steps of {settings['batch']} samples, seed {settings['seed']}, {seconds:.0f} seconds"
+        f"{f', the network in {computed_in}' if computed_in else ''}. Written by `trainers/train.py` with:",
         "",
         *([f"The weights started from those of `{settings['init']}`.", ""] if settings.get("init") else []),
         "```json",
