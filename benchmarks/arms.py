@@ -304,7 +304,7 @@ def main() -> None:
             if (args.experiment, name) in done or (args.arms and name not in args.arms):
                 continue
             folder = train(args.experiment, name, args.data, args.out, images)
-            (state,) = folder.parent.glob("checkpoint-*/state.json")
+            *_, state = sorted(folder.parent.glob("checkpoint-*/state.json"), key=lambda p: int(p.parent.name[11:]))
             seen = {"images": images, "seconds": json.loads(state.read_text())["seconds"]}
             rows.append(measure(args.experiment, name, folder, args.data) | seen)
             with path.open("a") as file:

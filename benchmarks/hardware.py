@@ -224,6 +224,12 @@ def processes(rounds: int, pictures: int = 8, side: int = 128, steps: int = 25) 
     ]
 
 
+def seconds_of(run: Path) -> float:
+    """How long the loop of a finished training ran, as its last checkpoint says."""
+    states = [json.loads(path.read_text()) for path in run.glob("checkpoint-*/state.json")]
+    return max(states, key=lambda state: state["step"])["seconds"]
+
+
 def training(rounds: int, data: Path, images: int = 3_840) -> list[str]:
     """Images a second of training, one thread each, for the loop without its start: by one process, by two, and by two
     that train apart, each with half of every batch, which is the most that two could reach together.
@@ -243,8 +249,8 @@ def training(rounds: int, data: Path, images: int = 3_840) -> list[str]:
             started.append(subprocess.Popen(command, env={**os.environ, **own}, **quiet))
         if any(process.wait() for process in started):
             raise RuntimeError(f"A training of {world} processes failed: run {' '.join(command)}")
-        states = [json.loads(p.read_text()) for p in folder.glob("*/checkpoint-*/state.json")]
-        return sum(images / runs / state["seconds"] for state in states)
+        seconds = [seconds_of(folder / str(number)) for number in range(runs)]
+        return sum(images / runs / s for s in seconds)
 
     ways = {"one process": (1, 1), f"{WORLD} processes": (WORLD, 1), f"{WORLD} apart": (1, WORLD)}
     lines = [f"| batch | {', images/s | '.join(ways)}, images/s | together over one | apart over one |"]

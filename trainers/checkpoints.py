@@ -1,10 +1,12 @@
-"""What a run keeps in its folder: its configuration, its statistics, and one checkpoint. Only safetensors and JSON."""
+"""What a run keeps in its folder: its configuration, its statistics, two checkpoints. Only safetensors and JSON."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ambient_solve.errors import AmbientSolveError, suggestion
-from ambient_solve.tensors import save_tensors
+from ambient_solve.tensors import reach_disk, replace_text, save_tensors
 
+KEPT = 2
 BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 
 
@@ -35,7 +38,10 @@ def tracker(name: str) -> str | None:
 
 
 class Checkpoints:
-    """One folder `checkpoint-STEP` at a time, renamed into place when it is complete; whole tensors, sharded or not."""
+    """The last `KEPT` folders `checkpoint-STEP`, each renamed into place when all of it is on the disk.
+
+    Whole tensors, sharded or not. Where the newest cannot be read the one before it is taken.
+    """
 
     def __init__(self, out: Path, main: bool = True) -> None:
         self.out, self.main = out, main
@@ -43,7 +49,7 @@ class Checkpoints:
     def save(
         self, step: int, seconds: float, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer
     ) -> None:
-        """Write a checkpoint, then delete the ones before it; called by all processes, written by the main one."""
+        """Write a checkpoint, then delete all but the last; called by all processes, written by the main one."""
         state = optimizer.state_dict()["state"]
         moments = {f"{i}.{k}": v for i, s in state.items() for k, v in s.items()}
         stored = {"model": stored_form(model.state_dict()), "ema": stored_form(ema), "optimizer": stored_form(moments)}
@@ -54,10 +60,13 @@ class Checkpoints:
         part.mkdir(parents=True)
         for name, tensors in stored.items():
             save_tensors(tensors, part / f"{name}.safetensors")
-        (part / "state.json").write_text(json.dumps({"step": step, "seconds": seconds}))
-        old = self.all()
-        part.rename(self.out / f"checkpoint-{step}")
-        for folder in old:
+            reach_disk(part / f"{name}.safetensors")
+        replace_text(part / "state.json", json.dumps({"step": step, "seconds": seconds}))
+        new = self.out / f"checkpoint-{step}"
+        shutil.rmtree(new, ignore_errors=True)
+        part.rename(new)
+        reach_disk(self.out)
+        for folder in self.all()[:-KEPT]:
             shutil.rmtree(folder)
 
     def all(self) -> list[Path]:
@@ -71,33 +80,56 @@ class Checkpoints:
         return record["step"], record["seconds"]
 
     def load(self, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-        """Restore the latest checkpoint in place and return its step and seconds; (0, 0) where there is none."""
-        if not self.all():
-            return 0, 0.0
-        folder = self.all()[-1]
-        try:
-            with torch.no_grad():
-                for own, name in ((model.state_dict(), "model"), (ema, "ema")):
-                    found = load_file(folder / f"{name}.safetensors")
-                    for key, tensor in own.items():
-                        tensor.copy_(like(found[key], tensor))
-            parameters, state = [p for group in optimizer.param_groups for p in group["params"]], {}
-            for name, tensor in load_file(folder / "optimizer.safetensors").items():
-                i, key = name.split(".", 1)
-                entry = state.setdefault(int(i), {})
-                whole = tensor.shape == parameters[int(i)].shape
-                entry[key] = like(tensor, parameters[int(i)]) if whole else tensor
-            step, seconds = self.state()
-        except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise AmbientSolveError(f"{folder} cannot be read ({reason}). Delete it to start again.") from None
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        # In the parameter's memory layout, as Adam makes its moments: a resumed step then runs the same kernels.
-        for parameter, moments in optimizer.state.items():
-            for key, value in moments.items():
-                if value.shape == parameter.shape:
-                    moments[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        return step, seconds
+        """Restore the latest checkpoint in place and return its step and seconds; (0, 0) where there is none.
+
+        Raises:
+            AmbientSolveError: There are checkpoints, and none can be read.
+        """
+        broken: list[tuple[Path, str]] = []
+        for folder in reversed(self.all()):
+            try:
+                found = _read(folder, model, ema, optimizer)
+            except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+                broken.append((folder, next(iter(str(error).strip().splitlines()), type(error).__name__)))
+                continue
+            for other, reason in broken if self.main else ():
+                print(f"{other} cannot be read ({reason}): going on from {folder.name}.", file=sys.stderr)
+                # Out of the way: it would be taken for the newest again.
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(other.with_name(f"{other.name}.unreadable"), ignore_errors=True)
+                    other.rename(other.with_name(f"{other.name}.unreadable"))
+            return found
+        if broken:
+            folder, reason = broken[0]
+            every = "Delete it" if len(broken) == 1 else "Nor can the one before it: delete both"
+            raise AmbientSolveError(f"{folder} cannot be read ({reason}). {every} to start again.")
+        return 0, 0.0
+
+
+def _read(
+    folder: Path, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """Take over the checkpoint in `folder` and return its step and seconds; the optimiser comes last."""
+    record = json.loads((folder / "state.json").read_text())
+    step, seconds = record["step"], record["seconds"]
+    with torch.no_grad():
+        for own, name in ((model.state_dict(), "model"), (ema, "ema")):
+            found = load_file(folder / f"{name}.safetensors")
+            for key, tensor in own.items():
+                tensor.copy_(like(found[key], tensor))
+    parameters, state = [p for group in optimizer.param_groups for p in group["params"]], {}
+    for name, tensor in load_file(folder / "optimizer.safetensors").items():
+        i, key = name.split(".", 1)
+        entry = state.setdefault(int(i), {})
+        whole = tensor.shape == parameters[int(i)].shape
+        entry[key] = like(tensor, parameters[int(i)]) if whole else tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    # In the parameter's memory layout, as Adam makes its moments: a resumed step then runs the same kernels.
+    for parameter, moments in optimizer.state.items():
+        for key, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return step, seconds
 
 
 def stored_form(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,7 +159,7 @@ def remember(out: Path, settings: dict[str, Any], main: bool) -> None:
     """Keep the settings in the run's folder."""
     if main:
         out.mkdir(parents=True, exist_ok=True)
-        _replace(out / "run.json", json.dumps(settings, indent=2))
+        replace_text(out / "run.json", json.dumps(settings, indent=2))
 
 
 def agree_on(step: int, accelerator: Accelerator) -> None:
@@ -181,10 +213,4 @@ class Statistics:
         """Drop the rows later than the checkpoint, and a torn last one: they will be written again."""
         if self.accelerator.is_main_process and self.path.is_file():
             rows = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-            _replace(self.path, "".join(row for row in rows if json.loads(row)["step"] <= step))
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+            replace_text(self.path, "".join(row for row in rows if json.loads(row)["step"] <= step))

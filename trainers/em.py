@@ -42,7 +42,7 @@ from train import train
 from weights import starting_prior
 
 from ambient_solve.algorithms import ALGORITHMS
-from ambient_solve.data.corruption import MANIFEST
+from ambient_solve.data.corruption import MANIFEST, read_settings
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import build
@@ -51,6 +51,7 @@ from ambient_solve.objectives.denoise import Denoise
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.load import load_prior
 from ambient_solve.priors.network import CARD, NetworkPrior
+from ambient_solve.tensors import replace_text
 
 OTHER_MASKS = ("box-mask", "patch-mask")
 FREE = ("out", "data_root", "laps")
@@ -144,8 +145,21 @@ def _expect(settings: EM, lap: int, prior_at: str, data: list[list[Sample]]) -> 
                 batch=settings.batch,
                 seed=(settings.seed, lap, i),
                 record=record,
+                origin=_origin(settings, settings.train.sources[i], lap),
                 title=f"lap {lap}: restore {settings.train.sources[i].path}",
             )
+
+
+def _origin(settings: EM, source: Source, lap: int) -> dict[str, Any]:
+    """How the pictures of a source came to be as they are restored: for the folder of the restored ones."""
+    kind, _, rest = source.path.rpartition(":")
+    damaged = {"source": source.path, "shrink": source.shrink}
+    if kind == "corrupted":
+        found = read_settings(Path(settings.data_root) / rest)
+        damaged = {"source": source.path, **found} if found else {"source": source.path}
+    else:
+        damaged |= settings_of(settings.train.corruption)
+    return {**damaged, "restored in iteration": lap}
 
 
 def _method(settings: EM, lap: int) -> Expectation:
@@ -254,7 +268,7 @@ def _remember(settings: EM) -> None:
             "delete it."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    replace_text(path, json.dumps(record, indent=2) + "\n")
 
 
 def read_em(args: list[str]) -> EM:

@@ -18,11 +18,11 @@ from expectation import Expectation, incomplete
 from torch import Tensor
 from tqdm import tqdm
 
-from ambient_solve.data.corruption import MANIFEST
+from ambient_solve.data.corruption import MANIFEST, RUN
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.priors.base import Prior
-from ambient_solve.tensors import save_tensors
+from ambient_solve.tensors import reach_disk, replace_text, save_tensors
 
 
 def restore(
@@ -36,6 +36,7 @@ def restore(
     seed: tuple[int, ...],
     record: dict[str, Any],
     title: str,
+    origin: dict[str, Any] | None = None,
 ) -> None:
     """Write `draws` restorations of each sample into `folder`; samples that need none are written as they are.
 
@@ -44,6 +45,7 @@ def restore(
         seed: What the draws depend on, beside the picture and the number of the draw.
         record: Where the restorations come from, kept in their rows of the manifest.
         title: Of the progress bar.
+        origin: What was done to the samples before, kept in corruption.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     chunks = batches(samples, method, draws, batch)
@@ -67,9 +69,9 @@ def restore(
             if restored:
                 row["restored"] = {**record, **method.settings, "draw": d, **_damage(sample)}
             rows.append(row)
-    part = folder / (MANIFEST + ".part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    part.rename(folder / MANIFEST)
+    if origin is not None:
+        replace_text(folder / RUN, json.dumps(origin, indent=1) + "\n")
+    replace_text(folder / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def batches(samples: Sequence[Sample], method: Expectation, draws: int, size: int) -> list[list[tuple[int, int]]]:
@@ -107,4 +109,5 @@ def _save(z: Tensor, files: list[Path]) -> None:
     for row, file in zip(z, files, strict=True):
         part = file.with_suffix(".part")
         save_tensors({"z": row.contiguous()}, part)
+        reach_disk(part)
         part.rename(file)
