@@ -30,7 +30,7 @@ TRAINING = {
     "lr": 2e-3,
     "level_std": 1.4,
     "ema": {"half_life": 1000},
-    "precision": "no",
+    "precision": "fp32",
     "tracker": "none",
     "validate_every": 0,
 }

@@ -60,7 +60,7 @@ settings = {
     "batch": 16,
     "lr": 2e-3,
     "warmup": 480,
-    "precision": "no",
+    "precision": "fp32",
 }
 (OUT / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
 command = [sys.executable, str(TRAIN), "--config", str(OUT / "config.yaml"), "--out", str(OUT / "run")]

@@ -20,6 +20,8 @@ from ambient_solve.objectives import OBJECTIVES, Objective
 from ambient_solve.objectives.denoise import Denoise
 from ambient_solve.priors.network import NetworkConfig
 
+PRECISIONS = ("auto", "bf16", "fp32", "no")
+"""What `precision` may be; no is the former name of fp32."""
 POSITIVE = "images batch accumulate crop lr level_std decay clip stats_every checkpoint_every".split()
 
 
@@ -110,8 +112,8 @@ class Config:
     """Samples after which inverse_sqrt begins to fall."""
     clip: float = 1.0
     ema: Ema = field(default_factory=Ema)
-    precision: str = "bf16"
-    """bf16 or no."""
+    precision: str = "auto"
+    """auto, bf16 or fp32. auto: bf16 where the hardware multiplies it natively, else fp32, which is faster there."""
     compile: Literal["auto", "always", "never"] = "auto"
     """torch.compile the network: a minute or more to start, then faster. auto: in long runs, see `weights.compiles`."""
     seed: int = 0
@@ -202,8 +204,10 @@ def check(config: Config, processes: int) -> None:
     for name in POSITIVE:
         if not 0 < getattr(config, name) < math.inf:
             raise AmbientSolveError(f"{name} = {getattr(config, name)} must be more than 0.")
-    if config.precision not in ("bf16", "no"):
-        raise AmbientSolveError(f"precision = {config.precision!r}: choose bf16 or no (fp16 underflows at low noise).")
+    if config.precision not in PRECISIONS:
+        raise AmbientSolveError(
+            f"precision = {config.precision!r}: choose auto, bf16 or fp32 (fp16 underflows at low noise)."
+        )
     if config.batch % micro:
         raise AmbientSolveError(
             f"batch = {config.batch} does not divide over {processes} processes x {config.accumulate} accumulated."

@@ -15,9 +15,9 @@ import torch
 from checkpoints import Checkpoints
 from config import Config, check, read_config, settings_of
 from safetensors.torch import load_file
-from sources import Data, read_data
+from sources import Data, damaged_before, read_data
 from torch import Tensor
-from weights import starting_prior
+from weights import arithmetic, starting_prior
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.priors.card import denoising_psnr, model_card
@@ -35,14 +35,25 @@ def latest(out: Path) -> tuple[dict[str, Tensor], int, float]:
     raise AmbientSolveError(f"{out} holds no checkpoint: give the --out of a run that has written one.")
 
 
-def write_prior(config: Config, averages: dict[str, Tensor], step: int, seconds: float, data: Data) -> Path:
+def write_prior(
+    config: Config, averages: dict[str, Tensor], step: int, seconds: float, data: Data, computed_in: str
+) -> Path:
     """Write the prior of these weights, in float16, and its model card; returns its folder, OUT/prior."""
     prior = starting_prior(config, data.survival(config.objective), torch.device("cpu"))
     prior.load_state_dict(averages)
     prior.eval().requires_grad_(False)
     metrics = {} if config.objective.planes else denoising_psnr(prior, data.held_out, config.crop)
     folder = Path(config.out) / "prior"
-    card = model_card(config.name, settings_of(config), data.samples, step, seconds, metrics)
+    card = model_card(
+        config.name,
+        settings_of(config),
+        data.samples,
+        step,
+        seconds,
+        metrics,
+        computed_in=computed_in,
+        damaged_before=damaged_before(config),
+    )
     prior.save(folder, card, dtype=torch.float16)
     print(f"The prior is in {folder}: ambient-solve info {folder}")
     return folder
@@ -54,7 +65,8 @@ def main() -> None:
         config = read_config(sys.argv[1:], __doc__)
         check(config, 1)
         averages, step, seconds = latest(Path(config.out))
-        write_prior(config, averages, step, seconds, read_data(config, True))
+        computed_in = arithmetic(config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        write_prior(config, averages, step, seconds, read_data(config, True), computed_in)
     except AmbientSolveError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from itertools import islice
+from os.path import normpath
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from config import Config, Source
 from torch import Tensor
 from tqdm import tqdm
 
-from ambient_solve.data.corruption import corrupt, freeze, hide, read_corrupted
+from ambient_solve.data.corruption import corrupt, freeze, hide, read_corrupted, read_settings
 from ambient_solve.data.duplicates import report
 from ambient_solve.data.images import read_images, shuffled
 from ambient_solve.data.sample import Sample
 from ambient_solve.data.table import annotate, read_table
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.objectives.base import Objective
+from ambient_solve.objectives.consistency import Consistency
 from ambient_solve.objectives.denoise import buffer
 
 Picture = tuple[str, Tensor]
@@ -68,6 +71,12 @@ def read_data(config: Config, main: bool) -> Data:
     return Data(samples, np.array(share), held_out)
 
 
+def damaged_before(config: Config) -> dict[str, dict[str, Any]]:
+    """What is recorded of each source, by its path, that was damaged before this run."""
+    paths = [source.path for source in config.sources if _split(source)[0] == "corrupted"]
+    return {path: read_settings(Path(config.data_root) / path.rpartition(":")[2]) for path in paths}
+
+
 def refuse_unsuited(objective: Objective, samples: list[Sample]) -> None:
     """Raise where the objective would take what was never observed, or noise, for a picture."""
     hidden = next((s for s in samples if s.mask is not None and not bool(s.mask.all())), None)
@@ -75,6 +84,12 @@ def refuse_unsuited(objective: Objective, samples: list[Sample]) -> None:
         kind = "kspace" if hidden.maps is not None else "masked"
         raise AmbientSolveError(
             f"{hidden.name} is incomplete, which the objective does not know: set objective: {{kind: {kind}}}."
+        )
+    pixels = hidden is not None and hidden.signs is None and hidden.maps is None
+    if pixels and isinstance(objective, Consistency) and not objective.planes:
+        raise AmbientSolveError(
+            f"{hidden.name} is incomplete, and the objective tells the network of no mask: set objective: {{kind: "
+            f"consistency, planes: {len(hidden.mask)}}}."
         )
     bad = next((s for s in samples if max(s.sigma_noise, s.sigma_min, s.sigma_max) > 0), None)
     if bad is not None and not objective.noisy:
@@ -108,7 +123,7 @@ def _pictures(source: Source, config: Config) -> list[Picture]:
 def listing(source: Source, config: Config) -> str:
     """What its noise depends on: its path, and its scale where one path is listed at several."""
     several = sum(other.path == source.path for other in config.sources) > 1
-    return f"{source.path} / {source.shrink}" if several else source.path
+    return f"{normpath(source.path)} / {source.shrink}" if several else normpath(source.path)
 
 
 def _samples(source: Source, pictures: list[Picture], config: Config, main: bool) -> tuple[list[Sample], list[Tensor]]:

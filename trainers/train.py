@@ -2,14 +2,19 @@
 
     accelerate launch trainers/train.py --config trainers/configs/photos.yaml --out runs/photos
     python trainers/train.py --config trainers/configs/photos.yaml --out runs/photos --images 64000
+    torchrun --nproc_per_node 2 trainers/train.py --config trainers/configs/photos.yaml --out runs/photos
+
+The last is for several processes on CPUs: there `accelerate launch --cpu --num_processes 2` starts one without MPI.
 
 The same command resumes an interrupted run, bit for bit: every batch and its noise are functions of (seed, step), and
-model, EMA, optimiser and step are checkpointed together. The finished prior is in OUT/prior.
+model, EMA, optimiser and step are checkpointed together. One run at a time may write to OUT; the finished prior is in
+OUT/prior.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -20,10 +25,12 @@ from accelerate import Accelerator, DistributedType
 from checkpoints import Checkpoints, Statistics, agree_on, refuse_another_run, remember, stored_form, tracker
 from config import NOT_SETTINGS, Config, check, read_config, settings_of
 from export import write_prior
+from launch import missing_processes
+from locks import only_run_among
 from sources import read_data, refuse_unsuited
 from tqdm import tqdm
 from validation import held_out_loss, sample_sheet
-from weights import averaged, compiles, starting_prior
+from weights import about_arithmetic, arithmetic, averaged, compiles, starting_prior
 
 from ambient_solve.data.loader import Levels, Loader
 from ambient_solve.errors import AmbientSolveError
@@ -45,9 +52,6 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
 def train(config: Config) -> Path:
     """Run, or resume, the training that `config` describes; returns the folder of the finished prior."""
     check(config, 1)
-    out = Path(config.out)
-    settings = {k: v for k, v in settings_of(config).items() if k not in NOT_SETTINGS}
-    refuse_another_run(out, settings)
     accelerator = Accelerator(
         mixed_precision="no",  # the prior chooses bfloat16 for its network itself: all else stays float32
         gradient_accumulation_steps=config.accumulate,
@@ -55,13 +59,23 @@ def train(config: Config) -> Path:
         project_dir=config.out,
     )
     check(config, accelerator.num_processes)
+    with only_run_among(accelerator, Path(config.out)):
+        return _train(config, accelerator)
+
+
+def _train(config: Config, accelerator: Accelerator) -> Path:
+    out, main = Path(config.out), accelerator.is_main_process
+    settings = {k: v for k, v in settings_of(config).items() if k not in NOT_SETTINGS}
+    refuse_another_run(out, settings)
     torch.manual_seed(config.seed)
-    main = accelerator.is_main_process
 
     data = read_data(config, main)
     refuse_unsuited(config.objective, data.samples)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     prior = starting_prior(config, data.survival(config.objective), accelerator.device, sharded)
+    said = [missing_processes(os.environ, accelerator.num_processes)]
+    said += [about_arithmetic(config.precision, accelerator.device)]
+    accelerator.print(*filter(None, said), sep="\n", file=sys.stderr)
     if compiles(config, accelerator.device, accelerator.num_processes):
         accelerator.print("The network is compiled at the first step, which takes a minute or more.", file=sys.stderr)
         prior.network.compile()
@@ -134,7 +148,7 @@ def train(config: Config) -> Path:
     accelerator.wait_for_everyone()
     if main:
         step, seconds = checkpoints.state()
-        write_prior(config, averages, step, seconds, data)
+        write_prior(config, averages, step, seconds, data, arithmetic(config.precision, accelerator.device))
     accelerator.end_training()
     return out / "prior"
 

@@ -15,7 +15,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.objectives.denoise import Denoise
 from ambient_solve.objectives.kspace import KSpace
 from ambient_solve.priors.load import prior_folder
-from ambient_solve.priors.network import NetworkPrior
+from ambient_solve.priors.network import NetworkPrior, multiplies_bfloat16
 from ambient_solve.priors.pipeline import INDEX, PipelinePrior
 
 LONG = 200_000
@@ -41,13 +41,12 @@ def starting_prior(
             raise AmbientSolveError(
                 f"init: {config.init} has {prior.shape[0]} channels, network.channels says otherwise."
             )
-        prior.half = config.precision == "bf16"
+        prior.half = arithmetic(config.precision, device) == "bfloat16"
         return prior.to(device).train().requires_grad_(True)
     missing = config.objective.missing if isinstance(config.objective, KSpace) else 0.0
     wanted = dataclasses.replace(config.network, planes=planes, survival=survival if planes else None, missing=missing)
-    precision = "bfloat16" if config.precision == "bf16" else "float32"
     try:
-        prior = NetworkPrior(wanted, precision)
+        prior = NetworkPrior(wanted, arithmetic(config.precision, device))
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
         raise AmbientSolveError(f"network: {error}.") from None
     if folder is not None:
@@ -55,6 +54,25 @@ def starting_prior(
     prior.channels_last = not sharded
     prior.to(device).match_layout(device)
     return prior.train()
+
+
+def arithmetic(precision: str, device: torch.device) -> str:
+    """What the network computes in on `device`, "bfloat16" or "float32", where a run asks for `precision`."""
+    half = precision == "bf16" or (precision == "auto" and multiplies_bfloat16(device))
+    return "bfloat16" if half else "float32"
+
+
+def about_arithmetic(precision: str, device: torch.device) -> str:
+    """What `arithmetic` chose, in one sentence; a warning where the choice is a slow one."""
+    native = multiplies_bfloat16(device)
+    chosen = arithmetic(precision, device)
+    if chosen == "bfloat16" and not native:
+        return (
+            "warning: precision: bf16 was asked for, and this hardware does not multiply bfloat16: training may be "
+            "several times slower than with precision: auto."
+        )
+    why = f", and this hardware {'multiplies' if native else 'does not multiply'} bfloat16"
+    return f"The network computes in {chosen} (precision: {precision}{why if precision == 'auto' else ''})."
 
 
 def compiles(config: Config, device: torch.device, processes: int) -> bool:
