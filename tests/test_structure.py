@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "data": (*BASE, "data", "objectives.base", "operators"),
     "priors": (*BASE, "priors"),
     "priors.base": ("errors", "noise"),
-    "priors.card": (*BASE, "priors", "data.corruption", "data.sample"),
+    "priors.card": (*BASE, "priors", "data.corruption", "data.leaks", "data.sample"),
     "likelihood": (*BASE, "convolution", "gram", "krylov", "measurement", "priors.base"),
     "algorithms": (*BASE, "algorithms", "krylov", "likelihood", "priors.base"),
     "budget": (*BASE, "algorithms", "likelihood", "priors.base"),

@@ -304,7 +304,7 @@ BAD = {
     "planes": ({"network": {"planes": 2}}, "follow from the objective"),
     "size": ({"network": {"size": [8, 8]}}, "must be the crop of 16"),
     "decay": ({"decay": 0}, "decay = 0 must be more than 0"),
-    "held out of damaged data": ({"sources": [{"path": "corrupted:x", "held_out": 2}]}, "is damaged already"),
+    "shrunk after the damage": ({"sources": [{"path": "corrupted:x", "shrink": 2}]}, "is damaged already"),
     "no widths": ({"network": {"widths": []}}, "network: "),
     "missing start": ({"init": "absent"}, "There is no prior 'absent'"),
     "unknown key of a source": (

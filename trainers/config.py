@@ -38,7 +38,8 @@ class Source:
     shuffle: bool = False
     """Bring the pictures into a random order first, for data that are stored sorted."""
     held_out: int = 0
-    """The last pictures, kept clean and out of training, to measure the denoiser on."""
+    """The last pictures, kept clean and out of training, to measure the denoiser on. Of corrupted:PATH the last ones
+    that are clean; where none is, the last noisy ones, on which the loss of training itself is measured."""
     limit: int = 0
     """At most this many pictures, the first ones; 0 is all."""
     by_area: bool = False
@@ -248,5 +249,5 @@ def check(config: Config, processes: int) -> None:
             raise AmbientSolveError(
                 f"{source.path}: expected share > 0, shrink >= 1, and held_out, limit and freeze of 0 or more."
             )
-        if source.path.startswith("corrupted:") and (source.shrink > 1 or source.held_out):
-            raise AmbientSolveError(f"{source.path} is damaged already: shrink and hold out before it is damaged.")
+        if source.path.startswith("corrupted:") and source.shrink > 1:
+            raise AmbientSolveError(f"{source.path} is damaged already: shrink it before it is damaged.")

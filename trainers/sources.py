@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from os.path import normpath
 from pathlib import Path
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ambient_solve.data.corruption import corrupt, freeze, hide, read_corrupted, read_settings
 from ambient_solve.data.duplicates import report
 from ambient_solve.data.images import read_images, shuffled
+from ambient_solve.data.leaks import damaged_copies, prior_units
 from ambient_solve.data.sample import Sample
 from ambient_solve.data.table import annotate, read_table
 from ambient_solve.errors import AmbientSolveError
@@ -30,11 +31,17 @@ Picture = tuple[str, Tensor]
 
 @dataclass(frozen=True)
 class Data:
-    """All stored samples, the chance of each (n,), and the held-out clean pictures, uint8 (C, H, W)."""
+    """All stored samples, the chance of each (n,), and what is held out.
+
+    Attributes:
+        held_out: Clean pictures (C, H, W), uint8 or floats in the units of the prior.
+        held_out_noisy: Damaged samples, of sources without any clean one.
+    """
 
     samples: list[Sample]
     share: np.ndarray
     held_out: list[Tensor]
+    held_out_noisy: list[Sample] = field(default_factory=list)
 
     def survival(self, objective: Objective) -> float | None:
         """Share of the entries that `objective` lets a network see of these samples, drawn by their share."""
@@ -46,16 +53,21 @@ class Data:
 
 def read_data(config: Config, main: bool) -> Data:
     """Read every source of the configuration; `main` shows progress and reports duplicates."""
-    samples, share, held_out = [], [], []
+    samples, share, held_out, noisy = [], [], [], []
     pictures = [_pictures(source, config) for source in config.sources]
-    if config.duplicates and main:
-        _report_duplicates(config, pictures)
+    damaged: list[list[Sample]] = []
+    apart: list[list[Sample]] = []
     for source, own_pictures in zip(config.sources, pictures, strict=True):
         own, kept = _samples(source, own_pictures, config, main)
         if own and own[0].z.shape[0] != config.network.channels:
             raise AmbientSolveError(f"{source.path} has {own[0].z.shape[0]} channels, network.channels says otherwise.")
         if source.annotations:
             own = annotate(own, read_table(Path(config.data_root) / source.annotations))
+        own, own_apart = _hold_out(source, own)
+        damaged.append(own if _split(source)[0] == "corrupted" else [])
+        apart.append(own_apart)
+        kept = kept + [s.z.float() for s in own_apart if _clean(s)]
+        noisy += [s for s in own_apart if not _clean(s)]
         if source.hide:
             own = hide(own, config.corruption.seed, listing(source, config))
         if source.freeze:
@@ -66,9 +78,31 @@ def read_data(config: Config, main: bool) -> Data:
         area = [s.z[0].numel() if source.by_area else 1 for s in own]
         share += [source.share * a / sum(area) for a in area]
         held_out += kept
-    if any(min(picture.shape[-2:]) < config.crop for picture in held_out):
+    if config.duplicates and main:
+        _report_duplicates(config, pictures, damaged, apart)
+    if any(min(picture.shape[-2:]) < config.crop for picture in held_out + [s.z for s in noisy]):
         raise AmbientSolveError(f"A held-out picture is smaller than the crop of {config.crop}. Lower `crop`.")
-    return Data(samples, np.array(share), held_out)
+    return Data(samples, np.array(share), held_out, noisy)
+
+
+def _clean(sample: Sample) -> bool:
+    """Whether a stored sample is a clean and whole picture, by what is said of it."""
+    levels = max(sample.sigma_noise, sample.sigma_min, sample.sigma_max)
+    return sample.damage == "clean" and levels == 0 and (sample.mask is None or bool(sample.mask.all()))
+
+
+def _hold_out(source: Source, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """What of a source that was damaged before is trained on and held out; of another all is trained on."""
+    if _split(source)[0] != "corrupted" or not source.held_out:
+        return samples, []
+    clean = [i for i, s in enumerate(samples) if _clean(s)]
+    of = clean or list(range(len(samples)))
+    if len(of) < source.held_out or len(samples) == source.held_out:
+        kind = "clean pictures" if clean else "pictures"
+        raise AmbientSolveError(f"{source.path} has but {len(of)} {kind}; {source.held_out} are held out.")
+    apart = set(of[len(of) - source.held_out :])
+    learned = [s for i, s in enumerate(samples) if i not in apart]
+    return learned[: source.limit or None], [samples[i] for i in sorted(apart)]
 
 
 def damaged_before(config: Config) -> dict[str, dict[str, Any]]:
@@ -131,7 +165,8 @@ def _samples(source: Source, pictures: list[Picture], config: Config, main: bool
     kind, rest = _split(source)
     if kind == "corrupted":
         own = read_corrupted(Path(config.data_root) / rest, config.network.channels)
-        return list(islice(shuffled(list(own), config.seed) if source.shuffle else own, source.limit or None)), []
+        limit = 0 if source.held_out else source.limit  # what is held out comes last, beyond any limit
+        return list(islice(shuffled(list(own), config.seed) if source.shuffle else own, limit or None)), []
     keep = len(pictures) - source.held_out
     bar = tqdm(pictures[:keep], f"damage {rest}", leave=False, disable=not main)
     own = list(corrupt(bar, keep, config.corruption, source=listing(source, config)))
@@ -146,10 +181,18 @@ def _samples(source: Source, pictures: list[Picture], config: Config, main: bool
     return own, held_out
 
 
-def _report_duplicates(config: Config, pictures: list[list[Picture]]) -> None:
-    """Say what is there twice, above all what is both learned from and measured on; once for a set of sources."""
+def _report_duplicates(
+    config: Config, pictures: list[list[Picture]], damaged: list[list[Sample]], apart: list[list[Sample]]
+) -> None:
+    """Say what is there twice, above all what is both learned from and measured on; once for a set of sources.
+
+    Args:
+        pictures: Of each source, clean.
+        damaged: What is trained on of each source that was damaged before.
+        apart: What is held out of each such source.
+    """
     path = Path(config.out) / "duplicates.json"
-    sources = [{k: getattr(s, k) for k in ("path", "shrink", "limit", "held_out")} for s in config.sources]
+    sources = [{k: getattr(s, k) for k in ("path", "shrink", "shuffle", "limit", "held_out")} for s in config.sources]
     if path.is_file() and json.loads(path.read_text())["sources"] == sources:
         return
     # What is listed at several scales is no duplicate of itself.
@@ -158,6 +201,16 @@ def _report_duplicates(config: Config, pictures: list[list[Picture]]) -> None:
     held_out = {f"{s.path}/{name}" for s, own in once for name, _ in own[len(own) - s.held_out :]}
     groups = report(named)
     leaks = [g for g in groups if held_out & set(g) and set(g) - held_out]
+    measured_on = [(name, picture) for name, picture in named if name in held_out]
+    stored = list(zip(config.sources, damaged, apart, strict=True))
+    measured_on += [(f"{s.path}/{sample.name}", sample.z) for s, _, kept in stored for sample in kept if _clean(sample)]
+    trained_on = [replace(sample, name=f"{s.path}/{sample.name}") for s, own, _ in stored for sample in own]
+    # Pictures that this run damages itself are found by `report`, but for what is held out of a damaged folder.
+    trained_on += [
+        Sample(name, prior_units(p)) for name, p in named if name not in held_out and any(kept for *_, kept in stored)
+    ]
+    copies = [g for g in damaged_copies(measured_on, trained_on) if not any(set(g) <= set(leak) for leak in leaks)]
+    groups, leaks = groups + copies, leaks + copies
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {"sources": sources, "groups": groups, "held out and trained on": leaks}
     path.write_text(json.dumps(found, indent=1) + "\n")

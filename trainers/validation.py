@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,9 +12,12 @@ from sources import Data
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+from ambient_solve.data.annotation import admitted
+from ambient_solve.data.leaks import prior_units
 from ambient_solve.data.sample import Sample
 from ambient_solve.noise import Streams
 from ambient_solve.objectives.base import Batch
+from ambient_solve.objectives.denoise import buffer
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.card import centre
@@ -27,11 +31,45 @@ PICTURES, SAMPLES, STEPS = 64, 16, 20
 def held_out_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
     """Mean loss against the whole held-out picture at each of LEVELS; the same pictures and noise each time.
 
-    A denoiser that is told masks is told those of training samples. Empty where no picture is held out.
+    A denoiser that is told masks is told those of training samples. Where noisy samples are held out, the loss of
+    training on them is there too, as "noisy LEVEL", at the levels at which they may be used: it falls and rises with
+    the error of the denoiser, and holds what noise adds to its target besides. Empty where nothing is held out.
     """
+    return _clean_loss(prior, config, data) | _noisy_loss(prior, config, data.held_out_noisy[:PICTURES])
+
+
+def _noisy_loss(prior: Prior, config: Config, samples: Sequence[Sample]) -> dict[str, float]:
+    found, objective, crop = {}, config.objective.of_data(), config.crop
+    planes = max((len(s.mask) for s in samples if s.mask is not None), default=0)
+    for level in LEVELS if samples else ():
+        at = [
+            (i, s)
+            for i, s in enumerate(samples)
+            if admitted(level, s.sigma_noise, s.sigma_min, s.sigma_max, buffer(config.s_max))
+        ]
+        if not at or not prior.sigma_min <= level <= prior.sigma_max:
+            continue
+        losses = []
+        for start in range(0, len(at), config.batch):
+            rows = at[start : start + config.batch]
+            own = [s for _, s in rows]
+            batch = Batch(
+                torch.stack([centre(s.z, crop).float() for s in own]),
+                torch.full((len(own),), level),
+                *(torch.tensor([getattr(s, k) for s in own]) for k in ("sigma_noise", "sigma_min", "sigma_max")),
+                torch.stack([_mask(s, crop, planes) for s in own]) if planes else None,
+                torch.stack([s.signs.float() for s in own]) if own[0].signs is not None else None,
+                torch.stack([s.maps for s in own]) if own[0].maps is not None else None,
+            )
+            losses.append(objective.loss(prior, batch.to(prior.device), Streams([i for i, _ in rows], 1)))
+        found[f"noisy {level:g}"] = float(torch.cat(losses).mean())
+    return found
+
+
+def _clean_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
     if not data.held_out:
         return {}
-    z = torch.stack([centre(p, config.crop) for p in data.held_out[:PICTURES]]).float() / 127.5 - 1
+    z = torch.stack([centre(prior_units(p), config.crop) for p in data.held_out[:PICTURES]])
     incomplete = [s for s in data.samples if s.mask is not None][: len(z)]
     masked = config.objective.planes and incomplete and all(s.maps is None and s.signs is None for s in incomplete)
     masks = None
@@ -54,7 +92,8 @@ def held_out_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
 
 
 def _mask(sample: Sample, crop: int, planes: int) -> Tensor:
-    return centre(sample.mask, crop).float().expand(planes, -1, -1)
+    mask = torch.ones(1, *sample.z.shape[-2:]) if sample.mask is None else sample.mask
+    return centre(mask, crop).float().expand(planes, -1, -1)
 
 
 def sample_sheet(prior: Prior, config: Config, path: Path, accelerator: Accelerator) -> None:

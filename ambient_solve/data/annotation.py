@@ -14,6 +14,14 @@ import numpy as np
 from ambient_solve.errors import AmbientSolveError
 
 
+def admitted(sigma: float, sigma_noise: float, sigma_min: float, sigma_max: float, buffer: float) -> bool:
+    """Whether one sample may be used at level `sigma`, as `Admission` has it."""
+    floor = buffer * sigma_noise
+    if sigma_max > sigma_min:
+        return sigma > floor
+    return sigma > max(floor, sigma_min) or floor < sigma < sigma_max
+
+
 class Admission:
     """Answers "how many samples are admissible at sigma, and which is the k-th" by binary search.
 

@@ -66,6 +66,10 @@ class Objective(abc.ABC):
         """Loss against the whole of clean pictures `batch.z`, of which the denoiser sees what `batch.mask` lets it."""
         return self.loss(denoise, batch, streams)
 
+    def of_data(self) -> Objective:
+        """The part of it that single stored samples answer: what a noisy held-out sample can be judged by."""
+        return self
+
     def survival(self, observed: float) -> float | None:
         """Share of the pixels the denoiser is shown, of a share that is observed; None if it is told no pixels."""
         return None

@@ -33,7 +33,7 @@ to `sigma_min`.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, final
 
@@ -132,6 +132,10 @@ class Consistency(Objective):
             hidden = edm_weight(t.clamp_min(self.floor), self.sigma_data) / edm_weight(t, self.sigma_data)
             square = torch.where(seen > 0, square, per_sample(hidden, square) * square)
         return data + weight * square.flatten(1).mean(1)
+
+    def of_data(self) -> Consistency:
+        """See `Objective.of_data`."""
+        return replace(self, consistency=0.0)
 
     def survival(self, observed: float) -> float | None:
         """See `Objective.survival`."""

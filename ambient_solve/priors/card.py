@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ambient_solve.data.corruption import fingerprint
+from ambient_solve.data.leaks import prior_units
 from ambient_solve.data.sample import Sample
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
@@ -21,10 +22,13 @@ CARD_LEVELS = (0.05, 0.1, 0.2, 0.4, 1.0, 2.0)
 
 @torch.no_grad()
 def denoising_psnr(prior: Prior, pictures: Sequence[Tensor], crop: int) -> dict[float, tuple[float, float]]:
-    """For each level, in z units: mean PSNR in dB of the noisy and the denoised central crops of uint8 `pictures`."""
+    """For each level, in z units: mean PSNR in dB of the noisy and the denoised central crops of clean `pictures`.
+
+    They are uint8, or floats in the units of the prior.
+    """
     if not pictures:
         return {}
-    clean = torch.stack([centre(p, crop) for p in pictures]).float() / 127.5 - 1
+    clean = torch.stack([centre(prior_units(p), crop) for p in pictures])
     clean = clean.to(prior.device)
     table = {}
     for sigma in CARD_LEVELS:
