@@ -126,7 +126,7 @@ def test_interrupted_held_out_run_resumes_to_the_same_table(command, folder, tra
     assert ((folder / "t.jsonl").read_bytes(), (folder / "t.run" / "curves.json").read_bytes()) == whole
     # Another rule asks the same networks; other networks are another run.
     again.clear()
-    assert command(*options, "--errors", "0")[0] == 0 and not again
+    assert command(*options, "--confidence", "0.6")[0] == 0 and not again
     code, _, error = command(*options, "--seed", "1")
     assert code == 2 and "another configuration (seed" in error and one_sentence(error)
 

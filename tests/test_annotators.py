@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.special import expit
 from scipy.stats import spearmanr
 
 from ambient_solve.data.annotators import (
+    Switch,
     autocovariance,
     calibrated,
     confusion_switch,
@@ -24,6 +26,7 @@ from ambient_solve.data.annotators import (
     switch,
     tolerance,
     too_low,
+    undecided,
 )
 from ambient_solve.data.sample import Sample
 from ambient_solve.data.table import Annotation, annotate, chart, read_table, write_table
@@ -92,7 +95,7 @@ def cell(blur: float, n: tuple[int, int], repeats: int = 20) -> dict[str, float]
         clean, noise = draw(100, WIDTH, rng)[:, None], rng.standard_normal((100, 8))
         at = [np.rint((clean + s * noise - GRID[0]) / STEP).astype(int).clip(0, len(GRID) - 1) for s in SIGMAS]
         losses = (np.stack([((d[k][i] - clean) ** 2).mean(1) for k, i in enumerate(at)], 1) for d in denoisers)
-        held_out.append(index(held_out_switch(SIGMAS, *losses)))
+        held_out.append(index(held_out_switch(SIGMAS, *losses).sigma_min))
     alone, all_ = np.array(alone), np.array(all_)
 
     def error(first: int | list[int]) -> float:
@@ -178,6 +181,62 @@ def test_annotation_is_monotone_in_quality_and_ranks_by_argsort_are_not():
     right = spearmanr(quality, np.sort(finite)[::-1][np.argsort(np.argsort(quality))]).statistic
     print(f"\nSpearman {found:.3f}; levels by rank {right:.3f}, by argsort in place of the rank {wrong:.3f}")
     assert found < -0.9 and right < -0.9 < wrong
+
+
+# The interval of the held-out switch ---
+
+LEVELS = np.geomspace(0.02, 10, 24)
+
+
+def losses(mean: np.ndarray, spread: float = 1.0, pictures: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Without and with a group: their difference has exactly this mean, in its standard errors, and some noise."""
+    noise = np.random.default_rng(seed).standard_normal((pictures, len(mean)))
+    noise = (noise - noise.mean(0)) / noise.std(0, ddof=1)
+    return np.zeros_like(noise), spread * (noise + mean / math.sqrt(pictures))
+
+
+@pytest.mark.parametrize("at", [3, 12, 20])
+def test_switch_of_a_clear_curve_is_where_its_sign_changes(at):
+    """Four standard errors worse below, four better above; whatever the unit of the losses at each level."""
+    unit = np.geomspace(100, 0.01, 24)
+    found = held_out_switch(LEVELS, *losses(np.where(np.arange(24) < at, 4.0, -4.0), unit))
+    truth = math.sqrt(LEVELS[at - 1] * LEVELS[at])
+    assert found.decided and found.low <= truth <= found.high and np.isclose(found.sigma_min, truth)
+    assert held_out_switch(LEVELS, *losses(np.full(24, 4.0))).sigma_min == math.inf
+    assert held_out_switch(LEVELS, *losses(np.full(24, -4.0))) == Switch(0.0, 0.0, 0.0, True)
+
+
+def test_one_level_of_many_does_not_move_the_switch():
+    """The case that one or two standard errors decided: 1.5 of them, at one high level."""
+    mean = np.where(np.arange(24) < 10, 3.0, -1.0)
+    mean[22] = 1.5
+    data, truth = losses(mean), math.sqrt(LEVELS[9] * LEVELS[10])
+    difference = (data[1] - data[0]).mean(0) / ((data[1] - data[0]).std(0, ddof=1) / math.sqrt(40))
+    old = [switch(LEVELS, difference <= errors) for errors in (1.0, 2.0)]
+    found = [held_out_switch(LEVELS, *data, confidence=c) for c in (0.6, 0.8, 0.9, 0.95)]
+    print(f"\none or two standard errors: {old[0]:.3g} or {old[1]:.3g}; the interval's: {[s.sigma_min for s in found]}")
+    assert all(s.decided and np.isclose(s.sigma_min, truth) for s in found)
+    # Control: the rule of single levels goes from one end of the curve to the other.
+    assert old[0] > 20 * old[1]
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.9])
+def test_curve_without_any_effect_is_not_decided_and_said(confidence):
+    found = held_out_switch(LEVELS, *losses(np.zeros(24)), confidence=confidence)
+    assert not found.decided and found.sigma_min == found.high and found.low < 0.1 < 1 < found.high
+    (warning,) = undecided({"jpeg": found, "blur": replace(found, decided=True)}, 40)
+    assert warning.startswith("jpeg: 40 held-out pictures cannot say where between") and one_sentence(warning)
+
+
+def test_two_minima_alike_are_not_decided_and_the_careful_one_is_written():
+    """Better between, worse above by as much: the sums of two levels tie, and chance would choose."""
+    mean = np.concatenate([np.full(8, 4.0), np.full(8, -1.0), np.full(8, 1.0)])
+    found = held_out_switch(LEVELS, *losses(mean))
+    assert not found.decided and found.sigma_min == found.high == math.inf
+    assert found.low <= math.sqrt(LEVELS[7] * LEVELS[8]) * 1.0001
+    # Control: where the gain outweighs the loss clearly, it is decided.
+    clear = held_out_switch(LEVELS, *losses(np.concatenate([np.full(8, 4.0), np.full(8, -4.0), np.full(8, 1.0)])))
+    assert clear.decided and np.isclose(clear.sigma_min, math.sqrt(LEVELS[7] * LEVELS[8]))
 
 
 def test_context_of_fields_in_closed_form():

@@ -15,7 +15,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, make_dataclass
+from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, final
 
@@ -26,7 +26,7 @@ from classifiers import CropClassifier, NoiseClassifier
 from fitting import Annotator, Trained, by_damage, seeded
 from torch import Tensor
 
-from ambient_solve.data.annotators import held_out_switch, too_low
+from ambient_solve.data.annotators import held_out_switch, too_low, undecided
 from ambient_solve.data.corruption import read_corrupted
 from ambient_solve.data.loader import Levels, Loader
 from ambient_solve.data.sample import Sample
@@ -37,6 +37,7 @@ from ambient_solve.noise import Streams
 from ambient_solve.objectives.base import edm_weight
 from ambient_solve.objectives.denoise import Denoise, buffer
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
+from ambient_solve.tensors import replace_text
 
 
 @final
@@ -71,7 +72,7 @@ class HeldOutLoss(Trained):
 
     held_out: float = knob(0.2, 0.01, 0.9, "share of the clean pictures that the denoisers are compared on")
     draws: int = knob(4, 1, 1024, "random views of each picture at each question")
-    errors: float = knob(1.0, 0.0, 10.0, "a level is worse if the mean difference exceeds so many standard errors")
+    confidence: float = knob(0.9, 0.5, 0.999, "share of the bootstrap samples that the interval of the level holds")
 
     def annotate(self, samples: Sequence[Sample], folder: Path) -> list[Annotation]:
         """See `Annotator.annotate`; folder/curves.json keeps the losses, with and without each damage, by level."""
@@ -86,10 +87,18 @@ class HeldOutLoss(Trained):
             losses[damage] = self._losses(learned + [samples[i] for i in own], held_out, side, folder / damage)
         without, switches = losses.pop("clean"), {}
         for damage, loss in losses.items():
-            switches[damage] = held_out_switch(self.sigmas, without, loss, self.errors)
+            switches[damage] = held_out_switch(self.sigmas, without, loss, self.confidence)
         curves = {damage: loss.mean(0).tolist() for damage, loss in {"clean": without, **losses}.items()}
-        (folder / "curves.json").write_text(json.dumps({"sigma": self.sigmas.tolist(), **curves}, indent=1) + "\n")
-        return self.rows(samples, {i: (switches[d], 0.0, None) for d, own in groups.items() for i in own})
+        found = {d: {k: str(v) if v == math.inf else v for k, v in asdict(s).items()} for d, s in switches.items()}
+        record = {"sigma": self.sigmas.tolist(), **curves, "switches": found}
+        replace_text(folder / "curves.json", json.dumps(record, indent=1) + "\n")
+        for damage, s in switches.items():
+            print(
+                f"{damage}: {self.confidence:.0%} of the bootstrap samples switch between {s.low:.3g} and {s.high:.3g}"
+            )
+        for warning in undecided(switches, len(held_out)):
+            print(f"warning: {warning}", file=sys.stderr)
+        return self.rows(samples, {i: (switches[d].sigma_min, 0.0, None) for d, own in groups.items() for i in own})
 
     def _losses(self, learned: list[Sample], held_out: list[Sample], side: int, folder: Path) -> np.ndarray:
         """Train on `learned` and return the loss of each held-out picture at each level, (n, levels)."""

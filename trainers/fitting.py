@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from checkpoints import Checkpoints, refuse_another_run, remember
+from locks import only_run_in
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ from ambient_solve.data.table import Annotation, group
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
 
-RULES = ("epsilon", "errors", "excess")
+RULES = ("epsilon", "confidence", "excess")
 """Knobs of the decision alone: changing them asks the trained networks again and trains none anew."""
 
 CHECKPOINT_EVERY = 200
@@ -103,6 +104,10 @@ class Trained(Annotator):
 
         AdamW, the rate falling along a cosine. Checkpoints go to `folder`: the same call resumes from the last one.
         """
+        with only_run_in(folder):
+            self._fit(network, loss, samples, folder)
+
+    def _fit(self, network: nn.Module, loss: Callable[[int], Tensor], samples: Sequence[Sample], folder: Path) -> None:
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in RULES}
         refuse_another_run(folder, settings := {"annotator": self.name, **settings, "data": fingerprint(samples)})
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.lr, betas=(0.9, 0.99), weight_decay=0.01)

@@ -13,7 +13,8 @@ which depends on n_1: a fixed threshold does not know it, `1 / n_1` and the held
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -74,15 +75,52 @@ def confusion_switch(sigmas: np.ndarray, probability: np.ndarray, epsilon: float
     return switch(sigmas, falling(probability) < 0.5 + epsilon)
 
 
-def held_out_switch(sigmas: np.ndarray, without: np.ndarray, with_group: np.ndarray, errors: float = 1.0) -> float:
-    """`sigma_min` of a group: above it, training with the group does not worsen the loss on held-out clean pictures.
+@dataclass(frozen=True)
+class Switch:
+    """The level above which a group may be used, and how well the data know it.
 
-    `without`, `with_group` (n, L): losses of the same `n` pictures under the same noise. A level is worse if the mean
-    difference exceeds `errors` of its standard errors over pictures.
+    Attributes:
+        sigma_min: The level: the median of the bootstrap where the data decide, else the upper end of the interval,
+            above which they leave no doubt.
+        low, high: The interval.
+        decided: Whether it spans a quarter of the levels at most.
+    """
+
+    sigma_min: float
+    low: float
+    high: float
+    decided: bool
+
+
+def held_out_switch(
+    sigmas: np.ndarray, without: np.ndarray, with_group: np.ndarray, confidence: float = 0.9, resamples: int = 1000
+) -> Switch:
+    """The `Switch` of a group: above it, training with the group does not worsen the loss on held-out clean pictures.
+
+    The difference of the losses, in its standard errors, is smoothed by `falling`: it is worse below a level and no
+    worse above it. This is the level above which the differences sum to least, so that no single one of many levels
+    decides. The interval is that of bootstrap samples of the pictures (Efron, 1979, Annals of Statistics 7(1)); what
+    other first weights of the networks would change is not in it.
+
+    Args:
+        sigmas: Levels (L,), rising.
+        without: Losses (n, L) of n pictures after training without the group.
+        with_group: Those of the same pictures under the same noise after training with it.
+        confidence: Share of the bootstrap samples whose level lies in the interval.
+        resamples: How many of them; the same ones each time.
     """
     difference = with_group - without
-    error = difference.std(0, ddof=1) / np.sqrt(len(difference))
-    return float(switch(sigmas, difference.mean(0) <= errors * error))
+    n = len(difference)
+    error = difference.std(0, ddof=1) / np.sqrt(n)
+    difference = difference / np.maximum(error, 1e-9 * max(np.abs(difference).max(), 1e-300))
+    counts = np.random.default_rng((n, resamples)).multinomial(n, np.full(n, 1 / n), resamples)
+    drawn = switch(sigmas, falling(counts @ difference / n) <= 0)
+    shares = ((1 - confidence) / 2, 0.5, (1 + confidence) / 2)
+    low, middle, high = (float(q) for q in np.quantile(drawn, shares, method="inverted_cdf"))
+    between = _between(sigmas)
+    apart = int(np.searchsorted(between, high) - np.searchsorted(between, low))
+    decided = apart <= max(len(sigmas) // 4, 1)
+    return Switch(middle if decided else high, low, high, decided)
 
 
 def calibrated(clean: np.ndarray, damaged: np.ndarray) -> np.ndarray:
@@ -160,6 +198,16 @@ def context_ceiling(levels: np.ndarray, probability: np.ndarray, epsilon: float)
     """
     confused = falling(probability[..., ::-1])[..., ::-1] < 0.5 + epsilon
     return np.concatenate([[0.0], np.maximum.accumulate(levels)])[confused.sum(-1)]
+
+
+def undecided(switches: Mapping[str, Switch], pictures: int) -> list[str]:
+    """A warning for each damage whose switch the loss on so many held-out `pictures` does not decide."""
+    return [
+        f"{damage}: {pictures} held-out pictures cannot say where between sigma = {found.low:.3g} and {found.high:.3g} "
+        f"its use begins to pay; {found.sigma_min:.3g} is written, hold out more or train longer to know."
+        for damage, found in switches.items()
+        if not found.decided
+    ]
 
 
 def too_low(rows: Sequence[Annotation], held_out: Sequence[Annotation]) -> list[str]:
