@@ -14,6 +14,9 @@ Where the samples are exact, the likelihood of the measurements rises in every l
     dataloop     E from the level below which a picture is not trusted; the restored picture is trusted above 1 / rho
                  of it (Ambient Dataloops, arXiv 2601.15417), and never declared clean
 
+Some damaged pictures are held out, and every prior is compared on them (trainers/compare.py): OUT/prior is the best
+one, and a warning says where that is not the last, or the one that the run began with.
+
 Lap 0's prior is --init, or a stationary Gaussian fitted to the measurements (trainers/texture.py). The same command
 resumes: a batch that was restored is not drawn again, and training goes on from its checkpoint. The finished prior is
 in OUT/prior.
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -33,8 +37,10 @@ from typing import Any, Literal
 import torch
 import tyro
 import yaml
+from compare import best_of, held_out_error, hold_out, verdict
 from config import Config, Source, check, make, settings_of
 from expectation import Expectation, FromLevel, Guided, Told, incomplete
+from locks import only_run_in
 from restored import restore
 from sources import read_data
 from texture import Texture, fit_texture
@@ -49,11 +55,12 @@ from ambient_solve.knobs import build
 from ambient_solve.objectives.conditional import Conditional
 from ambient_solve.objectives.denoise import Denoise
 from ambient_solve.priors.base import Prior
-from ambient_solve.priors.load import load_prior
+from ambient_solve.priors.load import load_prior, prior_folder
 from ambient_solve.priors.network import CARD, NetworkPrior
 from ambient_solve.tensors import replace_text
 
 OTHER_MASKS = ("box-mask", "patch-mask")
+ERRORS = "held-out.json"
 FREE = ("out", "data_root", "laps")
 """Settings that may change when a run goes on."""
 
@@ -90,12 +97,19 @@ class EM:
     """Of k-space stored as A^H y: steps to the least picture that explains it, which mri-train stores; then 0."""
     rho: float = 2.0
     """In mode dataloop: what a lap divides sigma_min by."""
+    held_out: int = 16
+    """Damaged pictures of each source, a tenth of them at most, that the priors of all laps are compared on."""
     seed: int = 0
 
 
 def em(settings: EM) -> Path:
     """Run, or resume, the laps that `settings` describe; returns the folder of the finished prior."""
     check_em(settings)
+    with only_run_in(Path(settings.out)):
+        return _em(settings)
+
+
+def _em(settings: EM) -> Path:
     out, root = Path(settings.out), Path(settings.data_root)
     data = [_read(settings, source, root) for source in settings.train.sources]
     if not any(_method(settings, 1).restores(s) for samples in data for s in samples):
@@ -103,22 +117,48 @@ def em(settings: EM) -> Path:
     # An E-step takes long: what the first training would refuse is said before it.
     starting_prior(_training(settings, 1, settings.init, data), None, torch.device("cpu"))
     _remember(settings)
-    prior = settings.init
+    parts = [hold_out(samples, _method(settings, 1), settings.held_out) for samples in data]
+    data, held_out = [own for own, _ in parts], [s for _, apart in parts for s in apart]
+    if not held_out:
+        print("No picture is held out, as there are too few or held_out is 0: laps are not compared.", file=sys.stderr)
+    prior, errors = settings.init, [_error(settings, 0, settings.init, data, held_out)]
     for lap in range(1, settings.laps + 1):
         folder = out / f"lap-{lap}"
         _expect(settings, lap, prior, data)
         config = _training(settings, lap, prior, data)
         prior = str(folder / "prior")
         _train(config)
+        errors.append(_error(settings, lap, prior, data, held_out))
         if settings.mode == "dataloop":
             data = [_read(settings, s, folder) for s in config.sources]
-    if settings.mode == "conditional":
+    # Without anything to compare them by, the last one is taken.
+    lap = best_of(errors) if held_out else settings.laps
+    kept = "OUT/prior is a copy of that one"
+    if not lap and not settings.init:
+        lap, kept = 1 + best_of(errors[1:]), "OUT/prior is the best of the laps, as a Gaussian is not stored there"
+    prior = out / f"lap-{lap}" / "prior" if lap else prior_folder(settings.init)
+    if settings.mode == "conditional" and lap:
         objective = Denoise(sigma_data=settings.train.network.sigma_data)
-        config = replace(config, out=str(folder / "unconditional"), objective=objective, init=settings.train.init)
-        _train(config)
-        prior = str(folder / "unconditional" / "prior")
+        config = _training(settings, lap, "", data)
+        folder = out / f"lap-{lap}" / "unconditional"
+        _train(replace(config, out=str(folder), objective=objective, init=settings.train.init))
+        prior = folder / "prior"
     shutil.copytree(prior, out / "prior", dirs_exist_ok=True)
+    if held_out and (warning := verdict(errors, kept)):
+        print(warning, file=sys.stderr)
     return out / "prior"
+
+
+def _error(settings: EM, lap: int, prior_at: str, data: list[list[Sample]], held_out: list[Sample]) -> float:
+    """The held-out error of the prior after `lap`, 0 being the start; measured once and kept."""
+    path = Path(settings.out) / ERRORS
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    if held_out and str(lap) not in known:
+        method, prior = _method(settings, lap + 1), _prior(settings, lap + 1, prior_at, data)
+        known[str(lap)] = held_out_error(prior, method, held_out, settings.train, settings.batch, settings.seed)
+        replace_text(path, json.dumps(known, indent=1) + "\n")
+        print(f"lap {lap}: held-out error {known[str(lap)]:.4g}", file=sys.stderr)
+    return known.get(str(lap), math.nan)
 
 
 def _read(settings: EM, source: Source, root: Path) -> list[Sample]:
@@ -230,7 +270,15 @@ def _train(config: Config) -> None:
 def check_em(settings: EM) -> None:
     """Say at once what would fail later."""
     check(replace(settings.train, out=settings.out), 1)
-    for name, least in (("laps", 1), ("draws", 1), ("batch", 1), ("steps", 2), ("cg_iterations", 0), ("seed", 0)):
+    for name, least in (
+        ("laps", 1),
+        ("draws", 1),
+        ("batch", 1),
+        ("steps", 2),
+        ("cg_iterations", 0),
+        ("held_out", 0),
+        ("seed", 0),
+    ):
         if getattr(settings, name) < least:
             raise AmbientSolveError(f"{name} = {getattr(settings, name)} must be at least {least}.")
     if not (settings.floor > 0 and settings.rho > 1):
@@ -238,7 +286,7 @@ def check_em(settings: EM) -> None:
     if not isinstance(settings.knobs, dict):
         raise AmbientSolveError(f"knobs = {settings.knobs!r} must hold names and values, as {{steps: 25}}.")
     if any(source.held_out for source in settings.train.sources):
-        raise AmbientSolveError("held_out is for trainers/train.py: the laps would neither train nor measure on them.")
+        raise AmbientSolveError("held_out of a source is for trainers/train.py: give held_out of the EM run itself.")
     if settings.algorithm not in ALGORITHMS:
         known = suggestion(settings.algorithm, ALGORITHMS)
         raise AmbientSolveError(f"There is no algorithm {settings.algorithm!r}. {known}")
@@ -261,7 +309,7 @@ def _remember(settings: EM) -> None:
     """Keep the settings in the run's folder, and refuse a folder of other ones."""
     path = Path(settings.out) / "em.json"
     record = json.loads(json.dumps({k: v for k, v in settings_of(settings).items() if k not in FREE}))
-    before = json.loads(path.read_text()) if path.is_file() else record
+    before = {"held_out": 0, **json.loads(path.read_text())} if path.is_file() else record
     if changed := [k for k in record if record[k] != before.get(k)]:
         raise AmbientSolveError(
             f"{settings.out} holds an EM run with other settings ({', '.join(changed)}). Choose another --out, or "
