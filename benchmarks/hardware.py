@@ -5,6 +5,7 @@
     python benchmarks/hardware.py memory                    (peak of solving, beside deepinv and azula)
     python benchmarks/hardware.py processes                 (two beside one, on two free cores)
     python benchmarks/hardware.py training --data DATA      (two processes beside one, on two free cores)
+    python benchmarks/hardware.py precision                 (a step of training in bfloat16 and float32)
     python benchmarks/hardware.py start                     (import, --help, demo)
     python benchmarks/hardware.py profile                   (what a step spends its time on)
 
@@ -28,13 +29,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
 from ambient_solve import Solver, load_prior, operators
 from ambient_solve.demo import damages, photograph
 from ambient_solve.priors.base import Prior
-from ambient_solve.priors.network import NetworkPrior
+from ambient_solve.priors.network import NetworkConfig, NetworkPrior
 
 ROOT = Path(__file__).parents[1]
 SIDES, TOGETHER, WORLD = (64, 128, 256), 16, 2
@@ -267,6 +269,35 @@ def training(rounds: int, data: Path, images: int = 3_840) -> list[str]:
     return lines
 
 
+def precision(rounds: int, batch: int = 8, side: int = 64) -> list[str]:
+    """Images a second of a training step of the network of photos.yaml, as trainers/train.py computes it."""
+    sys.path.insert(0, str(ROOT / "trainers"))
+    from weights import about_arithmetic, arithmetic
+
+    settings = yaml.safe_load((ROOT / "trainers" / "configs" / "photos.yaml").read_text())["network"]
+    cpu, z = torch.device("cpu"), torch.randn(batch, 3, side, side)
+
+    def step(asked: str) -> Callable[[], None]:
+        prior = NetworkPrior(NetworkConfig(**settings), arithmetic(asked, cpu))
+        prior.match_layout(cpu)
+        optimizer = torch.optim.AdamW(prior.train().parameters(), lr=1e-4, fused=True)
+
+        def one() -> None:
+            (prior(z, 0.5) - z).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return one
+
+    asked = ("auto", "bf16", "fp32")
+    times = turns([step(a) for a in asked], rounds, time.perf_counter)
+    lines = [about_arithmetic("auto", cpu), "", "| precision | computed in | images/s |", "|---|---|---|"]
+    return lines + [
+        f"| {a} | {arithmetic(a, cpu)} | {three(batch / t for t in found)} |"
+        for a, found in zip(asked, times, strict=True)
+    ]
+
+
 def start(rounds: int) -> list[str]:
     """Seconds of a fresh process: of wall time, which other work on the machine makes longer, and of its CPU."""
     use = "import ambient_solve as a; a.Solver, a.load_prior, a.operators, a.MixturePrior"
@@ -312,7 +343,7 @@ def profile(side: int, steps: int = 3, rows: int = 12) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choices = ["network", "samples", "memory", "processes", "training", "start", "profile", "one"]
+    choices = ["network", "samples", "memory", "processes", "training", "precision", "start", "profile", "one"]
     parser.add_argument("what", choices=choices, metavar="|".join(choices[:-1]))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pictures", type=int, default=8, help="of processes")
@@ -331,6 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "memory": lambda: memory(args.rounds, args.side or 256),
         "processes": lambda: processes(args.rounds, args.pictures, args.side or 128),
         "training": lambda: training(args.rounds, args.data),
+        "precision": lambda: precision(args.rounds),
         "start": lambda: start(args.rounds),
         "profile": lambda: profile(args.side or 256),
     }

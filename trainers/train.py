@@ -73,9 +73,6 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
     refuse_unsuited(config.objective, data.samples)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     prior = starting_prior(config, data.survival(config.objective), accelerator.device, sharded)
-    said = [missing_processes(os.environ, accelerator.num_processes)]
-    said += [about_arithmetic(config.precision, accelerator.device)]
-    accelerator.print(*filter(None, said), sep="\n", file=sys.stderr)
     if compiles(config, accelerator.device, accelerator.num_processes):
         accelerator.print("The network is compiled at the first step, which takes a minute or more.", file=sys.stderr)
         prior.network.compile()
@@ -99,6 +96,9 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
     first, seconds = checkpoints.load(prior, ema, optimizer)
     agree_on(first, accelerator)
     remember(out, settings, main)
+    said = [missing_processes(os.environ, accelerator.num_processes)]
+    said += [about_arithmetic(config.precision, accelerator.device)]
+    accelerator.print(*filter(None, said), sep="\n", file=sys.stderr)
     if accelerator.log_with:
         accelerator.init_trackers("ambient_solve")
 
