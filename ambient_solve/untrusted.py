@@ -1,0 +1,71 @@
+"""What every reader of files from others asks: is there room for it, does it stay in its folder, is it JSON at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ambient_solve.errors import AmbientSolveError, reason
+
+MAX_JSON = 4_000_000
+"""Bytes of the largest JSON file, or line of one, that is parsed."""
+
+
+def check_bytes(needed: float, what: object, most: float) -> None:
+    """Raise unless `needed` bytes, which `what` takes once it is read, are known and at most `most`."""
+    if not needed <= most:
+        size = f"{needed / 1e9:.1f} GB" if math.isfinite(needed) else "an unknown size"
+        raise AmbientSolveError(
+            f"{what} unpacks to {size}; at most {most / 1e9:g} GB are read at a time: give a part of it, such as fewer "
+            "slices."
+        )
+
+
+def parse_json(content: bytes | str, what: object) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        AmbientSolveError: it is too long, nested too deeply, or no JSON; `what` names it.
+    """
+    if len(content) > MAX_JSON:
+        raise AmbientSolveError(f"{what} has {len(content)} bytes; at most {MAX_JSON} are read.")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise AmbientSolveError(f"{what} is not readable JSON: {reason(error)}.") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file; see `parse_json`."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON + 1)
+    except OSError as error:
+        raise AmbientSolveError(f"{path} cannot be read: {reason(error)}.") from None
+    return parse_json(content, path)
+
+
+def inside(folder: Path, name: Any, follow_outside: bool = False) -> Path:
+    """The file `name` of `folder`, as a table of `folder` calls it.
+
+    Args:
+        follow_outside: Whether the file may lie outside: by an absolute name, `..` or a symbolic link.
+
+    Raises:
+        AmbientSolveError: no name, or one that leads out of the folder.
+    """
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise AmbientSolveError(f"{name!r} is no name of a file.")
+    path = folder / name
+    try:
+        within = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links that lead in a circle
+        within = False
+    if not follow_outside and not within:
+        raise AmbientSolveError(
+            f"{name!r} leads out of the folder of its table: put the file into the folder, or, if you trust the table, "
+            "set follow_outside."
+        )
+    return path
