@@ -34,7 +34,7 @@ HEAVY = ("accelerate", "gradio", "trainers", "apps", "diffusers", "transformers"
 PICKLES = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 LONGEST = 400
 
-BASE = ("errors", "knobs", "noise", "tensors", "transforms")
+BASE = ("archives", "errors", "knobs", "noise", "tensors", "transforms", "untrusted")
 MAY_IMPORT = {
     "errors": (),
     "version": (),
@@ -43,6 +43,8 @@ MAY_IMPORT = {
     "convolution": ("gram",),
     "knobs": ("errors",),
     "noise": ("errors",),
+    "untrusted": ("errors",),
+    "archives": ("errors",),
     "krylov": ("noise",),
     "transforms": (),
     "tensors": (),
@@ -214,6 +216,55 @@ def test_nothing_is_unpickled():
 def test_unpickling_is_caught(source):
     assert len(unpickling("new.py", source)) == 1
     assert unpickling("new.py", "import torch\ntorch.load('a.pt', weights_only=True)") == []
+
+
+OPENERS = {
+    "h5py.File": "ambient_solve/data/hdf5.py",
+    "ismrmrd.Dataset": "",
+    "pydicom.dcmread": "ambient_solve/data/magnitudes.py",
+}
+"""What opens a file of others without asking what it points at or claims, and the one module that may call it."""
+
+
+def careless_opening(name: str, source: str) -> list[str]:
+    """Where a file of the library, or of what stands on it, is opened past the checks."""
+    if name.startswith("tests/"):
+        return []
+    calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    calls += [f"{module}.{alias.name}" for module, alias in from_imports(source)]
+    return [
+        f"{name} calls {call}" for call in calls if any(within_call(call, o) and name != m for o, m in OPENERS.items())
+    ]
+
+
+def within_call(call: str, opener: str) -> bool:
+    package, _, function = opener.rpartition(".")
+    return call == opener or (call.endswith(f".{function}") and package in call)
+
+
+def from_imports(source: str) -> Iterator[tuple[str, ast.alias]]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias) for alias in node.names)
+
+
+def test_files_of_others_are_opened_in_one_place_each():
+    assert [found for name, source in SOURCES.items() for found in careless_opening(name, source)] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import h5py\nh5py.File('a.h5')",
+        "def f(p):\n    from h5py import File\n    return File(p)",
+        "_module('h5py').File('a.h5')",
+        "import ismrmrd\nismrmrd.Dataset('a.h5')",
+        "import pydicom\npydicom.dcmread('a.dcm')",
+    ],
+)
+def test_careless_opening_is_caught(source):
+    assert len(careless_opening("benchmarks/new.py", source)) == 1
+    assert careless_opening("benchmarks/new.py", "with open_hdf5(path) as file:\n    file['x']") == []
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shlex
 import shutil
 import time
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 
 from ambient_solve.app.panels import duration
 from ambient_solve.app.session import tame
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, reason, without_folders
 from ambient_solve.uploads import open_upload
 
 if TYPE_CHECKING:
@@ -109,17 +107,13 @@ def read(path: Path, axes: str = "", mask: str | Path | None = None, seed: int =
     try:
         if path.suffix.lower() in PICTURES:
             return _of_picture(path, seed)
-        for file in (path, *([] if mask is None else [Path(mask)])):
-            _check_claims(file)
         place = f"{path}:{array.strip()}" if array.strip() else path
-        scan = read_scan(place, axes=axes.strip() or None, mask=mask, seed=seed)
+        scan = read_scan(place, axes=axes.strip() or None, mask=mask, seed=seed, most=MAX_BYTES, apart=True)
     except AmbientSolveError as error:
-        known = [str(path), str(path.with_suffix("")), *([] if mask is None else [str(mask)])]
-        words = str(error)
-        for name in known:
-            words = words.replace(name, Path(name).name)
-        # numpy advises to unpickle the file, which nobody should do with a stranger's.
-        raise AmbientSolveError(re.sub(r" \(This file contains pickled .*\);", ";", words)) from None
+        known = [path, path.with_suffix(""), *([] if mask is None else [mask])]
+        raise AmbientSolveError(without_folders(error, *known)) from None
+    except OSError as error:
+        raise AmbientSolveError(f"{path.name} cannot be read: {without_folders(reason(error), path)}.") from None
     if max(scan.kspace.shape[-2:]) > MAX_SIDE:
         raise AmbientSolveError(
             f"{path.name} has slices of {scan.kspace.shape[-2]}x{scan.kspace.shape[-1]}; the page takes sides up to "
@@ -257,36 +251,3 @@ def _of_picture(path: Path, seed: int) -> Scan:
         x = torch.nn.functional.interpolate(x, size=small, mode="area")
         notes.append(f"the picture was reduced from {width}x{height} to {small[1]}x{small[0]}")
     return simulated(x[0], seed, {"source": path.name, "notes": tuple(notes)})
-
-
-def _check_claims(path: Path) -> None:
-    """Refuse a file that says that it unpacks to more than MAX_BYTES, before it is unpacked."""
-    claimed, name = 0, path.name.lower()
-    try:
-        if name.endswith(".npz") and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                claimed = sum(member.file_size for member in archive.infolist())
-        elif name.endswith((".h5", ".hdf5")):
-            import h5py
-
-            found: list[int] = []
-            with h5py.File(path, "r") as file:
-                file.visititems(lambda _, item: found.append(item.nbytes) if hasattr(item, "nbytes") else None)
-            claimed = sum(found)
-        elif name.endswith((".nii", ".nii.gz")):
-            import nibabel
-
-            claimed = 4 * int(np.prod(nibabel.load(path).shape, dtype=float))
-        elif name.endswith(".dcm") or path.is_dir():
-            import pydicom
-
-            for file in [path] if path.is_file() else path.iterdir():
-                tags = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
-                claimed += 8 * int(tags.get("Rows", 0)) * int(tags.get("Columns", 0))
-    except Exception:  # noqa: BLE001 - what is wrong with the file, or which package it needs, `read_scan` says
-        return
-    if claimed > MAX_BYTES:
-        raise AmbientSolveError(
-            f"{path.name} unpacks to {claimed / 1e9:.1f} GB; the page takes {MAX_BYTES / 1e9:g} GB, ambient-solve mri "
-            "takes more."
-        )

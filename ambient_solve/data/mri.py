@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_solve.data import mri_files as files
+from ambient_solve.data.apart import read_all, read_apart
+from ambient_solve.data.raw import COILS, LIMIT
 from ambient_solve.data.simulated_mri import simulate
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.operators.coils import birdcage, normalise
@@ -27,8 +28,8 @@ LEAST_ACS = 4
 """Fewer lines of calibration tell nothing of the coils."""
 SCALE_BOX = 8
 """Side of the part of the calibration region that sets the scale: the same in training and in use, whatever the ACS."""
-COILS, SIGMA = 8, 0.02
-"""Of k-space simulated from a magnitude."""
+SIGMA = 0.02
+"""Noise of k-space simulated from a magnitude."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def read_scan(
     mask: str | Path | None = None,
     noise: str | Path | None = None,
     seed: int = 0,
+    most: float = LIMIT,
+    apart: bool = False,
 ) -> Scan:
     """Read one scan. `PATH:KEY` names the array of an .npz or .h5 file that holds several.
 
@@ -113,10 +116,12 @@ def read_scan(
         mask: A file with the sampling mask (H, W) or (W,), 1 where sampled.
         noise: A file with the noise scan (coils, n).
         seed: Decides phases and noise where k-space is simulated.
+        most: Bytes that the scan may take; a file that unpacks to more is refused before it is read.
+        apart: Read in a process of its own, which may take no more memory: for files of others.
     """
-    raw = files.read(path, axes)
-    given = raw.mask if mask is None else files.read_array(mask, ("mask",))
-    heard = raw.noise if noise is None else files.read_noise(noise, raw.data.shape[1])
+    reader = read_apart if apart else read_all
+    raw = reader(str(path), axes, *(None if file is None else str(file) for file in (mask, noise)), most)
+    given, heard = raw.mask, raw.noise
     known = {"source": str(path), "voxel": raw.voxel, "notes": raw.notes}
     if raw.magnitude:
         return simulated(torch.from_numpy(raw.data[:, 0]), seed, known)
@@ -162,8 +167,10 @@ def simulated(magnitudes: Tensor, seed: int, known: dict) -> Scan:
         raise AmbientSolveError(f"{known['source']}: the picture is empty or has values that are no numbers.")
     magnitudes = (magnitudes / top).clamp(min=0)
     maps = birdcage(COILS, tuple(magnitudes.shape[1:]))
-    made = [simulate(m, maps, SIGMA, np.random.default_rng((seed, 7, i))) for i, m in enumerate(magnitudes)]
-    kspace = torch.stack([k for k, _ in made])
+    # Written in place: the k-space of a volume is by far the largest that there is.
+    kspace = torch.empty(len(magnitudes), *maps.shape, dtype=torch.complex64)
+    for i, m in enumerate(magnitudes):
+        kspace[i] = simulate(m, maps, SIGMA, np.random.default_rng((seed, 7, i)))[0]
     how = f"simulated k-space: {COILS} birdcage coils, a smooth random phase and noise of {SIGMA} were added"
     return Scan(
         kspace,

@@ -3,58 +3,47 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import re
-import zipfile
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.data.hdf5 import open_hdf5, stored_arrays
+from ambient_solve.data.ismrmrd_files import cropped_readout, is_ismrmrd, read_ismrmrd, voxel_of
+from ambient_solve.data.magnitudes import read_dicom, read_nifti
+from ambient_solve.data.numpy_files import open_numpy
+from ambient_solve.data.raw import LIMIT, Raw, Stored, load, readable
+from ambient_solve.errors import AmbientSolveError, shown
+from ambient_solve.untrusted import check_bytes
 
 SUFFIXES = (".h5", ".hdf5", ".cfl", ".npy", ".npz", ".nii", ".nii.gz", ".dcm")
 KSPACE = ("kspace", "ksp", "k_space", "y", "data")
 REFERENCES = ("reference", "reconstruction_rss", "reconstruction_esc", "target", "gt")
+HEADER = "ismrmrd_header"
 MANY = 64
 """An array of three axes has its coils along an axis of at most this and half the other lengths."""
-LIMIT = 16e9
-"""Bytes; an array that claims more is refused before it is read."""
+MAX_TEXT = 10_000
+"""Bytes of the text file that tells the sizes of a BART array."""
 
 
-@dataclass(frozen=True)
-class Raw:
-    """`data` is (slices, coils, H, W) complex, or (slices, 1, H, W) float32 where it is a `magnitude`."""
-
-    data: np.ndarray
-    magnitude: bool = False
-    mask: np.ndarray | None = None
-    noise: np.ndarray | None = None
-    reference: np.ndarray | None = None
-    voxel: tuple[float, float, float] | None = None
-    notes: tuple[str, ...] = ()
-
-
-def read(path: str | Path, axes: str | None = None) -> Raw:
-    """Read `path`, or the array KEY of `PATH:KEY`, whatever its format."""
+def read(path: str | Path, axes: str | None = None, most: float = LIMIT) -> Raw:
+    """Read `path`, or the array KEY of `PATH:KEY`, whatever its format, if it takes at most `most` bytes."""
     path, key = locate(path)
     name = path.name.lower()
     if path.is_dir():
-        return _dicom(sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm"), path)
+        return read_dicom(sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm"), path, most)
     if name.endswith((".h5", ".hdf5")):
-        return _hdf5(path, key, axes)
+        return _hdf5(path, key, axes, most)
     if name.endswith((".cfl", ".hdr")):
-        return _bart(path.with_suffix(""))
+        return _bart(path.with_suffix(""), most)
     if name.endswith((".npy", ".npz")):
-        return _numpy(path, key, axes)
+        with _arrays(path) as arrays:
+            return _raw(arrays, key, axes, path, most)
     if name.endswith((".nii", ".nii.gz")):
-        return _nifti(path)
+        return read_nifti(path, most)
     if name.endswith(".dcm"):
-        return _dicom([path], path)
+        return read_dicom([path], path, most)
     raise AmbientSolveError(f"{path} is no scan by its name; known are {', '.join(SUFFIXES)} and folders of DICOM.")
 
 
@@ -70,16 +59,19 @@ def locate(path: str | Path) -> tuple[Path, str | None]:
     return path, key
 
 
-def read_array(path: str | Path, keys: tuple[str, ...]) -> np.ndarray:
-    """The array of an .npy file, or the one of an .npz file that is called one of `keys`."""
+def read_array(path: str | Path, keys: tuple[str, ...], most: float = LIMIT) -> np.ndarray:
+    """The array of an .npy file, or the one of an .npz or HDF5 file that is called one of `keys`."""
     path, key = locate(path)
     with _arrays(path) as arrays:
-        return np.asarray(arrays[_key(arrays, key, keys, path)])
+        name = _key(arrays, key, keys, path)
+        return load(arrays[name], f"{name} of {path}", most)
 
 
-def read_noise(path: str | Path, coils: int) -> np.ndarray:
+def read_noise(path: str | Path, coils: int, most: float = LIMIT) -> np.ndarray:
     """A noise scan, complex64 (coils, n), from an array that has the coils along its first or its last axis."""
-    noise = read_array(path, ("noise",))
+    noise = read_array(path, ("noise",), most)
+    if not noise.ndim:
+        raise AmbientSolveError(f"{path}: the noise scan is a single number; complex ({coils}, n) was expected.")
     if noise.shape[0] != coils and noise.shape[-1] == coils:
         noise = np.moveaxis(noise, -1, 0)
     if noise.shape[0] != coils or not np.iscomplexobj(noise) or noise.size < 2 * coils * coils:
@@ -121,61 +113,45 @@ def arranged(data: np.ndarray, axes: str | None, where: str) -> tuple[np.ndarray
 
 
 @contextlib.contextmanager
-def _arrays(path: Path) -> Iterator[dict[str, Any]]:
+def _arrays(path: Path) -> Iterator[dict[str, Stored]]:
     """The arrays of an .npy, .npz or HDF5 file by name, read when they are asked for."""
-    with _readable(path):
-        if path.suffix.lower() in (".h5", ".hdf5"):
-            with _module("h5py").File(path, "r") as found:
-                yield found
-            return
-        found = np.load(path, allow_pickle=False)
-        yield {"kspace": found} if isinstance(found, np.ndarray) else found
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        with open_hdf5(path) as file:
+            yield stored_arrays(file)
+        return
+    with open_numpy(path, KSPACE[0]) as arrays:
+        yield arrays
 
 
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """What goes wrong in reading `path`, as a sentence."""
-    try:
-        yield
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, AmbientSolveError):
-            raise
-        reason = " ".join(str(error).split())[:160].rstrip(".")
-        raise AmbientSolveError(f"{path} cannot be read ({reason}); it is no such file, or not all of it.") from None
-
-
-def _module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise AmbientSolveError(f"This file needs {name}: pip install 'ambient-solve[mri]'.") from None
-
-
-def _key(arrays: Any, key: str | None, known: tuple[str, ...], path: Path) -> str:
-    names = list(arrays.keys())
+def _key(arrays: Mapping[str, Stored], key: str | None, known: tuple[str, ...], path: Path) -> str:
+    names = list(arrays)
     found = next((n for n in ([key] if key else known) if n in names), None)
     if found is None and not key and len(names) == 1:
         found = names[0]
     if found is None:
+        held = ", ".join(shown(n)[:40] for n in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise AmbientSolveError(
-            f"{path} has no {key or known[0]!r}; it holds {', '.join(names) or 'nothing'}: name one as {path}:KEY."
+            f"{path} has no {key or known[0]!r}; it holds {held or 'nothing'}: name one as {path}:KEY."
         )
     return found
 
 
-def _known(arrays: Any, names: tuple[str, ...]) -> np.ndarray | None:
-    found = next((n for n in names if n in arrays.keys()), None)
-    return None if found is None else np.asarray(arrays[found])
+def _known(arrays: Mapping[str, Stored], names: tuple[str, ...], path: Path, most: float) -> np.ndarray | None:
+    found = next((n for n in names if n in arrays), None)
+    return None if found is None else load(arrays[found], f"{found} of {path}", most)
 
 
-def _raw(arrays: Any, key: str | None, axes: str | None, path: Path) -> Raw:
+def _raw(arrays: Mapping[str, Stored], key: str | None, axes: str | None, path: Path, most: float) -> Raw:
     """k-space and what stands beside it, for arrays by name."""
     name = _key(arrays, key, KSPACE, path)
-    if not hasattr(arrays[name], "dtype") or arrays[name].size * 16 > LIMIT:
-        raise AmbientSolveError(f"{name} of {path} is no array that can be read.")
-    data, notes = arranged(np.asarray(arrays[name]), axes, f"{name} of {path}")
+    where, found = f"{name} of {path}", arrays[name]
+    # Beside the array itself, where it is of another type: what is kept of it, complex64.
+    copies = 0 if found.dtype == np.complex64 else 8 * math.prod(found.shape)
+    references = [n for n in REFERENCES if n in arrays][: 0 if key else 1]
+    check_bytes(found.bytes + copies + sum(arrays[n].bytes for n in references), where, most)
+    data, notes = arranged(load(found, where, most), axes, where)
     slices, height, width = len(data), *data.shape[-2:]
-    reference = None if key else _known(arrays, REFERENCES)
+    reference = None if key else _known(arrays, REFERENCES, path, most)
     if reference is not None:
         reference = np.abs(reference).astype(np.float32)
         reference = reference[None] if reference.ndim == 2 else reference
@@ -183,106 +159,44 @@ def _raw(arrays: Any, key: str | None, axes: str | None, path: Path) -> Raw:
             # fastMRI keeps references of the middle of the field of view alone.
             notes = (*notes, f"the reference {reference.shape} is of another size than k-space and was left out")
             reference = None
-    return Raw(data, False, None if key else _known(arrays, ("mask",)), None, reference, None, notes)
+    mask = None if key else _known(arrays, ("mask",), path, most)
+    return Raw(data, False, mask, None, reference, None, notes)
 
 
-def _numpy(path: Path, key: str | None, axes: str | None) -> Raw:
-    with _arrays(path) as arrays:
-        return _raw(arrays, key, axes, path)
-
-
-def _hdf5(path: Path, key: str | None, axes: str | None) -> Raw:
+def _hdf5(path: Path, key: str | None, axes: str | None, most: float) -> Raw:
     """fastMRI, where `kspace` is enough, or ISMRMRD."""
-    with _arrays(path) as arrays:
-        lines = not key and "dataset" in arrays and "data" in arrays["dataset"]
-    if lines:
-        return _ismrmrd(path)
-    with _arrays(path) as arrays:
-        name = _key({k: v for k, v in arrays.items() if hasattr(v, "shape")}, key, KSPACE, path)
-        if arrays[name].ndim == 3 and axes is None:
+    with open_hdf5(path) as file:
+        if not key and is_ismrmrd(file):
+            return read_ismrmrd(file, path, most)
+        arrays = stored_arrays(file)
+        header = arrays.pop(HEADER, None)
+        name = _key(arrays, key, KSPACE, path)
+        if len(arrays[name].shape) == 3 and axes is None:
             raise AmbientSolveError(
                 f'{name} of {path} has the axes {arrays[name].shape}: say axes="shw" (slices of a single coil, as in '
                 'fastMRI) or axes="chw" (coils of a single slice).'
             )
-        raw = _raw(arrays, key, axes, path)
-        header = arrays["ismrmrd_header"][()] if "ismrmrd_header" in arrays else b""
-    return Raw(**{**raw.__dict__, "voxel": _voxel(header.decode() if isinstance(header, bytes) else str(header))})
+        raw = _raw(arrays, key, axes, path, most)
+        text = "" if header is None or header.shape else header.read()[()]
+    return Raw(**{**raw.__dict__, "voxel": voxel_of(text.decode() if isinstance(text, bytes) else str(text))})
 
 
-def _voxel(header: str) -> tuple[float, float, float] | None:
-    """Size of a voxel in mm from an ISMRMRD header; rows are the readout, its x."""
-    encoded = re.search(r"<encodedSpace>(.*?)</encodedSpace>", header, re.DOTALL)
-    if not encoded:
-        return None
-    space = [re.search(rf"<{tag}>(.*?)</{tag}>", encoded[1], re.DOTALL) for tag in ("matrixSize", "fieldOfView_mm")]
-    numbers = [[re.search(rf"<{axis}>\s*([\d.]+)", s[1]) for axis in "xyz"] for s in space if s]
-    if len(numbers) < 2 or not all(map(all, numbers)):
-        return None
-    matrix, field = ([float(m[1]) for m in row] for row in numbers)
-    return tuple(f / max(n, 1) for f, n in zip(field, matrix, strict=True))
-
-
-def _ismrmrd(path: Path) -> Raw:
-    """Cartesian lines on their grid, the noise lines beside them, the oversampling of the readout taken off.
-
-    Read line by line: `deepinv.utils.io.load_ismrmrd_raw` keeps one slice, and drops the noise.
-    """
-    ismrmrd = _module("ismrmrd")
-    with _readable(path), ismrmrd.Dataset(str(path), create_if_needed=False) as dataset:
-        header = dataset.read_xml_header().decode()
-        lines = [dataset.read_acquisition(i) for i in range(dataset.number_of_acquisitions())]
-    heard = [a.data for a in lines if a.isFlagSet(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)]
-    lines = [a for a in lines if not a.isFlagSet(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)]
-    if not lines:
-        raise AmbientSolveError(f"{path} holds no line of k-space.")
-    if any(a.idx.kspace_encode_step_2 for a in lines):
-        raise AmbientSolveError(
-            f"{path} is a three-dimensional scan and two-dimensional slices are expected: transform it along its third "
-            "axis, and store the slices."
-        )
-    encoding = ismrmrd.xsd.CreateFromDocument(header).encoding[0]
-    samples, coils = lines[0].data.shape[1], lines[0].data.shape[0]
-    width = max(encoding.encodedSpace.matrixSize.y, 1 + max(a.idx.kspace_encode_step_1 for a in lines))
-    limits = encoding.encodingLimits.kspace_encoding_step_1
-    shift = width // 2 - limits.center if limits is not None and limits.center else 0
-    grid = np.zeros((1 + max(a.idx.slice for a in lines), coils, samples, width), np.complex64)
-    for a in lines:
-        first = a.idx.repetition == a.idx.average == a.idx.contrast == a.idx.set == a.idx.phase == 0
-        column = a.idx.kspace_encode_step_1 + shift
-        if first and a.data.shape == (coils, samples) and 0 <= column < width:
-            grid[a.idx.slice, :, :, column] = a.data
-    notes = () if all(a.idx.repetition == 0 for a in lines) else ("the first repetition alone was read",)
-    wanted = encoding.reconSpace.matrixSize.x
-    if 0 < wanted < samples:
-        grid, notes = cropped_readout(grid, wanted), (*notes, f"the readout was cropped from {samples} to {wanted}")
-    noise = np.concatenate(heard, 1).astype(np.complex64) if heard else None
-    return Raw(grid, noise=noise, voxel=_voxel(header), notes=notes)
-
-
-def cropped_readout(kspace: np.ndarray, rows: int) -> np.ndarray:
-    """The middle `rows` of the field of view along the readout, which is sampled in full."""
-    axis, top = -2, (kspace.shape[-2] - rows) // 2
-    pictures = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(kspace, axis), axis=axis, norm="ortho"), axis)
-    pictures = pictures[..., top : top + rows, :]
-    kspace = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(pictures, axis), axis=axis, norm="ortho"), axis)
-    return kspace.astype(np.complex64)
-
-
-def _bart(stem: Path) -> Raw:
+def _bart(stem: Path, most: float) -> Raw:
     """BART: the sizes in a text file, the numbers beside it; axes 0 to 2 are space, 3 the coils, 13 the slices."""
     header, numbers = stem.with_suffix(".hdr"), stem.with_suffix(".cfl")
     for part in (header, numbers):
         if not part.is_file():
             raise AmbientSolveError(f"There is no {part}: BART keeps an array in two files, .hdr and .cfl.")
-    with _readable(header):
-        lines = [row for row in header.read_text().splitlines() if row and not row.startswith("#")]
+    with readable(header), header.open() as file:
+        lines = [row for row in file.read(MAX_TEXT).splitlines() if row and not row.startswith("#")]
         shape = [int(n) for n in lines[0].split()] if lines else []
-    if not shape or min(shape) < 1 or 8 * np.prod(shape, dtype=float) > LIMIT:
-        raise AmbientSolveError(f"{header} names no sizes that can be read: {shape}.")
+    if not 0 < len(shape) <= 16 or min(shape) < 1:
+        raise AmbientSolveError(f"{header} names no sizes that can be read: {str(shape)[:80]}.")
+    check_bytes(8 * math.prod(shape), numbers, most)
     shape += [1] * (16 - len(shape))
-    if numbers.stat().st_size != 8 * np.prod(shape):
+    if numbers.stat().st_size != 8 * math.prod(shape):
         raise AmbientSolveError(
-            f"{numbers} has {numbers.stat().st_size} bytes, {header.name} promises {8 * int(np.prod(shape))}: one of "
+            f"{numbers} has {numbers.stat().st_size} bytes, {header.name} promises {8 * math.prod(shape)}: one of "
             "the two is not complete."
         )
     if shape[2] > 1 or any(n > 1 for i, n in enumerate(shape) if i not in (0, 1, 2, 3, 13)):
@@ -294,47 +208,4 @@ def _bart(stem: Path) -> Raw:
     return Raw(data.reshape(shape[0], shape[1], shape[3], shape[13], order="F").transpose(3, 2, 0, 1))
 
 
-def _nifti(path: Path) -> Raw:
-    nibabel = _module("nibabel")
-    try:
-        image = nibabel.load(path)
-        shape = image.shape
-        data = np.abs(np.asarray(image.dataobj)) if len(shape) in (2, 3) else None
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise AmbientSolveError(f"{path} cannot be read ({' '.join(str(error).split())[:160]}).") from None
-    if data is None:
-        raise AmbientSolveError(f"{path} has the axes {shape}; one volume, (H, W) or (H, W, slices), was expected.")
-    data = data.astype(np.float32).reshape(*shape, *(1,) * (3 - len(shape)))
-    zooms = tuple(float(n) for n in image.header.get_zooms())
-    # Rows of the file are x: turned, so that the slices lie as viewers show them.
-    slices = np.ascontiguousarray(np.rot90(data).transpose(2, 0, 1))
-    voxel = (zooms[1], zooms[0], zooms[2] if len(zooms) > 2 else 1.0)
-    return Raw(slices[:, None], magnitude=True, voxel=voxel)
-
-
-def _dicom(paths: list[Path], where: Path) -> Raw:
-    """Pixels and their size; no other tag is read but the place of a slice in its series."""
-    pydicom = _module("pydicom")
-    if not paths:
-        raise AmbientSolveError(f"The folder {where} holds no DICOM file (.dcm).")
-    tags = ["PixelSpacing", "SliceThickness", "InstanceNumber"]
-    found = []
-    for path in paths:
-        try:
-            data = pydicom.dcmread(path)
-            pixels = np.asarray(data.pixel_array, np.float32)
-        except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError, AttributeError, KeyError) as error:
-            raise AmbientSolveError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}).") from None
-        if pixels.ndim == 3 and data.get("SamplesPerPixel", 1) == 1:
-            pixels = list(pixels)
-        elif pixels.ndim == 2:
-            pixels = [pixels]
-        else:
-            raise AmbientSolveError(f"{path} has pixels {pixels.shape}; grey slices were expected.")
-        found += [(int(data.get(tags[2]) or 0), i, p) for i, p in enumerate(pixels)]
-        spacing = [float(n) for n in data.get(tags[0]) or (1, 1)]
-        voxel = (*spacing, float(data.get(tags[1]) or 1))
-    if len({p.shape for _, _, p in found}) > 1:
-        raise AmbientSolveError(f"The slices of {where} have different sizes; give one series at a time.")
-    slices = np.stack([p for _, _, p in sorted(found, key=lambda row: row[:2])])
-    return Raw(slices[:, None], magnitude=True, voxel=voxel)
+__all__ = ["LIMIT", "SUFFIXES", "Raw", "cropped_readout", "locate", "read", "read_array", "read_noise"]

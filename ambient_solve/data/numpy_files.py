@@ -1,0 +1,65 @@
+"""`.npy` and `.npz` files of others: their headers first, and an array once there is room for it."""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ambient_solve.archives import open_zip
+from ambient_solve.data.raw import Stored, readable
+from ambient_solve.errors import AmbientSolveError
+
+
+@contextlib.contextmanager
+def open_numpy(path: Path, alone: str = "data") -> Iterator[dict[str, Stored]]:
+    """The arrays of an `.npz` file by name, or the one of an `.npy` file, called `alone`. Nothing is unpickled.
+
+    Raises:
+        AmbientSolveError: it is no such file.
+    """
+    with readable(path):
+        if zipfile.is_zipfile(path):
+            with open_zip(path, str(path)) as archive:
+                names = (m for m in archive.infolist() if m.filename.endswith(".npy"))
+                yield {m.filename.removesuffix(".npy"): _member(archive, m) for m in names}
+            return
+        with path.open("rb") as file:
+            if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+                raise AmbientSolveError(f"{path} cannot be read; it is no such file, or not all of it.")
+            file.seek(0)
+            shape, dtype = _header(file, path)
+            held = path.stat().st_size - file.tell()
+
+            def read() -> np.ndarray:
+                file.seek(0)
+                return np.lib.format.read_array(file, allow_pickle=False)
+
+            yield {alone: Stored(shape, dtype, read, held=held)}
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Stored:
+    with archive.open(member) as file:
+        shape, dtype = _header(file, member.filename)
+
+    def read() -> np.ndarray:
+        with archive.open(member) as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+    return Stored(shape, dtype, read, held=member.file_size)
+
+
+def _header(file: BinaryIO | Any, name: object) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the array that follows; the header is no longer than numpy's own limit."""
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise AmbientSolveError(f"{name} has a header of version {version}; 1.0 or 2.0, as of numbers, was expected.")
+    shape, _, dtype = readers[version](file)
+    if any(type(n) is not int or n < 0 for n in shape):
+        raise AmbientSolveError(f"{name} has the axes {shape}.")
+    return shape, dtype

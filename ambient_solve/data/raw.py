@@ -1,0 +1,95 @@
+"""What the readers of scans share: the `Raw` they return, arrays that are measured before they are read, and words."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from ambient_solve.errors import AmbientSolveError, reason, without_folders
+from ambient_solve.untrusted import check_bytes
+
+LIMIT = 16e9
+"""Bytes; a file that unpacks to more is refused before it is read."""
+COILS = 8
+"""Of k-space that is simulated from a magnitude."""
+SIMULATED = 4 + 8 * COILS
+"""Bytes of one pixel of a magnitude, and of the k-space that is simulated of it."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """`data` is (slices, coils, H, W) complex, or (slices, 1, H, W) float32 where it is a `magnitude`."""
+
+    data: np.ndarray
+    magnitude: bool = False
+    mask: np.ndarray | None = None
+    noise: np.ndarray | None = None
+    reference: np.ndarray | None = None
+    voxel: tuple[float, float, float] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array in a file, known by its header. `held` are the bytes that the file itself has for it, if it tells."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+    piece: float = 0.0
+    """Bytes of the largest piece in which the file keeps it, where that may be larger than the array."""
+    held: float = math.inf
+
+    @property
+    def bytes(self) -> float:
+        """What the array takes once it is read."""
+        return max(math.prod(self.shape) * self.dtype.itemsize, self.piece)
+
+
+def load(stored: Stored, where: str, most: float, kinds: str = "biufc") -> np.ndarray:
+    """Read an array once it is known that it fits.
+
+    Args:
+        most: Bytes that it may take.
+        kinds: The kinds of numpy types that are expected; numbers by default.
+    """
+    if stored.dtype.kind not in kinds or stored.dtype.itemsize == 0:
+        raise AmbientSolveError(f"{where} is no array of numbers that can be read ({stored.dtype}).")
+    check_bytes(stored.bytes, where, most)
+    if stored.bytes > stored.held:
+        raise AmbientSolveError(
+            f"{where} promises {stored.shape} numbers, for which the file is too short; it is not all of it."
+        )
+    return stored.read()
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What goes wrong in reading `path`, as a sentence."""
+    wrong = (OSError, EOFError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError)
+    try:
+        yield
+    except AmbientSolveError:
+        raise
+    except MemoryError:
+        raise AmbientSolveError(f"{path} takes more memory to read than there is: give a part of it.") from None
+    except (*wrong, NotImplementedError, zipfile.BadZipFile, zlib.error, SyntaxError) as error:
+        words = without_folders(reason(error), path)
+        raise AmbientSolveError(f"{path} cannot be read ({words}); it is no such file, or not all of it.") from None
+
+
+def module(name: str) -> ModuleType:
+    """An optional package."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise AmbientSolveError(f"This file needs {name}: pip install 'ambient-solve[mri]'.") from None
