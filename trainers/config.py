@@ -18,7 +18,7 @@ from ambient_solve.data.damages import DAMAGES, Damage, make_damage
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.objectives import OBJECTIVES, Objective
 from ambient_solve.objectives.denoise import Denoise
-from ambient_solve.priors.network import NetworkConfig
+from ambient_solve.priors.network import NetworkConfig, check_network
 
 PRECISIONS = ("auto", "bf16", "fp32", "no")
 """What `precision` may be; no is the former name of fp32."""
@@ -50,6 +50,8 @@ class Source:
     """Against memorisation (arXiv 2502.21278): clean pictures below this level only, a noisy copy of each above it."""
     hide: bool = False
     """Freeze noise of level sigma_min into the annotated pictures: the ambient target of Omni (arXiv 2506.10038)."""
+    follow_outside: bool = False
+    """Read files that a table of this source names outside of its folder; only if you trust it."""
     terms: str = "not stated"
     """Licence of the data, for the model card."""
 
@@ -219,6 +221,7 @@ def check(config: Config, processes: int) -> None:
         raise AmbientSolveError("validate_every must be a multiple of stats_every, or 0.")
     if config.seed < 0 or not 0 < low < high:
         raise AmbientSolveError("Expected seed >= 0 and 0 < network.sigma_min < network.sigma_max.")
+    check_network(config.network, "The configuration of the network")
     if not (config.ema.half_life > 0 and config.ema.power >= 0):
         raise AmbientSolveError("Expected ema.half_life > 0 and ema.power >= 0.")
     same = (

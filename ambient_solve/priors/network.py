@@ -6,23 +6,43 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, reason, suggestion
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.precision import SIDE, Verdict, compare, halved
 from ambient_solve.priors.unet import UNet
 from ambient_solve.tensors import save_tensors
+from ambient_solve.untrusted import read_json
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+WHOLE = {
+    "channels": (1, 64),
+    "unshuffle": (1, 16),
+    "groups": (0, 512),
+    "embedding": (1, 8192),
+    "planes": (0, 64),
+}
+"""Whole numbers of a network, and what they may be."""
+REAL = {
+    "sigma_min": (1e-6, 1e6),
+    "sigma_max": (1e-6, 1e6),
+    "sigma_data": (1e-6, 1e6),
+    "scale": (-1e6, 1e6),
+    "offset": (-1e6, 1e6),
+    "missing": (0.0, 1e6),
+}
+MAX_SIDE, MAX_LEVELS, MAX_WIDTH, MAX_BLOCKS = 65_536, 8, 8192, 16
 
 
 @dataclass(frozen=True)
@@ -213,53 +233,92 @@ class NetworkPrior(Prior):
             pickles = [p.name for p in folder.iterdir() if p.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt")]
             what = f"only {pickles[0]}, a pickle, which can run code and is never read" if pickles else "no weights"
             raise AmbientSolveError(f"{folder} holds {what}; expected {WEIGHTS}, as NetworkPrior.save writes it.")
+        with torch.device("meta"):  # what the file does not hold is not made either
+            expected = {name: tuple(t.shape) for name, t in cls(config, precision).network.state_dict().items()}
         try:
+            with safe_open(path, framework="pt") as file:
+                held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            wrong = _mismatch(expected, held)
+            if wrong:
+                raise AmbientSolveError(
+                    f"{path} does not fit {CONFIG} beside it: {wrong}. Take both from the same save."
+                )
             weights = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
+            if isinstance(error, AmbientSolveError):
+                raise
             raise AmbientSolveError(
-                f"{path} is not a readable safetensors file ({error}). Copy it again, or save the prior anew."
+                f"{path} is not a readable safetensors file ({reason(error)}). Copy it again, or save the prior anew."
             ) from None
         prior = cls(config, precision)
-        wrong = _mismatch(prior.network.state_dict(), weights)
-        if wrong:
-            raise AmbientSolveError(f"{path} does not fit {CONFIG} beside it: {wrong}. Take both from the same save.")
         prior.network.load_state_dict({k: v.float() for k, v in weights.items()})
         return prior.eval().requires_grad_(False)
+
+
+def check_network(config: NetworkConfig, where: str) -> None:
+    """Raise unless every entry of `config` has its type and its range, before anything is built of it."""
+
+    def fits(value: Any, low: float, high: float, *kinds: type) -> bool:
+        return type(value) in kinds and low <= value <= high
+
+    def refuse(name: str, expected: str) -> NoReturn:
+        value = repr(getattr(config, name))
+        raise AmbientSolveError(f"{where} says {name} = {value[:60]}; {expected} was expected.")
+
+    for name, (low, high) in WHOLE.items():
+        if not fits(getattr(config, name), low, high, int):
+            refuse(name, f"a whole number from {low} to {high}")
+    for name, (low, high) in REAL.items():
+        if not fits(getattr(config, name), low, high, int, float):
+            refuse(name, f"a number from {low:g} to {high:g}")
+    if not config.sigma_min < config.sigma_max:
+        refuse("sigma_max", f"more than sigma_min = {config.sigma_min}")
+    if not config.scale:
+        refuse("scale", "another number than 0")
+    if config.survival is not None and not (fits(config.survival, 0, 1, int, float) and config.survival):
+        refuse("survival", "a share above 0 and at most 1")
+    size, widths = config.size, config.widths
+    if size is not None and not (_is_row(size, 2, 2) and all(fits(n, 1, MAX_SIDE, int) for n in size)):
+        refuse("size", f"null, or height and width from 1 to {MAX_SIDE}")
+    if not (_is_row(widths, 1, MAX_LEVELS) and all(fits(n, 1, MAX_WIDTH, int) for n in widths)):
+        refuse("widths", f"1 to {MAX_LEVELS} whole numbers up to {MAX_WIDTH}")
+    blocks = config.blocks if isinstance(config.blocks, tuple) else (config.blocks,) * len(widths)
+    if len(blocks) != len(widths) or not all(fits(n, 0, MAX_BLOCKS, int) for n in blocks):
+        refuse("blocks", f"a whole number up to {MAX_BLOCKS}, or one for each of the widths")
+    if config.groups and any(n % config.groups for n in widths):
+        refuse("groups", f"a divisor of the widths {widths}")
+
+
+def _is_row(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, tuple) and least <= len(value) <= most
 
 
 def _read_config(folder: Path) -> NetworkConfig:
     path = folder / CONFIG
     if not path.is_file():
         raise AmbientSolveError(f"{folder} is not a prior: it has no {CONFIG}. NetworkPrior.save writes such a folder.")
-    try:
-        settings = json.loads(path.read_text())
-        settings.pop("kind", None)
-        known = [f.name for f in dataclasses.fields(NetworkConfig)]
-        for name in settings:
-            if name not in known:
-                raise AmbientSolveError(f"{path} has an unknown entry {name!r}. {suggestion(name, known)}")
-        for name in ("widths", "size", "blocks"):
-            if isinstance(settings.get(name), list):
-                settings[name] = tuple(settings[name])
-        _check_told(path, settings.get("planes", 0), settings.get("survival"))
-        return NetworkConfig(**settings)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
-        raise AmbientSolveError(f"{path} is not a readable prior configuration: {error}.") from None
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise AmbientSolveError(f"{path} is not a readable prior configuration: names with values were expected.")
+    settings.pop("kind", None)
+    known = [f.name for f in dataclasses.fields(NetworkConfig)]
+    for name in settings:
+        if name not in known:
+            raise AmbientSolveError(f"{path} has an unknown entry {name[:50]!r}. {suggestion(name[:50], known)}")
+    for name in ("widths", "size", "blocks"):
+        if isinstance(settings.get(name), list):
+            settings[name] = tuple(settings[name])
+    config = NetworkConfig(**settings)
+    check_network(config, str(path))
+    return config
 
 
-def _check_told(path: Path, planes: Any, survival: Any) -> None:
-    if type(planes) is not int or planes < 0:
-        raise AmbientSolveError(f"{path} says planes = {planes!r}; a whole number, 0 or more, was expected.")
-    if survival is not None and (type(survival) not in (int, float) or not 0 < survival <= 1):
-        raise AmbientSolveError(f"{path} says survival = {survival!r}; a share above 0 and at most 1 was expected.")
-
-
-def _mismatch(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str:
-    for name, tensor in expected.items():
+def _mismatch(expected: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> str:
+    for name, shape in expected.items():
         if name not in given:
             return f"{name} is missing"
-        if given[name].shape != tensor.shape:
-            return f"{name} has shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
+        if given[name] != shape:
+            return f"{name} has shape {given[name]}, expected {shape}"
     return next((f"{name} is not expected" for name in given if name not in expected), "")
 
 

@@ -22,9 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, reason, suggestion
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
+from ambient_solve.priors.foreign import check_unet, checked_scheduler
+from ambient_solve.untrusted import read_json
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -117,12 +119,14 @@ class PipelinePrior(Prior):
                 f"{folder} is no diffusers pipeline: it needs unet/ and {path.relative_to(folder)}, as "
                 "DDPMPipeline(unet, scheduler).save_pretrained(folder) writes them."
             )
+        scheduler = checked_scheduler(read_json(path), path)
+        check_unet(folder / "unet")
         try:
-            scheduler = json.loads(path.read_text())
             unet = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise AmbientSolveError(f"{folder} cannot be read ({reason}); expected safetensors and JSON.") from None
+        except Exception as error:  # noqa: BLE001 - diffusers raises whatever its layers raise
+            raise AmbientSolveError(
+                f"{folder} cannot be read ({reason(error)}); expected safetensors and JSON."
+            ) from None
         return cls(unet, scheduler).eval().requires_grad_(False)
 
 
@@ -130,6 +134,7 @@ def _schedule(scheduler: Mapping[str, Any]) -> tuple[np.ndarray, str]:
     """The EDM level of each time of a diffusers scheduler, and what the network predicts."""
     import diffusers
 
+    scheduler = checked_scheduler(dict(scheduler), "The scheduler")
     name = scheduler.get("_class_name", "")
     steps = scheduler.get("num_train_timesteps", 1000)
     if name.startswith("FlowMatch"):
@@ -137,10 +142,19 @@ def _schedule(scheduler: Mapping[str, Any]) -> tuple[np.ndarray, str]:
         s = np.arange(1, steps) / steps
         return np.concatenate([[0.0], s / (1 - s)]), "flow"
     kind = getattr(diffusers, name, None)
-    if kind is None or not hasattr(kind.from_config(scheduler), "alphas_cumprod"):
+    known = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    try:
+        made = kind.from_config(scheduler) if known else None
+    except Exception as error:  # noqa: BLE001 - diffusers raises whatever its arithmetic raises
+        raise AmbientSolveError(f"The scheduler {name!r} cannot be made ({reason(error)}).") from None
+    if not hasattr(made, "alphas_cumprod"):
         raise AmbientSolveError(
             f"The scheduler {name!r} is unknown; diffusers' FlowMatch is read, and those with alphas_cumprod."
         )
-    bar = kind.from_config(scheduler).alphas_cumprod.double().numpy()
+    bar = made.alphas_cumprod.double().numpy()
     bar = bar[bar > 1e-8]  # a schedule with no signal left at its end has no finite level there
+    if len(bar) < 2 or not (np.isfinite(bar) & (bar < 1)).all() or (np.diff(bar) >= 0).any():
+        raise AmbientSolveError(
+            f"The scheduler {name!r} does not add noise step by step: its alphas_cumprod must fall."
+        )
     return np.sqrt((1 - bar) / bar), scheduler.get("prediction_type", "epsilon")
