@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from ambient_solve.app import mri_events, mri_job, mri_panels
@@ -68,6 +69,9 @@ def reconstructed(given: dict[str, Any], device: str) -> Iterator[tuple[str | No
     options, slices = _options(given["options"])
     if not given["files"]:
         raise AmbientSolveError("No scan was given.")
+    reading = {name: options.pop(name, "") for name in ("axes", "array")}
+    part = {name: given[name] for name in ("method", "kind", "acceleration")}
+    order = mri_job.ScanOrder(**part, **options)  # before a file is read
     prior = None
     if given["method"] == "prior":
         found = mri_events.priors()
@@ -76,9 +80,8 @@ def reconstructed(given: dict[str, Any], device: str) -> Iterator[tuple[str | No
         prior = mri_events.prior_of(given["prior"] or found[0], device)
     with contextlib.closing(mri_events.ScanSession()) as session:
         path = mri_job.receive(given["files"], session.folder / "input")
-        scan = mri_job.read(path, options.pop("axes", ""), None, options.get("seed", 0), options.pop("array", ""))
-        part = {"kind": given["kind"], "acceleration": float(given["acceleration"])}
-        order = mri_job.ScanOrder(given["method"], slices or tuple(range(len(scan))), **part, **options)
+        scan = mri_job.read(path, reading["axes"], None, order.seed, reading["array"])
+        order = replace(order, slices=slices or tuple(range(len(scan))))
         folder, told = session.folder / "results" / path.stem, {}
         for moment in mri_job.run(order, scan, prior):
             yield None, {"share": round(moment.share, 3), "words": moment.words}

@@ -19,7 +19,7 @@ import numpy as np
 
 from ambient_solve.app.panels import duration
 from ambient_solve.app.session import tame
-from ambient_solve.errors import AmbientSolveError, reason, without_folders
+from ambient_solve.errors import AmbientSolveError, reason, suggestion, without_folders
 from ambient_solve.uploads import open_upload
 
 if TYPE_CHECKING:
@@ -35,6 +35,18 @@ MAX_BYTES, MAX_SLICES, MAX_SIDE = 2_000_000_000, 64, 1024
 """What a scan may unpack to, how many slices one run takes, and how large they may be."""
 INTERVAL = 1 / 3
 """Seconds between two previews, at least."""
+
+
+KINDS = ("gaussian", "poisson", "radial", "random", "spiral", "uniform")
+"""Those of `operators.masks`, which takes torch to be asked."""
+RANGES = {
+    "acceleration": (1, 64, int, float),
+    "acs": (2, 512, int),
+    "coils": (0, 64, int),
+    "samples": (1, 10_000, int),
+    "seed": (0, 2**63 - 1, int),
+}
+"""Numbers of an order, what they may be, and their types."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,17 @@ class ScanOrder:
     samples: int = 4
     seed: int = 0
     coils: int = 8
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise AmbientSolveError(f"There is no mask of the kind {self.kind!r}. {suggestion(str(self.kind), KINDS)}")
+        for name, (low, high, *kinds) in RANGES.items():
+            value = getattr(self, name)
+            if type(value) not in kinds or not low <= value <= high:
+                raise AmbientSolveError(
+                    f"{name} = {str(value)[:60]} was given; {low} to {high} was expected"
+                    f"{'' if float in kinds else ', a whole number'}."
+                )
 
 
 @dataclass(frozen=True)
