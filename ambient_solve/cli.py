@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import sys
 from collections import Counter
@@ -18,11 +17,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from ambient_solve.console import load, print_knobs, stderr
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.console import describe_prior, load, print_knobs, stderr, tell_outcome
+from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.flags import damage_help, knob_values, read_damages, split_knobs, task_options, with_knobs
 from ambient_solve.knobs import knobs
-from ambient_solve.restore import DAMAGES, Outcome, check_folder, make_damage, restore_files, unreadable
+from ambient_solve.restore import DAMAGES, check_folder, make_damage, restore_files, unreadable
 from ambient_solve.sharing import enter, worst
 from ambient_solve.version import __version__
 
@@ -127,10 +126,10 @@ class Restore:
             settings |= {"rank": rank, "world": world, "progress": sys.stderr.isatty() and not self.json and rank == 0}
             outcomes = restore_files(self.images, load(self.prior, self.device), damage, out=self.out, **settings)
         for outcome in outcomes:
-            _tell(outcome, self.json)
+            tell_outcome(outcome, self.json)
             bad += [outcome] if outcome.error else []
         if len(bad) > 1 or (bad and (len(self.images) > 1 or self.images[0].is_dir())):
-            print(f"Not restored: {', '.join(str(o.path) for o in bad)}.", file=sys.stderr)
+            print(f"Not restored: {', '.join(shown(o.path) for o in bad)}.", file=sys.stderr)
         return worst(2 if bad else 0, os.environ)
 
     def _knobs_of_the_algorithm(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -210,6 +209,8 @@ class Corrupt:
     """Noise level of the damaged pictures, in units of [-1, 1] pictures."""
     shrink: int = 1
     """Divide both sides first, which makes the pixels of a JPEG clean again."""
+    follow_outside: bool = False
+    """Read pictures that dataset:PATH or imagefolder:PATH names outside of PATH; only if you trust it."""
 
     def run(self) -> int:
         """See the class."""
@@ -224,11 +225,12 @@ class Corrupt:
         corruption = Corruption(**{k.name: getattr(self, k.name) for k in knobs(Corruption)}, damages=damages)
         check_folder(self.out)
         # Read once before anything is written: a bad picture then leaves no half-made data set behind.
-        total = sum(1 for _ in track(read_images(self.source, shrink=self.shrink), "reading", console=stderr()))
-        pictures = track(read_images(self.source, shrink=self.shrink), "damaging", total=total, console=stderr())
+        how = {"shrink": self.shrink, "follow_outside": self.follow_outside}
+        total = sum(1 for _ in track(read_images(self.source, **how), "reading", console=stderr()))
+        pictures = track(read_images(self.source, **how), "damaging", total=total, console=stderr())
         write_corrupted(pictures, total, corruption, self.out, os.path.normpath(self.source), {"shrink": self.shrink})
         counts = sorted(Counter(damage.name if damage else "clean" for damage in corruption.plan(total)).items())
-        print(f"{self.out}: {total} pictures, {', '.join(f'{n} {name}' for name, n in counts)}")
+        print(f"{shown(self.out)}: {total} pictures, {', '.join(f'{n} {name}' for name, n in counts)}")
         return 0
 
 
@@ -244,7 +246,8 @@ class Info:
         from ambient_solve.priors.load import embedded_priors, prior_folder
 
         if self.prior:
-            return self._describe(prior_folder(self.prior))
+            describe_prior(prior_folder(self.prior))
+            return 0
         from ambient_solve.algorithms import ALGORITHMS
 
         print(f"ambient_solve {__version__}\n\nPriors: {', '.join(embedded_priors()) or 'none embedded'}\n")
@@ -252,20 +255,6 @@ class Info:
             print_knobs(f"task {name}", task)
         for name, algorithm in ALGORITHMS.items():
             print_knobs(f"algorithm {name} ({algorithm.paper})", algorithm)
-        return 0
-
-    def _describe(self, folder: Path) -> int:
-        from ambient_solve.priors.network import CARD, NetworkPrior
-        from ambient_solve.priors.pipeline import INDEX, PipelinePrior
-
-        pipeline = (folder / INDEX).is_file()
-        prior = PipelinePrior.load(folder) if pipeline else NetworkPrior.load(folder)
-        size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
-        print(f"{folder}\n{sum(p.numel() for p in prior.parameters()):,} parameters, {size:.1f} MB of safetensors\n")
-        for name, value in (prior.scheduler if pipeline else dataclasses.asdict(prior.config)).items():
-            print(f"  {name:<11} {value}")
-        card = folder / CARD
-        print(f"\n{card.read_text()}" if card.is_file() else "\nNo model card.")
         return 0
 
 
@@ -286,27 +275,6 @@ def _corrupt() -> type:
     made = with_knobs(Corrupt, knobs(Corruption))
     made.__doc__ = f"{Corrupt.__doc__}\n\n{SHARING}\n\n{damage_help()}"
     return made
-
-
-def _tell(outcome: Outcome, as_json: bool) -> None:
-    """One line for the file, then what there is to say about it."""
-    state = "failed" if outcome.error else "skipped" if outcome.skipped else "shared" if outcome.drawn else "restored"
-    if as_json:
-        fit = None if math.isnan(outcome.chi2) else outcome.chi2
-        told = {"file": str(outcome.path), "state": state, "folder": outcome.folder and str(outcome.folder)}
-        told |= {"chi2": fit, "seconds": outcome.seconds, "notes": outcome.notes}
-        told |= {"warning": outcome.warning, "error": outcome.error}
-        print(json.dumps(told), flush=True)
-    if outcome.error:
-        print(outcome.error, file=sys.stderr)
-    elif not as_json:
-        how = "finished before" if outcome.skipped else f"{outcome.seconds:.1f} s"
-        how += f" for {outcome.drawn} of its samples" if outcome.drawn else ""
-        print(f"{outcome.path}: misfit {outcome.chi2:.2f}, {how}, {outcome.folder}", flush=True)
-        for note in outcome.notes:
-            print(f"  Note: {note}.")
-        if outcome.warning:
-            print(f"  Warning: {outcome.warning}", flush=True)
 
 
 def _check() -> type:
@@ -369,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(argv)
     except (AmbientSolveError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(shown(error), file=sys.stderr)
         return 2
     except SystemExit as stop:
         # tyro prints the help, or what is wrong with the options, and leaves.

@@ -1,13 +1,24 @@
-"""What the commands share on the way in and out: the prior that is asked for, tables of knobs, the error console."""
+"""What the commands share on the way in and out: a prior, tables of knobs, the outcome of a file."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.knobs import knobs
+
+if TYPE_CHECKING:
+    from ambient_solve.restore import Outcome
+
+MAX_CARD = 100_000
+"""Bytes of a model card that are printed."""
 
 
 def load(prior: str, device: str) -> Any:
@@ -45,3 +56,41 @@ def stderr() -> Any:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def describe_prior(folder: Path) -> None:
+    """Print what the files of a prior say of it, the model card last."""
+    from ambient_solve.priors.network import CARD, NetworkPrior
+    from ambient_solve.priors.pipeline import INDEX, PipelinePrior
+
+    pipeline = (folder / INDEX).is_file()
+    prior = PipelinePrior.load(folder) if pipeline else NetworkPrior.load(folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
+    numbers = sum(p.numel() for p in prior.parameters())
+    print(f"{shown(folder)}\n{numbers:,} parameters, {size:.1f} MB of safetensors\n")
+    for name, value in (prior.scheduler if pipeline else dataclasses.asdict(prior.config)).items():
+        print(f"  {shown(name):<11} {shown(value)}")
+    card = folder / CARD
+    text = card.read_bytes()[:MAX_CARD].decode(errors="replace") if card.is_file() else "No model card."
+    print(f"\n{shown(text, lines=True)}")
+
+
+def tell_outcome(outcome: Outcome, as_json: bool) -> None:
+    """One line for the file, then what there is to say about it."""
+    state = "failed" if outcome.error else "skipped" if outcome.skipped else "shared" if outcome.drawn else "restored"
+    if as_json:
+        fit = None if math.isnan(outcome.chi2) else outcome.chi2
+        told = {"file": str(outcome.path), "state": state, "folder": outcome.folder and str(outcome.folder)}
+        told |= {"chi2": fit, "seconds": outcome.seconds, "notes": outcome.notes}
+        told |= {"warning": outcome.warning, "error": outcome.error}
+        print(json.dumps(told), flush=True)
+    if outcome.error:
+        print(shown(outcome.error), file=sys.stderr)
+    elif not as_json:
+        how = "finished before" if outcome.skipped else f"{outcome.seconds:.1f} s"
+        how += f" for {outcome.drawn} of its samples" if outcome.drawn else ""
+        print(f"{shown(outcome.path)}: misfit {outcome.chi2:.2f}, {how}, {shown(outcome.folder)}", flush=True)
+        for note in outcome.notes:
+            print(f"  Note: {shown(note)}.")
+        if outcome.warning:
+            print(f"  Warning: {outcome.warning}", flush=True)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIGMA = (1e-4, 10.0, "noise level, where pixel values go from 0 to 1; denoise has no default")
+KERNEL_PIXELS = 4_000_000
+"""A picture of a kernel, with its black edges, has no more pixels than this, or than the blurred picture."""
 KERNEL = "picture of the blur kernel, in place of the one described"
 BOUNDARY = "valid: what lies outside the frame was blurred into it; circular: the picture repeats, which is faster"
 
@@ -138,9 +140,9 @@ class Blurred(Damage, abc.ABC):
 
     def operator(self, picture: Picture) -> Physics:
         """See `Damage.operator`."""
-        return _blur(
-            self.describe() if self.kernel is None else read_kernel(self.kernel), picture, self.sigma, self.boundary
-        )
+        most = max(KERNEL_PIXELS, math.prod(picture.y.shape[-2:]))
+        kernel = self.describe() if self.kernel is None else read_kernel(self.kernel, most)
+        return _blur(kernel, picture, self.sigma, self.boundary)
 
     def frame(self, samples: Tensor, picture: Picture) -> Tensor:
         """The part that the blurred picture shows; what was guessed beyond its frame is cut off."""
@@ -258,14 +260,17 @@ def make_damage(task: str, **options: Any) -> Damage:
     return build(DAMAGES[task], **options)
 
 
-def read_measurement(path: str | Path, channels: int = 3) -> Picture:
-    """Read a picture as a measurement with `channels` 1 or 3, at its full depth, and say what was converted."""
+def read_measurement(path: str | Path, channels: int = 3, max_pixels: int | None = None) -> Picture:
+    """Read a picture as a measurement with `channels` 1 or 3, at its full depth, and say what was converted.
+
+    One of more than `max_pixels`, by default `data.images.MAX_PIXELS`, is refused before it is decoded.
+    """
     import numpy as np
     import torch
 
-    from ambient_solve.data.images import open_image, to_tensor
+    from ambient_solve.data.images import MAX_PIXELS, open_image, to_tensor
 
-    image, notes = open_image(path), []
+    image, notes = open_image(path, max_pixels or MAX_PIXELS), []
     deep = image.mode.startswith("I") or image.mode == "F"
     if image.mode in ("RGBA", "LA", "PA") or (not deep and "transparency" in image.info):
         notes.append("the picture has transparency, which was laid over white")
@@ -294,11 +299,14 @@ def read_mask(path: str | Path, size: Sequence[int], what: str = "the picture") 
     """
     from PIL import Image
 
-    from ambient_solve.data.images import open_image, to_tensor
+    from ambient_solve.data.images import image_size, open_image, to_tensor
 
-    image = open_image(path)
-    if (image.height, image.width) != tuple(size):
-        raise AmbientSolveError(f"The mask {path} is {image.width}x{image.height}, but {what} is {size[1]}x{size[0]}.")
+    found = image_size(path)
+    # What does not fit is not decoded; what lies on its side may be turned upright by its EXIF.
+    image = open_image(path) if sorted(found) == sorted(size) else None
+    found = found if image is None else image.size
+    if image is None or found != (size[1], size[0]):
+        raise AmbientSolveError(f"The mask {path} is {found[0]}x{found[1]}, but {what} is {size[1]}x{size[0]}.")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("L")
@@ -312,11 +320,14 @@ def read_mask(path: str | Path, size: Sequence[int], what: str = "the picture") 
     return (~missing).float()
 
 
-def read_kernel(path: str | Path) -> Tensor:
-    """A blur kernel (h, w) from a picture of it, black edges cut off, its sides made odd."""
+def read_kernel(path: str | Path, max_pixels: int | None = None) -> Tensor:
+    """A blur kernel (h, w) from a picture of it, black edges cut off, its sides made odd.
+
+    One of more than `max_pixels`, by default `data.images.MAX_PIXELS`, is refused before it is decoded.
+    """
     import torch
 
-    kernel = read_measurement(path, 1).y[0, 0]
+    kernel = read_measurement(path, 1, max_pixels).y[0, 0]
     lit = kernel.nonzero()
     if not len(lit):
         raise AmbientSolveError(f"The kernel {path} is black everywhere; a blur kernel is bright where the light went.")
@@ -332,8 +343,9 @@ def jpeg_settings(path: str | Path) -> tuple[int, str] | None:
     from PIL import Image, JpegImagePlugin
 
     from ambient_solve.operators.jpeg import quantisation_tables
+    from ambient_solve.untrusted import FORMATS
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         # MPO: a JPEG with others behind it, what many telephones write.
         if image.format not in ("JPEG", "MPO"):
             return None

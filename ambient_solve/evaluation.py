@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.flags import knob_values
 from ambient_solve.knobs import build, knobs
 from ambient_solve.restore import check_folder
@@ -90,6 +90,8 @@ class Evaluate:
     """Side of the central square that is used, in pixels; 0 is the prior's own, or 128 where any will do."""
     shrink: int = 1
     """Divide both sides first, which makes the pixels of a JPEG clean again."""
+    follow_outside: bool = False
+    """Read pictures that dataset:PATH or imagefolder:PATH names outside of PATH; only if you trust it."""
     lpips: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Safetensors file of torchvision's AlexNet features, to measure LPIPS too; needs the package lpips."""
     pictures: int = 3
@@ -128,7 +130,7 @@ class Evaluate:
         if not jobs:
             raise AmbientSolveError(f"Nothing is left to measure: {left_out[0] if left_out else 'no name was given.'}")
         for sentence in left_out if rank == 0 else ():
-            print(f"Left out: {sentence}", file=sys.stderr)
+            print(f"Left out: {shown(sentence)}", file=sys.stderr)
         rows = measure_all(jobs, self.out, metrics, rank=rank, world=world, at_once=self.at_once or None)
         measured = sum(1 for _ in tqdm(rows, "measuring", disable=not sys.stderr.isatty() or rank > 0, unit="row"))
         merged = merge(jobs, self.out, metrics)
@@ -155,7 +157,7 @@ class Evaluate:
         if side < smallest:
             raise AmbientSolveError(f"--crop {side} is too small to be compared; at least {smallest} was expected.")
         found = []
-        for name, x in islice(read_images(self.data, channels, self.shrink), self.limit or None):
+        for name, x in islice(read_images(self.data, channels, self.shrink, self.follow_outside), self.limit or None):
             if min(x.shape[1:]) < side:
                 raise AmbientSolveError(
                     f"{name} is {x.shape[2]}x{x.shape[1]}, smaller than {side}x{side}: choose a smaller --crop."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.flags import knob_values
 from ambient_solve.restore import check_folder
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ambient_solve.mri_training import Preparation
     from ambient_solve.priors.base import Prior
 
+MAX_COILS, MAX_ACCELERATION = 64, 64
 METHODS = ("prior", "zero-filled", "cg-sense", "l1-wavelet", "tv")
 
 
@@ -78,8 +79,14 @@ class Mri:
             raise AmbientSolveError("No scan was given: ambient-solve mri FILE ... [--prior PRIOR].")
         if self.method not in METHODS:
             raise AmbientSolveError(f"There is no method {self.method!r}. {suggestion(self.method, METHODS)}")
-        if self.samples < 1 or self.coils < 0:
-            raise AmbientSolveError(f"--samples {self.samples} --coils {self.coils}: at least 1 and 0 were expected.")
+        if self.samples < 1 or not 0 <= self.coils <= MAX_COILS:
+            raise AmbientSolveError(
+                f"--samples {self.samples} --coils {self.coils}: at least 1, and 0 to {MAX_COILS} were expected."
+            )
+        if self.acceleration and not 1 <= self.acceleration <= MAX_ACCELERATION:
+            raise AmbientSolveError(
+                f"--acceleration {self.acceleration:g} was given; 1 to {MAX_ACCELERATION} was expected, or 0 for none."
+            )
         check_folder(self.out)
         check_packages(self.method)
         from ambient_solve.mri import NOTICE, automatic, load_mri_prior
@@ -115,7 +122,7 @@ class Mri:
             print(error, file=sys.stderr)
             return 1
         for note in scan.notes:
-            print(f"{name}: {note}")
+            print(f"{shown(name)}: {shown(note)}")
         folder, bad = self.out / Path(name.replace(":", "-")).name.split(".")[0], 0
         chosen = self.slices or range(len(scan))
         for i in chosen:
@@ -123,7 +130,7 @@ class Mri:
                 self._slice(scan.slice(i), folder / f"slice-{i:03d}", prior, options)
             except AmbientSolveError as error:
                 bad += 1
-                print(f"{name}, slice {i}: {error}", file=sys.stderr)
+                print(f"{shown(name)}, slice {i}: {error}", file=sys.stderr)
         self._volumes(folder, chosen, scan)
         return bad
 
@@ -140,7 +147,7 @@ class Mri:
         request = {**{k: v for k, v in asked.items() if k not in left_out}, **options, "data": digest.hexdigest()[:16]}
         done = _record(folder)
         if done.get("request") == json.loads(json.dumps(request)):
-            print(f"{folder}: finished before")
+            print(f"{shown(folder)}: finished before")
             return
         if self.acceleration > 1:
             scan = retrospective(scan, self.kind, self.acceleration, self.acs, self.seed)
@@ -154,7 +161,7 @@ class Mri:
         save_slice(made, folder)
         compared = "".join(f", {k.upper()} {v:.3f}" for k, v in made.metrics.items())
         print(
-            f"{folder}: R = {made.settings['R']:.2f}, misfit {made.chi2:.2f}{compared}, {made.seconds:.1f} s",
+            f"{shown(folder)}: R = {made.settings['R']:.2f}, misfit {made.chi2:.2f}{compared}, {made.seconds:.1f} s",
             flush=True,
         )
 

@@ -25,6 +25,8 @@ from ambient_solve.data.images import read_images, shuffled
 from ambient_solve.data.mri import Scan, calibration_scale, read_scan
 from ambient_solve.data.mri_files import SUFFIXES as SCANS
 from ambient_solve.data.mri_files import cropped_readout
+from ambient_solve.data.numpy_files import open_numpy
+from ambient_solve.data.raw import LIMIT, load
 from ambient_solve.data.simulated_mri import Head, birdcage, fit_coils, simulate
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.baselines import wavelet
@@ -37,6 +39,8 @@ from ambient_solve.tensors import save_tensors
 
 TARGETS = {"ambient": "kspace", "clean": "noise", "l1": "l1-wavelet"}
 """What may be stored of a slice, and the damage it then counts as."""
+LABELS = "biuUS"
+"""The kinds of numpy types that name a volume: whole numbers and words."""
 EMPTY = 0.04
 """Mean of a magnitude in [0, 1] below which a slice shows next to nothing."""
 
@@ -171,8 +175,8 @@ def _is_scans(source: Path) -> bool:
     if source.is_dir():
         return not any(p.suffix.lower() in PICTURES for p in source.rglob("*"))
     if source.suffix == ".npz" and source.is_file():
-        with np.load(source, allow_pickle=False) as found:
-            return "offsets" not in found.files
+        with open_numpy(source) as found:
+            return "offsets" not in found
     return source.name.lower().endswith(SCANS)
 
 
@@ -239,8 +243,8 @@ def _volumes(pack: Path) -> np.ndarray | None:
     """The labels of a pack, which name the volume of each slice."""
     if pack.suffix != ".npz" or not pack.is_file():
         return None
-    with np.load(pack, allow_pickle=False) as found:
-        return found["label"] if "label" in found.files else None
+    with open_numpy(pack) as found:
+        return load(found["label"], f"label of {pack}", LIMIT, LABELS) if "label" in found else None
 
 
 def _scans(folder: Path, settings: Preparation, held_out: Sequence[str]) -> Iterator[Made]:

@@ -36,7 +36,7 @@ from ambient_solve.damage import (
     read_measurement,
 )
 from ambient_solve.drawing import Drawing, joined, size_of, takes_tiles
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, reason, shown
 from ambient_solve.estimation import advice
 from ambient_solve.knobs import knobs
 from ambient_solve.sharing import PART, Parts, Share, groups
@@ -93,17 +93,19 @@ def restore_file(
     out: str | Path | None = None,
     progress: bool = False,
     share: Share | None = None,
+    max_pixels: int | None = None,
 ) -> Outcome:
     """Restore one damaged picture; with `out`, save into that folder, or skip what the same request has finished there.
 
     `options` are knobs of the algorithm. A `share` of several processes needs `out`: who is last saves the picture.
+    A picture of more than `max_pixels`, by default `data.images.MAX_PIXELS`, is refused before it is decoded.
 
     Raises:
         AmbientSolveError: the file, the mask, the damage or the settings do not fit.
     """
     solver = make_solver(prior, algorithm, options)
     path = Path(path)
-    picture = read_measurement(path, prior.shape[0])
+    picture = read_measurement(path, prior.shape[0], max_pixels)
     op = damage.operator(picture)
     request = {
         "input": path.name,
@@ -206,8 +208,10 @@ def restore_files(
             outcome = restore_file(path, prior, damage, out=folder, share=share if world > 1 else None, **settings)
             if outcome.drawn != 0:
                 yield outcome
-        except (AmbientSolveError, OSError) as error:
+        except AmbientSolveError as error:
             yield Outcome(path, error=str(error))
+        except OSError as error:
+            yield Outcome(path, error=f"{shown(path)} cannot be restored: {reason(error)}.")
 
 
 def plan(inputs: Sequence[str | Path], out: Path) -> list[tuple[Path, Path]]:
@@ -237,18 +241,20 @@ def unreadable(inputs: Sequence[str | Path]) -> list[Outcome]:
     """An `Outcome` for each of `inputs` if none of them is there and a picture, else nothing; torch is not imported."""
     from PIL import Image, UnidentifiedImageError
 
+    from ambient_solve.untrusted import FORMATS
+
     found = []
     for path in map(Path, inputs):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                Image.open(path).close()
+                Image.open(path, formats=FORMATS).close()
             return []
         except FileNotFoundError:
-            found.append(Outcome(path, error=f"There is no file {path}."))
+            found.append(Outcome(path, error=f"There is no file {shown(path)}."))
         except UnidentifiedImageError:
             why = "not a picture that can be read" if path.stat().st_size else "empty (0 bytes); expected a picture"
-            found.append(Outcome(path, error=f"{path} is {why}."))
+            found.append(Outcome(path, error=f"{shown(path)} is {why}."))
         except (OSError, Image.DecompressionBombError):
             return []  # a folder, or what `open_image` has words for
     return found

@@ -7,8 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from PIL import features
+
 from ambient_solve.errors import AmbientSolveError, reason
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", *(("AVIF",) if features.check("avif") else ()))
+"""What is decoded at all; Pillow knows more, some of it (EPS) by starting another program. AVIF from Pillow 11.3 on."""
 MAX_JSON = 4_000_000
 """Bytes of the largest JSON file, or line of one, that is parsed."""
 

@@ -1,4 +1,4 @@
-"""Files from strangers: one picture, or a zip of pictures, checked before a pixel is decoded or a byte is written.
+"""Untrusted files: one picture, or a zip of pictures, checked before a pixel is decoded or a byte is written.
 
 Errors name the file, never the folder it was put in: that folder belongs to the server.
 """
@@ -12,8 +12,9 @@ import zlib
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from ambient_solve.archives import open_zip
 from ambient_solve.damage import Picture, read_measurement
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, reason, without_folders
 
 MAX_PIXELS, MAX_BYTES, MAX_FILES = 40_000_000, 1_000_000_000, 1000
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
@@ -35,9 +36,9 @@ def open_upload(path: str | Path, *, max_pixels: int = MAX_PIXELS, channels: int
     path = Path(path)
     notes = _examine(path, max_pixels)
     try:
-        picture = read_measurement(path, channels)
+        picture = read_measurement(path, channels, max_pixels)
     except AmbientSolveError as error:
-        raise AmbientSolveError(str(error).replace(str(path), path.name)) from None
+        raise AmbientSolveError(without_folders(error, path)) from None
     return replace(picture, notes=(*notes, *picture.notes))
 
 
@@ -47,7 +48,8 @@ def _examine(path: Path, max_pixels: int) -> list[str]:
 
     from PIL import Image, UnidentifiedImageError
 
-    from ambient_solve.data.images import FORMATS
+    from ambient_solve.data.images import check_pixels
+    from ambient_solve.untrusted import FORMATS
 
     name, notes = path.name, []
     if not path.is_file():
@@ -60,12 +62,7 @@ def _examine(path: Path, max_pixels: int) -> list[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise AmbientSolveError(
-                        f"{name} is {width}x{height}; at most {max_pixels / 1e6:g} million pixels are read, make it "
-                        "smaller first."
-                    )
+                check_pixels(image.size, name, max_pixels)
                 if getattr(image, "is_animated", False):
                     what = "is animated" if image.format == "GIF" else "holds several pictures"
                     notes.append(f"the file {what}, its first picture was used")
@@ -107,7 +104,7 @@ def unzip_pictures(
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise AmbientSolveError(f"{name} is no zip file, or not all of it: pack the pictures into a .zip again.")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path, name) as archive:
             members = _pictures(archive.infolist(), name, max_bytes, max_files)
             for member in members:
                 target = folder / PurePosixPath(member.filename)
@@ -120,7 +117,7 @@ def unzip_pictures(
         for target in written:
             target.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise AmbientSolveError(f"{name} could not be unpacked: {error.strerror or error}.") from None
+            raise AmbientSolveError(f"{name} could not be unpacked: {reason(error)}.") from None
         raise AmbientSolveError(f"{name} is a damaged zip file: pack it again.") from None
     except AmbientSolveError:
         for target in written:

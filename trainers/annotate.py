@@ -151,6 +151,8 @@ class Command:
     method: Literal["heldout", "classifier", "crops", "fixed"] = "heldout"
     against: Path | None = None
     """The table of another run, of `heldout`: warn where this one is lower."""
+    follow_outside: bool = False
+    """Read files that the manifest names outside of its folder; only if you trust it."""
 
 
 def options() -> type:
@@ -183,7 +185,7 @@ def annotate(command: Command, given: dict[str, Any]) -> list[Annotation]:
     if command.out.suffix != ".jsonl" or command.out.is_dir():
         raise AmbientSolveError(f"--out {command.out} was given, a file NAME.jsonl was expected: the table.")
     other = read_table(command.against) if command.against else []
-    samples = list(read_corrupted(folder))
+    samples = list(read_corrupted(folder, follow_outside=command.follow_outside))
     rows = annotator.annotate(samples, command.out.with_suffix(".run"))
     write_table(rows, command.out)
     chart(rows).save(command.out.with_suffix(".png"))

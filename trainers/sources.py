@@ -144,7 +144,7 @@ def _pictures(source: Source, config: Config) -> list[Picture]:
     if kind == "corrupted":
         return []
     path = f"{kind}:{Path(config.data_root) / rest}" if kind else str(Path(config.data_root) / rest)
-    found = read_images(path, config.network.channels, source.shrink)
+    found = read_images(path, config.network.channels, source.shrink, source.follow_outside)
     whole = source.held_out or source.shuffle
     pictures = list(found if whole else islice(found, source.limit or None))
     pictures = shuffled(pictures, config.seed) if source.shuffle else pictures
@@ -164,7 +164,7 @@ def _samples(source: Source, pictures: list[Picture], config: Config, main: bool
     """What a source trains on, and what it holds out."""
     kind, rest = _split(source)
     if kind == "corrupted":
-        own = read_corrupted(Path(config.data_root) / rest, config.network.channels)
+        own = read_corrupted(Path(config.data_root) / rest, config.network.channels, source.follow_outside)
         limit = 0 if source.held_out else source.limit  # what is held out comes last, beyond any limit
         return list(islice(shuffled(list(own), config.seed) if source.shuffle else own, limit or None)), []
     keep = len(pictures) - source.held_out

@@ -10,7 +10,7 @@ from typing import Any
 from ambient_solve.app import events, panels
 from ambient_solve.app.session import MAX_PIXELS, Session, tame
 from ambient_solve.app.wiring import libraries
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, shown, without_folders
 from ambient_solve.uploads import open_upload, unzip_pictures, zip_folder
 
 MOST = 200
@@ -39,9 +39,11 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     session.stopped, session.share = False, 0.0
     started = panels.progress_bar(0, f"{len(pictures)} pictures")
     yield {"session": session, "status": started, "table": rows, "stop": gr.update(interactive=True)}
-    for outcome in restore_files(pictures, prior, damage, out=out, seed=order.seed, **settings):
-        state = outcome.error or ("finished before" if outcome.skipped else f"{outcome.seconds:.1f} s")
-        rows.append([outcome.path.name, "" if outcome.error else f"{outcome.chi2:.2f}", state, outcome.warning])
+    own = [str(file) for file in files.values()]
+    for outcome in restore_files(pictures, prior, damage, out=out, seed=order.seed, max_pixels=MAX_PIXELS, **settings):
+        failed = without_folders(outcome.error, outcome.path, *own)
+        state = failed or ("finished before" if outcome.skipped else f"{outcome.seconds:.1f} s")
+        rows.append([shown(outcome.path.name), "" if outcome.error else f"{outcome.chi2:.2f}", state, outcome.warning])
         session.share = len(rows) / len(pictures)
         words = f"{'Stopped. ' * session.stopped}{len(rows)} of {len(pictures)} pictures"
         yield {"status": panels.progress_bar(session.share, words), "table": rows}

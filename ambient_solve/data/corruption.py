@@ -27,9 +27,10 @@ from ambient_solve.data.damages import Damage, Noise
 from ambient_solve.data.images import SUFFIXES, open_image, open_mask, to_tensor
 from ambient_solve.data.observation import observed, read_mask, with_noise
 from ambient_solve.data.sample import Sample
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, reason
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.tensors import save_tensors
+from ambient_solve.untrusted import inside, parse_json
 
 MANIFEST, RUN = "manifest.jsonl", "corruption.json"
 SHARING = """A damaged folder keeps no secret from whoever holds it: its noise can be drawn again from the seed, index
@@ -225,8 +226,10 @@ def _finished(folder: Path, part: Path) -> list[dict[str, Any]]:
     """The rows of the samples that an interrupted call has finished; what follows them in `part` is cut off."""
     rows, length = [], 0
     for line in part.read_bytes().splitlines(keepends=True) if part.is_file() else []:
-        row = json.loads(line) if line.endswith(b"\n") else None
-        if row is None or not (folder / row["file"]).is_file():
+        row = parse_json(line, f"A line of {part}") if line.endswith(b"\n") else None
+        if row is not None and not (isinstance(row, dict) and {"file", "name"} <= set(row)):
+            raise AmbientSolveError(f"{part} holds {row!r}, which is no row: choose another folder, or delete it.")
+        if row is None or not inside(folder, row["file"]).is_file():
             os.truncate(part, length)
             break
         rows.append(row)
@@ -246,13 +249,14 @@ def _same_pictures(
         yield name, picture
 
 
-def read_corrupted(folder: str | Path, channels: int = 3) -> Iterator[Sample]:
+def read_corrupted(folder: str | Path, channels: int = 3, follow_outside: bool = False) -> Iterator[Sample]:
     """Read a damaged data set: a manifest.jsonl with at least `file` and `sigma_noise` in each row, beside its files.
 
     A manifest of your own loads too. `file` is a safetensors file with a float `z` (C, H, W) in [-1, 1] units and,
     where not all was observed, a `mask` (1 or C, H, W) of 1 = observed (with `signs` or `maps` if it is a mask of
     coefficients or k-space, see `Sample`); or a picture, read with `channels` 1 or 3. A row may name a picture as its
-    `mask`, in which white is missing, and give `sigma_min` and `sigma_max`.
+    `mask`, in which white is missing, and give `sigma_min` and `sigma_max`. Both files lie in `folder`, unless
+    `follow_outside` trusts the names.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
@@ -264,17 +268,17 @@ def read_corrupted(folder: str | Path, channels: int = 3) -> Iterator[Sample]:
         if line.strip():
             where = f"{folder / MANIFEST}, line {number}"
             try:
-                yield _read_row(folder, json.loads(line), channels)
+                yield _read_row(folder, parse_json(line, "it"), channels, follow_outside)
             except AmbientSolveError as error:
                 raise AmbientSolveError(f"{where}: {error}") from None
-            except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
-                raise AmbientSolveError(f"{where}: {type(error).__name__}: {error}.") from None
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, SafetensorError) as error:
+                raise AmbientSolveError(f"{where}: {type(error).__name__}: {reason(error)}.") from None
 
 
-def _read_row(folder: Path, row: dict[str, Any], channels: int) -> Sample:
+def _read_row(folder: Path, row: dict[str, Any], channels: int, follow_outside: bool) -> Sample:
     if not isinstance(row, dict) or not {"file", "sigma_noise"} <= set(row):
         raise AmbientSolveError(f"{row!r} is no row; at least {{'file': ..., 'sigma_noise': ...}} was expected.")
-    file, sigma_noise = folder / row["file"], float(row["sigma_noise"])
+    file, sigma_noise = inside(folder, row["file"], follow_outside), float(row["sigma_noise"])
     sigma_min, sigma_max = (float(row.get(level, 0.0)) for level in LEVELS[1:])
     if not (0 <= sigma_noise < math.inf and sigma_min >= 0 and sigma_max >= 0):
         raise AmbientSolveError(
@@ -287,7 +291,7 @@ def _read_row(folder: Path, row: dict[str, Any], channels: int) -> Sample:
         with safe_open(file, framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in TENSORS if name == "z" or name in stored.keys()}
     if row.get("mask"):
-        tensors["mask"] = open_mask(folder / row["mask"])
+        tensors["mask"] = open_mask(inside(folder, row["mask"], follow_outside))
     tensors = _checked(**tensors)
     clean = sigma_noise == sigma_min == 0 and tensors["mask"] is None
     damage = str(row.get("damage", "clean" if clean else "damaged"))

@@ -2,54 +2,75 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import tarfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.data.numpy_files import open_numpy
+from ambient_solve.data.raw import LIMIT, load
+from ambient_solve.errors import AmbientSolveError, reason
+from ambient_solve.untrusted import FORMATS, check_bytes, inside
 
 T = TypeVar("T")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", *(("AVIF",) if features.check("avif") else ()))
-"""What is decoded at all; Pillow knows more, some of it (EPS) by starting another program. AVIF from Pillow 11.3 on."""
 MAX_PIXELS = 64_000_000
+"""Pixels of the largest picture that is decoded where nothing smaller is said; see `check_pixels`."""
 MAX_BYTES = 8 * MAX_PIXELS
 
 
-def open_image(path: str | Path) -> Image.Image:
+def check_pixels(size: tuple[int, int], name: object, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise where a picture of `size` (width, height) has more than `max_pixels`: the one limit of every door."""
+    width, height = size
+    if width * height > max_pixels:
+        raise AmbientSolveError(
+            f"{name} is {width}x{height}; at most {max_pixels / 1e6:g} million pixels are read, make it smaller first."
+        )
+
+
+def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of a picture as its file says, not turned upright; no pixel is decoded."""
+    with _open(Path(path), str(path), max_pixels) as image:
+        return image.size
+
+
+def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open and fully decode one picture, upright (EXIF). Its size is checked before a pixel is decoded."""
     path = Path(path)
     if not path.is_file():
         raise AmbientSolveError(f"There is no file {path}.")
     if path.stat().st_size == 0:
         raise AmbientSolveError(f"{path} is empty (0 bytes); expected a picture.")
-    return _decode(path, str(path))
+    return _decode(path, str(path), max_pixels)
 
 
-def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
+def _decode(file: Path | io.BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture in `file`, upright; what is wrong with it is said of `name`."""
-    most = f"{MAX_PIXELS // 1_000_000} million pixels"
+    with _open(file, name, max_pixels) as image:
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+@contextlib.contextmanager
+def _open(file: Path | io.BytesIO, name: str, max_pixels: int) -> Iterator[Image.Image]:
+    """The picture in `file`, none of it decoded; what is wrong with it, then or later, is said of `name`."""
+    most = f"{max_pixels / 1e6:g} million pixels"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(file, formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise AmbientSolveError(
-                    f"{name} is {image.width}x{image.height}; at most {most} are read. Make it smaller first."
-                )
-            image.load()
-            return ImageOps.exif_transpose(image)
+            check_pixels(image.size, name, max_pixels)
+            yield image
     except Image.DecompressionBombError:
         raise AmbientSolveError(f"{name} claims more than {most}. Make it smaller.") from None
     except UnidentifiedImageError:
@@ -57,7 +78,7 @@ def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, AmbientSolveError):
             raise
-        raise AmbientSolveError(f"{name} is a damaged picture file: {error}.") from None
+        raise AmbientSolveError(f"{name} is a damaged picture file: {reason(error)}.") from None
 
 
 def to_tensor(image: Image.Image, channels: int = 3) -> Tensor:
@@ -89,7 +110,9 @@ def open_mask(path: str | Path) -> Tensor:
     return (to_tensor(image, 1) < 128).to(torch.uint8)
 
 
-def read_images(source: str | Path, channels: int = 3, shrink: int = 1) -> Iterator[tuple[str, Tensor]]:
+def read_images(
+    source: str | Path, channels: int = 3, shrink: int = 1, follow_outside: bool = False
+) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, uint8 (C, H, W)) for every picture of `source`, in a fixed order.
 
     `shrink` divides both sides, which makes a JPEG's pixels clean again. `source` is one of
@@ -99,8 +122,10 @@ def read_images(source: str | Path, channels: int = 3, shrink: int = 1) -> Itera
         webdataset:PATH     .tar shards, read in place: one, a folder of them, or part-{000..003}.tar
         dataset:PATH        what `datasets.Dataset.save_to_disk` wrote, with one column of pictures
         imagefolder:PATH    a folder as Hugging Face's reader sees it
+
+    Of the last two, a picture that is named but not held must lie in PATH, unless `follow_outside` trusts the names.
     """
-    for name, image in _open_all(str(source)):
+    for name, image in _open_all(str(source), follow_outside):
         picture = to_tensor(image, channels)
         yield name, _shrink(name, picture, shrink) if shrink > 1 else picture
 
@@ -119,12 +144,12 @@ def _shrink(name: str, picture: Tensor, by: int) -> Tensor:
     return to_tensor(small, len(picture))
 
 
-def _open_all(source: str) -> Iterator[tuple[str, Image.Image]]:
+def _open_all(source: str, follow_outside: bool) -> Iterator[tuple[str, Image.Image]]:
     kind, _, path = source.partition(":")
     if kind == "webdataset":
         yield from _open_shards(path)
     elif kind in ("imagefolder", "dataset"):
-        yield from _open_hugging_face(kind, path)
+        yield from _open_hugging_face(kind, path, follow_outside)
     elif source.endswith(".npz"):
         yield from _open_pack(Path(source))
     elif Path(source).is_dir():
@@ -154,14 +179,15 @@ def _read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise AmbientSolveError(f"{path} is no .npz file, or not all of it: copy it again, or give a folder.")
     try:
-        with np.load(path, allow_pickle=False) as pack:
-            if not {"data", "offsets"} <= set(pack.files):
-                raise AmbientSolveError(f"{path} is no picture pack: it holds {pack.files}, expected data and offsets.")
-            data, offsets = np.asarray(pack["data"]), np.asarray(pack["offsets"])
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, AmbientSolveError):
-            raise
-        raise AmbientSolveError(f"{path} is a damaged pack: {error}.") from None
+        with open_numpy(path) as pack:
+            held = list(pack)
+            if {"data", "offsets"} <= set(held):
+                check_bytes(pack["data"].bytes + pack["offsets"].bytes, path, LIMIT)
+                data, offsets = (load(pack[name], name, LIMIT) for name in ("data", "offsets"))
+    except AmbientSolveError as error:
+        raise AmbientSolveError(f"{path} is a damaged pack: {error}") from None
+    if not {"data", "offsets"} <= set(held):
+        raise AmbientSolveError(f"{path} is no picture pack: it holds {held[:8]}, expected data and offsets.")
     wanted = data.dtype == np.uint8 and offsets.dtype.kind in "iu" and data.ndim == offsets.ndim == 1 and len(offsets)
     if not wanted or offsets[0] < 0 or (offsets[1:] < offsets[:-1]).any() or offsets[-1] > len(data):
         raise AmbientSolveError(
@@ -182,7 +208,7 @@ def _open_shards(source: str) -> Iterator[tuple[str, Image.Image]]:
             try:
                 content = shard.extractfile(member).read()
             except (tarfile.TarError, OSError) as error:
-                raise AmbientSolveError(f"{where} cannot be read: {error}; copy the shard again.") from None
+                raise AmbientSolveError(f"{where} cannot be read: {reason(error)}; copy the shard again.") from None
             yield f"{path.stem}/{name}", _decode(io.BytesIO(content), where)
     if not found:
         raise AmbientSolveError(f"The shards {source} hold no picture ({', '.join(SUFFIXES)}).")
@@ -202,7 +228,7 @@ def _members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile
                 if member.isreg() and member.name.lower().endswith(SUFFIXES):
                     yield member.name, member, shard
     except (tarfile.TarError, OSError) as error:
-        raise AmbientSolveError(f"{path} is no .tar shard that can be read: {error}.") from None
+        raise AmbientSolveError(f"{path} is no .tar shard that can be read: {reason(error)}.") from None
 
 
 def _shards(source: str) -> list[Path]:
@@ -223,7 +249,7 @@ def _shards(source: str) -> list[Path]:
     return paths
 
 
-def _open_hugging_face(kind: str, folder: str) -> Iterator[tuple[str, Image.Image]]:
+def _open_hugging_face(kind: str, folder: str, follow_outside: bool) -> Iterator[tuple[str, Image.Image]]:
     if not Path(folder).is_dir():
         raise AmbientSolveError(f"There is no folder {folder}.")
     try:
@@ -246,7 +272,10 @@ def _open_hugging_face(kind: str, folder: str) -> Iterator[tuple[str, Image.Imag
         content, path = stored.get("bytes"), stored.get("path")
         if content is None and path is None:
             raise AmbientSolveError(f"{where} is empty; expected a picture.")
-        yield f"{kind}/{i}", open_image(path) if content is None else _decode(io.BytesIO(content), where)
+        if content is None:
+            yield f"{kind}/{i}", open_image(inside(Path(folder), path, follow_outside))
+        else:
+            yield f"{kind}/{i}", _decode(io.BytesIO(content), where)
 
 
 def _picture_column(rows: Any, source: str) -> str:

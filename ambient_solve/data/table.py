@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ambient_solve.data.sample import Sample
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, reason
+from ambient_solve.untrusted import parse_json
 
 INK, SOFT, LINES = "#1c1e22", "#c9ccd1", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
@@ -76,15 +77,13 @@ def read_table(path: str | Path) -> list[Annotation]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line, "it")
             words = {k: str(row[k]) for k in ("name", "damage", "annotator")}
             score = None if row.get("score") is None else float(row["score"])
             rows.append(Annotation(**words, **{k: float(row[k]) for k in ("sigma_min", "sigma_max")}, score=score))
-        except (ValueError, KeyError, TypeError) as error:
-            reason = (
-                str(error).rstrip(".") if isinstance(error, AmbientSolveError) else f"{type(error).__name__}: {error}"
-            )
-            raise AmbientSolveError(f"{path}, line {number}: {reason}.") from None
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            kind = "" if isinstance(error, AmbientSolveError) else f"{type(error).__name__}: "
+            raise AmbientSolveError(f"{path}, line {number}: {kind}{reason(error)}.") from None
     _unique([row.name for row in rows], f"rows of {path}")
     return rows
 
