@@ -1,0 +1,189 @@
+"""Peak memory of reading small files that claim to be large, each in a fresh process.
+
+    python benchmarks/untrusted.py [--code FOLDER]
+
+Prints, for each attack, the size of the file, the peak memory of the process that read it with what the libraries take
+subtracted, and what it said. `--code` reads with the package of another checkout, to compare with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+READ = """
+import resource, sys, warnings
+warnings.simplefilter("ignore")
+from pathlib import Path
+import torch, numpy, PIL.Image, pydicom, nibabel, h5py
+from ambient_solve.app import mri_job
+from ambient_solve.damage import read_kernel, read_measurement, make_damage
+resource.setrlimit(resource.RLIMIT_AS, (int(14e9),) * 2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+path, small = map(Path, sys.argv[1:3])
+try:
+    if small.name == "kernel":
+        make_damage("gaussian-blur", kernel=str(path)).operator(read_measurement(small.with_suffix(".png")))
+    elif path.suffix == ".png":
+        from ambient_solve.restore import restore_files
+        from ambient_solve.app.session import MAX_PIXELS
+        import inspect, ambient_solve.restore as r
+        most = {"max_pixels": MAX_PIXELS} if "max_pixels" in inspect.signature(read_measurement).parameters else {}
+        read_measurement(path, **most)
+    else:
+        mri_job.read(path)
+    said = "was read"
+except BaseException as error:
+    said = f"{type(error).__name__}: {error}"
+peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(f"{max(peak - before, 0) / 1e6:.2f} GB|{' '.join(said.split())[:110]}")
+"""
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--code", type=Path, default=Path(__file__).parents[1], help="the checkout that reads")
+    given = parser.parse_args()
+    print("| file | on disk | peak above the libraries | it says |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        small = flat_png(Path(folder, "kernel.png"), 64, 64)
+        for make, door in ATTACKS:
+            path = make(Path(folder))
+            order = [sys.executable, "-c", READ, str(path), str(small.with_suffix("") if door else small)]
+            ended = subprocess.run(
+                order, env={**os.environ, "PYTHONPATH": str(given.code)}, capture_output=True, text=True, cwd=folder
+            )
+            peak, _, said = (ended.stdout.strip() or f"ended by {ended.returncode}|").partition("|")
+            name = f"{make.__name__.replace('_', ' ')}{door}"
+            print(f"| {name} | {path.stat().st_size / 1e3:.0f} kB | {peak} | {said} |", flush=True)
+
+
+def flat_png(path: Path, width: int, height: int) -> Path:
+    """An RGB PNG of one colour."""
+    deflate = zlib.compressobj()
+    row = b"\0" + b"\x40\x80\xc0" * width
+    data = b"".join(deflate.compress(row) for _ in range(height)) + deflate.flush()
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", data), (b"IEND", b""))
+    packed = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    return path
+
+
+def picture_of_a_zip(folder: Path) -> Path:
+    """63 million pixels, as an archive of pictures may hold."""
+    return flat_png(folder / "wide.png", 9000, 7000)
+
+
+def dicom(path: Path, rows: int, columns: int, frames: int, deflated: bool) -> Path:
+    """Frames of zeros."""
+    import pydicom
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import (
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        SecondaryCaptureImageStorage,
+        generate_uid,
+    )
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian if deflated else ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    data.Rows, data.Columns, data.NumberOfFrames, data.SamplesPerPixel = rows, columns, frames, 1
+    data.PhotometricInterpretation, data.BitsAllocated, data.BitsStored, data.HighBit = "MONOCHROME2", 8, 8, 7
+    data.PixelRepresentation = 0
+    pixels = np.zeros((frames, rows, columns), np.uint8)
+    pixels[:, rows // 4 : rows // 2, columns // 4 : columns // 2] = 200
+    data.PixelData = pixels.tobytes()
+    pydicom.dcmwrite(path, data, enforce_file_format=True)
+    return path
+
+
+def deflated_dicom(folder: Path) -> Path:
+    """One file whose pixels are 600 MB of zeros, deflated."""
+    return dicom(folder / "deflated.dcm", 1000, 1000, 600, True)
+
+
+def frames_of_dicom(folder: Path) -> Path:
+    """300 frames, of which the tags that were read before tell one."""
+    return dicom(folder / "frames.dcm", 320, 320, 300, True)
+
+
+def nifti_with_a_slope(folder: Path) -> Path:
+    """A volume of bytes that a slope turns into double numbers."""
+    import nibabel
+
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape((700, 700, 700))
+    header["scl_slope"], header["scl_inter"], header["vox_offset"], header["magic"] = 0.5, 1, 352, b"n+1"
+    path = folder / "slope.nii.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(header.binaryblock + b"\0" * 4)
+        for _ in range(700):
+            file.write(bytes(700 * 700))
+    return path
+
+
+def npy_of_1e12_entries(folder: Path) -> Path:
+    """A header without numbers."""
+    path = folder / "endless.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<c8", "fortran_order": False, "shape": (10**6, 10**6)})
+    return path
+
+
+def npz_of_1e12_entries(folder: Path) -> Path:
+    """The same, in an archive."""
+    held = io.BytesIO(npy_of_1e12_entries(folder).read_bytes())
+    with zipfile.ZipFile(folder / "endless.npz", "w") as archive:
+        archive.writestr("kspace.npy", held.getvalue())
+    return folder / "endless.npz"
+
+
+def ismrmrd_of_500000_columns(folder: Path) -> Path:
+    """One line of k-space, and a header that promises half a million."""
+    import ismrmrd
+
+    space = "<{0}><matrixSize><x>{1}</x><y>{2}</y><z>1</z></matrixSize><fieldOfView_mm><x>1</x><y>1</y><z>1</z></fieldOfView_mm></{0}>"  # noqa: E501
+    limits = "<encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>1</maximum><center>0</center></kspace_encoding_step_1></encodingLimits>"  # noqa: E501
+    path = folder / "columns.h5"
+    dataset = ismrmrd.Dataset(str(path), create_if_needed=True)
+    dataset.write_xml_header(
+        (
+            '<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><experimentalConditions>'
+            "<H1resonanceFrequency_Hz>63000000</H1resonanceFrequency_Hz></experimentalConditions><encoding>"
+            f"{space.format('encodedSpace', 128, 500_000)}{space.format('reconSpace', 128, 500_000)}{limits}"
+            "<trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"
+        ).encode()
+    )
+    dataset.append_acquisition(ismrmrd.Acquisition.from_array(np.ones((5, 128), np.complex64)))
+    dataset.close()
+    return path
+
+
+ATTACKS = (
+    (deflated_dicom, ""),
+    (frames_of_dicom, ""),
+    (nifti_with_a_slope, ""),
+    (npy_of_1e12_entries, ""),
+    (npz_of_1e12_entries, ""),
+    (ismrmrd_of_500000_columns, ""),
+    (picture_of_a_zip, ""),
+    (picture_of_a_zip, ", as a kernel"),
+)
+
+if __name__ == "__main__":
+    main()
