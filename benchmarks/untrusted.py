@@ -1,9 +1,9 @@
-"""Peak memory of reading small files that claim to be large, each in a fresh process.
+"""Peak memory of reading small files that unpack to large ones, each in a process of its own.
 
     python benchmarks/untrusted.py [--code FOLDER]
 
-Prints, for each attack, the size of the file, the peak memory of the process that read it with what the libraries take
-subtracted, and what it said. `--code` reads with the package of another checkout, to compare with.
+Prints, for each attack, the size of the file, the peak memory of the process beyond what it had before, that of the
+processes that it started, and what was said. `--code` reads with the package of another checkout, to compare with.
 """
 
 from __future__ import annotations
@@ -23,31 +23,40 @@ from pathlib import Path
 import numpy as np
 
 READ = """
-import resource, sys, warnings
+import os, resource, sys, warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
-import torch, numpy, PIL.Image, pydicom, nibabel, h5py
+import torch, numpy, PIL.Image, pydicom, nibabel, h5py, ismrmrd
+import inspect
 from ambient_solve.app import mri_job
-from ambient_solve.damage import read_kernel, read_measurement, make_damage
+from ambient_solve.damage import make_damage, read_measurement
 resource.setrlimit(resource.RLIMIT_AS, (int(14e9),) * 2)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-path, small = map(Path, sys.argv[1:3])
-try:
-    if small.name == "kernel":
-        make_damage("gaussian-blur", kernel=str(path)).operator(read_measurement(small.with_suffix(".png")))
-    elif path.suffix == ".png":
-        from ambient_solve.restore import restore_files
-        from ambient_solve.app.session import MAX_PIXELS
-        import inspect, ambient_solve.restore as r
-        most = {"max_pixels": MAX_PIXELS} if "max_pixels" in inspect.signature(read_measurement).parameters else {}
-        read_measurement(path, **most)
-    else:
-        mri_job.read(path)
-    said = "was read"
-except BaseException as error:
-    said = f"{type(error).__name__}: {error}"
-peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-print(f"{max(peak - before, 0) / 1e6:.2f} GB|{' '.join(said.split())[:110]}")
+most = {"max_pixels": 12_000_000} if "max_pixels" in inspect.signature(read_measurement).parameters else {}
+
+def read(path, kernel):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        if kernel:
+            make_damage("gaussian-blur", kernel=str(path)).operator(read_measurement(path.with_name("small.png")))
+        elif path.suffix == ".png":
+            read_measurement(path, **most)
+        else:
+            mri_job.read(path)
+        said = "was read"
+    except BaseException as error:
+        said = f"{type(error).__name__}: {error}".replace(str(path), path.name)
+    own, other = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(f"{max(own - before, 0) / 1e6:.2f} GB | {other / 1e6:.2f} GB | {' '.join(said.split())[:110]}", flush=True)
+
+for word in sys.argv[1:]:
+    path, _, kernel = word.partition("|")
+    print(f"| {Path(path).name}{kernel} | {os.stat(path).st_size / 1e3:.0f} kB | ", end="", flush=True)
+    child = os.fork()
+    if not child:
+        read(Path(path), kernel)
+        os._exit(0)
+    if os.wait4(child, 0)[1]:
+        print("| | ended by the system", flush=True)
 """
 
 
@@ -56,18 +65,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--code", type=Path, default=Path(__file__).parents[1], help="the checkout that reads")
     given = parser.parse_args()
-    print("| file | on disk | peak above the libraries | it says |\n|---|---|---|---|")
+    print("| file | on disk | this process | processes it starts | it says |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        small = flat_png(Path(folder, "kernel.png"), 64, 64)
-        for make, door in ATTACKS:
-            path = make(Path(folder))
-            order = [sys.executable, "-c", READ, str(path), str(small.with_suffix("") if door else small)]
-            ended = subprocess.run(
-                order, env={**os.environ, "PYTHONPATH": str(given.code)}, capture_output=True, text=True, cwd=folder
-            )
-            peak, _, said = (ended.stdout.strip() or f"ended by {ended.returncode}|").partition("|")
-            name = f"{make.__name__.replace('_', ' ')}{door}"
-            print(f"| {name} | {path.stat().st_size / 1e3:.0f} kB | {peak} | {said} |", flush=True)
+        flat_png(Path(folder, "small.png"), 64, 64)
+        words = [f"{make(Path(folder))}{'|' * bool(door)}{door}" for make, door in ATTACKS]
+        environment = {**os.environ, "PYTHONPATH": str(given.code)}
+        subprocess.run([sys.executable, "-c", READ, *words], env=environment, cwd=folder, check=True)
 
 
 def flat_png(path: Path, width: int, height: int) -> Path:
