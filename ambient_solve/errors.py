@@ -55,6 +55,14 @@ def reason(error: BaseException, longest: int = 160) -> str:
     return words or type(error).__name__
 
 
+def on_a_page(error: Exception) -> str:
+    """The words of an error for a page: those of the system quote a file with its folder, of which the name is kept."""
+    if isinstance(error, OSError):
+        name = "" if error.filename is None else f"{shown(Path(str(error.filename)).name)}: "
+        return f"{name}{reason(error)}."
+    return str(error)
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`Did you mean 'mmps'? ` when `word` is close to a known one, then the list of all known words."""
     known = sorted(known)

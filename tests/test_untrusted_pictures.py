@@ -165,3 +165,15 @@ def test_an_error_of_the_system_does_not_name_a_path(tmp_path, prior_folder, mon
     (outcome,) = restore_files([tmp_path / "a.png"], prior, damage, out=tmp_path / "out", n_samples=1)
     assert outcome.error == f"{tmp_path / 'a.png'} cannot be restored: Permission denied."
     assert without_folders(outcome.error, outcome.path) == "a.png cannot be restored: Permission denied."
+
+
+def test_the_page_does_not_name_the_folder_of_a_file_that_fails():
+    gradio = pytest.importorskip("gradio")
+    from ambient_solve.app.wiring import sentences
+
+    def fails():
+        raise PermissionError(13, "Permission denied", "/srv/people/a.png")
+
+    with pytest.raises(gradio.Error) as error:
+        sentences(fails)()
+    assert error.value.message == "a.png: Permission denied."

@@ -20,7 +20,7 @@ from ambient_solve.app.mri_job import ScanOrder
 from ambient_solve.app.mri_panels import Look, Slice
 from ambient_solve.app.session import new_folder, tame
 from ambient_solve.app.wiring import libraries
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, on_a_page
 
 OWN_PRIOR = "brain-mri"
 """The embedded prior that the tab starts with, where it is there."""
@@ -120,10 +120,10 @@ def put_in(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         yield upload(values)
     except (AmbientSolveError, OSError) as error:
-        words, session = on_page(str(error)), values["session"]
+        words, session = on_page(on_a_page(error)), values["session"]
         standing = "the example" if session is None or session.path is None else session.path.name
         status = panels.progress_bar(0, f"{words} Reconstruct takes {standing}, as before.")
-        emptied = {} if words != str(error) else {"files" if values["files"] else "mask": None}
+        emptied = {} if words != on_a_page(error) else {"files" if values["files"] else "mask": None}
         yield {"status": status, **emptied}
         raise AmbientSolveError(words) from None
 
@@ -211,7 +211,7 @@ def reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         yield from _reconstruct(values)
     except (AmbientSolveError, OSError) as error:
-        words = on_page(str(error))
+        words = on_page(on_a_page(error))
         ended = panels.progress_bar(0, f"Not reconstructed. {words}")
         session, index = values["session"], int(values["index"] or 0)
         gone = session is not None and session.path is not None and not session.view(index).is_file()

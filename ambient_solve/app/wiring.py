@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, on_a_page
 
 if TYPE_CHECKING:
     from gradio.components import Component
@@ -127,7 +127,7 @@ def sentences(event: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 yield from event(*values)
             except (AmbientSolveError, OSError) as error:
-                raise gr.Error(str(error), duration=READ_IN, print_exception=False) from None
+                raise gr.Error(on_a_page(error), duration=READ_IN, print_exception=False) from None
 
         return stream
 
@@ -136,7 +136,7 @@ def sentences(event: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return event(*values)
         except (AmbientSolveError, OSError) as error:
-            raise gr.Error(str(error), duration=READ_IN, print_exception=False) from None
+            raise gr.Error(on_a_page(error), duration=READ_IN, print_exception=False) from None
 
     return call
 
