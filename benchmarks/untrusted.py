@@ -89,8 +89,8 @@ def picture_of_a_zip(folder: Path) -> Path:
     return flat_png(folder / "wide.png", 9000, 7000)
 
 
-def dicom(path: Path, rows: int, columns: int, frames: int, deflated: bool) -> Path:
-    """Frames of zeros."""
+def dicom(path: Path, rows: int, columns: int, frames: int, deflated: bool, beyond: int = 0) -> Path:
+    """Frames of a bright square, and `beyond` bytes behind them."""
     import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import (
@@ -109,19 +109,19 @@ def dicom(path: Path, rows: int, columns: int, frames: int, deflated: bool) -> P
     data.PixelRepresentation = 0
     pixels = np.zeros((frames, rows, columns), np.uint8)
     pixels[:, rows // 4 : rows // 2, columns // 4 : columns // 2] = 200
-    data.PixelData = pixels.tobytes()
+    data.PixelData = pixels.tobytes() + bytes(beyond)
     pydicom.dcmwrite(path, data, enforce_file_format=True)
     return path
 
 
 def deflated_dicom(folder: Path) -> Path:
-    """One file whose pixels are 600 MB of zeros, deflated."""
-    return dicom(folder / "deflated.dcm", 1000, 1000, 600, True)
+    """A small picture with 600 MB of zeros behind its pixels, deflated."""
+    return dicom(folder / "deflated.dcm", 100, 100, 1, True, beyond=600_000_000)
 
 
 def frames_of_dicom(folder: Path) -> Path:
     """300 frames, of which the tags that were read before tell one."""
-    return dicom(folder / "frames.dcm", 320, 320, 300, True)
+    return dicom(folder / "frames.dcm", 256, 256, 300, True)
 
 
 def nifti_with_a_slope(folder: Path) -> Path:
