@@ -59,6 +59,8 @@ def test_the_frames_of_a_dicom_are_counted(tmp_path, monkeypatch):
     frames = dicom(tmp_path / "frames.dcm", 64, 64, 30, False)
     refused(frames, "unpacks to", 1_000_000, monkeypatch)
     assert len(mri_job.read(frames)) == 30
+    # What lies behind the frames that are told comes back as frames, too.
+    refused(dicom(tmp_path / "more.dcm", 64, 64, 1, False, beyond=10**6), "unpacks to", 5_000_000, monkeypatch)
 
 
 def nifti(path, slope, offset=352, shape=(64, 64, 64)):

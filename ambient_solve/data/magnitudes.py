@@ -126,7 +126,9 @@ def _dicom_bytes(data: Any) -> float:
     if min(numbers) < 1:
         raise AmbientSolveError(f"The pixels are {dict(zip(SIZES, numbers, strict=False))}; at least 1 was expected.")
     stored = max(int(bits or 8) / 8, 1)
-    return math.prod(numbers) * (2 * stored + 4 + 4 + SIMULATED)
+    # What lies behind the last frame comes back as further frames.
+    pixels = max(math.prod(numbers), len(data.get("PixelData") or b"") / stored)
+    return pixels * (2 * stored + 4 + 4 + SIMULATED)
 
 
 def _bomb() -> type[Warning]:
