@@ -101,8 +101,8 @@ class Streams:
     ) -> None:
         self.device = torch.device(device)
         samples = range(first_sample, first_sample + n_samples)
-        self._samples = [_philox(seed, 1 + s) for seed in seeds for s in samples]
-        self._images = [_philox(seed, 0) for seed in seeds]
+        self._samples = [_philox(1 + s, seed) for seed in seeds for s in samples]
+        self._images = [_philox(0, seed) for seed in seeds]
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal noise of the shape, dtype and device of `like` (B * S, ...), row i from stream i.
@@ -139,8 +139,9 @@ class Streams:
         return words.to(self.device, non_blocking=True)
 
 
-def _philox(*key: int) -> np.random.Philox:
-    return np.random.Philox(key=np.random.SeedSequence(key).generate_state(2, np.uint64))
+def _philox(sample: int, seed: int) -> np.random.Philox:
+    # The seed comes last: NumPy pads with zeros, and a seed of several words could pass for a seed and a sample.
+    return np.random.Philox(key=np.random.SeedSequence((sample, seed)).generate_state(2, np.uint64))
 
 
 def _unit(words: Tensor) -> Tensor:
