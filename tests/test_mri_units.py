@@ -103,7 +103,7 @@ def test_the_deviation_is_that_of_the_magnitude_in_the_units_of_the_scan(unit):
     np.testing.assert_allclose(found.magnitude / p.scale, np.hypot(*x.double().mean(0).numpy()), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [UNITS[0], UNITS[2]])
 def test_samples_come_back_in_the_units_of_the_scan(unit):
     """The mean of a white Gaussian prior's posterior, with maps and noise that are true, in closed form."""
     scan, maps, _ = measured(unit, noise=0)
