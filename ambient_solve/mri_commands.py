@@ -140,7 +140,9 @@ class Mri:
         from ambient_solve.mri_report import save_slice
 
         digest = hashlib.sha256(scan.kspace.numpy().tobytes() + scan.mask.numpy().tobytes())
-        for p in prior.parameters() if prior is not None else ():
+        if scan.noise is not None:
+            digest.update(scan.noise.numpy().tobytes())
+        for p in prior.state_dict().values() if prior is not None else ():
             digest.update(p.detach().cpu().numpy().tobytes())
         asked = {f.name: getattr(self, f.name) for f in fields(self)}
         left_out = ("scans", "slices", "out", "device")

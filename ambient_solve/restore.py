@@ -116,7 +116,7 @@ def restore_file(
         "n_samples": n_samples,
         "seed": seed,
         "sources": [_digest(part) for part in (path.read_bytes(), *damage.sources(path))],
-        "prior": _digest(*(p.detach().cpu().contiguous().numpy().tobytes() for p in prior.parameters())),
+        "prior": _digest(*(p.detach().cpu().contiguous().numpy().tobytes() for p in prior.state_dict().values())),
     }
     folder = None if out is None else Path(out)
     done = None if folder is None else _finished(folder, request)
