@@ -7,6 +7,7 @@ and magnitudes are turned into simulated k-space first, all slices of one volume
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import sys
@@ -28,7 +29,7 @@ from ambient_solve.data.mri_files import cropped_readout
 from ambient_solve.data.numpy_files import open_numpy
 from ambient_solve.data.raw import LIMIT, load
 from ambient_solve.data.simulated_mri import Head, birdcage, fit_coils, simulate
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.evaluate.baselines import wavelet
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.krylov import conjugate_gradient
@@ -92,13 +93,14 @@ def prepare(
 
     Args:
         sources: Folders or files of k-space; or of magnitudes, which are simulated.
-        held_out: Volumes that are left out: names of files without endings, or labels of a pack.
+        held_out: Volumes that are left out: names of files without endings, or labels of a pack; each must be there.
         coils_of: A scan whose coils every second simulated slice gets, turned and moved at random.
         tell: Called with the name of each slice that is written.
     """
     out = Path(out)
     if (out / MANIFEST).exists():
         raise AmbientSolveError(f"{out} already holds prepared data: choose another folder, or delete it.")
+    _refuse_unknown(held_out, [Path(source) for source in sources])
     out.mkdir(parents=True, exist_ok=True)
     asked = {**asdict(settings), "sources": [str(s) for s in sources], "held_out": list(held_out)}
     asked |= {"coils_of": None if coils_of is None else str(coils_of)}
@@ -188,7 +190,7 @@ def _pictures(
     pictures = [
         (name, picture[0])
         for i, (name, picture) in enumerate(read_images(source, 1))
-        if (labels is None or str(labels[i]) not in held_out) and picture.float().mean() > 255 * EMPTY
+        if (_stem(name) if labels is None else str(labels[i])) not in held_out and picture.float().mean() > 255 * EMPTY
     ]
     pictures = shuffled(pictures, settings.seed)[: settings.limit or None]
     for index, (name, picture) in enumerate(pictures, first):
@@ -247,6 +249,26 @@ def _volumes(pack: Path) -> np.ndarray | None:
         return load(found["label"], f"label of {pack}", LIMIT, LABELS) if "label" in found else None
 
 
+def _stem(name: str | Path) -> str:
+    """The name of a file without its folder and its endings."""
+    return Path(name).name.split(".")[0]
+
+
+def _refuse_unknown(held_out: Sequence[str], sources: Sequence[Path]) -> None:
+    """Raise where a volume is to be left out that is not there: it may be one that is, spelled otherwise."""
+    known: set[str] = set()
+    for source in sources:
+        labels, files = _volumes(source), source.rglob("*") if source.is_dir() else [source]
+        own = {_stem(p) for p in files if p.name.lower().endswith((*SCANS, *PICTURES))}
+        if labels is None and not own:
+            return  # shards or a data set of a hub, which name their pictures only when they are read
+        known |= own if labels is None else set(map(str, labels))
+    missing = [name for name in held_out if name not in known]
+    if missing:
+        near = suggestion(missing[0], difflib.get_close_matches(missing[0], known, n=5, cutoff=0) or known)
+        raise AmbientSolveError(f"There is no volume {missing[0]!r} to hold out. {near}")
+
+
 def _scans(folder: Path, settings: Preparation, held_out: Sequence[str]) -> Iterator[Made]:
     """The slices of all k-space in `folder`."""
     paths = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
@@ -254,7 +276,7 @@ def _scans(folder: Path, settings: Preparation, held_out: Sequence[str]) -> Iter
     if not paths:
         raise AmbientSolveError(f"The folder {folder} holds no scan ({', '.join(SCANS)}) and no picture.")
     for path in paths:
-        if path.name.split(".")[0] not in held_out:
+        if _stem(path) not in held_out:
             scan = read_scan(path, seed=settings.seed)
             for i in range(len(scan)):
                 try:
