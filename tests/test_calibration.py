@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from deepinv.physics import Denoising, GaussianNoise, PoissonNoise
-from scipy.stats import binom, chi2, kstest
+from scipy.stats import binom, chi2, chisquare, kstest
 
 from ambient_solve.algorithms.dps import DPS
 from ambient_solve.algorithms.mmps import MMPS
@@ -67,6 +67,21 @@ def test_uniformity_rejects_as_often_as_it_says():
     ranks = torch.randint(24, (20_000,), generator=gen(0))
     counts = histogram(ranks, 23).double()
     assert uniformity(ranks, 23) > 0.01 and chi2.sf(float(((counts - 1000) ** 2 / 1000).sum()), 19) < CERTAIN
+
+
+@pytest.mark.parametrize(("n", "n_samples"), [(200, 19), (200, 23), (60, 9), (40, 1), (400, 99)])
+def test_uniformity_is_the_chi_square_test_of_scipy(n, n_samples):
+    """Ranks dealt out to bins one by one; one bin fewer is a degree of freedom."""
+    bins = min(n_samples + 1, 20, n // 5)
+    of_rank = [bins * r // (n_samples + 1) for r in range(n_samples + 1)]
+    ranks = torch.cat([torch.randint(n_samples + 1, (n - 4,), generator=gen(n)), torch.zeros(4, dtype=torch.long)])
+    found = [sum(of_rank[int(r)] == b for r in ranks) for b in range(bins)]
+    expected = [n * of_rank.count(b) / (n_samples + 1) for b in range(bins)]
+    assert histogram(ranks, n_samples).tolist() == found
+    wanted = chisquare(found, expected).pvalue
+    assert uniformity(ranks, n_samples) == pytest.approx(wanted, rel=1e-6)
+    # The control: one degree of freedom more.
+    assert abs(chi2.sf(chisquare(found, expected).statistic, bins) - wanted) > 1e-3
 
 
 def gen(seed):

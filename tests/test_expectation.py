@@ -217,6 +217,29 @@ def test_the_gaussian_of_lap_0_knows_no_scans():
     assert one_sentence(error)
 
 
+@pytest.mark.parametrize("sigma_noise", [0.0, NOISE])
+def test_what_no_operator_describes_stays_annotated_when_a_picture_is_restored(tmp_path, sigma_noise):
+    """A mask and noise are undone, a blur is not: the restoration is no clean picture, and is stored as none."""
+    seen = torch.ones(SHAPE, dtype=torch.uint8)
+    seen[..., 0] = 0
+
+    def sample(sigma_min: float) -> Sample:
+        z = (seen * randn(*SHAPE, seed=11)).half()
+        return Sample("blurred", z, sigma_noise, sigma_min, mask=seen, damage="gaussian-blur")
+
+    levels = {0.0: 0.0, sigma_noise: 0.0, 1.5: 1.5, math.inf: math.inf}
+    for method in (expectation.Guided(MMPS(steps=4)), expectation.Told(3)):
+        assert all(method.restores(sample(low)) for low in levels)
+        assert {low: method.sigma_min(sample(low)) for low in levels} == levels
+    method, kept = METHODS["guided"][0], [low for low in levels if math.isfinite(low)]
+    write([sample(low) for low in kept], tmp_path / "out", method)
+    back = list(read_corrupted(tmp_path / "out", 1))[::2]
+    assert [s.sigma_min for s in back] == [levels[low] for low in kept]
+    assert all(s.damage == "restored" and s.sigma_noise == 0 and s.mask is None for s in back)
+    # Control: what only noise had damaged may be used as clean.
+    assert [s.sigma_min for s in back if s.sigma_min == 0] == [0.0] * (len(kept) - 1)
+
+
 METHODS = {
     "guided": (expectation.Guided(MMPS(steps=4)), truth()),
     "told": (expectation.Told(3), ToldGaussian()),

@@ -47,6 +47,32 @@ def test_the_definition(name, shrink, size):
     assert relative(NonCartesian(maps, points.flip(-1)).A(x), wanted) > 0.1
 
 
+def test_a_frequency_of_a_quarter_turns_the_phase_by_a_quarter_from_pixel_to_pixel():
+    """The unit of a trajectory, written out: cycles per pixel, rows first. In radians it would be 2 pi times that."""
+    x, maps = torch.zeros(1, 2, 8, 6), torch.ones(1, 8, 6, dtype=torch.complex64)
+    x[0, 0, 4 + 1, 3] = 1  # one row below the middle
+    for k, wanted in (
+        ((0.25, 0.0), (0, -1)),
+        ((0.0, 0.25), (1, 0)),
+        ((-0.5, 0.1), (-1, 0)),
+        ((0.125, 0.4), (0.5**0.5, -(0.5**0.5))),
+    ):
+        y = NonCartesian(maps, torch.tensor([k])).A(x)[0, :, 0, 0] * 48**0.5
+        torch.testing.assert_close(y, torch.tensor(wanted, dtype=torch.float32), atol=1e-4, rtol=1e-4)
+    # A slow one, whose radians would pass for cycles, tells the two apart as well.
+    y = NonCartesian(maps, torch.tensor([[0.05, 0.0]])).A(x)[0, :, 0, 0] * 48**0.5
+    torch.testing.assert_close(torch.atan2(y[1], y[0]), torch.tensor(-0.1 * torch.pi), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", TRAJECTORIES)
+def test_a_trajectory_in_radians_is_refused_and_in_cycles_reaches_the_edge(name):
+    points = TRAJECTORIES[name]
+    assert 0.48 < float(points.norm(dim=-1).max()) <= 0.5
+    NonCartesian(complexes(2, 8, 7), points)
+    with pytest.raises(AmbientSolveError, match="cycles per pixel"):
+        NonCartesian(complexes(2, 8, 7), 2 * torch.pi * points)
+
+
 def test_on_the_grid_it_is_the_cartesian_operator():
     size, mask = (12, 10), (torch.rand(12, 10, generator=torch.Generator().manual_seed(0)) < 0.4).float()
     at = torch.cartesian_prod(*((torch.arange(n).double() - n // 2) / n for n in size)).reshape(*size, 2)
