@@ -11,6 +11,8 @@ from PIL import Image
 
 from browsing import CHROMIUM, FLAGS, PATIENCE
 
+pytest_plugins = ["skips"]
+
 
 @pytest.fixture(scope="module")
 def prior_folder(tmp_path_factory) -> str:

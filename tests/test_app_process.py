@@ -14,6 +14,8 @@ from PIL import Image
 
 from test_app_events import ask, connect
 
+pytestmark = pytest.mark.timeout(400)  # seconds: its tests wait for other processes
+
 
 def test_the_files_of_visitors_go_with_a_page_that_is_told_to_end(prior_folder, tmp_path):
     pytest.importorskip("gradio_client")

@@ -12,6 +12,8 @@ from PIL import Image
 from ambient_solve.app import painter
 from browsing import choose, open_tab, paint, painted_share, put_in, shot, wait_for_words
 
+pytestmark = pytest.mark.timeout(300)  # seconds: its tests wait for other processes
+
 
 def test_a_visit_with_the_mouse(visit, picture, tmp_path):
     shot(visit, "first-view")

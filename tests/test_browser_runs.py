@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from ambient_solve import NetworkPrior
 from ambient_solve.app import events, run
 from browsing import PATIENCE, paint, put_in, samples, wait_for_words
+
+pytestmark = pytest.mark.timeout(300)  # seconds: its tests wait for other processes
 
 
 def test_a_run_that_is_stopped_keeps_what_is_finished(visit, picture, monkeypatch):

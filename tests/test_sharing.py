@@ -22,6 +22,7 @@ from ambient_solve.restore import PART, Denoise, restore_file, restore_files
 from ambient_solve.sharing import PIXELS, Share, groups, processes
 from helpers import one_sentence
 
+pytestmark = pytest.mark.timeout(400)  # seconds: its tests wait for other processes
 STEPS, SAMPLES, SIDE, GROUP = 8, 8, 64, 4
 WORDS = ("--task", "denoise", "--sigma", "0.1", "--algorithm", "proximal", "--steps", str(STEPS), "--device", "cpu")
 SETTINGS = {"algorithm": "proximal", "options": {"steps": STEPS}, "n_samples": SAMPLES}

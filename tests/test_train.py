@@ -28,6 +28,7 @@ from ambient_solve.noise import Streams
 from ambient_solve.priors.load import load_prior
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
 
+pytestmark = pytest.mark.timeout(500)  # seconds: its tests wait for other processes
 TRAINERS = Path(__file__).resolve().parents[1] / "trainers"
 STEPS = 60
 SETTINGS = {
