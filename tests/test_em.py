@@ -310,3 +310,27 @@ def test_a_part_of_stored_data_is_the_first_of_it_or_drawn_from_all_of_it(tmp_pa
     assert names() == ["0", "1", "2", "3", "4"]
     drawn = names(shuffle=True)
     assert drawn == names(shuffle=True) and len(set(drawn)) == 5 and drawn != names() and max(map(int, drawn)) > 5
+
+
+def test_no_two_e_steps_draw_with_the_same_noise(tmp_path):
+    """Of one prior and the same pictures: by iteration, by source, by seed and by draw; resumed, with the same one."""
+
+    def draws(name: str, number: int, seed: int = 0) -> list[Tensor]:
+        """The restorations (pictures, draws) of each source in an E-step."""
+        network = NetworkConfig(channels=1)
+        train = em.Config(out="", network=network, sources=(em.Source("a"), em.Source("b")))
+        settings = em.EM(out=str(tmp_path / name), train=train, knobs={"steps": 4}, draws=2, seed=seed)
+        em._expect(settings, number, "", [SAMPLES[:6], SAMPLES[:6]])
+        folders = sorted(p.parent for p in (tmp_path / name).rglob(f"*{number}/restored-*/manifest.jsonl"))
+        return [torch.stack([s.z.float() for s in read_corrupted(f, 1)]).reshape(6, 2, -1) for f in folders]
+
+    first, second = draws("run", 1), draws("run", 2)
+    other, again = draws("other", 1, seed=1), draws("again", 1)
+    assert len(first) == len(second) == 2
+    every = torch.cat([*first, *second, *other], 1)  # (pictures, 12 draws, entries)
+    apart = (every[:, :, None] - every[:, None]).abs().amax((0, 3)) + torch.eye(12)
+    assert float(apart.min()) > 0.2
+    # Noise that is shared would leave a correlation; that of 72 entries, most of them hidden, is within a half.
+    centred = (every - every.mean(1, keepdim=True)).transpose(0, 1).flatten(1)
+    assert float((torch.corrcoef(centred) - torch.eye(12)).max()) < 0.6
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
