@@ -367,3 +367,33 @@ def test_shipped_configurations_are_valid(command, file):
     code, out, error = command(file.read_text(), "--out", "unused", "--dry-run")
     assert code == 0, error
     assert yaml.safe_load(out)["images"] >= 5_000
+
+
+def test_validation_and_average_are_of_the_weights_of_every_step(root, command, monkeypatch):
+    """The average is recomputed from the weights; the held-out loss and the sheet are those of the average."""
+    train, states, measured = importlib.import_module("train"), [], []
+    save, loss, sheet = train.Checkpoints.save, train.held_out_loss, train.sample_sheet
+    copied = lambda tensors: {k: v.detach().clone() for k, v in tensors.items()}  # noqa: E731
+
+    def kept(self, step, seconds, model, ema, optimizer):
+        states.append((copied(model.state_dict()), copied(ema)))
+        save(self, step, seconds, model, ema, optimizer)
+
+    def measure(plain):
+        return lambda prior, *rest: measured.append(copied(prior.state_dict())) or plain(prior, *rest)
+
+    monkeypatch.setattr(train.Checkpoints, "save", kept)
+    monkeypatch.setattr(train, "held_out_loss", measure(loss))
+    monkeypatch.setattr(train, "sample_sheet", measure(sheet))
+    own = {"images": 8 * 6, "checkpoint_every": 1, "stats_every": 1, "validate_every": 3, "lr": 0.01, "warmup": 1}
+    assert command({**own, "ema": {"half_life": 20}}, "--out", str(root / "averaged"))[0] == 0
+    average = states[0][1]
+    for step, (weights_, ema) in enumerate(states[1:], 1):
+        old = 0.5 ** (8 / min(20, 0.1 * 8 * (step + 1)))  # a half-life of a tenth of what was seen, at most 20 samples
+        average = {k: old * v + (1 - old) * weights_[k] for k, v in average.items()}
+        assert distance(average, ema) < 1e-4
+    assert len(states) == 6 and len(measured) == 4
+    for found, step in zip(measured, (3, 3, 6, 6), strict=True):
+        weights_, ema = states[step - 1]
+        assert all(torch.equal(found[k], ema[k]) for k in ema)
+        assert distance(found, weights_) > 1e-4  # the control: these are others
