@@ -195,4 +195,8 @@ def test_refusals(call, match):
 def test_any_linear_blur_fits_behind_the_camera():
     for boundary in ("circular", "valid"):
         blur = gaussian_blur(SIZE, width=1.0, boundary=boundary)
-        assert CameraBlur(blur).A(rand(1, *SIZE)).shape == blur.A(rand(1, *SIZE)).shape
+        x = rand(1, *SIZE)
+        found, wanted = CameraBlur(blur).A(x), encode(blur.A(decode(x)))
+        torch.testing.assert_close(found, wanted)
+        # The control: the curve left out.
+        assert float((blur.A(x) - wanted).abs().max()) > 0.01
