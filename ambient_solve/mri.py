@@ -212,7 +212,7 @@ def reconstruct(
 
 
 def automatic(algorithm: str) -> str:
-    """What "auto" stands for here: `proximal`, which needs no backward pass and no weight (benchmarks/mri.md)."""
+    """What "auto" stands for here: `proximal`, which needs no backward pass and no weight (docs/benchmarks/mri.md)."""
     return "proximal" if algorithm == "auto" else algorithm
 
 

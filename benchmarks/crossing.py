@@ -1,6 +1,11 @@
-r"""Can a prior learned from incomplete data beat a perfect one? Prints benchmarks/crossing.md; exit code 1 if not so.
+r"""Can a prior learned from incomplete data beat a perfect one? Prints its page; exit code 1 if not so.
 
-    python benchmarks/crossing.py > benchmarks/crossing.md
+    python benchmarks/crossing.py > docs/benchmarks/crossing.md
+
+Single samples of A-DPS with a prior of undersampled data have a lower error than DPS samples with a perfect prior,
+where few lines were measured. The prior is no better for it: its samples collapse towards conditional means, and the
+mean of eight DPS samples of the perfect prior is nearer at every rate. Conditioned on the mask of the measurement, the
+exact prior gives the posterior mean by every method, A-OS in one call.
 
 A-DPS (Aali et al., 2025, arXiv 2403.08728) is reported to beat DPS with a prior of complete scans where few lines of
 k-space were measured, and to lose where many were. Here every prior is exact: lines z0 ~ N(0, K) of 96 complex
@@ -11,15 +16,15 @@ come. What the tables say:
 
 - The crossing is real, with exact priors. Single samples of A-DPS lose to DPS at R = 2 with every prior and win at
   R = 6 and 8 with every prior, the most with the one trained at R = 8, which is the best from R = 4 on.
-- It is not a better prior. A told denoiser ignores what it does not see, so that samples collapse towards conditional
-  means (V / B far below 1), and squared error rewards means: an exact posterior sample errs by a factor of root 2 more
-  than the posterior mean. The mean of a few DPS samples with the clean prior beats A-DPS with any prior at every rate,
-  its own mean included, and its samples are calibrated.
-- The mask of training is the wrong one to show. It hides lines that were measured, which are lost. Told the mask of the
-  measurement, whatever it was trained on, the exact prior gives the posterior mean by every method, A-OS in one
-  call, and no sampler with another mask reaches it. A network told masks unlike those of its training may not do so.
+- It is not a better prior. A mask-conditioned denoiser ignores what it does not see, so that samples collapse towards
+  conditional means (V / B far below 1), and squared error rewards means: an exact posterior sample errs by a factor of
+  root 2 more than the posterior mean. The mean of a few DPS samples with the clean prior beats A-DPS with any prior at
+  every rate, its own mean included, and its samples are calibrated.
+- The mask of training is the wrong one to show. It hides lines that were measured, which are lost. Conditioned on the
+  mask of the measurement, whatever it was trained on, the exact prior gives the posterior mean by every method, A-OS in
+  one call, and no sampler with another mask reaches it. A network may not, with masks unlike those of its training.
 - The proximal sampler, without a gradient, errs less than A-DPS in every cell with the same prior, for the same reason:
-  its samples spread too little, with the clean prior as well.
+  its samples vary too little, with the clean prior as well.
 """
 
 from __future__ import annotations
@@ -164,15 +169,15 @@ class Cell:
             "A-OS": lambda: self.solve(own, AOS(), 1),
             "DPS, clean prior": lambda: self.adps(clean),
             **{f"A-DPS, prior R = {rate}": partial(self.adps, prior) for rate, prior in priors.items()},
-            "A-DPS, told what is measured": lambda: self.adps(own),
+            "A-DPS, conditioned on the measured mask": lambda: self.adps(own),
             "proximal, clean prior": lambda: self.solve(clean, Proximal(), SAMPLES),
             **{
                 f"proximal, prior R = {rate}": partial(self.solve, prior, Proximal(), SAMPLES)
                 for rate, prior in priors.items()
             },
-            "proximal, told what is measured": lambda: self.solve(own, Proximal(), SAMPLES),
+            "proximal, conditioned on the measured mask": lambda: self.solve(own, Proximal(), SAMPLES),
             "mmps, clean prior": lambda: self.solve(clean, MMPS(), SAMPLES),
-            "mmps, told what is measured": lambda: self.solve(own, MMPS(), SAMPLES),
+            "mmps, conditioned on the measured mask": lambda: self.solve(own, MMPS(), SAMPLES),
         }
 
 
@@ -198,7 +203,7 @@ def measure(K: Tensor, rate: int, groups: int, each: int) -> dict[str, Score]:
 def criteria(columns: dict[int, dict[str, Score]]) -> list[tuple[str, float, float, float]]:
     """(what, found, low, high): what the docstring says of the table."""
     clean, first, last = "DPS, clean prior", columns[RATES[0]], columns[RATES[-1]]
-    exact, own = "exact posterior", "A-DPS, told what is measured"
+    exact, own = "exact posterior", "A-DPS, conditioned on the measured mask"
     told, every = [f"A-DPS, prior R = {rate}" for rate in RATES], columns.values()
     spread = [column[name].calibration for column in every for name in told]
     return [
@@ -216,7 +221,7 @@ def criteria(columns: dict[int, dict[str, Score]]) -> list[tuple[str, float, flo
         ("V / B of the exact posterior, smallest (control)", min(c[exact].calibration for c in every), 0.9, 1.1),
         ("A-DPS over A-OS, smallest", min(c[n].single / c["A-OS"].single for c in every for n in told), 1.05, 9),
         (
-            "A-DPS, told what is measured, over A-OS, largest",
+            "A-DPS, conditioned on the measured mask, over A-OS, largest",
             max(c[own].single / c["A-OS"].single for c in every),
             0.99,
             1.02,

@@ -1,4 +1,4 @@
-"""How exact is each algorithm? Prints a table; `--record` stores what the tests compare other problems with.
+"""How exact is each algorithm? Prints the table of docs/exactness.md; `--record` stores what the tests compare with.
 
 python benchmarks/exactness.py --record                    (two hours; an interrupted one goes on where it stopped)
 python benchmarks/exactness.py --table                     (print what has been recorded)

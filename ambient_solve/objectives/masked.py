@@ -55,7 +55,7 @@ class Masked(Objective):
 
     incomplete: ClassVar[bool] = True
 
-    # A fixed share, be it the paper's .1 or .4, and hidden entries that count once each, err more (benchmarks/arms.md).
+    # A fixed share, be it the paper's .1 or .4, and hidden entries that count once each, err more (benchmarks/arms.py).
     delta: float = knob(0.5, 0.0, 0.99, "largest share of the observed that a visit hides; 0 learns nothing missing")
     delta_min: float = knob(0.05, 0.0, 0.99, "smallest share; each visit draws one in between, or takes delta if less")
     planes: int = knob(1, 0, 1024, "planes of the mask that are told: 1 if the channels share it, 0 tells nothing")
