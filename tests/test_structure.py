@@ -302,13 +302,13 @@ def test_what_an_import_costs():
 
 
 def skeletons() -> dict[str, str]:
-    """The Python of CONTRIBUTING.md by its heading."""
-    sections = (ROOT / "CONTRIBUTING.md").read_text().split("\n## ")[1:]
+    """The Python of docs/design.md by its heading."""
+    sections = (ROOT / "docs" / "design.md").read_text().split("\n## ")[1:]
     found = {s.splitlines()[0]: re.findall(r"```python\n(.*?)```", s, re.DOTALL) for s in sections}
     return {heading: blocks[0] for heading, blocks in found.items() if blocks}
 
 
-def test_the_skeletons_of_the_contributing_guide_are_true(tmp_path, monkeypatch):
+def test_the_skeletons_of_the_design_page_are_true(tmp_path, monkeypatch):
     assert list(skeletons()) == ["An algorithm", "An objective", "An operator"]
     monkeypatch.syspath_prepend(tmp_path)
     made = {}
