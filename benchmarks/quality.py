@@ -145,7 +145,7 @@ def table(rows: Sequence[dict]) -> str:
     """Markdown: all tries, and when the default has the quality of the reference."""
     found, lines = averages(rows), []
     for task in dict.fromkeys(task for task, _ in found):
-        lines += ["", f"### {task}", "", "| method | seconds | PSNR | LPIPS |", "|---|---|---|---|"]
+        lines += ["", f"## {task}", "", "| method | seconds | PSNR | LPIPS |", "|---|---|---|---|"]
         own = {name: q for (t, name), q in found.items() if t == task}
         for name, q in sorted(own.items(), key=lambda item: item[1]["seconds"]):
             lines.append(f"| {name} | {q['seconds']:.2f} | {q['psnr']:.2f} | {q['lpips']:.3f} |")

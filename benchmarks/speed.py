@@ -207,7 +207,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         part = [row for row in rows if (row["precision"], row["task"]) == (precision, task)]
         done = [row for row in part if "skipped" not in row]
         one, both = (statistics.median(done[0]["seconds"][k]) * 1000 for k in ("forward", "both")) if done else (0, 0)
-        lines += ["", f"### {task}, {precision}: F = {one:.1f} ms, F+B = {both:.1f} ms", ""]
+        lines += ["", f"## {task}, {precision}: F = {one:.1f} ms, F+B = {both:.1f} ms", ""]
         lines += ["| method | F | B | / network: min, median, max | / F | / F+B | set-up |", "|" + "---|" * 7]
         for row in done:
             low, middle, high = min(row["network"]), statistics.median(row["network"]), max(row["network"])
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args.json.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"{torch.get_num_threads()} thread(s) of {os.cpu_count()} CPUs, torch {torch.__version__}")
     print(table(rows))
-    print("\n### Targets\n")
+    print("\n## Targets\n")
     for holds, text in targets(rows):
         print(f"- {'holds' if holds else 'MISSED'}: {text}")
 

@@ -48,3 +48,21 @@ autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+default_role = "code"  # `name` in a docstring is code
+
+
+def plain(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Docstrings are plain text with code in backticks: a star outside of these, as in (B, *shape), is a star."""
+    code = False
+    for i, line in enumerate(lines):
+        parts = line.split("`")
+        for j, part in enumerate(parts):
+            if not (code ^ bool(j % 2)):
+                parts[j] = part.replace("*", r"\*")
+        code ^= len(parts) % 2 == 0
+        lines[i] = "`".join(parts)
+
+
+def setup(app: object) -> None:
+    """Before napoleon, which has the priority 500."""
+    app.connect("autodoc-process-docstring", plain, priority=400)

@@ -125,7 +125,7 @@ def test_rows_and_what_cannot_run():
     ]
     assert all(len(rows[0][key]) == 2 for key in ("network", "forward", "both", "setup"))
     text = speed.table(rows)
-    assert text.count("### ") == 2 and "needs a DecomposablePhysics" in text
+    assert text.count("\n## ") == 2 and "needs a DecomposablePhysics" in text
 
 
 def row(method, network, counts=(1, 0)):
