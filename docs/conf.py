@@ -41,6 +41,7 @@ nb_execution_cache_path = str(Path(__file__).with_name(".jupyter_cache"))
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
