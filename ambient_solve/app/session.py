@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import re
 import shutil
 import tempfile
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ambient_solve.app import panels
+from ambient_solve.app.folder import home
 from ambient_solve.damage import Inpaint, Picture
 from ambient_solve.recipe import Recipe, cli_command, python_snippet, write_png
 from ambient_solve.uploads import open_upload, zip_folder
@@ -34,17 +33,9 @@ restored = measured * read_measurement({picture!r}, restored.shape[1]).y + (1 - 
 """What follows the snippet where the page has copied the measured pixels into what it restored."""
 
 
-@lru_cache(maxsize=1)
-def _home() -> Path:
-    """The folder of all sessions, which goes when the program ends."""
-    home = Path(tempfile.mkdtemp(prefix="ambient-solve-"))
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
-    return home
-
-
 def new_folder() -> Path:
     """A folder for one session."""
-    return Path(tempfile.mkdtemp(dir=_home()))
+    return Path(tempfile.mkdtemp(dir=home().path))
 
 
 @dataclass
@@ -88,6 +79,8 @@ def tame(name: str) -> str:
 
 def recipe_of(result: Result) -> Recipe:
     """What repeats a result on its picture, or on its picture and its mask."""
+    from ambient_solve.priors.load import pinned
+
     order, files = result.problem.order, {}
     stem = result.problem.picture.path.stem
     if order.task == Inpaint.name:
@@ -95,7 +88,7 @@ def recipe_of(result: Result) -> Recipe:
     elif order.kernel is not None:
         files = {"kernel": order.kernel.name}
     return Recipe(
-        prior=order.prior,
+        prior=pinned(order.prior),
         task=order.task,
         damage={**order.options, **files},
         algorithm=order.algorithm,

@@ -20,19 +20,39 @@ def embedded_priors() -> list[str]:
 
 
 def prior_folder(name: str | Path) -> Path:
-    """The folder of a prior: embedded if `name` is that of an embedded prior, else a local folder, else the hub's."""
+    """The folder of a prior: embedded if `name` is that of an embedded prior, else a local folder, else the hub's.
+
+    A hub id may name its revision, as owner/name@revision.
+    """
     known = embedded_priors()
     if str(name) in known:
         return EMBEDDED / str(name)
     if Path(name).is_dir():
         return Path(name)
     text = str(name)
-    if text.count("/") == 1 and not text.startswith((".", "/", "~")) and all(text.split("/")):
-        return _from_hub(text)
+    if _is_hub_id(text):
+        return _from_hub(*_at_revision(text))
     raise AmbientSolveError(
         f"There is no prior {text!r}: it is neither embedded, nor a folder, nor a hub id (owner/name). "
         + (suggestion(text, known) if known else NONE_EMBEDDED)
     )
+
+
+def pinned(name: str) -> str:
+    """`name`, a hub id with the revision (owner/name@commit) that is here now; other names as they are.
+
+    Nothing is fetched: where the hub id was never loaded, it stays without.
+    """
+    if name in embedded_priors() or Path(name).exists() or not _is_hub_id(name) or "@" in name:
+        return name
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG], local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        return name
+    return f"{name}@{folder.name}"
 
 
 def load_prior(
@@ -57,12 +77,22 @@ def load_prior(
     return network if survival is None else AmbientPrior(network, survival, planes=planes).eval()
 
 
-def _from_hub(repo: str) -> Path:
+def _is_hub_id(text: str) -> bool:
+    return text.count("/") == 1 and not text.startswith((".", "/", "~")) and all(text.split("/"))
+
+
+def _at_revision(text: str) -> tuple[str, str | None]:
+    """The hub id and the revision that it names, if it does."""
+    repo, _, revision = text.partition("@")
+    return repo, revision or None
+
+
+def _from_hub(repo: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=[WEIGHTS, CONFIG, CARD, *PIPELINE]))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD, *PIPELINE]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         known = embedded_priors()
         reason = str(error).strip().splitlines()[0]
