@@ -16,6 +16,7 @@ from PIL import Image
 from ambient_solve.app import controls, events, history, many, painter, panels, run, wiring
 from ambient_solve.app.job import prepare
 from ambient_solve.app.order import Order
+from ambient_solve.app.rules import Rules
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.recipe import Recipe, read_png
 from ambient_solve.uploads import open_upload
@@ -35,8 +36,8 @@ def values(picture: Path | None, prior_folder: str, **changes) -> dict:
         **standing,
         **{"session": None, "file": None if picture is None else str(picture), "editor": None, "mask": None},
         **{"kernel": None, "task": "denoise", "play": False, "scattered": 0.0, "prior": prior_folder},
-        **{"device": "cpu", "algorithm": "proximal", "knobs": STEPS, "samples": 2, "seed": 3, "same_seed": True},
-        **{"size": "auto", "keep": True, "sigma": 0.1},
+        **{"device": "cpu", "rules": Rules((prior_folder,)), "algorithm": "proximal", "knobs": STEPS},
+        **{"samples": 2, "seed": 3, "same_seed": True, "size": "auto", "keep": True, "sigma": 0.1},
         **changes,
     }
 

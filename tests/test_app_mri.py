@@ -15,6 +15,7 @@ from ambient_solve import NetworkConfig, NetworkPrior
 from ambient_solve.app import mri_events, mri_example, mri_job, mri_panels
 from ambient_solve.app.mri_job import ScanOrder
 from ambient_solve.app.mri_panels import Look
+from ambient_solve.app.rules import Rules
 from ambient_solve.data.mri import read_scan
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri import problem, reconstruct, retrospective
@@ -55,7 +56,14 @@ def values(**changes) -> dict:
             "acceleration": 2.0,
             "acs": 12,
         },
-        **{"method": "cg-sense", "prior": "", "device": "cpu", "algorithm": "proximal", "knobs": {"steps": 2}},
+        **{
+            "method": "cg-sense",
+            "prior": "",
+            "device": "cpu",
+            "rules": Rules(any_prior=True),
+            "algorithm": "proximal",
+            "knobs": {"steps": 2},
+        },
         **{"samples": 2, "seed": 0, "same_seed": True, "coils": 4, "every": False, "index": 0, "window": 100},
         **{"level": 50, "zoom": 1, "row": 20, "column": 24, "flip": False, "coil": 0},
         **changes,
@@ -319,10 +327,10 @@ def test_priors_for_scans_are_those_of_two_channels(tmp_path, monkeypatch):
         NetworkPrior(config).save(tmp_path / name, card="# tiny\nRandom weights.\n")
     monkeypatch.setattr(load, "EMBEDDED", tmp_path)
     assert mri_events.priors() == ["brain-mri", "a-scan"]
-    found = mri_events.offers({})
+    found = mri_events.offers(values())
     assert found["method"] == "prior" and found["prior"]["value"] == "brain-mri" and found["learned"]["visible"]
     monkeypatch.setattr(load, "EMBEDDED", tmp_path / "none")
-    assert mri_events.priors() == [] and "method" not in mri_events.offers({})
+    assert mri_events.priors() == [] and "method" not in mri_events.offers(values())
     with pytest.raises(AmbientSolveError, match="mri-train"):
         mri_events._chosen_prior({"method": "prior", "prior": None})
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ambient_solve.app import controls, events
+from ambient_solve.app.desk import DESK
+from ambient_solve.app.rules import Rules
 from ambient_solve.app.session import Session, details, save
 from ambient_solve.app.wiring import libraries
 
@@ -24,12 +26,13 @@ RESTORE = (
 ESTIMATE = "Estimate the noise level of a picture, and the JPEG quality it was once stored with (null: no trace)."
 
 
-def endpoints(prior: str, device: str, sentences: Callable[..., Any], model: dict[str, Any]) -> None:
+def endpoints(prior: str, device: str, rules: Rules, sentences: Callable[..., Any], model: dict[str, Any]) -> None:
     """Add the endpoints /restore and /estimate to the page that is being built."""
     import gradio as gr
 
     # Their names are those of the parameters of the endpoint.
     def restore(
+        request: Any,
         file: str,
         task: str,
         options: Any,
@@ -39,7 +42,10 @@ def endpoints(prior: str, device: str, sentences: Callable[..., Any], model: dic
         seed: int = 0,
     ) -> Iterator[tuple[str | None, dict[str, Any]]]:
         given = {"file": file, "task": task, "options": options, "mask": mask}
-        yield from restored(given | {"preset": preset, "samples": samples, "seed": seed}, prior, device)
+        given |= {"preset": preset, "samples": samples, "seed": seed, "visitor": request.session_hash}
+        yield from restored(given, prior, device, rules)
+
+    restore.__annotations__["request"] = gr.Request  # not as text, which gradio could not resolve
 
     def estimate(file: str) -> dict[str, Any]:
         return estimated(file, prior, device)
@@ -73,13 +79,16 @@ def _options() -> str:
     return " ".join(told)
 
 
-def restored(given: dict[str, Any], prior: str, device: str) -> Iterator[tuple[str | None, dict[str, Any]]]:
+def restored(
+    given: dict[str, Any], prior: str, device: str, rules: Rules | None = None
+) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """What /restore answers, in parts: how far it is, and at last the path of the picture and what is to be told."""
     libraries()
-    from ambient_solve.app.job import prepare
-    from ambient_solve.app.run import run
+    from ambient_solve.app.begin import begin
+    from ambient_solve.app.run import Moment, run
     from ambient_solve.errors import AmbientSolveError
 
+    rules = Rules((prior,)) if rules is None else rules
     if given["file"] is None:
         raise AmbientSolveError("No picture was given.")
     preset = controls.PRESETS[given["preset"]]
@@ -91,7 +100,7 @@ def restored(given: dict[str, Any], prior: str, device: str) -> Iterator[tuple[s
     standing = {name: controls.start_value(given["task"], name) for name in known}
     values = {
         **{"kernel": None, "editor": None, "play": False, "scattered": 0.0, "size": "auto", "keep": True},
-        **{"prior": prior, "algorithm": algorithm, "knobs": settings},
+        **{"prior": prior, "algorithm": algorithm, "knobs": settings, "device": device, "rules": rules},
         **{name: given[name] for name in ("task", "mask", "seed")},
         **{**standing, **options},
         "samples": given["samples"] or preset.samples,
@@ -99,10 +108,17 @@ def restored(given: dict[str, Any], prior: str, device: str) -> Iterator[tuple[s
     model = events.prior_of(prior, device)
     with contextlib.closing(Session()) as session:
         picture = session.take(given["file"], model.shape[0])
-        for moment in run(prepare(events.order_of(values), model, picture)):
+        load = lambda lane: events.chosen_prior(values, lane)  # noqa: E731
+        problem, job = begin(events.order_of(values), picture, load, rules, given.get("visitor"))
+        result = None
+        for moment in DESK.serve(job, run(problem), lambda words: Moment(0.0, words)):
             yield None, {"share": round(moment.share, 3), "words": moment.words}
-        best, _ = save(moment.result, session.folder)
-        yield str(best), {"misfit": moment.result.misfit, **details(moment.result)}
+            result = moment.result or result
+        if result is None:
+            raise AmbientSolveError(f"{job.over_words} No sample was finished by then.")
+        best, _ = save(result, session.folder)
+        ended = {"ended": job.over_words} if job.over and moment.share < 1 else {}
+        yield str(best), {"misfit": result.misfit, **ended, **details(result)}
 
 
 def estimated(file: str | None, prior: str, device: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ambient_solve.app import controls, example, history, painter, panels
+from ambient_solve.app.desk import DESK, LONG
 from ambient_solve.app.order import Order
 from ambient_solve.app.session import MAX_PIXELS, Session, details, how_to_repeat, save
 from ambient_solve.app.wiring import libraries
@@ -32,31 +33,37 @@ MAX_SAMPLES, MAX_STEPS = 16, 1000
 """What one run on the page may ask for."""
 
 
-@lru_cache(maxsize=2)
-def prior_of(name: str, device: str) -> Any:
-    """A prior, kept for the next run."""
+@lru_cache(maxsize=4)
+def prior_of(name: str, device: str, lane: str = "quick") -> Any:
+    """A prior, kept for the next run; each lane works with its own."""
     libraries()
     from ambient_solve.console import load
 
     return load(name, device)
 
 
+def chosen_prior(values: dict[str, Any], lane: str = "quick") -> Any:
+    """The prior that is chosen, where it is offered here."""
+    values["rules"].check_prior(values["prior"])
+    return prior_of(values["prior"], values["device"], *([lane] if lane == LONG else []))
+
+
 def warm(name: str, device: str) -> None:
     """Do what the first run would wait for; what is wrong with the prior is said to those who then ask for it."""
     with contextlib.suppress(AmbientSolveError):
-        example.rehearse(prior_of(name, device))
+        prior = prior_of(name, device)
+        DESK.alone(lambda: example.rehearse(prior))
 
 
 def offers(values: dict[str, Any]) -> dict[str, Any]:
     """What there is to choose, once the page stands: it takes torch, which takes seconds, and so does the prior."""
     import gradio as gr
 
-    prior_of(values["prior"], values["device"])
+    chosen_prior(values)
     from ambient_solve.algorithms import ALGORITHMS
-    from ambient_solve.priors.load import embedded_priors
 
-    priors = list(dict.fromkeys([values["prior"], *embedded_priors()]))
-    return {"algorithm": gr.update(choices=["auto", *ALGORITHMS]), "prior": gr.update(choices=priors)}
+    priors = gr.update(choices=values["rules"].offered())
+    return {"algorithm": gr.update(choices=["auto", *ALGORITHMS]), "prior": priors}
 
 
 def upload(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -79,7 +86,7 @@ def taken(values: dict[str, Any]) -> dict[str, Any]:
     import gradio as gr
 
     session = values["session"] or Session()
-    prior = prior_of(values["prior"], values["device"])
+    prior = chosen_prior(values)
     taken = session.take(values["file"], prior.shape[0])
     shown = small(panels.to_image(array(taken)))
     updates = {**nothing((shown, shown)), "session": session, "file": None, "mask": None}
@@ -179,13 +186,13 @@ def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     import gradio as gr
 
     libraries()
-    from ambient_solve.app.job import prepare
-    from ambient_solve.app.run import run
+    from ambient_solve.app.begin import begin
+    from ambient_solve.app.run import Moment, run
 
     session = values["session"] or Session()
     seed = values["seed"] if values["same_seed"] else random.randrange(2**31)
-    prior = prior_of(values["prior"], values["device"])
-    problem = prepare(order_of({**values, "seed": seed}), prior, picture({**values, "session": session}))
+    order, given = order_of({**values, "seed": seed}), picture({**values, "session": session})
+    problem, job = begin(order, given, lambda x: chosen_prior(values, x), values["rules"], values.get("visitor"))
     before = small(panels.measured(problem.before, problem.mask))
     piece = problem.piece
     cut = panels.measured(array(piece.picture), None if piece.mask is None else piece.mask.numpy() > 0)
@@ -193,7 +200,7 @@ def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     starting = {"status": panels.progress_bar(0, "Starting"), "stop": gr.update(interactive=True)}
     yield {**nothing((before, before)), "session": session, "seed": seed, **starting}
     shown: dict[str, Any] = {}
-    for moment in run(problem):
+    for moment in DESK.serve(job, run(problem), lambda words: Moment(0.0, words)):
         if session.taken != taken_before:  # another picture was put in, and is shown
             yield {"stop": gr.update(interactive=False)}
             return
@@ -205,9 +212,9 @@ def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
             session.result = moment.result
             shown = views(session, before)
             updates |= shown
-        if session.stopped and moment.share < 1:
-            finished = 0 if session.result is None else len(session.result.samples)
-            updates["status"] = panels.progress_bar(moment.share, stopped_words(finished))
+        if (session.stopped or job.over) and moment.share < 1:
+            words = stopped_words(0 if session.result is None else len(session.result.samples))
+            updates["status"] = panels.progress_bar(moment.share, f"{job.over_words} {words}" if job.over else words)
             yield updates
             break
         yield updates
@@ -361,7 +368,7 @@ def picture(values: dict[str, Any]) -> Picture:
     """The picture of the session at its full depth, or that of the example."""
     from ambient_solve.uploads import open_upload
 
-    session, channels = values["session"], prior_of(values["prior"], values["device"]).shape[0]
+    session, channels = values["session"], chosen_prior(values).shape[0]
     path = example.PICTURE if session is None or session.path is None else session.path
     if not path.is_file():
         raise AmbientSolveError("The picture is no longer kept: put it in again.")

@@ -72,7 +72,7 @@ def recall(values: dict[str, Any], index: int) -> dict[str, Any]:
         raise AmbientSolveError("This run is no longer remembered: restore the picture again.")
     kept = session.history[index]
     picture = next((kept.folder / "picture").glob("*"), None)
-    channels = events.prior_of(values["prior"], values["device"]).shape[0]
+    channels = events.chosen_prior(values).shape[0]
     if picture is None:
         session.path = session.result = None
     else:

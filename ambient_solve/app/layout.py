@@ -7,11 +7,12 @@ from typing import Any
 from ambient_solve.app import controls, events, example, history, many, painter, panels
 from ambient_solve.app.api import endpoints
 from ambient_solve.app.order import SIZES
+from ambient_solve.app.rules import Rules
 from ambient_solve.app.wiring import KEPT, MODEL, Parts, connect, connect_select, forget, sentences
 
 READ = (
     *("session", "file", "editor", "mask", "kernel", "task", "play", "scattered", *controls.damage_knobs()),
-    *("prior", "device", "algorithm", "knobs", "samples", "seed", "same_seed", "size", "keep"),
+    *("prior", "device", "rules", "algorithm", "knobs", "samples", "seed", "same_seed", "size", "keep"),
 )
 """Parts whose values an event may read."""
 DAMAGE = (*controls.damage_knobs(), "mask", "mask_file", "kernel", "keep", "painting", "estimate")
@@ -25,7 +26,7 @@ RECALLED = ("editor", "status", "play", "scattered", "prior", "size", *VIEWS, *D
 that nothing has changed."""
 
 
-def restore_tab(prior: str, device: str, open_priors: bool) -> None:
+def restore_tab(prior: str, device: str, rules: Rules) -> None:
     """Lay the tab out: what is wrong on the left, the picture in the middle, how to restore on the right."""
     import gradio as gr
 
@@ -33,6 +34,7 @@ def restore_tab(prior: str, device: str, open_priors: bool) -> None:
     parts: Parts = {
         "session": gr.State(None, time_to_live=KEPT, delete_callback=forget),
         "device": gr.State(device),
+        "rules": gr.State(rules),
         "knobs": gr.State(dict(standing)),
         "loaded": gr.State(dict(standing)),
     }
@@ -42,10 +44,10 @@ def restore_tab(prior: str, device: str, open_priors: bool) -> None:
         with gr.Column(scale=6, min_width=300):
             _picture_column(parts, seen)
         with gr.Column(scale=3, min_width=250):
-            _solver_column(parts, prior, open_priors)
+            _solver_column(parts, prior, rules.any_prior)
     _tabs_below(parts, seen)
     _wire(parts)
-    endpoints(prior, device, sentences, MODEL)
+    endpoints(prior, device, rules, sentences, MODEL)
 
 
 def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
@@ -255,5 +257,5 @@ def _wire(parts: Parts) -> None:
     told = ["pixel", "near", *place]
     on(parts["read"].click, lambda v: events.read_pixel(v, v["row"], v["column"]), told, place, queue=False)
     connect_select(parts, parts["gallery"].select, events.choose_sample, ["session"], ["slider"])
-    connect_select(parts, parts["history"].select, history.recall, ["session", "prior", "device"], RECALLED)
+    connect_select(parts, parts["history"].select, history.recall, ["session", "prior", "device", "rules"], RECALLED)
     connect_select(parts, parts["spread"].select, events.click_map, ["session"], told)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ambient_solve.app import events, panels
+from ambient_solve.app.desk import DESK, LONG, Job
+from ambient_solve.app.order import Order
 from ambient_solve.app.session import MAX_PIXELS, Session, tame
 from ambient_solve.app.wiring import libraries
+from ambient_solve.app.work import QUICK, checked, passes
 from ambient_solve.errors import AmbientSolveError, shown, without_folders
 from ambient_solve.uploads import open_upload, unzip_pictures, zip_folder
 
@@ -34,18 +38,27 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     )
     damage = make_damage(order.task, **order.options, **files)
     pictures = _received(values["many"] or [], session.folder / "many-in")
-    prior, out, rows = events.prior_of(order.prior, values["device"]), session.folder / "many-out", []
+    job = Job(_work(order, pictures), values.get("visitor"), values["rules"].minutes)
+    prior, out, rows = events.chosen_prior(values, LONG), session.folder / "many-out", []
     settings = {"algorithm": order.algorithm, "options": dict(order.knobs), "n_samples": order.samples}
     session.stopped, session.share = False, 0.0
     started = panels.progress_bar(0, f"{len(pictures)} pictures")
     yield {"session": session, "status": started, "table": rows, "stop": gr.update(interactive=True)}
     own = [str(file) for file in files.values()]
-    for outcome in restore_files(pictures, prior, damage, out=out, seed=order.seed, max_pixels=MAX_PIXELS, **settings):
+    outcomes = restore_files(pictures, prior, damage, out=out, seed=order.seed, max_pixels=MAX_PIXELS, **settings)
+    for outcome in DESK.serve(job, iter(outcomes), lambda words: words):
+        if isinstance(outcome, str):
+            yield {"status": panels.progress_bar(0, outcome)}
+            if session.stopped:
+                yield {"status": panels.progress_bar(0, "Stopped."), "stop": gr.update(interactive=False)}
+                return
+            continue
         failed = without_folders(outcome.error, outcome.path, *own)
         state = failed or ("finished before" if outcome.skipped else f"{outcome.seconds:.1f} s")
         rows.append([shown(outcome.path.name), "" if outcome.error else f"{outcome.chi2:.2f}", state, outcome.warning])
         session.share = len(rows) / len(pictures)
-        words = f"{'Stopped. ' * session.stopped}{len(rows)} of {len(pictures)} pictures"
+        ended = "Stopped. " if session.stopped else f"{job.over_words} " if job.over else ""
+        words = f"{ended}{len(rows)} of {len(pictures)} pictures"
         yield {"status": panels.progress_bar(session.share, words), "table": rows}
         if session.stopped:
             break
@@ -53,6 +66,20 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         raise AmbientSolveError("None of the pictures could be restored: the table says why.")
     archive = zip_folder(out, session.folder / "restored.zip")
     yield {"many_out": gr.update(value=str(archive), interactive=True), "stop": gr.update(interactive=False)}
+
+
+def _work(order: Order, pictures: list[Path]) -> float:
+    """What they ask for, which is a long job at any rate; none of them may ask for too much."""
+    from PIL import Image
+
+    work, each = 2 * QUICK, order.samples * passes(order.algorithm, order.knobs)
+    for path in pictures:
+        pixels = 0  # what is wrong with a file is said in its turn
+        with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            with Image.open(path) as image:
+                pixels = image.width * image.height * order.options.get("factor", 1) ** 2
+        work += checked(each * pixels)
+    return work
 
 
 def _received(uploads: list[str], folder: Path) -> list[Path]:

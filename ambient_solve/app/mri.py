@@ -7,6 +7,7 @@ from typing import Any
 from ambient_solve.app import controls, mri_api, mri_events, mri_example, mri_job, mri_panels, panels
 from ambient_solve.app.events import MAX_SAMPLES, choose_preset, stop
 from ambient_solve.app.mri_panels import METHODS, PANELS, Look
+from ambient_solve.app.rules import Rules
 from ambient_solve.app.wiring import KEPT, MODEL, Parts, connect, connect_select, forget
 
 KINDS = {
@@ -39,6 +40,7 @@ READ = (
         "method",
         "prior",
         "device",
+        "rules",
         "algorithm",
     ),
     *("knobs", "samples", "seed", "same_seed", "coils", "every", *LOOK),
@@ -48,7 +50,7 @@ DETAILS = ("shell", "details")
 SHOWN = ("session", "words", "coil", *DETAILS, *DRAWN)
 
 
-def scan_tab(prior: str, device: str, open_priors: bool) -> None:
+def scan_tab(prior: str, device: str, rules: Rules) -> None:
     """Lay the tab out: the scan and the method on the left, what there is to see on the right."""
     import gradio as gr
 
@@ -56,6 +58,7 @@ def scan_tab(prior: str, device: str, open_priors: bool) -> None:
     parts: Parts = {
         "session": gr.State(None, time_to_live=KEPT, delete_callback=forget),
         "device": gr.State(device),
+        "rules": gr.State(rules),
         "knobs": gr.State(dict(preset.knobs)),
         "loaded": gr.State(dict(preset.knobs)),
     }
@@ -63,11 +66,11 @@ def scan_tab(prior: str, device: str, open_priors: bool) -> None:
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=3, min_width=300):
             _scan_column(parts)
-            _method_column(parts, open_priors)
+            _method_column(parts, rules.any_prior)
         with gr.Column(scale=8, min_width=300):
             _viewer(parts)
     _wire(parts)
-    mri_api.endpoint(device, MODEL)
+    mri_api.endpoint(device, rules, MODEL)
 
 
 def _scan_column(parts: Parts) -> None:

@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from ambient_solve.app import mri_events, mri_job, mri_panels
+from ambient_solve.app.desk import DESK
+from ambient_solve.app.rules import Rules
 from ambient_solve.app.wiring import libraries, sentences
 from ambient_solve.errors import AmbientSolveError
 
@@ -35,16 +37,19 @@ OPTIONS = {
 }
 
 
-def endpoint(device: str, model: dict[str, Any]) -> None:
+def endpoint(device: str, rules: Rules, model: dict[str, Any]) -> None:
     """Add the endpoint /mri to the page that is being built."""
     import gradio as gr
 
     # Their names are those of the parameters of the endpoint.
     def mri(
-        files: list[str], method: str, prior: str, options: Any, kind: str, acceleration: float
+        request: Any, files: list[str], method: str, prior: str, options: Any, kind: str, acceleration: float
     ) -> Iterator[tuple[str | None, dict[str, Any]]]:
         given = {"files": files, "method": method, "prior": prior, "options": options}
-        yield from reconstructed(given | {"kind": kind, "acceleration": acceleration}, device)
+        given |= {"kind": kind, "acceleration": acceleration, "visitor": request.session_hash}
+        yield from reconstructed(given, device, rules)
+
+    mri.__annotations__["request"] = gr.Request  # not as text, which gradio could not resolve
 
     with gr.Row(visible=False):
         archive, told = gr.File(label="archive"), gr.JSON(label="told")
@@ -60,7 +65,9 @@ def endpoint(device: str, model: dict[str, Any]) -> None:
     start.click(sentences(mri), inputs, [archive, told], api_name="mri", api_description=MRI, **model)
 
 
-def reconstructed(given: dict[str, Any], device: str) -> Iterator[tuple[str | None, dict[str, Any]]]:
+def reconstructed(
+    given: dict[str, Any], device: str, rules: Rules | None = None
+) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """What /mri answers, in parts: how far it is, and at last the path of the zip and what is to be told."""
     libraries()
     from ambient_solve.mri import NOTICE
@@ -77,21 +84,28 @@ def reconstructed(given: dict[str, Any], device: str) -> Iterator[tuple[str | No
         found = mri_events.priors()
         if not found or (given["prior"] and given["prior"] not in found):
             raise AmbientSolveError(f"There is no embedded prior {given['prior']!r} for scans. Known: {found}.")
-        prior = mri_events.prior_of(given["prior"] or found[0], device)
+        given["prior"] = given["prior"] or found[0]
+        prior = mri_events.prior_of(given["prior"], device)
     with contextlib.closing(mri_events.ScanSession()) as session:
         path = mri_job.receive(given["files"], session.folder / "input")
         scan = mri_job.read(path, reading["axes"], None, order.seed, reading["array"])
         order = replace(order, slices=slices or tuple(range(len(scan))))
         folder, told = session.folder / "results" / path.stem, {}
-        for moment in mri_job.run(order, scan, prior):
+        visitor, rules = given.get("visitor"), rules or Rules()
+        job, prior = mri_events.begin(order, scan, prior, visitor, rules, given["prior"], device)
+        waiting = lambda words: mri_job.Moment(0.0, words, 0)  # noqa: E731
+        for moment in DESK.serve(job, mri_job.run(order, scan, prior), waiting):
             yield None, {"share": round(moment.share, 3), "words": moment.words}
             if moment.finished:
                 save_slice(moment.made, folder / f"slice-{moment.index:03d}")
                 facts = mri_panels.shown(moment.made).facts
                 kept = {"misfit": facts["chi2"], "R": facts["R"], "acs": facts["acs"], **facts["metrics"]}
                 told[str(moment.index)] = kept
+        if not told:
+            raise AmbientSolveError(f"{job.over_words} No slice was finished by then.")
+        ended = {"ended": job.over_words} if job.over and len(told) < len(order.slices) else {}
         record = {"slices": told, "simulated_kspace": scan.simulated, "notes": list(scan.notes), "notice": NOTICE}
-        yield str(mri_job.pack(path.stem, folder, scan)), record
+        yield str(mri_job.pack(path.stem, folder, scan)), record | ended
 
 
 def _options(given: Any) -> tuple[dict[str, Any], tuple[int, ...]]:

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ambient_solve.app import mri_example, mri_job, mri_panels, panels
+from ambient_solve.app.desk import DESK, LONG, Job
 from ambient_solve.app.events import MAX_SAMPLES, MAX_STEPS
 from ambient_solve.app.mri_job import ScanOrder
 from ambient_solve.app.mri_panels import Look, Slice
+from ambient_solve.app.rules import Rules
 from ambient_solve.app.session import new_folder, tame
 from ambient_solve.app.wiring import libraries
+from ambient_solve.app.work import scan_work
 from ambient_solve.errors import AmbientSolveError, on_a_page
 
 OWN_PRIOR = "brain-mri"
@@ -71,9 +74,9 @@ class ScanSession:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@lru_cache(maxsize=1)
-def prior_of(name: str, device: str) -> Any:
-    """A prior of complex pictures, kept for the next run."""
+@lru_cache(maxsize=2)
+def prior_of(name: str, device: str, lane: str = "quick") -> Any:
+    """A prior of complex pictures, kept for the next run; each lane works with its own."""
     libraries()
     import torch
 
@@ -91,16 +94,29 @@ def priors() -> list[str]:
     return sorted(found, key=lambda name: name != OWN_PRIOR)
 
 
+def _further(names: tuple[str, ...]) -> list[str]:
+    """Those of `names` that may be priors for scans: hub ids, and folders of a network of two channels."""
+    libraries()
+    from ambient_solve.priors.load import embedded_priors
+
+    def fits(name: str) -> bool:
+        config = Path(name) / "config.json"
+        return not Path(name).exists() or (config.is_file() and json.loads(config.read_text()).get("channels") == 2)
+
+    return [name for name in names if name not in embedded_priors() and fits(name)]
+
+
 def offers(values: dict[str, Any]) -> dict[str, Any]:
     """What there is to choose, once the page stands: it takes torch, which takes seconds."""
     import gradio as gr
 
-    found = priors()
+    embedded = priors()
+    found = [*embedded, *_further(values["rules"].priors)]
     from ambient_solve.algorithms import ALGORITHMS
 
     updates: dict[str, Any] = {"algorithm": gr.update(choices=["auto", *ALGORITHMS])}
-    updates["prior"] = gr.update(choices=found, value=found[0] if found else None)
-    if found:
+    updates["prior"] = gr.update(choices=found, value=embedded[0] if embedded else None)
+    if embedded:
         updates |= {"method": "prior", **choose_method({"method": "prior"})}
     return updates
 
@@ -241,7 +257,9 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     results, shown = session.folder / "results" / path.stem, {}
     session.clear()
     finished: set[int] = set()
-    for moment in mri_job.run(order, scan, prior):
+    job, prior = begin(order, scan, prior, values.get("visitor"), values["rules"], values["prior"], values["device"])
+    waiting = lambda words: mri_job.Moment(0.0, words, order.slices[0])  # noqa: E731
+    for moment in DESK.serve(job, mri_job.run(order, scan, prior), waiting):
         session.share = moment.share
         updates: dict[str, Any] = {"status": panels.progress_bar(moment.share, moment.words)}
         if moment.preview is not None:
@@ -252,13 +270,14 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
             save_slice(moment.made, session.result(moment.index))
             shown = {"index": moment.index, **views(session, {**values, "index": moment.index})}
             updates |= shown
-        if session.stopped and moment.share < 1:
+        if (session.stopped or job.over) and moment.share < 1:
             kept = (
                 f"{len(finished)} of {len(order.slices)} slices kept, as far as finished"
                 if finished
                 else "Nothing kept"
             )
-            updates["status"] = panels.progress_bar(moment.share, f"Stopped. {kept}.")
+            words = job.over_words if job.over else "Stopped."
+            updates["status"] = panels.progress_bar(moment.share, f"{words} {kept}.")
             yield updates
             break
         yield updates
@@ -345,7 +364,16 @@ def _chosen_prior(values: dict[str, Any]) -> Any:
             "No prior for scans is chosen: give the folder of one that ambient-solve mri-train made, or take the "
             "method l1-wavelet."
         )
+    values["rules"].check_prior(values["prior"])
     return prior_of(values["prior"], values["device"])
+
+
+def begin(
+    order: ScanOrder, scan: Any, prior: Any, visitor: str | None, rules: Rules, name: str, device: str
+) -> tuple[Job, Any]:
+    """The job of an order, found to ask for no more than the page takes, and the prior of its lane."""
+    job = Job(scan_work(order, *scan.kspace.shape[-2:]), visitor, rules.minutes)
+    return job, prior if prior is None or job.lane != LONG else prior_of(name, device, LONG)
 
 
 def _preview(x: Any, values: dict[str, Any]) -> Any:

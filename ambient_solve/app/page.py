@@ -8,31 +8,39 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from ambient_solve.app.bodies import Limits
 from ambient_solve.app.events import warm
+from ambient_solve.app.folder import home
+from ambient_solve.app.rules import Rules
+from ambient_solve.app.streams import PLACES
 from ambient_solve.app.wiring import KEPT
 from ambient_solve.errors import AmbientSolveError
 
 if TYPE_CHECKING:
     from gradio import Blocks
 
-WAITING = 64
-"""Jobs that may wait; one more is refused."""
+WAITING = PLACES
+"""Events that may wait; one more is refused."""
+THREADS = PLACES + 40
+"""Threads of gradio, at most: each job that waits has one, and 40 are for all else."""
+OPEN = Limits(upload=45_000_000, folder=4_000_000_000)
+"""What visitors may send to a page that others can reach."""
 STYLE, SCRIPT = (Path(__file__).parent / name for name in ("page.css", "page.js"))
 
 
-def build(prior: str = "photos", device: str = "auto", *, open_priors: bool = False) -> Blocks:
-    """The page, not yet launched.
-
-    `open_priors` lets the user name any folder or hub id; else only embedded priors and `prior` are offered.
-    """
+def build(prior: str = "photos", device: str = "auto", rules: Rules | None = None) -> Blocks:
+    """The page, not yet launched; without `rules` it offers `prior` and the embedded priors."""
     import gradio as gr
 
     from ambient_solve.app.layout import restore_tab
     from ambient_solve.app.mri import scan_tab
+    from ambient_solve.app.quiet import quiet_blocks
 
+    rules = Rules((prior,)) if rules is None else rules
     tabs: list[tuple[str, Callable[..., None]]] = [("Photographs", restore_tab), ("Scans", scan_tab)]
-    with gr.Blocks(title="ambient_solve", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
+    with quiet_blocks(title="ambient_solve", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
         gr.Markdown(
             "# ambient_solve\nRestores damaged pictures and undersampled scans, and shows what was measured, what was "
             "invented, and how sure it is. Files stay on this machine and are deleted after an hour.",
@@ -41,7 +49,7 @@ def build(prior: str = "photos", device: str = "auto", *, open_priors: bool = Fa
         with gr.Tabs(elem_id="tabs"):
             for title, lay_out in tabs:
                 with gr.Tab(title):
-                    lay_out(prior, device, open_priors)
+                    lay_out(prior, device, rules)
     return page.queue(max_size=WAITING, default_concurrency_limit=4)
 
 
@@ -52,23 +60,40 @@ def launch(
     port: int | None = None,
     share: bool = False,
     auth: list[tuple[str, str]] | None = None,
+    rules: Rules | None = None,
+    names: set[str] | None = None,
+    limits: Limits | None = None,
     block: bool = True,
 ) -> tuple[Blocks, str]:
-    """Open the page on the loopback address, or with `share` to whoever has the link; returns it and its address."""
-    # Before gradio is imported: it asks the net for its newest version otherwise.
+    """Open the page on the loopback address, or with `share` to whoever has the link; returns it and its address.
+
+    Args:
+        prior: Prior that the page starts with. device: Where it works. port: None takes the first free one from 7860.
+        share: Make a public link. auth: Names and passwords.
+        rules: What visitors may choose; None offers `prior` and the embedded priors.
+        names: Names by which the page may be asked for, beside those of this machine.
+        limits: What visitors may send; None is more for a page of this machine alone than for one that others reach.
+        block: Return only when the page has ended.
+    """
+    # Before gradio is imported: it asks the net for its newest version otherwise, and keeps files where all may read.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ["GRADIO_TEMP_DIR"] = str(home().gradio)
     if importlib.util.find_spec("gradio") is None:
         raise AmbientSolveError("The page needs gradio: pip install 'ambient-solve[app]'.")
     importlib.import_module("gradio")
     # While the page is laid out and loaded: torch, deepinv and the prior, for which the first run would wait.
     threading.Thread(target=warm, args=(prior, device), daemon=True).start()
-    page = build(prior, device, open_priors=not share)
-    _, address, _ = page.launch(
+    known, open_to_others = set(names or ()), share or bool(names)
+    limits = limits or (OPEN if open_to_others else Limits())
+    page = build(prior, device, rules)
+    opened: list[Blocks] = []
+    _, address, link = page.launch(
         server_name="127.0.0.1",
         server_port=port,
         share=share,
-        auth=auth,
-        max_file_size="40mb" if share else "2gb",
+        auth=_passwords(auth),
+        max_file_size="40mb" if open_to_others else "2gb",
+        max_threads=THREADS,
         allowed_paths=[],
         strict_cors=True,
         prevent_thread_lock=True,
@@ -80,12 +105,45 @@ def launch(
         theme=theme(),
         css=STYLE.read_text(),
         js=SCRIPT.read_text(),
+        app_kwargs={"middleware": _guards(opened, known, limits)},
     )
+    opened.append(page)
+    if link:
+        known.add(urlsplit(link).hostname or "")
     if block:
         public = "" if share else " --share makes a public link."
         print(f"The page is at {address} and ends with Ctrl+C.{public}", flush=True)
         page.block_thread()
     return page, address
+
+
+def _guards(opened: list[Blocks], names: set[str], limits: Limits) -> list[Any]:
+    """What stands before the page, the first one outermost."""
+    from starlette.middleware import Middleware
+
+    from ambient_solve.app.bodies import Bodies
+    from ambient_solve.app.hosts import Hosts
+    from ambient_solve.app.streams import Streams
+
+    return [
+        Middleware(Hosts, names=names),
+        Middleware(Bodies, limits=limits, folder=home().path),
+        Middleware(Streams, page=opened),
+    ]
+
+
+def _passwords(auth: list[tuple[str, str]] | None) -> Callable[[str, str], Any] | None:
+    """A coroutine function, by which gradio knows that it must wait for the answer."""
+    if auth is None:
+        return None
+    from ambient_solve.app.passwords import Passwords
+
+    passwords = Passwords(dict(auth))
+
+    async def check(user: str, password: str) -> bool:
+        return await passwords(user, password)
+
+    return check
 
 
 def theme() -> Any:

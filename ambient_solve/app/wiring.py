@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ambient_solve.app.session import Session
 
 Parts = dict[str, "Component"]
-MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
-"""One job at a time works on a prior, whatever started it."""
+MODEL = {"concurrency_id": "model", "concurrency_limit": None}
+"""Jobs on a prior, whatever started them; who of them works is decided by the desk."""
 KEPT = 3600
 """Seconds that files and sessions are kept after they were last used."""
 READ_IN = 12
@@ -72,10 +72,14 @@ def told(event: Callable[..., Any], names: Sequence[str], parts: Parts) -> Calla
     """`event` as gradio calls it: values in the order of `names`, updates by component."""
     if inspect.isgeneratorfunction(event):
 
-        def stream(*values: Any) -> Iterator[Any]:
-            for updates in event(dict(zip(names, values, strict=True))):
+        def stream(request: Any, *values: Any) -> Iterator[Any]:
+            visitor = {"visitor": getattr(request, "session_hash", None)}
+            for updates in event({**dict(zip(names, values, strict=True)), **visitor}):
                 yield named(updates, parts)
 
+        import gradio as gr
+
+        stream.__annotations__ = {"request": gr.Request}  # not as text, which gradio could not resolve
         return sentences(stream)
     return sentences(lambda *values: named(event(dict(zip(names, values, strict=True))), parts))
 

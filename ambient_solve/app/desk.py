@@ -1,0 +1,135 @@
+"""Who works on a prior next. Quick jobs and long ones have a lane each, so that a long one does not hold up the others.
+
+In each lane one job works at a time, each with a prior of its own. First come, first served, but the second job of a
+visitor waits for the first jobs of all others, and no visitor has two jobs at work.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ambient_solve.app.work import QUICK
+
+T = TypeVar("T")
+LONG = "long"
+END = object()
+PATIENCE = 1.0
+"""Seconds after which a job that waits says again how many are before it; then it can be ended, too."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One run on the page.
+
+    Attributes:
+        visitor: Whose it is; jobs of nobody have nothing to do with each other.
+        work: Passes through the network times pixels (see `work`). minutes: How long it may work; 0 is no limit.
+        over: The minutes have passed, and the job is ending.
+        rank: How many jobs of the visitor were there before it.
+    """
+
+    work: float = 0.0
+    visitor: str | None = None
+    minutes: float = 0.0
+    over: bool = field(default=False, init=False)
+    rank: int = field(default=0, init=False)
+
+    @property
+    def lane(self) -> str:
+        """Which of the lanes it takes."""
+        return LONG if self.work > QUICK else "quick"
+
+    @property
+    def over_words(self) -> str:
+        """What is said where it is over."""
+        return f"Ended: a job may take {self.minutes:g} minutes here."
+
+
+class Lane:
+    """The jobs of a kind: one at work, on a thread that all of them share, and those that wait."""
+
+    def __init__(self) -> None:
+        self.worker = ThreadPoolExecutor(1, "lane")
+        self.waiting: list[Job] = []
+        self.working: Job | None = None
+
+
+class Desk:
+    """The lanes, and who is next in each."""
+
+    def __init__(self) -> None:
+        self.lanes = {"quick": Lane(), LONG: Lane()}
+        self.changed = threading.Condition()
+
+    def serve(self, job: Job, moments: Iterator[T], waiting: Callable[[str], T]) -> Iterator[T]:
+        """`moments`, made in the lane of `job` once it is its turn; before that, what `waiting` makes of words.
+
+        The last moment comes with `job.over` where the time is up. Closing the iterator gives the lane free.
+        """
+        lane = self.lanes[job.lane]
+        with self.changed:
+            job.rank = 0 if job.visitor is None else sum(other.visitor == job.visitor for other in self._jobs())
+            lane.waiting.append(job)
+        try:
+            while (before := self._before(job, lane)) is not None:
+                yield waiting(f"Waiting: {before} job{'s' * (before != 1)} before this one")
+            started = time.monotonic()
+            while (moment := lane.worker.submit(next, moments, END).result()) is not END:
+                job.over = 0 < 60 * job.minutes <= time.monotonic() - started
+                yield moment
+                if job.over:
+                    return
+        finally:
+            self._leave(job, lane, moments)
+
+    def alone(self, call: Callable[[], Any]) -> Any:
+        """What `call` returns, made between the jobs of the quick lane."""
+        return self.lanes["quick"].worker.submit(call).result()
+
+    def _before(self, job: Job, lane: Lane) -> int | None:
+        """How many jobs are before this one after PATIENCE seconds; None as soon as it is at work."""
+        until = time.monotonic() + PATIENCE
+        with self.changed:
+            while True:
+                row = self._row(lane)
+                if lane.working is None and row and row[0] is job:
+                    lane.waiting.remove(job)
+                    lane.working = job
+                    return None
+                left = until - time.monotonic()
+                if left <= 0:
+                    place = row.index(job) if job in row else len(lane.waiting) - 1
+                    return place + (lane.working is not None)
+                self.changed.wait(left)
+
+    def _jobs(self) -> list[Job]:
+        """All that wait or work."""
+        working = [lane.working for lane in self.lanes.values() if lane.working is not None]
+        return working + [job for lane in self.lanes.values() for job in lane.waiting]
+
+    def _row(self, lane: Lane) -> list[Job]:
+        """Those that may work next, the next one first; of the same rank in the order in which they came."""
+        busy = {each.working.visitor for each in self.lanes.values() if each.working is not None} - {None}
+        return sorted((job for job in lane.waiting if job.visitor not in busy), key=lambda job: job.rank)
+
+    def _leave(self, job: Job, lane: Lane, moments: Iterator[Any]) -> None:
+        close = getattr(moments, "close", None)
+        try:
+            if close is not None and lane.working is job:
+                lane.worker.submit(close).result()
+        finally:
+            with self.changed:
+                if lane.working is job:
+                    lane.working = None
+                if job in lane.waiting:
+                    lane.waiting.remove(job)
+                self.changed.notify_all()
+
+
+DESK = Desk()
+"""That of this process: all its pages work on the same machine."""

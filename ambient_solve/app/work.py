@@ -1,0 +1,69 @@
+"""What a job asks of the machine, before it begins: passes through the network times pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.knobs import knobs
+
+if TYPE_CHECKING:
+    from ambient_solve.app.job import Problem
+    from ambient_solve.app.mri_job import ScanOrder
+
+MOST, QUICK = 4e10, 3e7
+"""What a job may ask for, and up to what it is quick. The preset Faithful asks for the most with 16 samples of a
+picture of 12 million pixels; Balanced is quick for one of 256x256."""
+CLASSICAL = 500
+"""What a method without a network is taken to ask for each pixel of a slice: its iterations, over many coils."""
+PASSES = {
+    "iterations": 2.0,  # of a solver, with the Jacobian; or of an optimiser, with a backward pass
+    "ode_steps": 1.0,
+    "langevin_steps": 0.1,  # of the measurement alone, no network
+    "inner_steps": 1.0,
+    "repeats": 1.0,
+    "resample": 1.0,
+}
+"""Passes of a noise level for each unit of a knob."""
+
+
+def passes(algorithm: str, settings: Mapping[str, Any]) -> float:
+    """Passes of one sample, forward and backward, at most; of "auto" the larger of what it may choose."""
+    from ambient_solve.algorithms import ALGORITHMS
+
+    if algorithm == "auto":
+        return max(passes(name, settings) for name in ("mmps", "daps"))
+    cls = ALGORITHMS.get(algorithm)
+    if cls is None:  # whoever runs it says what is wrong
+        return 0.0
+    values = {k.name: settings.get(k.name, k.default) for k in knobs(cls) if k.type is int}
+    level = 2.0 + sum(weight * float(values[name]) for name, weight in PASSES.items() if name in values)
+    return (float(values["steps"]) + 1.0) * level * (1.0 + float(values.get("travel", 0)))
+
+
+def work_of(problem: Problem) -> float:
+    """What a restoration asks for."""
+    order, x = problem.order, problem.piece.picture.y
+    pixels = x.shape[-2] * x.shape[-1] * getattr(problem.damage, "factor", 1) ** 2
+    return checked(order.samples * passes(order.algorithm, order.knobs) * pixels)
+
+
+def scan_work(order: ScanOrder, height: int, width: int) -> float:
+    """What the reconstruction of slices of this size asks for."""
+    each = CLASSICAL if order.method != "prior" else order.samples * passes(order.algorithm, order.knobs)
+    return checked(len(order.slices) * each * height * width)
+
+
+def checked(work: float) -> float:
+    """`work`, refused where it is more than MOST.
+
+    Raises:
+        AmbientSolveError: with what was asked for, and what lessens it.
+    """
+    if work > MOST:
+        raise AmbientSolveError(
+            f"This asks for {work:.1e} passes times pixels, the page takes {MOST:.0e}: take fewer samples or levels, "
+            "smaller knobs or a smaller working size, or the command line."
+        )
+    return work
