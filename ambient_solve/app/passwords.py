@@ -18,7 +18,7 @@ from ambient_solve.errors import AmbientSolveError
 FIRST, LONGEST, PATIENCE = 0.5, 30.0, 60.0
 """Seconds after the first wrong password and at most; whoever would have to wait longer than PATIENCE is sent away."""
 FREE, OVERALL = 10, 2.0
-"""So many wrong passwords from all addresses together are not slowed down; after them one in OVERALL seconds is."""
+"""So many wrong passwords from anywhere slow nobody else down; then one is looked at in OVERALL seconds."""
 FORGOTTEN, MOST = 900.0, 10_000
 """Seconds after which wrong passwords are forgotten, and addresses that are remembered."""
 
@@ -36,8 +36,8 @@ class Passwords:
     """What gradio asks whether a name and a password are right. Waiting holds up nobody else.
 
     An address waits FIRST seconds after a wrong password, twice as long after each further one; attempts that come at
-    once stand in line. All addresses together are slowed down too, but never by more than OVERALL seconds, so that
-    nobody can lock out those who know the password.
+    once stand in line. After FREE wrong passwords from anywhere one is looked at in OVERALL seconds, whoever asks: many
+    addresses guess no faster than one. Those who are logged in notice nothing.
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class Passwords:
         """
         now, address = self.clock(), ADDRESS.get()
         past = self._of(address, now)
-        wait = max(past.free - now, 0.0)
+        slowed = self.all.wrong >= FREE
+        wait = max(past.free - now, self.all.free - now if slowed else 0.0, 0.0)
         if wait > PATIENCE:
             from starlette.exceptions import HTTPException
 
@@ -66,8 +67,7 @@ class Passwords:
         step = self._step(past.wrong)
         # Before it is known whether it is right, so that attempts that come at once wait for each other.
         past.wrong, past.last, past.free = past.wrong + 1, now, now + wait + step
-        if self.all.wrong >= FREE:
-            wait += min(max(self.all.free - now, 0.0), OVERALL)
+        if slowed:
             self.all.free = max(self.all.free, now) + OVERALL
         if wait:
             await self.sleep(wait)
