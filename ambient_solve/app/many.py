@@ -13,7 +13,7 @@ from ambient_solve.app.desk import DESK, LONG, Job
 from ambient_solve.app.order import Order
 from ambient_solve.app.session import MAX_PIXELS, Session, tame
 from ambient_solve.app.wiring import libraries
-from ambient_solve.app.work import QUICK, checked, passes
+from ambient_solve.app.work import QUICK, asked, checked
 from ambient_solve.errors import AmbientSolveError, shown, without_folders
 from ambient_solve.uploads import open_upload, unzip_pictures, zip_folder
 
@@ -72,7 +72,7 @@ def _work(order: Order, pictures: list[Path]) -> float:
     """What they ask for, which is a long job at any rate; none of them may ask for too much."""
     from PIL import Image
 
-    work, each = 2 * QUICK, order.samples * passes(order.algorithm, order.knobs)
+    work, each = 2 * QUICK, asked(order)
     for path in pictures:
         pixels = 0  # what is wrong with a file is said in its turn
         with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):

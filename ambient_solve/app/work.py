@@ -11,6 +11,7 @@ from ambient_solve.knobs import knobs
 if TYPE_CHECKING:
     from ambient_solve.app.job import Problem
     from ambient_solve.app.mri_job import ScanOrder
+    from ambient_solve.app.order import Order
 
 MOST, QUICK = 4e10, 3e7
 """What a job may ask for, and up to what it is quick. The preset Faithful asks for the most with 16 samples of a
@@ -42,16 +43,24 @@ def passes(algorithm: str, settings: Mapping[str, Any]) -> float:
     return (float(values["steps"]) + 1.0) * level * (1.0 + float(values.get("travel", 0)))
 
 
+def asked(order: Order) -> float:
+    """Passes that a restoration asks for; of the tasks of the page, JPEG alone is not linear."""
+    linear = order.algorithm == "auto" and order.task != "jpeg"
+    return order.samples * passes("mmps" if linear else order.algorithm, order.knobs)
+
+
 def work_of(problem: Problem) -> float:
     """What a restoration asks for."""
     order, x = problem.order, problem.piece.picture.y
     pixels = x.shape[-2] * x.shape[-1] * getattr(problem.damage, "factor", 1) ** 2
-    return checked(order.samples * passes(order.algorithm, order.knobs) * pixels)
+    return checked(asked(order) * pixels)
 
 
 def scan_work(order: ScanOrder, height: int, width: int) -> float:
     """What the reconstruction of slices of this size asks for."""
-    each = CLASSICAL if order.method != "prior" else order.samples * passes(order.algorithm, order.knobs)
+    from ambient_solve.mri import automatic
+
+    each = CLASSICAL if order.method != "prior" else order.samples * passes(automatic(order.algorithm), order.knobs)
     return checked(len(order.slices) * each * height * width)
 
 
