@@ -11,7 +11,7 @@ import torch
 from ambient_solve import Solver
 from ambient_solve.algorithms import ALGORITHMS
 from ambient_solve.app import controls
-from ambient_solve.app.desk import Desk, Job
+from ambient_solve.app.desk import MOVE, Desk, Job
 from ambient_solve.app.mri_job import ScanOrder
 from ambient_solve.app.order import Order
 from ambient_solve.app.work import MOST, PASSES, QUICK, asked, passes, scan_work
@@ -123,6 +123,49 @@ def test_a_job_that_fails_or_is_closed_gives_its_lane_free():
     running.close()
     assert closed and closed[0].startswith("lane"), "it ends where it worked"
     assert list(desk.serve(Job(), working(log, "next"), str)) == ["next", "next done"]
+
+
+def test_a_job_that_is_found_to_be_long_moves_to_the_other_lane():
+    desk, gate, names, job = Desk(), threading.Event(), [], Job(visitor="x")
+
+    def growing():
+        names.append(job.lane)
+        job.work = BIG
+        yield MOVE
+        names.append(next(name for name, lane in desk.lanes.items() if lane.working is job))
+        yield "moved"
+        while not gate.wait(0.01):
+            yield "at work"
+
+    seen = []
+    mover = in_thread(desk, job, growing(), seen)
+    until(lambda: "at work" in seen)
+    assert names == ["quick", "long"] and seen[0] == "moved"
+    assert list(desk.serve(Job(visitor="y"), working([], "small"), str)) == ["small", "small done"]
+    gate.set()
+    mover.join(60)
+    assert all(lane.working is None and not lane.waiting for lane in desk.lanes.values())
+
+
+def test_what_waits_after_it_moved_is_closed():
+    desk, gate, closed = Desk(), threading.Event(), []
+    giant = in_thread(desk, Job(BIG, "x"), working(log := [], "giant", gate))
+    until(lambda: log == ["giant"])
+    job = Job(visitor="y")
+
+    def growing():
+        try:
+            job.work = BIG
+            yield MOVE
+        finally:
+            closed.append(True)
+
+    waiting = desk.serve(job, growing(), lambda words: words)
+    assert next(waiting).startswith("Waiting: 1 job")
+    waiting.close()
+    assert closed and desk.lanes["long"].waiting == []
+    gate.set()
+    giant.join(60)
 
 
 def test_a_job_ends_when_its_minutes_are_over():

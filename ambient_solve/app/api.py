@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ambient_solve.app import controls, events
-from ambient_solve.app.desk import DESK
+from ambient_solve.app.desk import DESK, Job
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.session import Session, details, save
 from ambient_solve.app.wiring import libraries
@@ -84,8 +84,9 @@ def restored(
 ) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """What /restore answers, in parts: how far it is, and at last the path of the picture and what is to be told."""
     libraries()
-    from ambient_solve.app.begin import begin
-    from ambient_solve.app.run import Moment, run
+    from ambient_solve.app.begin import begun
+    from ambient_solve.app.job import Problem
+    from ambient_solve.app.run import Moment
     from ambient_solve.errors import AmbientSolveError
 
     rules = Rules((prior,)) if rules is None else rules
@@ -107,11 +108,13 @@ def restored(
     }
     model = events.prior_of(prior, device)
     with contextlib.closing(Session()) as session:
-        picture = session.take(given["file"], model.shape[0])
+        picture = lambda: session.take(given["file"], model.shape[0])  # noqa: E731
         load = lambda lane: events.chosen_prior(values, lane)  # noqa: E731
-        problem, job = begin(events.order_of(values), picture, load, rules, given.get("visitor"))
-        result = None
-        for moment in DESK.serve(job, run(problem), lambda words: Moment(0.0, words)):
+        job, result = Job(visitor=given.get("visitor"), minutes=rules.minutes), None
+        moments = begun(events.order_of(values), picture, load, job)
+        for moment in DESK.serve(job, moments, lambda words: Moment(0.0, words)):
+            if isinstance(moment, Problem):
+                continue
             yield None, {"share": round(moment.share, 3), "words": moment.words}
             result = moment.result or result
         if result is None:

@@ -1,33 +1,60 @@
-"""An order becomes a problem and a job: it is found to fit, and to ask for no more than the page takes."""
+"""From an order to its moments, all of it in the lane of the job: what waits holds no picture in memory.
+
+The first of the moments is what was made of the order: the problem, or the scan. How much it asks for is known only
+then; a job that is found to be long lets go of it, moves to the other lane, and makes it again there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from ambient_solve.app.desk import LONG, Job
+from ambient_solve.app.desk import LONG, MOVE, Job
 from ambient_solve.app.order import Order
-from ambient_solve.app.rules import Rules
-from ambient_solve.app.work import work_of
+from ambient_solve.app.work import scan_work, work_of
 
 if TYPE_CHECKING:
-    from ambient_solve.app.job import Problem
+    from ambient_solve.app.mri_job import ScanOrder
     from ambient_solve.damage import Picture
+    from ambient_solve.data.mri import Scan
     from ambient_solve.priors.base import Prior
 
 
-def begin(
-    order: Order, picture: Picture, prior: Callable[[str], Prior], rules: Rules, visitor: str | None
-) -> tuple[Problem, Job]:
-    """What `run` and `Desk.serve` take; `prior` gives that of a lane.
+def begun(order: Order, picture: Callable[[], Picture], prior: Callable[[str], Prior], job: Job) -> Iterator[Any]:
+    """The `Problem`, and the moments of its run; `prior` gives that of a lane.
 
     Raises:
         AmbientSolveError: the order does not fit the picture, or asks for too much.
     """
     from ambient_solve.app.job import prepare
+    from ambient_solve.app.run import run
 
-    problem = prepare(order, prior("quick"), picture)
-    job = Job(work_of(problem), visitor, rules.minutes)
+    problem = prepare(order, prior("quick"), picture())
+    job.work = work_of(problem)
     if job.lane == LONG:
-        problem = prepare(order, prior(LONG), picture)
-    return problem, job
+        del problem
+        yield MOVE
+        problem = prepare(order, prior(LONG), picture())
+    yield problem
+    yield from run(problem)
+
+
+def begun_scan(
+    order: Callable[[Scan], ScanOrder], scan: Callable[[], Scan], prior: Callable[[str], Prior | None], job: Job
+) -> Iterator[Any]:
+    """The `Scan` and its order, and the moments of their run; `prior` gives that of a lane.
+
+    Raises:
+        AmbientSolveError: the scan cannot be read, or the order asks for too much.
+    """
+    from ambient_solve.app import mri_job
+
+    read = scan()
+    job.work = scan_work(order(read), *read.kspace.shape[-2:])
+    if job.lane == LONG:
+        del read
+        yield MOVE
+        read = scan()
+    asked = order(read)
+    yield read, asked
+    yield from mri_job.run(asked, read, prior(job.lane))

@@ -90,6 +90,9 @@ def leave() -> NoReturn:
 
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, signal.SIG_IGN)
+    tunnels = getattr(sys.modules.get("gradio.tunneling"), "CURRENT_TUNNELS", ())
+    for tunnel in tunnels:
+        tunnel.kill()
     home().close()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,7 +17,8 @@ from ambient_solve.app.work import QUICK
 
 T = TypeVar("T")
 LONG = "long"
-END = object()
+END, MOVE = object(), object()
+"""That there are no more moments, and that the job has found out which lane it is for."""
 PATIENCE = 1.0
 """Seconds after which a job that waits says again how many are before it; then it can be ended, too."""
 
@@ -28,7 +29,8 @@ class Job:
 
     Attributes:
         visitor: Whose it is; jobs of nobody have nothing to do with each other.
-        work: Passes through the network times pixels (see `work`). minutes: How long it may work; 0 is no limit.
+        work: Passes through the network times pixels (see `work`), 0 while unknown.
+        minutes: How long it may work; 0 is no limit.
         over: The minutes have passed, and the job is ending.
         rank: How many jobs of the visitor were there before it.
     """
@@ -69,27 +71,39 @@ class Desk:
     def serve(self, job: Job, moments: Iterator[T], waiting: Callable[[str], T]) -> Iterator[T]:
         """`moments`, made in the lane of `job` once it is its turn; before that, what `waiting` makes of words.
 
+        A moment that is MOVE says that the job has found out what it asks for: it goes on in the lane that it is for.
         The last moment comes with `job.over` where the time is up. Closing the iterator gives the lane free.
         """
-        lane = self.lanes[job.lane]
-        with self.changed:
-            job.rank = 0 if job.visitor is None else sum(other.visitor == job.visitor for other in self._jobs())
-            lane.waiting.append(job)
         try:
-            while (before := self._before(job, lane)) is not None:
-                yield waiting(f"Waiting: {before} job{'s' * (before != 1)} before this one")
+            lane = yield from self._turn(job, waiting)
             started = time.monotonic()
             while (moment := lane.worker.submit(next, moments, END).result()) is not END:
+                if moment is MOVE:
+                    self._leave(job)
+                    lane = yield from self._turn(job, waiting)
+                    started = time.monotonic()
+                    continue
                 job.over = 0 < 60 * job.minutes <= time.monotonic() - started
                 yield moment
                 if job.over:
                     return
         finally:
-            self._leave(job, lane, moments)
+            self._close(job, moments)
 
     def alone(self, call: Callable[[], Any]) -> Any:
         """What `call` returns, made between the jobs of the quick lane."""
         return self.lanes["quick"].worker.submit(call).result()
+
+    def _turn(self, job: Job, waiting: Callable[[str], T]) -> Generator[T, None, Lane]:
+        """Wait for the turn of `job`; returns its lane, in which it is at work then."""
+        lane = self.lanes[job.lane]
+        with self.changed:
+            job.rank = 0 if job.visitor is None else sum(other.visitor == job.visitor for other in self._jobs())
+            lane.waiting.append(job)
+            self.changed.notify_all()
+        while (before := self._before(job, lane)) is not None:
+            yield waiting(f"Waiting: {before} job{'s' * (before != 1)} before this one")
+        return lane
 
     def _before(self, job: Job, lane: Lane) -> int | None:
         """How many jobs are before this one after PATIENCE seconds; None as soon as it is at work."""
@@ -117,18 +131,24 @@ class Desk:
         busy = {each.working.visitor for each in self.lanes.values() if each.working is not None} - {None}
         return sorted((job for job in lane.waiting if job.visitor not in busy), key=lambda job: job.rank)
 
-    def _leave(self, job: Job, lane: Lane, moments: Iterator[Any]) -> None:
+    def _close(self, job: Job, moments: Iterator[Any]) -> None:
+        """End the job where it works, and give its lane free."""
         close = getattr(moments, "close", None)
         try:
-            if close is not None and lane.working is job:
-                lane.worker.submit(close).result()
+            lane = next((lane for lane in self.lanes.values() if lane.working is job), None)
+            if close is not None:
+                close() if lane is None else lane.worker.submit(close).result()
         finally:
-            with self.changed:
+            self._leave(job)
+
+    def _leave(self, job: Job) -> None:
+        with self.changed:
+            for lane in self.lanes.values():
                 if lane.working is job:
                     lane.working = None
                 if job in lane.waiting:
                     lane.waiting.remove(job)
-                self.changed.notify_all()
+            self.changed.notify_all()
 
 
 DESK = Desk()

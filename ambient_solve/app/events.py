@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ambient_solve.app import controls, example, history, painter, panels
-from ambient_solve.app.desk import DESK, LONG
+from ambient_solve.app.desk import DESK, LONG, Job
 from ambient_solve.app.order import Order
 from ambient_solve.app.session import MAX_PIXELS, Session, details, how_to_repeat, save
 from ambient_solve.app.wiring import libraries
@@ -186,26 +186,29 @@ def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     import gradio as gr
 
     libraries()
-    from ambient_solve.app.begin import begin
-    from ambient_solve.app.run import Moment, run
+    from ambient_solve.app.begin import begun
+    from ambient_solve.app.job import Problem
+    from ambient_solve.app.run import Moment
 
     session = values["session"] or Session()
     seed = values["seed"] if values["same_seed"] else random.randrange(2**31)
-    order, given = order_of({**values, "seed": seed}), picture({**values, "session": session})
-    problem, job = begin(order, given, lambda x: chosen_prior(values, x), values["rules"], values.get("visitor"))
-    before = small(panels.measured(problem.before, problem.mask))
-    piece = problem.piece
-    cut = panels.measured(array(piece.picture), None if piece.mask is None else piece.mask.numpy() > 0)
-    session.stopped, session.result, session.share, taken_before = False, None, 0.0, session.taken
-    starting = {"status": panels.progress_bar(0, "Starting"), "stop": gr.update(interactive=True)}
-    yield {**nothing((before, before)), "session": session, "seed": seed, **starting}
-    shown: dict[str, Any] = {}
-    for moment in DESK.serve(job, run(problem), lambda words: Moment(0.0, words)):
+    order = order_of({**values, "seed": seed})
+    job, before = Job(visitor=values.get("visitor"), minutes=values["rules"].minutes), None
+    session.stopped, session.share, taken_before = False, 0.0, session.taken
+    stoppable, shown = {"session": session, "stop": gr.update(interactive=True)}, {}
+    moments = begun(order, lambda: picture({**values, "session": session}), lambda x: chosen_prior(values, x), job)
+    for moment in DESK.serve(job, moments, lambda words: Moment(0.0, words)):
+        if isinstance(moment, Problem):
+            before = small(panels.measured(moment.before, moment.mask))
+            piece, session.result = moment.piece, None
+            cut = panels.measured(array(piece.picture), None if piece.mask is None else piece.mask.numpy() > 0)
+            yield {**nothing((before, before)), "seed": seed, "status": panels.progress_bar(0, "Starting"), **stoppable}
+            continue
         if session.taken != taken_before:  # another picture was put in, and is shown
             yield {"stop": gr.update(interactive=False)}
             return
         session.share = moment.share
-        updates = {"status": panels.progress_bar(moment.share, moment.words)}
+        updates = {"status": panels.progress_bar(moment.share, moment.words), **({} if before else stoppable)}
         if moment.preview is not None:
             updates["slider"] = tuple(map(small, panels.slider_pair(cut, panels.to_image(moment.preview))))
         if moment.result is not None:

@@ -55,7 +55,8 @@ class Hosts:
     def _wrong(self, scope: Scope) -> str:
         """Why the request is refused; empty where it is not."""
         given = {name: header(scope, name) for name in ("host", "x-forwarded-host", "origin", "sec-fetch-site")}
-        if len(given["host"]) != 1 or not all(self._known(host) for host in given["host"] + given["x-forwarded-host"]):
+        forwarded = [name for names in given["x-forwarded-host"] for name in names.split(",")]
+        if len(given["host"]) != 1 or not all(map(self._known, [*given["host"], *forwarded])):
             return "This page does not go by that name: --allow-host NAME adds one."
         if scope.get("method") in READING:
             return ""

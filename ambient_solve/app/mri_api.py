@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from ambient_solve.app import mri_events, mri_job, mri_panels
-from ambient_solve.app.desk import DESK
+from ambient_solve.app.begin import begun_scan
+from ambient_solve.app.desk import DESK, Job
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.wiring import libraries, sentences
 from ambient_solve.errors import AmbientSolveError
@@ -79,22 +80,27 @@ def reconstructed(
     reading = {name: options.pop(name, "") for name in ("axes", "array")}
     part = {name: given[name] for name in ("method", "kind", "acceleration")}
     order = mri_job.ScanOrder(**part, **options)  # before a file is read
-    prior = None
+    prior = lambda lane: None  # noqa: E731 - a method without one
     if given["method"] == "prior":
         found = mri_events.priors()
         if not found or (given["prior"] and given["prior"] not in found):
             raise AmbientSolveError(f"There is no embedded prior {given['prior']!r} for scans. Known: {found}.")
         given["prior"] = given["prior"] or found[0]
-        prior = mri_events.prior_of(given["prior"], device)
+        prior = lambda lane: mri_events.lane_prior(given["prior"], device, lane)  # noqa: E731
     with contextlib.closing(mri_events.ScanSession()) as session:
         path = mri_job.receive(given["files"], session.folder / "input")
-        scan = mri_job.read(path, reading["axes"], None, order.seed, reading["array"])
-        order = replace(order, slices=slices or tuple(range(len(scan))))
+        how = (reading["axes"], None, order.seed, reading["array"])
+
+        def order_of(scan: Any) -> mri_job.ScanOrder:
+            return replace(order, slices=slices or tuple(range(len(scan))))
+
         folder, told = session.folder / "results" / path.stem, {}
-        visitor, rules = given.get("visitor"), rules or Rules()
-        job, prior = mri_events.begin(order, scan, prior, visitor, rules, given["prior"], device)
-        waiting = lambda words: mri_job.Moment(0.0, words, 0)  # noqa: E731
-        for moment in DESK.serve(job, mri_job.run(order, scan, prior), waiting):
+        job = Job(visitor=given.get("visitor"), minutes=(rules or Rules()).minutes)
+        moments = begun_scan(order_of, lambda: mri_job.read(path, *how), prior, job)
+        for moment in DESK.serve(job, moments, lambda words: mri_job.Moment(0.0, words, 0)):
+            if isinstance(moment, tuple):
+                scan, order = moment
+                continue
             yield None, {"share": round(moment.share, 3), "words": moment.words}
             if moment.finished:
                 save_slice(moment.made, folder / f"slice-{moment.index:03d}")

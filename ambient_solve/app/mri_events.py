@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ambient_solve.app import mri_example, mri_job, mri_panels, panels
+from ambient_solve.app.begin import begun_scan
 from ambient_solve.app.desk import DESK, LONG, Job
 from ambient_solve.app.events import MAX_SAMPLES, MAX_STEPS
 from ambient_solve.app.mri_job import ScanOrder
 from ambient_solve.app.mri_panels import Look, Slice
-from ambient_solve.app.rules import Rules
 from ambient_solve.app.session import new_folder, tame
 from ambient_solve.app.wiring import libraries
-from ambient_solve.app.work import scan_work
 from ambient_solve.errors import AmbientSolveError, on_a_page
 
 OWN_PRIOR = "brain-mri"
@@ -251,15 +250,17 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     path = mri_example.PICTURE if session.path is None else session.path
     if not path.exists():
         raise AmbientSolveError("The scan is no longer kept: put it in again.")
-    scan = mri_job.read(path, values["axes"], values["mask"], order.seed, values["array"])
-    prior = _chosen_prior(values)
-    session.command = _command(order, path, values)
+    _check_prior(values)
     results, shown = session.folder / "results" / path.stem, {}
-    session.clear()
     finished: set[int] = set()
-    job, prior = begin(order, scan, prior, values.get("visitor"), values["rules"], values["prior"], values["device"])
-    waiting = lambda words: mri_job.Moment(0.0, words, order.slices[0])  # noqa: E731
-    for moment in DESK.serve(job, mri_job.run(order, scan, prior), waiting):
+    job = Job(visitor=values.get("visitor"), minutes=values["rules"].minutes)
+    read = lambda: mri_job.read(path, values["axes"], values["mask"], order.seed, values["array"])  # noqa: E731
+    moments = begun_scan(lambda _: order, read, lambda lane: _chosen_prior(values, lane), job)
+    for moment in DESK.serve(job, moments, lambda words: mri_job.Moment(0.0, words, order.slices[0])):
+        if isinstance(moment, tuple):
+            scan, session.command = moment[0], _command(order, path, values)
+            session.clear()
+            continue
         session.share = moment.share
         updates: dict[str, Any] = {"status": panels.progress_bar(moment.share, moment.words)}
         if moment.preview is not None:
@@ -356,24 +357,25 @@ def _command(order: ScanOrder, path: Path, values: dict[str, Any]) -> str:
     return mri_job.command(order, name, values["prior"] or "", values["axes"].strip(), Path(mask).name if mask else "")
 
 
-def _chosen_prior(values: dict[str, Any]) -> Any:
-    if values["method"] != "prior":
-        return None
-    if not values["prior"]:
+def _check_prior(values: dict[str, Any]) -> None:
+    """Say before the job waits for its turn that it lacks a prior, or that this one is not offered."""
+    if values["method"] == "prior" and not values["prior"]:
         raise AmbientSolveError(
             "No prior for scans is chosen: give the folder of one that ambient-solve mri-train made, or take the "
             "method l1-wavelet."
         )
-    values["rules"].check_prior(values["prior"])
-    return prior_of(values["prior"], values["device"])
+    if values["method"] == "prior":
+        values["rules"].check_prior(values["prior"])
 
 
-def begin(
-    order: ScanOrder, scan: Any, prior: Any, visitor: str | None, rules: Rules, name: str, device: str
-) -> tuple[Job, Any]:
-    """The job of an order, found to ask for no more than the page takes, and the prior of its lane."""
-    job = Job(scan_work(order, *scan.kspace.shape[-2:]), visitor, rules.minutes)
-    return job, prior if prior is None or job.lane != LONG else prior_of(name, device, LONG)
+def _chosen_prior(values: dict[str, Any], lane: str = "quick") -> Any:
+    _check_prior(values)
+    return lane_prior(values["prior"], values["device"], lane) if values["method"] == "prior" else None
+
+
+def lane_prior(name: str, device: str, lane: str) -> Any:
+    """The prior that a lane works with."""
+    return prior_of(name, device, *([lane] if lane == LONG else []))
 
 
 def _preview(x: Any, values: dict[str, Any]) -> Any:
