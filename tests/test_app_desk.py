@@ -147,6 +147,22 @@ def test_a_job_that_is_found_to_be_long_moves_to_the_other_lane():
     assert all(lane.working is None and not lane.waiting for lane in desk.lanes.values())
 
 
+def test_a_forgotten_job_that_is_collected_in_a_lane_does_not_stop_it():
+    desk, forgotten = Desk(), []
+    running = desk.serve(Job(), iter_forever(), str)
+    next(running)
+    forgotten.append(running)
+    del running
+    desk.lanes["quick"].worker.submit(forgotten.clear).result(timeout=60)
+    assert desk.lanes["quick"].working is None
+    assert list(desk.serve(Job(), working([], "next"), str)) == ["next", "next done"]
+
+
+def iter_forever():
+    while True:
+        yield 1
+
+
 def test_what_waits_after_it_moved_is_closed():
     desk, gate, closed = Desk(), threading.Event(), []
     giant = in_thread(desk, Job(BIG, "x"), working(log := [], "giant", gate))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ambient_solve.app import events
 from ambient_solve.errors import AmbientSolveError
-from attacks import BASE, call, model_events, png, restore_body, upload, wait_until, web
+from attacks import BASE, call, listen, model_events, png, restore_body, upload, wait_until, web
 
 LONG = {"preset": "Faithful", "samples": 16}
 
@@ -34,7 +34,7 @@ def test_a_job_whose_stream_is_never_opened_ends(server, slow):
     with web(server) as client:
         path = upload(client, png()).json()[0]
         started = time.monotonic()
-        assert call(client, "restore", restore_body(path, **LONG)).status_code == 200
+        event = call(client, "restore", restore_body(path, **LONG)).json()["event_id"]
         assert wait_until(lambda: slow, 60)
         assert model_events(server)
         assert wait_until(lambda: not model_events(server), 60)
@@ -42,6 +42,8 @@ def test_a_job_whose_stream_is_never_opened_ends(server, slow):
         seen = len(slow)
         time.sleep(0.5)
         assert len(slow) == seen < 16 * 25 * 2, "nothing works on"
+        happened, told = listen(client, "restore", event)
+        assert happened == "error" and "not opened" in told["error"], "whoever comes late is not left waiting"
 
 
 def test_a_job_whose_stream_is_closed_ends_and_one_that_is_heard_goes_on(server, slow):

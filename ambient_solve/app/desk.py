@@ -56,9 +56,20 @@ class Lane:
     """The jobs of a kind: one at work, on a thread that all of them share, and those that wait."""
 
     def __init__(self) -> None:
-        self.worker = ThreadPoolExecutor(1, "lane")
+        self.worker = ThreadPoolExecutor(1, "lane", initializer=self._begin)
+        self.thread = 0
         self.waiting: list[Job] = []
         self.working: Job | None = None
+
+    def _begin(self) -> None:
+        self.thread = threading.get_ident()
+
+    def end(self, close: Callable[[], None]) -> None:
+        """Call `close` on the thread of the lane, which may be this one where a forgotten job is collected there."""
+        if threading.get_ident() == self.thread:
+            close()
+        else:
+            self.worker.submit(close).result()
 
 
 class Desk:
@@ -137,7 +148,7 @@ class Desk:
         try:
             lane = next((lane for lane in self.lanes.values() if lane.working is job), None)
             if close is not None:
-                close() if lane is None else lane.worker.submit(close).result()
+                close() if lane is None else lane.end(close)
         finally:
             self._leave(job)
 

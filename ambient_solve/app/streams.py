@@ -7,7 +7,6 @@ is never opened, or was closed, works for nobody.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 UNHEARD, LOOK = 10.0, 1.0
 """Seconds after which a job without an open stream ends, and between two looks at the jobs."""
+GONE = f"The job has ended: its stream was not opened within {UNHEARD:g} seconds, or was closed."
 PLACES = 64
 """Jobs on a prior that may be there, at work or waiting."""
 OF_VISITOR, OF_ADDRESS = 3, PLACES // 2
@@ -39,7 +39,7 @@ class Streams:
     def __init__(self, app: ASGI, page: list[Blocks]) -> None:
         self.app, self.page = app, page
         self.open: Counter[str] = Counter()
-        self.closed: dict[str, float] = {}
+        self.unheard: dict[str, int] = {}
         self.watch: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +58,6 @@ class Streams:
             self.open[session] -= 1
             if self.open[session] <= 0:
                 del self.open[session]
-                self.closed[session] = time.monotonic()
 
     def _session(self, scope: Scope) -> str:
         """Whose stream this is; empty where the request is none."""
@@ -104,17 +103,25 @@ class Streams:
             yield from working or ()
 
     async def _end_unheard(self) -> None:
+        """Looks are counted, not seconds: on a machine so busy that streams open late, looks come late, too."""
+        from gradio.server_messages import ProcessCompletedMessage
+
+        queue = self.page[0]._queue
         while True:
             await asyncio.sleep(LOOK)
-            now = time.monotonic()
+            unheard = {}
             for event in list(self.events()):
                 if event.session_hash in self.open or not event.alive:
                     continue
-                since = max(event.enqueue_time, self.closed.get(event.session_hash, 0.0))
-                if now - since > UNHEARD:
-                    await self.page[0]._queue.clean_events(event_id=event._id)
-            held = {event.session_hash for event in self.events()}
-            self.closed = {session: when for session, when in self.closed.items() if session in held}
+                looks = self.unheard.get(event._id, 0) + 1
+                if looks * LOOK < UNHEARD:
+                    unheard[event._id] = looks
+                    continue
+                # For whoever comes late after all.
+                said = ProcessCompletedMessage(output={"error": GONE}, success=False)
+                queue.send_message(event, said)
+                await queue.clean_events(event_id=event._id)
+            self.unheard = unheard
 
 
 def is_job(fn: Any) -> bool:
