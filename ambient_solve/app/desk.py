@@ -86,14 +86,13 @@ class Desk:
         The last moment comes with `job.over` where the time is up. Closing the iterator gives the lane free.
         """
         try:
-            lane = yield from self._turn(job, waiting)
-            started = time.monotonic()
+            lane, started = (yield from self._turn(job, waiting)), None
             while (moment := lane.worker.submit(next, moments, END).result()) is not END:
                 if moment is MOVE:
                     self._leave(job)
                     lane = yield from self._turn(job, waiting)
-                    started = time.monotonic()
                     continue
+                started = time.monotonic() if started is None else started  # what comes first is no result yet
                 job.over = 0 < 60 * job.minutes <= time.monotonic() - started
                 yield moment
                 if job.over:
