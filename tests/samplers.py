@@ -113,7 +113,7 @@ def recorded(name: str, operator: str) -> Exactness:
 def agrees(algorithm: Algorithm | str, operator: str, name: str) -> bool:
     """Whether it is as far from the exact posterior, on other truths with other noise, as the row `name` was."""
     own = sizes(algorithm)
-    measured = on_gaussian(algorithm, operator, own["n"], own["problems"] // 2, first=FRESH, seed=FRESH)
+    measured = on_gaussian(algorithm, operator, own["n"], max(8, own["problems"] // 2), first=FRESH, seed=FRESH)
     print(f"\n{name}, {operator}: measured {measured}, recorded {recorded(name, operator)}")
     return measured.agrees(recorded(name, operator))
 
