@@ -4,7 +4,7 @@
     outcome.restoration.mean, outcome.chi2, outcome.warning
 
 `restore_files` takes lists and folders, skips what an earlier run has finished and goes on after a bad file. Several
-processes share the work, with the results of one: `torchrun --nproc-per-node 2 -m ambient_solve.restore FOLDER ...`.
+processes share the work, with the results of one: `torchrun --nproc-per-node 2 -m ambient_solve restore FOLDER ...`.
 """
 
 from __future__ import annotations
@@ -389,11 +389,3 @@ __all__ = [
     "restore_file",
     "restore_files",
 ]
-
-
-if __name__ == "__main__":
-    import sys
-
-    from ambient_solve.cli import main
-
-    sys.exit(main(["restore", *sys.argv[1:]]))

@@ -39,7 +39,7 @@ class Server:
             self.port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}/"
         self.started = time.perf_counter()
-        command = [sys.executable, "-m", "ambient_solve.cli", "app", "--port", str(self.port)]
+        command = [sys.executable, "-m", "ambient_solve", "app", "--port", str(self.port)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def wait(self) -> float:

@@ -200,7 +200,7 @@ def processes(rounds: int, pictures: int = 8, side: int = 128, steps: int = 25) 
             x = (photograph(side).roll(7 * i, 2).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
             noisy = x + np.random.default_rng(i).normal(0, 25, x.shape)
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(place / "in" / f"{i}.png")
-        words = ["-m", "ambient_solve.restore", str(place / "in"), "--task", "denoise", "--sigma", "0.1"]
+        words = ["-m", "ambient_solve", "restore", str(place / "in"), "--task", "denoise", "--sigma", "0.1"]
         words += ["--samples", "4", "--steps", str(steps), "--device", "cpu", "--out"]
         for number in range(rounds):
             for world, found in ((1, ones), (WORLD, twos)):
@@ -301,7 +301,7 @@ def precision(rounds: int, batch: int = 8, side: int = 64) -> list[str]:
 def start(rounds: int) -> list[str]:
     """Seconds of a fresh process: of wall time, which other work on the machine makes longer, and of its CPU."""
     use = "import ambient_solve as a; a.Solver, a.load_prior, a.operators, a.MixturePrior"
-    cli = [sys.executable, "-m", "ambient_solve.cli"]
+    cli = [sys.executable, "-m", "ambient_solve"]
     with tempfile.TemporaryDirectory() as folder:
         commands = {
             "import": [sys.executable, "-c", "import ambient_solve"],

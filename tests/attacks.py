@@ -89,7 +89,7 @@ def wait_until(condition, seconds: float, step: float = 0.1) -> bool:
 @contextmanager
 def process(prior: str, temporary, *words: str):
     """The command `ambient-solve app` as a process, with its address; what it says is in `said()`."""
-    command = [sys.executable, "-m", "ambient_solve.cli", "app", "--prior", prior, "--device", "cpu", *words]
+    command = [sys.executable, "-m", "ambient_solve", "app", "--prior", prior, "--device", "cpu", *words]
     settings = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
     settings.pop("GRADIO_TEMP_DIR", None)
     log = open(temporary.parent / f"{temporary.name}.log", "w+b")  # noqa: SIM115 - closed below

@@ -199,7 +199,7 @@ def test_a_bad_file_stops_no_other_process(prior, pictures, tmp_path):
     for name in ("b", "c", "d"):
         (tmp_path / "in" / f"{name}.png").write_bytes((pictures / "0.png").read_bytes())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "ambient_solve.restore", str(tmp_path / "in"), *WORDS, "--samples", "1"]
+    command += ["-m", "ambient_solve", "restore", str(tmp_path / "in"), *WORDS, "--samples", "1"]
     command += ["--prior", str(prior), "--out", str(tmp_path / "out")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode != 0 and ended.stderr.count("a.png is not a picture") == 1, ended.stderr
