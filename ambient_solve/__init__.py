@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Proximal,
         REDdiff,
         RePaint,
+        State,
     )
     from ambient_solve.errors import AmbientSolveError
     from ambient_solve.priors.ambient import AmbientPrior
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from ambient_solve.restoration import Restoration
     from ambient_solve.running import Summary
     from ambient_solve.sampling import generate
-    from ambient_solve.solver import Solver, State
+    from ambient_solve.solver import Solver
     from ambient_solve.tuning import tune
 
 # Imported at first use: torch and deepinv take seconds, and `ambient-solve --help` needs neither.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 
 if __name__ == "__main__":
     sys.exit(main())

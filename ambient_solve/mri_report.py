@@ -13,8 +13,8 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.figures.sheet import Row, Tile, contact_sheet, picture_tile, spread_tile
 from ambient_solve.mri import NOTICE, Reconstruction, zero_filled
-from ambient_solve.sheet import Row, Tile, contact_sheet, picture_tile, spread_tile
 
 WINDOW = 0.998
 """The quantile of the magnitude that is white, in all magnitudes of a report alike."""

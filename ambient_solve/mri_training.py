@@ -23,9 +23,9 @@ from torch import Tensor
 from ambient_solve.data.corruption import MANIFEST, RUN
 from ambient_solve.data.images import SUFFIXES as PICTURES
 from ambient_solve.data.images import read_images, shuffled
+from ambient_solve.data.ismrmrd_files import cropped_readout
 from ambient_solve.data.mri import Scan, calibration_scale, read_scan
 from ambient_solve.data.mri_files import SUFFIXES as SCANS
-from ambient_solve.data.mri_files import cropped_readout
 from ambient_solve.data.numpy_files import open_numpy
 from ambient_solve.data.raw import LIMIT, load
 from ambient_solve.data.simulated_mri import Head, birdcage, fit_coils, simulate

@@ -143,7 +143,7 @@ def python_snippet(recipe: Recipe, picture: str = "photo.png", out: str = "resto
     damage = f"make_damage({recipe.task!r}{', ' if knobs else ''}{knobs})"
     return (
         "from ambient_solve import load_prior\n"
-        "from ambient_solve.restore import make_damage, restore_file\n"
+        "from ambient_solve.damage import make_damage\nfrom ambient_solve.restore import restore_file\n"
         "\n"
         "outcome = restore_file(\n"
         f"    {picture!r},\n"

@@ -34,7 +34,7 @@ from PIL import Image
 from torch import Tensor
 
 from ambient_solve import Solver, load_prior, operators
-from ambient_solve.demo import damages, photograph
+from ambient_solve.cli.demo import damages, photograph
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
 

@@ -29,6 +29,7 @@ import torch
 from ambient_solve.algorithms import ALGORITHMS
 from ambient_solve.data.mri import Scan, read_scan
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.figures.sheet import Row, Tile, contact_sheet, picture_tile
 from ambient_solve.knobs import knobs
 from ambient_solve.mri import (
     CLASSICAL,
@@ -43,7 +44,6 @@ from ambient_solve.mri import (
     retrospective,
 )
 from ambient_solve.operators.mri import MultiCoil
-from ambient_solve.sheet import Row, Tile, contact_sheet, picture_tile
 
 ACS = 12
 """Calibration lines at every rate: 22 of 180 lines are left at R = 8."""

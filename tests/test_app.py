@@ -13,12 +13,13 @@ from PIL import Image
 
 from ambient_solve import NetworkConfig, NetworkPrior, Solver
 from ambient_solve.algorithms import ALGORITHMS
-from ambient_solve.app import api, command, controls, example, painter, panels, run, wiring
+from ambient_solve.app import api, controls, example, painter, panels, passwords, run, wiring
 from ambient_solve.app.job import prepare, simulate
 from ambient_solve.app.order import Order
 from ambient_solve.app.session import how_to_repeat, recipe_of, save
 from ambient_solve.damage import make_damage
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.figures import sheet
 from ambient_solve.knobs import knobs
 from ambient_solve.operators import inpaint
 from ambient_solve.recipe import read_png
@@ -93,7 +94,7 @@ def test_the_residual_map_tells_the_signs_apart_and_leaves_out_what_was_not_meas
 
 def test_maps_get_lighter_or_darker_in_one_direction():
     # What makes them readable in grey print and with any colour vision.
-    ramp = panels.coloured(np.linspace(0, 1, 64)[None], panels.HEAT)[0] @ [0.299, 0.587, 0.114]
+    ramp = panels.coloured(np.linspace(0, 1, 64)[None], sheet.HEAT)[0] @ [0.299, 0.587, 0.114]
     assert (np.diff(ramp) > -0.5).all()
     signed = panels.coloured(np.linspace(0, 1, 65)[None], panels.SIGNED)[0] @ [0.299, 0.587, 0.114]
     assert (np.diff(signed[:33]) > -0.5).all() and (np.diff(signed[32:]) < 0.5).all()
@@ -362,11 +363,11 @@ def test_the_example_is_finished_small_and_honest():
 def test_a_password_is_read_from_a_file(tmp_path):
     (tmp_path / "word").write_text("open sesame\nsecond line\n")
     (tmp_path / "empty").write_text("\n")
-    assert command.read_auth(f"ali:{tmp_path / 'word'}") == [("ali", "open sesame")]
-    assert command.read_auth("") is None
+    assert passwords.read_auth(f"ali:{tmp_path / 'word'}") == [("ali", "open sesame")]
+    assert passwords.read_auth("") is None
     for wrong in ("ali", "ali:", f"ali:{tmp_path / 'nothing'}", f":{tmp_path / 'word'}", f"ali:{tmp_path / 'empty'}"):
         with pytest.raises(AmbientSolveError, match="expected"):
-            command.read_auth(wrong)
+            passwords.read_auth(wrong)
 
 
 def test_what_an_error_says_does_not_stay_through_the_next_run():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ambient_solve.app import api, events, panels
+from ambient_solve.app import api, events, panels, session
 from ambient_solve.app.job import Problem, prepare
 from ambient_solve.app.order import Order
 from ambient_solve.app.run import Result
@@ -110,7 +110,7 @@ def test_fifty_jobs_of_ten_clients_are_answered_not_mixed_up_and_leave_nothing(s
 @pytest.mark.skipif(not STATUS.exists(), reason="memory is read from /proc, which this system does not have")
 def test_memory_does_not_grow_with_the_jobs_and_a_leak_would_be_seen(server, picture, monkeypatch):
     honest = growth(server, picture)
-    held, plain, standing = [], api.save, alive()
+    held, plain, standing = [], session.save, alive()
 
     def leaking(result, folder):
         held.append((result, np.ones(LEAK * 1024**2, np.uint8)))

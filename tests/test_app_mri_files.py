@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ambient_solve.app import controls, events, mri_events
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 from ambient_solve.data.mri import read_scan
 from ambient_solve.errors import AmbientSolveError
 from test_app_events import connect

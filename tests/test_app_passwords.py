@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 from attacks import process, web
 
 
@@ -172,12 +172,13 @@ def test_a_page_is_not_opened_wider_than_was_meant(words, said, tmp_path, capsys
 
 
 def test_what_was_said_reaches_the_page(tmp_path, monkeypatch, capsys):
-    from ambient_solve.app import command, page
+    from ambient_solve.app import page
+    from ambient_solve.cli import app
 
     given = SimpleNamespace()
     monkeypatch.setattr(page, "launch", lambda *words, **options: given.__dict__.update(options))
-    monkeypatch.setattr(command, "leave", lambda: given.__dict__.update(left=True))
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(app, "leave", lambda: given.__dict__.update(left=True))
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
     (tmp_path / "word").write_text("open sesame\n")
     (tmp_path / "word").chmod(0o644)
     words = ["--share", "--auth", f"ali:{tmp_path / 'word'}", "--max-minutes", "5"]

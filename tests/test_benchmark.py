@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ambient_solve import NetworkConfig, NetworkPrior, Proximal, Solver, operators
+from ambient_solve.cli.evaluate import Evaluate, read_arm, read_task
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.benchmark import (
     Job,
@@ -32,7 +33,6 @@ from ambient_solve.evaluate.benchmark import (
 )
 from ambient_solve.evaluate.calibration import coverage, variance_ratio
 from ambient_solve.evaluate.metrics import Metrics
-from ambient_solve.evaluation import Evaluate, read_arm, read_task
 from ambient_solve.priors.base import Prior
 from helpers import one_sentence, rand
 

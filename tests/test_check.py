@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from ambient_solve.algorithms.ddnm import DDNM
-from ambient_solve.check import OPERATORS, Check, Found, build_operator, draw
+from ambient_solve.cli.check import OPERATORS, Check, build_operator, draw
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.exactness import Estimate, Exactness
 from ambient_solve.evaluate.simulation import Calibration, Exact
 from ambient_solve.evaluate.two_sample import TwoSample
+from ambient_solve.evaluate.verdict import Found
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
 from helpers import one_sentence
 

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 from ambient_solve import ALGORITHMS, NetworkConfig, NetworkPrior
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
+from ambient_solve.cli.flags import split_knobs
 from ambient_solve.data.corruption import fingerprint, read_corrupted
 from ambient_solve.data.damages import DAMAGES as DATA_DAMAGES
-from ambient_solve.flags import split_knobs
 from ambient_solve.knobs import knobs
 from ambient_solve.priors.load import embedded_priors
 
@@ -184,7 +184,7 @@ def test_what_is_cheap_is_checked_before_torch_is_imported(place):
         ("a.png", *INPAINT, "--device", "gpu"),  # control: it takes torch to know the devices
     ]
     code = (
-        f"import sys; from ambient_solve.cli import main\nfor words in {cases!r}:\n"
+        f"import sys; from ambient_solve.cli.dispatch import main\nfor words in {cases!r}:\n"
         "    print(main(['restore', *words]), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -354,7 +354,7 @@ def test_ctrl_c_exits_130(prior, place):
             "-c",
             # A shell that runs the tests in the background has its children ignore the signal.
             "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-            "import sys, ambient_solve.solver as _; from ambient_solve.cli import main; print('up', flush=True); "
+            "import sys, ambient_solve.solver as _; from ambient_solve.cli.dispatch import main; print('up', flush=True); "
             "sys.exit(main())",
             *words,
         ],

@@ -21,7 +21,7 @@ import tyro
 from PIL import Image
 
 from ambient_solve import ALGORITHMS, NetworkConfig, NetworkPrior
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 from test_examples import SCRIPTS
 
 ROOT = Path(__file__).resolve().parents[1]

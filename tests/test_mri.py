@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 from ambient_solve.data.corruption import read_corrupted
 from ambient_solve.data.loader import Levels, Loader
 from ambient_solve.data.mri import Scan

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 from ambient_solve.data.mri import Scan, calibration_scale, coil_pictures, read_scan
 from ambient_solve.data.simulated_mri import birdcage, fit_coils, simulate
 from ambient_solve.errors import AmbientSolveError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 from ambient_solve.data.corruption import read_corrupted
 from helpers import one_sentence
 from test_mri import made

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ambient_solve import AmbientSolveError, NetworkConfig, NetworkPrior
 from ambient_solve.algorithms import ALGORITHMS
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 from ambient_solve.damage import DAMAGES, Inpaint
 from ambient_solve.knobs import knobs
 from ambient_solve.recipe import (
@@ -100,7 +100,7 @@ def test_the_snippet_and_the_command_make_the_same_picture(folder, monkeypatch, 
 
 def test_every_knob_is_typed_as_it_is_read():
     """Whatever its type, its name or its sign, the command gives a knob back as it was."""
-    from ambient_solve.flags import knob_values, split_knobs
+    from ambient_solve.cli.flags import knob_values, split_knobs
 
     own = [k.name for cls in DAMAGES.values() for k in knobs(cls)] + ["task", "prior", "algorithm", "samples", "seed"]
     for name, cls in ALGORITHMS.items():

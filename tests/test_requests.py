@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from ambient_solve import GaussianPrior, MixturePrior, NetworkConfig, NetworkPrior
-from ambient_solve.cli import main
-from ambient_solve.restore import Denoise, restore_file
+from ambient_solve.cli.dispatch import main
+from ambient_solve.damage import Denoise
+from ambient_solve.restore import restore_file
 from ambient_solve.sharing import PIXELS, Share
 from test_mri import made
 

@@ -20,9 +20,10 @@ from ambient_solve import (
     Prior,
     generate,
     load_prior,
+    noise,
 )
 from ambient_solve import sampling as module
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 from ambient_solve.evaluate.exact import gaussian_report, sliced_wasserstein
 from ambient_solve.noise import churn, karras
 from helpers import one_sentence, randn
@@ -105,7 +106,7 @@ def test_heun_is_algorithm_1_of_edm():
         first = 1 + (after - sigma) * slope(sigma)
         euler *= first
         heun *= 1 + (after - sigma) * (slope(sigma) + slope(after) * first) / 2 if after > 0 else first
-    start = prior.sigma_max * prior.noise((3, 5), module.Streams([4], 3))
+    start = prior.sigma_max * prior.noise((3, 5), noise.Streams([4], 3))
     torch.testing.assert_close(generate(prior, 3, steps=steps, seed=4), heun * start)
     assert prior.calls == [3] * (2 * steps - 1)
     torch.testing.assert_close(generate(prior, 3, steps=steps, seed=4, order=1), euler * start)

@@ -160,7 +160,7 @@ def test_gradio_is_known_to_the_page_alone():
         ("likelihood.py", "from ambient_solve import GaussianPrior", "ambient_solve"),
         ("objectives/new.py", "from ambient_solve.algorithms.dps import DPS", "algorithms.dps"),
         ("noise.py", "from ambient_solve.knobs import knob", "knobs"),
-        ("solver.py", "from ambient_solve.cli import main", "cli"),
+        ("solver.py", "from ambient_solve.cli.dispatch import main", "cli"),
         ("data/new.py", "from ambient_solve.priors.base import Prior", "priors.base"),
         ("solver.py", "import accelerate", "module level"),
         ("cli.py", "try:\n    import gradio.themes\nexcept ImportError:\n    pass", "module level"),

@@ -16,8 +16,8 @@ from ambient_solve import (
     load_prior,
     operators,
 )
+from ambient_solve.cli.demo import photograph
 from ambient_solve.damage import Denoise, Picture
-from ambient_solve.demo import photograph
 from ambient_solve.noise import Streams
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior

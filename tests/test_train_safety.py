@@ -118,7 +118,7 @@ def test_run_says_in_log_and_card_what_it_computed_in(root, command, trainers, m
 
 
 def test_card_tells_what_was_done_to_data_that_were_damaged_before(root, command):
-    from ambient_solve.cli import main
+    from ambient_solve.cli.dispatch import main
 
     done = ["--clean-share", "0.25", "--shrink", "2", "--seed", "42", "--damage", "noise sigma=0.3"]
     assert main(["corrupt", str(root / "pictures"), str(root / "set"), *done]) == 0
@@ -332,7 +332,7 @@ def test_recorded_seed_index_and_source_undo_the_noise_and_without_the_seed_a_fo
 
 
 def test_help_of_corrupt_says_that_its_noise_can_be_undone(capsys):
-    from ambient_solve.cli import main
+    from ambient_solve.cli.dispatch import main
 
     assert main(["corrupt", "--help"]) == 0
     assert "noise can be drawn again" in " ".join(capsys.readouterr().out.split())

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ambient_solve.app import mri_job
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 from ambient_solve.data import apart
 from ambient_solve.data.corruption import read_corrupted
 from ambient_solve.data.images import read_images

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ambient_solve.app import mri_api, mri_job
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 from ambient_solve.data.mri import read_scan
 from ambient_solve.errors import AmbientSolveError
 from helpers import one_sentence

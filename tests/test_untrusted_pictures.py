@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 from ambient_solve.damage import make_damage, read_kernel, read_mask, read_measurement
 from ambient_solve.errors import AmbientSolveError, shown, without_folders
 from ambient_solve.restore import restore_files

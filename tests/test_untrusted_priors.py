@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ambient_solve.app.mri_job import KINDS, ScanOrder
-from ambient_solve.cli import main
+from ambient_solve.cli.dispatch import main
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.operators import masks
 from ambient_solve.priors.load import embedded_priors, load_prior

@@ -37,7 +37,7 @@ MAX_SAMPLES, MAX_STEPS = 16, 1000
 def prior_of(name: str, device: str, lane: str = "quick") -> Any:
     """A prior, kept for the next run; each lane works with its own."""
     libraries()
-    from ambient_solve.console import load
+    from ambient_solve.priors.load import load
 
     return load(name, device)
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ambient_solve.app import panels
-from ambient_solve.sheet import HEAT
+from ambient_solve.figures.sheet import HEAT
 
 if TYPE_CHECKING:
     from ambient_solve.mri import Reconstruction

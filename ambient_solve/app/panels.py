@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ambient_solve.sheet import HEAT
+from ambient_solve.figures.sheet import HEAT
 
 INK, SOFT, PAPER = (28, 30, 34), (86, 91, 99), (255, 255, 255)
 # Blue, white, orange: the two signs differ in hue and the size in lightness, for readers of all kinds of colour vision.

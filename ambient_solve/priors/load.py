@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
@@ -100,3 +101,14 @@ def _from_hub(repo: str, revision: str | None = None) -> Path:
             f"{repo!r} is no local folder and could not be fetched from the hub ({reason}). "
             + (f"Give a folder, or one of the embedded priors: {', '.join(known)}." if known else NONE_EMBEDDED)
         ) from None
+
+
+def load(prior: str, device: str) -> Any:
+    """The prior of that name, folder or hub id on `device`, which "auto" chooses."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise AmbientSolveError(f"The device {device!r} is not there. Choose auto or cpu.")
+    return load_prior(prior, device=device)

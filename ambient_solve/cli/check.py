@@ -8,36 +8,38 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ambient_solve.charts import SIDE, bars, curve, ratio_bars
+from ambient_solve.cli.flags import knob_values
 from ambient_solve.errors import AmbientSolveError, suggestion
-from ambient_solve.flags import knob_values
+from ambient_solve.evaluate.verdict import ALPHA, MIXTURE, Found, finite, p_words
+from ambient_solve.figures.charts import SIDE, bars, curve, ratio_bars
+from ambient_solve.figures.sheet import Row, Tile, contact_sheet
 from ambient_solve.knobs import build
 from ambient_solve.restore import check_folder, make_solver
-from ambient_solve.sheet import Row, Tile, contact_sheet
 
 if TYPE_CHECKING:
     from deepinv.physics import Physics
     from PIL import Image
     from rich.table import Table
 
-    from ambient_solve.evaluate.exactness import Exactness
     from ambient_solve.evaluate.simulation import Calibration
     from ambient_solve.priors.base import Prior
 
 MIXTURES = ((8, 1), (8, 4), (80, 4))
-SEEDS, MIXTURE = 2, "mixture"
+SEEDS = 2
 OPERATORS = ("inpaint", "box", "gaussian-blur", "motion-blur", "super-resolution", "denoise", "jpeg")
-LEAST, FEW, SIZE, PAGE, FIGURE = 10, 100, 32, 132, "check.png"
-ALPHA, FARTHEST_Z, BIASED, FARTHEST, FARTHEST_MIXTURE = 0.01, 4.4, 0.1, 1.05, 3.0
+LEAST = 10
+SIZE = 32
+PAGE = 132
+FIGURE = "check.png"
+BIASED = 0.1
 """Beyond these a sampler is called a heuristic: a p-value (times the number of tests); on a Gaussian a z-score together
 with an error of the mean in posterior deviations, or with a distance in floors; on a mixture, of which exact particles
 reach two, a distance in floors."""
@@ -90,7 +92,7 @@ class Check:
         self.out.mkdir(parents=True, exist_ok=True)
         draw(found).save(self.out / FIGURE)
         if self.json:
-            print(json.dumps(_finite(found.record()), allow_nan=False))
+            print(json.dumps(finite(found.record()), allow_nan=False))
         else:
             print_page(found)
             print(f"Figure: {self.out / FIGURE}")
@@ -159,8 +161,8 @@ class Check:
 
     def _trained(self, options: Mapping[str, Any]) -> Found:
         """Against truths that the prior itself draws."""
-        from ambient_solve.console import load
         from ambient_solve.priors.ambient import AmbientPrior
+        from ambient_solve.priors.load import load
 
         prior, operator = load(self.prior, self.device), self.operator or OPERATORS[0]
         make_solver(prior, self.algorithm, options)
@@ -200,125 +202,6 @@ class Check:
         return tqdm(total=total, desc="check", disable=self.json or not sys.stderr.isatty())
 
 
-class Fault(NamedTuple):
-    """A `kind` of error, how large it is, in `words`, and the problem that has it."""
-
-    kind: str
-    size: float
-    words: str
-    name: str
-
-
-@dataclass
-class Found:
-    """What a check has found: `Calibration` by problem, and where known the distances from the posterior."""
-
-    algorithm: str
-    prior: str
-    samples: int
-    sets: dict[str, Calibration] = field(default_factory=dict)
-    gaussian: dict[str, Exactness] = field(default_factory=dict)
-    mixture: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, name: str, calibrate: Callable[[], Calibration]) -> None:
-        """Calibrate, unless the algorithm refuses the operator."""
-        try:
-            self.sets[name] = calibrate()
-        except AmbientSolveError as error:
-            self.refused[name] = str(error)
-
-    def measure(self, name: Any, distances: Callable[[], Any], into: dict[Any, Any]) -> None:
-        """Take the distances, the mean over problems, unless the algorithm refuses the operator."""
-        try:
-            rows = distances()
-        except AmbientSolveError as error:
-            self.refused.setdefault(str(name), str(error))
-        else:
-            several = isinstance(rows, list)
-            into[name] = tuple(sum(values) / len(rows) for values in zip(*rows, strict=True)) if several else rows
-
-    @property
-    def verdict(self) -> str:
-        """Exact within sampling error, or what is wrong and where it is worst, in one line."""
-        wrong = [Fault(*f, name) for name, c in self.sets.items() if c.p * len(self.sets) < ALPHA for f in _faults(c)]
-        for name, e in self.gaussian.items():
-            ratio = e.distance.value / e.floor.value
-            if not (e.excess.value <= FARTHEST_Z * e.excess.error or ratio <= FARTHEST):
-                wrong.append(Fault("far from the posterior", ratio, f"{ratio:.1f} floors", name))
-            if not (e.z <= FARTHEST_Z or e.bias <= BIASED):
-                wrong.append(Fault("biased", e.bias, f"{e.bias:.2f} posterior deviations", name))
-        for (d, dy), (distance, floor) in self.mixture.items():
-            if not distance <= FARTHEST_MIXTURE * floor:
-                seen = f"{distance / floor:.1f} floors with {dy} of {d} coordinates measured"
-                wrong.append(Fault("far from the posterior", distance / floor, seen, MIXTURE))
-        if not wrong:
-            several = " and ".join(f"{n} problems" for n in {c.problems for c in self.sets.values()})
-            few = "" if min(c.problems for c in self.sets.values()) >= FEW else ", few: small errors would not show"
-            return f"exact within sampling error ({several}, {self.samples} samples of each{few})"
-        worst: dict[str, Fault] = {}
-        for fault in wrong:
-            if fault.kind not in worst or fault.size > worst[fault.kind].size:
-                worst[fault.kind] = fault
-        what = "; ".join(f"{f.kind} ({f.words}, {f.name})" for f in worst.values())
-        mixtures_only = {f.name for f in wrong} == {MIXTURE} and (self.gaussian or len(self.sets) > 1)
-        return f"{'exact on Gaussians within sampling error, else ' if mixtures_only else ''}heuristic: {what}"
-
-    def record(self) -> dict[str, Any]:
-        """Everything but the figure, as JSON takes it."""
-        sets = {}
-        for name, c in self.sets.items():
-            row = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name not in ("ranks", "exact")}
-            row["ranks"] = {key: ranks.tolist() for key, ranks in c.ranks.items()}
-            if c.exact is not None:
-                row |= {"bias": c.exact.bias, "ratios": c.exact.ratios.tolist(), "c2st": c.exact.two_sample.accuracy}
-            sets[name] = row
-        return {
-            "algorithm": self.algorithm,
-            "prior": self.prior,
-            "verdict": self.verdict,
-            "calibration": sets,
-            "gaussian": {name: dataclasses.asdict(e) for name, e in self.gaussian.items()},
-            "mixture": {
-                f"{d},{dy}": dict(zip(("distance", "floor"), v, strict=True)) for (d, dy), v in self.mixture.items()
-            },
-            "refused": self.refused,
-            "notes": self.notes,
-        }
-
-
-def _finite(value: Any) -> Any:
-    """`value` with None for the numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _faults(c: Calibration) -> list[tuple[str, float, str]]:
-    """What is wrong with samples that a test has rejected: the kind, its size, and the numbers in words."""
-    found, held = [], c.coverage.get(0.9)
-    intervals = "" if held is None else f", 90 % intervals hold {100 * held:.0f} %"
-    if not 0.9 < c.variance_ratio < 1.1:
-        kind, size = "overconfident" if c.variance_ratio < 1 else "too wide", abs(math.log(c.variance_ratio))
-        found.append((kind, size, f"V/B {c.variance_ratio:.2f}{intervals}"))
-    if abs(c.chi2 - 1) > 5 * c.chi2_error:
-        kind = "fits the noise" if c.chi2 < 1 else "misses the measurement"
-        found.append((kind, abs(c.chi2 - 1), f"misfit {c.chi2:.2f}"))
-    if c.exact is not None:
-        low, high = float(c.exact.ratios.min()), float(c.exact.ratios.max())
-        if c.exact.bias > BIASED:
-            found.append(("biased", c.exact.bias, f"{c.exact.bias:.2f} posterior deviations"))
-        if low < 0.7 or high > 1.4:
-            size = max(high, 1 / max(low, 1e-9))
-            found.append(("wrong variance along some axes", size, f"{low:.2g} to {high:.2g} of the exact"))
-    worst = min(c.p_values, key=c.p_values.get)
-    p = c.p_values[worst]
-    return found or [("ranks are not uniform", -math.log(max(p, 1e-300)), f"p = {_p(p)} in {worst}")]
-
-
 def build_operator(name: str, size: tuple[int, int, int], sigma: float) -> Physics:
     """One of `OPERATORS` on images of `size` (C, H, W); `sigma` 0 takes the builder's own default."""
     from ambient_solve.operators import TASKS
@@ -354,7 +237,7 @@ def print_page(found: Found) -> None:
     for name, c in found.sets.items():
         held = ["-" if c.coverage.get(level) is None else f"{100 * c.coverage[level]:.0f}" for level in (0.5, 0.9)]
         cost = ["-" if n is None else str(n) for n in (c.network_calls, c.vjps)]
-        p_values = [_p(c.p_values[test]) for test in tests]
+        p_values = [p_words(c.p_values[test]) for test in tests]
         rows.add_row(name, *p_values, *held, f"{c.variance_ratio:.2f}", f"{c.chi2:.2f}", *cost)
     console.print(rows)
     for name, reason in found.refused.items():
@@ -369,10 +252,6 @@ def _columns(rows: Table, *headings: str) -> None:
         rows.add_column(heading, justify="right", no_wrap=True)
 
 
-def _p(p: float) -> str:
-    return f"{p:.2f}" if p >= 0.01 else f"{p:.0e}" if p > 1e-99 else "0"
-
-
 def draw(found: Found) -> Image.Image:
     """The figure: a row for each problem, with rank histograms, a coverage curve and the variance along each axis."""
     from ambient_solve.evaluate.calibration import histogram
@@ -381,7 +260,9 @@ def draw(found: Found) -> Image.Image:
     columns, rows = [*first.ranks, "coverage"] + (["variance / exact"] if first.exact else []), []
     for name, c in found.sets.items():
         tiles = [
-            Tile(bars(histogram(ranks, c.n_samples).numpy(), c.p_values[key] < ALPHA), f"p = {_p(c.p_values[key])}")
+            Tile(
+                bars(histogram(ranks, c.n_samples).numpy(), c.p_values[key] < ALPHA), f"p = {p_words(c.p_values[key])}"
+            )
             for key, ranks in c.ranks.items()
         ]
         tiles.append(Tile(curve(c.coverage), "" if 0.9 not in c.coverage else f"{100 * c.coverage[0.9]:.0f} % in 90 %"))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ambient_solve.cli.flags import Device
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.sheet import Row, contact_sheet, picture_tile, spread_tile
+from ambient_solve.figures.sheet import Row, contact_sheet, picture_tile, spread_tile
+from ambient_solve.restore import check_folder
 
 if TYPE_CHECKING:
     from deepinv.physics import Physics
@@ -125,3 +129,43 @@ def _row(x: Tensor, shown: Tensor, result: Restoration, score: Score) -> Row:
     return Row(
         f"{score.name[0].upper()}{score.name[1:]}, noise {SIGMA}", f"data misfit {score.chi2:.2f} (1 is right)", tiles
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Damage a photograph three ways, restore it, and draw a contact sheet. Needs no argument and no network."""
+
+    out: Path = Path("demo")
+    """Folder of the contact sheet."""
+    prior: str = "photos"
+    """Embedded prior, folder, or hub id (owner/name)."""
+    steps: int = 25
+    """Noise levels; more is slower and usually better."""
+    samples: int = 4
+    """Posterior samples of each picture, at least 2."""
+    seed: int = 0
+    """Decides the noise of the damage and of the samples."""
+    device: Device = "auto"
+    """auto takes the graphics card where there is one."""
+
+    def run(self) -> int:
+        """See the class."""
+        from rich.console import Console
+        from rich.table import Table
+
+        check_folder(self.out)
+        from ambient_solve.priors.load import load
+
+        prior, console = load(self.prior, self.device), Console()
+        table = Table("damage", title="PSNR in dB / SSIM against the original; data misfit chi2 (1 is right)")
+        for heading in ("damaged", "mean", "sample", "chi2", "seconds"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        settings = {"steps": self.steps, "n_samples": self.samples, "seed": self.seed}
+        say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+        scores, sheet = run_demo(prior, self.out, **settings, progress=True, say=say)
+        for s in scores:
+            quality = [f"{s.psnr[kind]:.1f} / {s.ssim[kind]:.2f}" for kind in ("damaged", "mean", "sample")]
+            table.add_row(s.name, *quality, f"{s.chi2:.2f}", f"{s.seconds:.1f}")
+        console.print(table)
+        print(f"Contact sheet: {sheet}")
+        return 0

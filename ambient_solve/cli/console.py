@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from ambient_solve.errors import AmbientSolveError, shown
+from ambient_solve.errors import shown
 from ambient_solve.knobs import knobs
 
 if TYPE_CHECKING:
@@ -19,19 +19,6 @@ if TYPE_CHECKING:
 
 MAX_CARD = 100_000
 """Bytes of a model card that are printed."""
-
-
-def load(prior: str, device: str) -> Any:
-    """The prior of that name, folder or hub id on `device`, which "auto" chooses."""
-    import torch
-
-    from ambient_solve.priors.load import load_prior
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise AmbientSolveError(f"The device {device!r} is not there. Choose auto or cpu.")
-    return load_prior(prior, device=device)
 
 
 def print_knobs(title: str, cls: type) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ambient_solve.cli.flags import knob_values
 from ambient_solve.errors import AmbientSolveError, shown, suggestion
-from ambient_solve.flags import knob_values
 from ambient_solve.restore import check_folder
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ class MriTrain:
 
 def mri_train() -> type:
     """`MriTrain` with the knobs of the preparation."""
-    from ambient_solve.flags import with_knobs
+    from ambient_solve.cli.flags import with_knobs
     from ambient_solve.knobs import knobs
     from ambient_solve.mri_training import Preparation
 

@@ -17,6 +17,8 @@ from ambient_solve.knobs import Knob, knobs
 if TYPE_CHECKING:
     from ambient_solve.data.damages import Damage
 
+Device = Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda")]
+
 
 def knob_values(texts: dict[str, str], algorithm: str, own: Sequence[str]) -> dict[str, Any]:
     """Typed knobs from what was typed, such as {"lambda": "2"}; an unknown one raises with a suggestion.

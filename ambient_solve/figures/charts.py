@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ambient_solve.sheet import INK, SOFT
+from ambient_solve.figures.sheet import INK, SOFT
 
 SIDE, BAR, BAND, BAD = 168, (72, 108, 168), (226, 230, 238), (212, 72, 66)
 

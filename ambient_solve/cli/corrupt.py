@@ -1,0 +1,70 @@
+"""`ambient-solve corrupt`: a data set damaged once, for training."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ambient_solve.cli.console import stderr
+from ambient_solve.cli.flags import damage_help, read_damages, with_knobs
+from ambient_solve.errors import AmbientSolveError, shown
+from ambient_solve.knobs import knobs
+from ambient_solve.restore import check_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Corrupt:
+    """Damage a data set once, for training, and write a manifest of it. An interrupted command goes on where it was."""
+
+    source: tyro.conf.Positional[str]
+    """Folder of pictures, .npz pack, webdataset:PATH, dataset:PATH or imagefolder:PATH."""
+    out: tyro.conf.Positional[Path]
+    """Folder for the damaged pictures; must not hold a finished damaged data set."""
+    damage: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(metavar='"KIND KNOB=VALUE ..."', help_behavior_hint="(may be repeated, default: noise)"),
+    ] = ()
+    """What happens to the pictures that do not stay clean, such as "jpeg quality=25 share=2"."""
+    sigma_noise: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint='(short for --damage "noise sigma=FLOAT")')
+    ] = None
+    """Noise level of the damaged pictures, in units of [-1, 1] pictures."""
+    shrink: int = 1
+    """Divide both sides first, which makes the pixels of a JPEG clean again."""
+    follow_outside: bool = False
+    """Read pictures that dataset:PATH or imagefolder:PATH names outside of PATH; only if you trust it."""
+
+    def run(self) -> int:
+        """See the class."""
+        from rich.progress import track
+
+        from ambient_solve.data.corruption import Corruption, write_corrupted
+        from ambient_solve.data.images import read_images
+
+        if self.shrink < 1:
+            raise AmbientSolveError(f"--shrink {self.shrink} was given, at least 1 was expected.")
+        damages = read_damages(self.damage, self.sigma_noise)
+        corruption = Corruption(**{k.name: getattr(self, k.name) for k in knobs(Corruption)}, damages=damages)
+        check_folder(self.out)
+        # Read once before anything is written: a bad picture then leaves no half-made data set behind.
+        how = {"shrink": self.shrink, "follow_outside": self.follow_outside}
+        total = sum(1 for _ in track(read_images(self.source, **how), "reading", console=stderr()))
+        pictures = track(read_images(self.source, **how), "damaging", total=total, console=stderr())
+        write_corrupted(pictures, total, corruption, self.out, os.path.normpath(self.source), {"shrink": self.shrink})
+        counts = sorted(Counter(damage.name if damage else "clean" for damage in corruption.plan(total)).items())
+        print(f"{shown(self.out)}: {total} pictures, {', '.join(f'{n} {name}' for name, n in counts)}")
+        return 0
+
+
+def corrupt_command() -> type:
+    """`Corrupt` with the knobs of `Corruption`, and the kinds of damage in its help."""
+    from ambient_solve.data.corruption import SHARING, Corruption
+
+    made = with_knobs(Corrupt, knobs(Corruption))
+    made.__doc__ = f"{Corrupt.__doc__}\n\n{SHARING}\n\n{damage_help()}"
+    return made

@@ -1,0 +1,111 @@
+"""The command line: `ambient-solve demo | restore | sample | corrupt | check | evaluate | info`.
+
+Exit codes: 0 fine; 2 bad input, with a sentence on standard error; 130 interrupted. A command imports what it
+needs when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from ambient_solve.cli.corrupt import corrupt_command
+from ambient_solve.cli.demo import Demo
+from ambient_solve.cli.flags import split_knobs
+from ambient_solve.cli.info import Info
+from ambient_solve.cli.restore import restore_command
+from ambient_solve.cli.sample import sample_command
+from ambient_solve.errors import AmbientSolveError, shown, suggestion
+from ambient_solve.version import __version__
+
+PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)
+
+
+def _check() -> type:
+    from ambient_solve.cli.check import Check
+
+    return Check
+
+
+def _app() -> type:
+    from ambient_solve.cli.app import App
+
+    return App
+
+
+def _evaluate() -> type:
+    from ambient_solve.cli.evaluate import Evaluate
+
+    return Evaluate
+
+
+def _mri(train: bool) -> type:
+    from ambient_solve.cli.mri import Mri, mri_train
+
+    return mri_train() if train else Mri
+
+
+COMMANDS: dict[str, Callable[[], type]] = {
+    "demo": lambda: Demo,
+    "restore": restore_command,
+    "sample": sample_command,
+    "corrupt": corrupt_command,
+    "check": _check,
+    "evaluate": _evaluate,
+    "mri": lambda: _mri(False),
+    "mri-train": lambda: _mri(True),
+    "info": lambda: Info,
+    "app": _app,
+}
+WITH_KNOBS = ("restore", "check", "mri")
+"""Commands that take the knobs of an algorithm beside their own options."""
+USAGE = """usage: ambient-solve COMMAND ...
+
+  demo      damage a photograph, restore it, and draw a contact sheet; needs no argument
+  restore   restore damaged pictures
+  sample    draw pictures from a prior alone
+  corrupt   damage a data set once, for training
+  check     say whether the samples of an algorithm are those of the posterior
+  evaluate  compare algorithms, tasks and priors on pictures whose truth is known
+  mri       reconstruct undersampled MRI scans
+  mri-train make training data of undersampled scans, and train a prior from them
+  info      list priors, tasks and algorithms with their knobs, or describe one prior
+  app       open the page that restores pictures in a browser
+
+`ambient-solve COMMAND --help` lists the options of a command; `ambient-solve --version` tells the version."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (by default that of the process) and return the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(argv)
+    except (AmbientSolveError, OSError) as error:
+        print(shown(error), file=sys.stderr)
+        return 2
+    except SystemExit as stop:
+        # tyro prints the help, or what is wrong with the options, and leaves.
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print("Interrupted. What was finished is kept.", file=sys.stderr)
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if argv[0] == "--version":
+        print(f"ambient-solve {__version__}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        raise AmbientSolveError(f"There is no command {name!r}. {suggestion(name, COMMANDS)}")
+    command, texts = COMMANDS[name](), {}
+    if name in WITH_KNOBS:
+        rest, texts = split_knobs(rest, [f.name for f in dataclasses.fields(command)] + ["help"])
+    given = tyro.cli(command, prog=f"ambient-solve {name}", args=rest, config=PLAIN)
+    return given.run(texts) if name in WITH_KNOBS else given.run()

@@ -1,0 +1,35 @@
+"""`ambient-solve info`: priors, tasks and algorithms with their knobs, or one prior."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tyro
+
+from ambient_solve.cli.console import describe_prior, print_knobs
+from ambient_solve.damage import DAMAGES
+from ambient_solve.version import __version__
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """List the embedded priors, the tasks and the algorithms with their knobs; or describe one PRIOR."""
+
+    prior: tyro.conf.Positional[str] = ""
+    """Embedded prior, folder, or hub id (owner/name)."""
+
+    def run(self) -> int:
+        """See the class."""
+        from ambient_solve.priors.load import embedded_priors, prior_folder
+
+        if self.prior:
+            describe_prior(prior_folder(self.prior))
+            return 0
+        from ambient_solve.algorithms import ALGORITHMS
+
+        print(f"ambient_solve {__version__}\n\nPriors: {', '.join(embedded_priors()) or 'none embedded'}\n")
+        for name, task in DAMAGES.items():
+            print_knobs(f"task {name}", task)
+        for name, algorithm in ALGORITHMS.items():
+            print_knobs(f"algorithm {name} ({algorithm.paper})", algorithm)
+        return 0

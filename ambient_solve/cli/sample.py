@@ -1,0 +1,72 @@
+"""`ambient-solve sample`: pictures from a prior alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ambient_solve.cli.flags import Device, with_knobs
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.knobs import knobs
+from ambient_solve.restore import check_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Draw pictures from a prior alone, without a measurement: what it has learned."""
+
+    prior: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRIOR")] = "photos"
+    """Embedded prior, folder, or hub id (owner/name)."""
+    n: int = 16
+    """How many."""
+    size: int = 0
+    """Their side in pixels; 0 is the prior's own, or 64 where any will do."""
+    out: Path = Path("samples")
+    """Folder of the pictures and of their contact sheet, sheet.png."""
+    seed: int = 0
+    """Picture i depends on (seed, i) alone."""
+    device: Device = "auto"
+    """auto takes the graphics card where there is one."""
+
+    def run(self) -> int:
+        """See the class."""
+        from ambient_solve.figures.sheet import Row, Tile, contact_sheet, picture_tile
+        from ambient_solve.priors.ambient import AmbientPrior
+        from ambient_solve.restoration import save_png
+        from ambient_solve.sampling import Sampling, generate
+
+        check_folder(self.out)
+        from ambient_solve.priors.load import load
+
+        prior = load(self.prior, self.device)
+        if prior.shape[0] not in (1, 3):
+            raise AmbientSolveError(f"{self.prior} makes {prior.shape[0]} channels; PNG files hold 1 or 3.")
+        settings = {k.name: getattr(self, k.name) for k in knobs(Sampling)}
+        size = self.size or (64 if -1 in prior.shape else None)
+        pictures = prior.decode(
+            generate(prior, self.n, size=size, seed=self.seed, progress=sys.stderr.isatty(), **settings)
+        )
+        self.out.mkdir(parents=True, exist_ok=True)
+        for i, x in enumerate(pictures):
+            record = {"prior": self.prior, "seed": self.seed, "sample": i, **settings}
+            save_png(x, self.out / f"{i:04d}.png", json.dumps(record))
+        tiles, wide = [picture_tile(x, f"{i:04d}") for i, x in enumerate(pictures)], min(self.n, 4)
+        tiles += [Tile(tiles[0].picture * 0 + 255)] * (-self.n % wide)
+        rows = [Row("", f"seed {self.seed}", tiles[i : i + wide]) for i in range(0, self.n, wide)]
+        contact_sheet(f"samples of {self.prior}", [""] * wide, rows, side=192).save(self.out / "sheet.png")
+        print(f"{self.out}: {self.n} samples of {self.prior}, contact sheet {self.out / 'sheet.png'}")
+        if isinstance(prior, AmbientPrior):
+            print("  Note: this prior is told what it may see. What it does not see it fills with means: less variety.")
+        return 0
+
+
+def sample_command() -> type:
+    """`Sample` with the knobs of `generate`."""
+    from ambient_solve.sampling import Sampling
+
+    return with_knobs(Sample, knobs(Sampling))
