@@ -185,7 +185,7 @@ def zip_folder(folder: str | Path, path: str | Path) -> Path:
     Raises:
         AmbientSolveError: there is nothing to pack.
     """
-    from ambient_solve.restore import PART
+    from ambient_solve.sharing import PART
 
     folder, path = Path(folder), Path(path)
     part = path.with_name(path.name + ".part")

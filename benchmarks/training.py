@@ -32,8 +32,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ambient_solve.data.images import read_images
-from ambient_solve.priors.card import denoising_psnr
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
+from ambient_solve.training.card import denoising_psnr
 
 ROOT = Path(__file__).parents[1]
 PACK, SHRINK, HELD_OUT, CROP, BATCH, LR = "faces/utkface64.npz", 2, 500, 32, 32, 5e-4

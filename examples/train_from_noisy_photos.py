@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import save_file
 
 from ambient_solve import NetworkPrior, Solver, load_prior, operators
-from ambient_solve.priors.card import denoising_psnr
+from ambient_solve.training.card import denoising_psnr
 
 OUT, SIDE, SIGMA = Path("out/noisy"), 32, 0.2
 TRAIN = Path(__file__).resolve().parents[1] / "trainers" / "train.py"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def trainers(monkeypatch):
 @pytest.mark.parametrize("epsilon", [0.05, "auto"])
 def test_noise_of_stated_level_is_found_at_its_level(trainers, epsilon):
     """Grey pictures of 8 x 8 pixels: what the annotator shows a classifier, and the best classifier of it."""
-    annotator = trainers("classifiers").NoiseClassifier(lowest=0.01, highest=1.0, levels=40)
+    annotator = trainers("ambient_solve.training.classifiers").NoiseClassifier(lowest=0.01, highest=1.0, levels=40)
     sigmas, every = annotator.sigmas, np.arange(40)
     rng, ratios, hidden = np.random.default_rng(3), {}, {}
 
@@ -77,13 +76,12 @@ def folder(tmp_path):
 
 @pytest.fixture
 def command(folder, trainers, monkeypatch, capsys):
-    module = trainers("annotate")
+    from ambient_solve.cli.train import annotate_command
 
     def call(*options: str) -> tuple[int, str, str]:
         arguments = ["annotate.py", "--data", f"corrupted:{folder / 'set'}", "--out", str(folder / "t.jsonl"), *options]
-        monkeypatch.setattr(sys, "argv", arguments)
         try:
-            module.main()
+            annotate_command(arguments[1:])
         except SystemExit as stop:
             return stop.code, *capsys.readouterr()
         return 0, *capsys.readouterr()
@@ -103,7 +101,7 @@ def test_fixed_levels_go_to_the_damaged_alone(command, folder):
 
 
 def test_interrupted_held_out_run_resumes_to_the_same_table(command, folder, trainers, monkeypatch):
-    fitting, module = trainers("fitting"), trainers("annotate")
+    fitting, module = trainers("ambient_solve.training.fitting"), trainers("ambient_solve.training.annotate")
     options = [*SMALL, "--steps", "5"]
     assert command(*options)[0] == 0
     whole = (folder / "t.jsonl").read_bytes(), (folder / "t.run" / "curves.json").read_bytes()
@@ -170,7 +168,10 @@ def test_bad_command_is_one_sentence_and_code_2(command, folder, options, expect
 
 
 def test_data_that_cannot_be_annotated_are_refused(trainers):
-    fitting, few = trainers("fitting"), [Sample(str(i), torch.zeros(1, 4, 4).half()) for i in range(8)]
+    fitting, few = (
+        trainers("ambient_solve.training.fitting"),
+        [Sample(str(i), torch.zeros(1, 4, 4).half()) for i in range(8)],
+    )
     with pytest.raises(AmbientSolveError, match="nothing to annotate"):
         fitting.by_damage(few)
     hidden, blurred = replace(few[0], damage="random-mask"), replace(few[0], damage="blur")

@@ -28,7 +28,7 @@ def left(ema, first: int, last: int, batch: int) -> float:
 
 
 def test_half_of_an_average_is_left_after_its_half_life(trainers):
-    ema = trainers("config").Ema(half_life=800)
+    ema = trainers("ambient_solve.training.config").Ema(half_life=800)
     for batch in (8, 80):
         assert left(ema, 5000, 5000 + 800 // batch, batch) == pytest.approx(0.5)
     assert left(ema, 5000, 5010, 80) == pytest.approx(0.5)
@@ -37,19 +37,19 @@ def test_half_of_an_average_is_left_after_its_half_life(trainers):
 
 def test_while_little_has_been_seen_the_half_life_is_a_tenth_of_it(trainers):
     """From n to 2 n samples an average loses a factor 2^-(10 ln 2), whatever n."""
-    ema = trainers("config").Ema(half_life=10**9)
+    ema = trainers("ambient_solve.training.config").Ema(half_life=10**9)
     assert ema.keep(0, 8) == pytest.approx(2**-10) and ema.keep(99, 8) == pytest.approx(2**-0.1)
     for n in (200, 2000):
         assert left(ema, n, 2 * n, 64) == pytest.approx(2 ** (-10 * math.log(2)), rel=0.03)
     # The ramp ends where a tenth of what was seen is the half-life.
-    short = trainers("config").Ema(half_life=800)
+    short = trainers("ambient_solve.training.config").Ema(half_life=800)
     assert short.keep(998, 8) < short.keep(999, 8) == pytest.approx(short.keep(5000, 8)) == pytest.approx(0.5**0.01)
 
 
 @pytest.mark.parametrize("power", [1.0, 6.94])
 def test_the_power_average_weighs_step_t_by_a_power_of_t(trainers, power):
     """EDM2: `(gamma + 1) t^gamma / T^(gamma + 1)`, here its integral over each step. The start weighs nothing."""
-    ema, steps = trainers("config").Ema(power=power), 50
+    ema, steps = trainers("ambient_solve.training.config").Ema(power=power), 50
     weights = [(1 - ema.keep(t, 8)) * left(ema, t, steps - 1, 8) for t in range(steps)]
     for t, weight in enumerate(weights):
         assert weight == pytest.approx((((t + 1) / steps) ** (power + 1)) - (t / steps) ** (power + 1), abs=1e-9)
@@ -58,7 +58,7 @@ def test_the_power_average_weighs_step_t_by_a_power_of_t(trainers, power):
 
 def test_a_network_of_an_annotator_ends_with_the_average_of_its_weights(trainers, tmp_path, monkeypatch):
     """The last twentieth of them, and all alike while fewer were seen."""
-    fitting, module = trainers("fitting"), trainers("classifiers")
+    fitting, module = trainers("ambient_solve.training.fitting"), trainers("ambient_solve.training.classifiers")
     monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", 1)
     seen, save = [], fitting.Checkpoints.save
 

@@ -21,12 +21,12 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.fixture
 def weights(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "trainers"))
-    return importlib.import_module("weights")
+    return importlib.import_module("ambient_solve.training.weights")
 
 
 @pytest.fixture
 def config(weights):
-    return importlib.import_module("config").Config
+    return importlib.import_module("ambient_solve.training.config").Config
 
 
 class Compiler:

@@ -26,7 +26,10 @@ from test_expectation import NOISE, SHAPE, D, files, incomplete_samples, truth
 
 TRAINERS = Path(__file__).resolve().parents[1] / "trainers"
 sys.path.insert(0, str(TRAINERS))
-em, expectation = importlib.import_module("em"), importlib.import_module("expectation")
+em, expectation = (
+    importlib.import_module("ambient_solve.training.em"),
+    importlib.import_module("ambient_solve.training.expectation"),
+)
 
 SEEN, LAPS = 3, 8
 

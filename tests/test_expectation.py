@@ -28,7 +28,14 @@ from ambient_solve.transforms import derandomised, randomised
 from helpers import one_sentence, rand, randn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trainers"))
-expectation, restored, texture = (importlib.import_module(name) for name in ("expectation", "restored", "texture"))
+expectation, restored, texture = (
+    importlib.import_module(name)
+    for name in (
+        "ambient_solve.training.expectation",
+        "ambient_solve.training.restored",
+        "ambient_solve.training.texture",
+    )
+)
 
 SHAPE, D, NOISE = (1, 3, 4), 12, 0.1
 

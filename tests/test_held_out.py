@@ -41,10 +41,12 @@ def root(tmp_path) -> Path:
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("limit", [0, 3, PICTURES - 2, PICTURES - 1, PICTURES, 50])
 def test_no_limit_makes_a_source_train_on_its_held_out_pictures(trainers, root, limit, shuffle):
-    config = trainers("config")
+    config = trainers("ambient_solve.training.config")
     source = config.Source("pictures", held_out=2, limit=limit, shuffle=shuffle)
     given = config.Config(out=str(root / "run"), data_root=str(root), sources=(source,), crop=16, duplicates=False)
-    data = trainers("sources").read_data(replace(given, corruption=replace(given.corruption, clean_share=1.0)), False)
+    data = trainers("ambient_solve.training.sources").read_data(
+        replace(given, corruption=replace(given.corruption, clean_share=1.0)), False
+    )
     learned = [round(float((s.z[0, 0, 0].float() + 1) * 127.5)) // 10 for s in data.samples]
     held_out = [int(p[0, 0, 0]) // 10 for p in data.held_out]
     assert len(held_out) == 2 and len(learned) == min(limit or PICTURES, PICTURES - 2)
@@ -60,7 +62,7 @@ def annotated() -> list[Sample]:
 
 def test_the_denoisers_of_an_annotator_never_see_the_pictures_they_are_compared_on(trainers, tmp_path, monkeypatch):
     """Every one is trained on the rest of the clean pictures, alone or with one damage, and asked about the same."""
-    module, calls, samples = trainers("annotate"), {}, annotated()
+    module, calls, samples = trainers("ambient_solve.training.annotate"), {}, annotated()
 
     def losses(self, learned, held_out, side, folder):
         calls[folder.name] = [{s.name for s in part} for part in (learned, held_out)]
@@ -78,7 +80,11 @@ def test_the_denoisers_of_an_annotator_never_see_the_pictures_they_are_compared_
 
 
 def test_a_classifier_is_asked_about_the_half_that_it_never_saw(trainers, tmp_path, monkeypatch):
-    module, fitting, seen = trainers("classifiers"), trainers("fitting"), {}
+    module, fitting, seen = (
+        trainers("ambient_solve.training.classifiers"),
+        trainers("ambient_solve.training.fitting"),
+        {},
+    )
     samples, now, look = annotated(), [], module.NoiseClassifier.look
 
     def fit(self, network, loss, every, folder):

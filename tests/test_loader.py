@@ -48,7 +48,7 @@ def test_every_crop_of_a_picture_occurs_up_to_its_last_row_and_column():
 def test_every_crop_that_an_annotator_looks_at_occurs(monkeypatch):
     pytest.importorskip("accelerate", reason="training needs accelerate: pip install 'ambient-solve[train]'")
     monkeypatch.syspath_prepend(str(TRAINERS))
-    view, rng = importlib.import_module("fitting").view, np.random.default_rng(0)
+    view, rng = importlib.import_module("ambient_solve.training.fitting").view, np.random.default_rng(0)
     found = {places(view(NUMBERED, CROP, rng)) for _ in range(2000)}
     assert found == {
         (r, c, m) for r in range(HEIGHT - CROP + 1) for c in range(WIDTH - CROP + 1) for m in (False, True)

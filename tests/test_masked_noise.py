@@ -246,7 +246,7 @@ def test_sentences_of_masked_and_noisy_data_lead_to_what_works(monkeypatch):
     from ambient_solve.data.sample import Sample
 
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "trainers"))
-    sources = pytest.importorskip("accelerate") and importlib.import_module("sources")
+    sources = pytest.importorskip("accelerate") and importlib.import_module("ambient_solve.training.sources")
     mask = (rand(1, 8, 8, seed=1) > 0.4).to(torch.uint8)
     samples = [Sample(str(k), (mask * randn(1, 8, 8, seed=k)).half(), NOISE, mask=mask) for k in range(4)]
 

@@ -12,10 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ambient_solve import AmbientSolveError, NetworkConfig, NetworkPrior, restore
-from ambient_solve.damage import jpeg_settings
-from ambient_solve.estimation import advice
-from ambient_solve.knobs import knobs
-from ambient_solve.restore import (
+from ambient_solve.damage import (
     DAMAGES,
     Denoise,
     GaussianBlur,
@@ -24,14 +21,15 @@ from ambient_solve.restore import (
     MotionBlur,
     Picture,
     SuperResolution,
+    jpeg_settings,
     make_damage,
-    plan,
     read_kernel,
     read_mask,
     read_measurement,
-    restore_file,
-    restore_files,
 )
+from ambient_solve.estimation import advice
+from ambient_solve.knobs import knobs
+from ambient_solve.restore import plan, restore_file, restore_files
 
 FAST = {"algorithm": "proximal", "options": {"steps": 2}, "n_samples": 2}
 

@@ -36,14 +36,14 @@ def read(trainers, tmp_path):
     (tmp_path / "pictures").mkdir()
     for i, (height, width) in enumerate(SIDES):
         Image.new("RGB", (width, height), (10 * i,) * 3).save(tmp_path / "pictures" / f"{i:02d}.png")
-    config = trainers("config")
+    config = trainers("ambient_solve.training.config")
 
     def call(*sources: dict, **settings):
         values = {"out": str(tmp_path / "out"), "data_root": str(tmp_path), "crop": 8, "corruption": NOISE, **settings}
         values |= {"duplicates": False, "sources": [{"path": "pictures", **source} for source in sources]}
         made = config.make(config.Config, values, "test")
         config.check(made, 1)
-        return made, trainers("sources").read_data(made, False)
+        return made, trainers("ambient_solve.training.sources").read_data(made, False)
 
     return call
 
@@ -98,7 +98,7 @@ def test_a_picture_is_not_held_out_at_one_scale_and_learned_at_another(read, oth
 
 
 def test_a_picture_at_two_scales_is_no_duplicate_of_itself(trainers, monkeypatch, tmp_path):
-    config, sources = trainers("config"), trainers("sources")
+    config, sources = trainers("ambient_solve.training.config"), trainers("ambient_solve.training.sources")
     seen = []
     monkeypatch.setattr(sources, "report", lambda named: seen.extend(name for name, _ in named) or [])
     values = {"out": str(tmp_path), "sources": [{"path": "a", "shrink": 1}, {"path": "a", "shrink": 2}, {"path": "b"}]}
@@ -135,7 +135,7 @@ def test_more_blocks_change_nothing_at_first(trainers):
     for blocks in (2, (1, 4, 1), (3, 2, 2)):
         after = NetworkConfig(widths=(8, 16, 24), blocks=blocks, groups=4, embedding=32)
         prior = NetworkPrior(after, "float32")
-        trainers("growth").deepened(prior.network, saved.network.state_dict(), before, after)
+        trainers("ambient_solve.training.growth").deepened(prior.network, saved.network.state_dict(), before, after)
         assert torch.allclose(prior.denoise(z, 0.5), saved.denoise(z, 0.5), atol=1e-6)
         for parameter in prior.parameters():  # not because the new blocks do nothing
             torch.nn.init.normal_(parameter, std=0.1)
@@ -144,11 +144,11 @@ def test_more_blocks_change_nothing_at_first(trainers):
 
 def test_blocks_cannot_be_taken_away(trainers, tmp_path):
     NetworkPrior(NetworkConfig(widths=(8, 16), blocks=2, groups=4, embedding=32)).save(tmp_path)
-    config = trainers("config")
+    config = trainers("ambient_solve.training.config")
     network = {"widths": [8, 16], "blocks": [2, 1], "groups": 4, "embedding": 32}
     made = config.make(config.Config, {"out": "x", "init": str(tmp_path), "network": network}, "test")
     with pytest.raises(AmbientSolveError, match="no block can be taken away") as error:
-        trainers("weights").starting_prior(made, None, torch.device("cpu"))
+        trainers("ambient_solve.training.weights").starting_prior(made, None, torch.device("cpu"))
     assert one_sentence(error)
 
 

@@ -160,7 +160,7 @@ def test_killed_run_resumes_bit_for_bit(root, uninterrupted):
 def test_a_checkpoint_is_exported_as_the_finished_prior(root, uninterrupted, command, monkeypatch, capsys):
     run = root / "exported"
     shutil.copytree(uninterrupted, run, ignore=shutil.ignore_patterns("prior"))
-    export = importlib.import_module("export")
+    export = importlib.import_module("ambient_solve.training.export")
     arguments = ["export.py", "--config", str(root / "tiny.yaml"), "--data-root", str(root), "--out"]
     monkeypatch.setattr(sys, "argv", [*arguments, str(run), "--note", "Seen: all."])
     export.main()
@@ -181,7 +181,7 @@ def test_a_checkpoint_is_exported_as_the_finished_prior(root, uninterrupted, com
 def test_resume_is_exact_in_the_memory_layout_of_either_precision(tmp_path, monkeypatch, precision):
     """bfloat16 trains channels-last: moments restored in another layout would run other, slower kernels."""
     monkeypatch.syspath_prepend(str(TRAINERS))
-    checkpoints = importlib.import_module("checkpoints").Checkpoints(tmp_path)
+    checkpoints = importlib.import_module("ambient_solve.training.checkpoints").Checkpoints(tmp_path)
 
     def build():
         torch.manual_seed(0)
@@ -218,7 +218,7 @@ def test_resume_is_exact_in_the_memory_layout_of_either_precision(tmp_path, monk
 
 def test_unreadable_checkpoint_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(TRAINERS))
-    checkpoints = importlib.import_module("checkpoints").Checkpoints(tmp_path)
+    checkpoints = importlib.import_module("ambient_solve.training.checkpoints").Checkpoints(tmp_path)
     prior = NetworkPrior(NetworkConfig(widths=(8,), groups=4, embedding=8))
     optimizer = torch.optim.AdamW(prior.parameters())
     (tmp_path / "checkpoint-old").mkdir()

@@ -36,7 +36,7 @@ def scenes(n: int, seed: int = 0, side: int = 48) -> list[tuple[str, torch.Tenso
 
 @pytest.fixture
 def read(trainers, tmp_path):  # noqa: F811
-    config, sources = trainers("config"), trainers("sources")
+    config, sources = trainers("ambient_solve.training.config"), trainers("ambient_solve.training.sources")
 
     def call(*given: dict, **settings):
         listed = tuple(config.Source(**source) for source in given)
@@ -73,7 +73,11 @@ def test_where_none_is_clean_noisy_ones_are_held_out_and_named(read, tmp_path):
 
 def test_noisy_loss_is_at_the_levels_that_may_be_used_and_prefers_the_exact_denoiser(trainers):  # noqa: F811
     """White Gaussian data with noise .3: the denoiser that knows their variance, and one that is told half of it."""
-    validation, config, sources = trainers("validation"), trainers("config"), trainers("sources")
+    validation, config, sources = (
+        trainers("ambient_solve.training.validation"),
+        trainers("ambient_solve.training.config"),
+        trainers("ambient_solve.training.sources"),
+    )
     shape, n = (1, 8, 8), 64
     prior = {v: GaussianPrior(torch.zeros(shape), v * torch.eye(64)) for v in (0.25, 0.125)}
     z0 = prior[0.25].sample(n, torch.Generator().manual_seed(0))

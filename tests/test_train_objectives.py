@@ -155,7 +155,10 @@ def test_network_told_k_space_is_not_taken_for_one_told_pixels(root):
 
 def test_start_from_a_prior_changes_nothing_at_first_even_with_new_planes(root, monkeypatch):
     monkeypatch.syspath_prepend(str(TRAINERS))
-    config, weights = importlib.import_module("config"), importlib.import_module("weights")
+    config, weights = (
+        importlib.import_module("ambient_solve.training.config"),
+        importlib.import_module("ambient_solve.training.weights"),
+    )
     torch.manual_seed(3)
     saved = NetworkPrior(NetworkConfig(widths=(8, 16), groups=4, embedding=32), "float32")
     for parameter in saved.parameters():
@@ -217,7 +220,10 @@ def test_folder_that_cannot_be_written_is_one_sentence(root):
 
 def test_averages_and_schedules_are_those_of_their_formulas(monkeypatch):
     monkeypatch.syspath_prepend(str(TRAINERS))
-    config, train = importlib.import_module("config"), importlib.import_module("train")
+    config, train = (
+        importlib.import_module("ambient_solve.training.config"),
+        importlib.import_module("ambient_solve.training.loop"),
+    )
     # The power-function average of a linear ramp x(t) = t is t (gamma + 1) / (gamma + 2).
     average, gamma = 0.0, 5.0
     for step in range(4000):
@@ -248,7 +254,7 @@ from pathlib import Path
 sys.path[:0] = [{trainers!r}]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from checkpoints import Checkpoints, stored_form
+from ambient_solve.training.checkpoints import Checkpoints, stored_form
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
 from ambient_solve.priors.unet import Block
 

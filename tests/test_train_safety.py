@@ -90,7 +90,7 @@ def command(root, trainers, monkeypatch, capsys):
 
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_takes_bfloat16_where_the_hardware_multiplies_it_alone(trainers, monkeypatch, native):
-    weights, cpu = trainers("weights"), torch.device("cpu")
+    weights, cpu = trainers("ambient_solve.training.weights"), torch.device("cpu")
     monkeypatch.setattr(weights, "multiplies_bfloat16", lambda device: native)
     found = {asked: weights.arithmetic(asked, cpu) for asked in ("auto", "bf16", "fp32", "no")}
     auto = "bfloat16" if native else "float32"
@@ -104,8 +104,8 @@ def test_auto_takes_bfloat16_where_the_hardware_multiplies_it_alone(trainers, mo
 
 @pytest.mark.parametrize("native", [True, False])
 def test_run_says_in_log_and_card_what_it_computed_in(root, command, trainers, monkeypatch, native):
-    weights = trainers("weights")
-    assert trainers("config").Config(out="x").precision == "auto"
+    weights = trainers("ambient_solve.training.weights")
+    assert trainers("ambient_solve.training.config").Config(out="x").precision == "auto"
     monkeypatch.setattr(weights, "multiplies_bfloat16", lambda device: native)
     code, _, error = command({"images": 4}, "--out", str(root / f"arithmetic-{native}"))
     chosen = "bfloat16" if native else "float32"
@@ -166,7 +166,7 @@ def test_truncated_checkpoint_costs_what_was_done_since_the_one_before_alone(roo
 def test_files_are_on_the_disk_before_they_take_their_names(trainers, tmp_path, monkeypatch):
     """The order of the calls: what is renamed was synchronised before, and the folder after it."""
     tensors = importlib.import_module("ambient_solve.tensors")
-    checkpoints, calls = trainers("checkpoints"), []
+    checkpoints, calls = trainers("ambient_solve.training.checkpoints"), []
     for module in (checkpoints, tensors):
         monkeypatch.setattr(module, "reach_disk", lambda path: calls.append(("disk", Path(path).name)))
     rename = Path.rename
@@ -186,7 +186,7 @@ HOLD = """
 import os, sys, time
 sys.path[:0] = [{trainers!r}]
 from pathlib import Path
-from locks import only_run_in
+from ambient_solve.training.locks import only_run_in
 with only_run_in(Path({folder!r})):
     print("held", flush=True)
     time.sleep(120)
@@ -194,7 +194,7 @@ with only_run_in(Path({folder!r})):
 
 
 def test_second_run_is_refused_by_name_and_a_killed_one_leaves_no_lock(root, command, trainers, tmp_path):
-    locks, out = trainers("locks"), tmp_path / "out"
+    locks, out = trainers("ambient_solve.training.locks"), tmp_path / "out"
     code = HOLD.format(trainers=str(TRAINERS), folder=str(out))
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
@@ -235,7 +235,7 @@ def torchrun() -> list[str]:
 def test_processes_of_one_run_share_its_lock_and_all_of_them_end_where_it_is_held(root, trainers, tmp_path):
     found = two_processes(root, tmp_path / "out", *torchrun())
     assert found.returncode == 0, found.stderr
-    with trainers("locks").only_run_in(tmp_path / "held"):
+    with trainers("ambient_solve.training.locks").only_run_in(tmp_path / "held"):
         started = time.monotonic()
         found = two_processes(root, tmp_path / "held", *torchrun())
     assert found.returncode != 0 and found.stderr.count(f"in use by process {os.getpid()} on") == 1, found.stderr
@@ -254,7 +254,7 @@ def test_accelerate_that_starts_one_process_of_two_is_said(root, tmp_path):
 
 
 def test_processes_that_run_are_not_missed(trainers):
-    missing = trainers("launch").missing_processes
+    missing = trainers("ambient_solve.training.launch").missing_processes
     launched = {"ACCELERATE_MIXED_PRECISION": "no"}
     asked = {**launched, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     assert missing(asked, 1) and missing(asked, 1).count(". ") == 0
@@ -268,7 +268,7 @@ def test_processes_that_run_are_not_missed(trainers):
 
 
 def test_pictures_of_two_sources_hold_different_noise(root, trainers):
-    config, sources = trainers("config"), trainers("sources")
+    config, sources = trainers("ambient_solve.training.config"), trainers("ambient_solve.training.sources")
     grey = [("a", torch.full((3, 16, 16), 128, dtype=torch.uint8))]
 
     def noise(source: str) -> torch.Tensor:

@@ -2,74 +2,19 @@
 
     python trainers/export.py --config trainers/configs/photos.yaml --data-root DATA --out runs/photos
 
-The run may still be going on. The data are read again: the card holds their hash, and what was held out is measured.
+What it does is `ambient_solve.training.export`.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 
-import torch
-from checkpoints import Checkpoints
-from config import Config, check, read_config, settings_of
-from safetensors.torch import load_file
-from sources import Data, damaged_before, read_data
-from torch import Tensor
-from weights import arithmetic, starting_prior
-
-from ambient_solve.errors import AmbientSolveError
-from ambient_solve.priors.card import denoising_psnr, model_card
-
-
-def latest(out: Path) -> tuple[dict[str, Tensor], int, float]:
-    """The averaged weights of the latest checkpoint in `out`, its step, and the seconds of training until then."""
-    for _ in range(3):  # a run that goes on may replace the checkpoint in the meantime
-        for folder in Checkpoints(out).all()[::-1]:
-            try:
-                record = json.loads((folder / "state.json").read_text())
-                return load_file(folder / "ema.safetensors"), record["step"], record["seconds"]
-            except FileNotFoundError:
-                continue
-    raise AmbientSolveError(f"{out} holds no checkpoint: give the --out of a run that has written one.")
-
-
-def write_prior(
-    config: Config, averages: dict[str, Tensor], step: int, seconds: float, data: Data, computed_in: str
-) -> Path:
-    """Write the prior of these weights, in float16, and its model card; returns its folder, OUT/prior."""
-    prior = starting_prior(config, data.survival(config.objective), torch.device("cpu"))
-    prior.load_state_dict(averages)
-    prior.eval().requires_grad_(False)
-    metrics = {} if config.objective.planes else denoising_psnr(prior, data.held_out, config.crop)
-    folder = Path(config.out) / "prior"
-    card = model_card(
-        config.name,
-        settings_of(config),
-        data.samples,
-        step,
-        seconds,
-        metrics,
-        computed_in=computed_in,
-        damaged_before=damaged_before(config),
-    )
-    prior.save(folder, card, dtype=torch.float16)
-    print(f"The prior is in {folder}: ambient-solve info {folder}")
-    return folder
+from ambient_solve.cli.train import export_command
 
 
 def main() -> None:
     """Entry point: bad input is one sentence and exit code 2."""
-    try:
-        config = read_config(sys.argv[1:], __doc__)
-        check(config, 1)
-        averages, step, seconds = latest(Path(config.out))
-        computed_in = arithmetic(config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        write_prior(config, averages, step, seconds, read_data(config, True), computed_in)
-    except AmbientSolveError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    export_command(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from ambient_solve.cli import train
 from ambient_solve.cli.corrupt import corrupt_command
 from ambient_solve.cli.demo import Demo
 from ambient_solve.cli.flags import split_knobs
@@ -60,6 +61,8 @@ COMMANDS: dict[str, Callable[[], type]] = {
     "info": lambda: Info,
     "app": _app,
 }
+RAW = ("train", "em", "annotate")
+"""Commands that read what was typed themselves, with a configuration in YAML."""
 WITH_KNOBS = ("restore", "check", "mri")
 """Commands that take the knobs of an algorithm beside their own options."""
 USAGE = """usage: ambient-solve COMMAND ...
@@ -72,6 +75,9 @@ USAGE = """usage: ambient-solve COMMAND ...
   evaluate  compare algorithms, tasks and priors on pictures whose truth is known
   mri       reconstruct undersampled MRI scans
   mri-train make training data of undersampled scans, and train a prior from them
+  train     train a prior from the data that there are, clean, noisy or damaged; takes a YAML file
+  em        learn a prior from damaged pictures alone, restoring and training in turn; takes a YAML file
+  annotate  find out at which noise levels damaged pictures may be used in training
   info      list priors, tasks and algorithms with their knobs, or describe one prior
   app       open the page that restores pictures in a browser
 
@@ -88,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except SystemExit as stop:
         # tyro prints the help, or what is wrong with the options, and leaves.
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+            return 1
         return int(stop.code or 0)
     except KeyboardInterrupt:
         print("Interrupted. What was finished is kept.", file=sys.stderr)
@@ -102,8 +111,11 @@ def _dispatch(argv: list[str]) -> int:
         print(f"ambient-solve {__version__}")
         return 0
     name, *rest = argv
+    if name in RAW:
+        getattr(train, f"{name}_command")(rest)
+        return 0
     if name not in COMMANDS:
-        raise AmbientSolveError(f"There is no command {name!r}. {suggestion(name, COMMANDS)}")
+        raise AmbientSolveError(f"There is no command {name!r}. {suggestion(name, (*COMMANDS, *RAW))}")
     command, texts = COMMANDS[name](), {}
     if name in WITH_KNOBS:
         rest, texts = split_knobs(rest, [f.name for f in dataclasses.fields(command)] + ["help"])

@@ -118,7 +118,7 @@ class Evaluate:
     def _pictures(self, priors: Mapping[str, Prior], smallest: int) -> list[Picture]:
         from ambient_solve.data.images import read_images
         from ambient_solve.evaluate.benchmark import Picture
-        from ambient_solve.priors.card import centre
+        from ambient_solve.training.card import centre
 
         shapes = {tuple(prior.shape) for prior in priors.values()} or {(3, -1, -1)}
         sizes = {shape for shape in shapes if -1 not in shape} or {(shape[0], -1, -1) for shape in shapes}

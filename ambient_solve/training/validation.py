@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from config import Config
-from sources import Data
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
@@ -20,8 +18,10 @@ from ambient_solve.objectives.base import Batch
 from ambient_solve.objectives.denoise import buffer
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior
-from ambient_solve.priors.card import centre
 from ambient_solve.sampling import generate
+from ambient_solve.training.card import centre
+from ambient_solve.training.config import Config
+from ambient_solve.training.sources import Data
 
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PICTURES, SAMPLES, STEPS = 64, 16, 20

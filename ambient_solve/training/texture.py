@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from expectation import measurement
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import trange
@@ -31,6 +30,7 @@ from ambient_solve.noise import Level, Streams
 from ambient_solve.priors.base import Prior, Vjp
 from ambient_solve.priors.gaussian import GaussianPrior
 from ambient_solve.tensors import save_tensors
+from ambient_solve.training.expectation import measurement
 
 
 @final

@@ -16,8 +16,6 @@ from typing import ClassVar, final
 
 import numpy as np
 import torch
-from encoder import Encoder
-from fitting import Trained, by_damage, normal, seeded, view
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,6 +34,8 @@ from ambient_solve.data.sample import Sample
 from ambient_solve.data.table import Annotation
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knob
+from ambient_solve.training.encoder import Encoder
+from ambient_solve.training.fitting import Trained, by_damage, normal, seeded, view
 
 ROWS = 512
 REACH = 32

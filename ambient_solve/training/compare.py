@@ -12,12 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from config import Config
-from expectation import Expectation, FromLevel, Guided, Told
-from restored import batches
-from sources import Data
 from torch import Tensor
-from validation import held_out_loss
 
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
@@ -25,6 +20,11 @@ from ambient_solve.krylov import conjugate_gradient
 from ambient_solve.noise import Streams
 from ambient_solve.objectives.kspace import further, gram
 from ambient_solve.priors.base import Prior
+from ambient_solve.training.config import Config
+from ambient_solve.training.expectation import Expectation, FromLevel, Guided, Told
+from ambient_solve.training.restored import batches
+from ambient_solve.training.sources import Data
+from ambient_solve.training.validation import held_out_loss
 from ambient_solve.transforms import randomised, to_kspace
 
 HIDDEN, DRAWS = 0.25, 4

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from config import Config, Source
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,6 +23,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.objectives.base import Objective
 from ambient_solve.objectives.consistency import Consistency
 from ambient_solve.objectives.denoise import buffer
+from ambient_solve.training.config import Config, Source
 
 Picture = tuple[str, Tensor]
 """A name and uint8 (C, H, W)."""

@@ -7,8 +7,6 @@ import dataclasses
 from collections.abc import Iterator
 
 import torch
-from config import Config
-from growth import deepened
 from torch import Tensor, nn
 
 from ambient_solve.errors import AmbientSolveError
@@ -17,6 +15,8 @@ from ambient_solve.objectives.kspace import KSpace
 from ambient_solve.priors.load import prior_folder
 from ambient_solve.priors.network import NetworkPrior, multiplies_bfloat16
 from ambient_solve.priors.pipeline import INDEX, PipelinePrior
+from ambient_solve.training.config import Config
+from ambient_solve.training.growth import deepened
 
 LONG = 200_000
 """Samples from which on training saves more time than compiling takes, a minute or two of two cores."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from expectation import Expectation, incomplete
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,6 +22,7 @@ from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.priors.base import Prior
 from ambient_solve.tensors import reach_disk, replace_text, save_tensors
+from ambient_solve.training.expectation import Expectation, incomplete
 
 
 def restore(

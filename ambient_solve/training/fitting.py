@@ -13,8 +13,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from checkpoints import Checkpoints, refuse_another_run, remember
-from locks import only_run_in
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -23,6 +21,8 @@ from ambient_solve.data.sample import Sample
 from ambient_solve.data.table import Annotation, group
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
+from ambient_solve.training.checkpoints import Checkpoints, refuse_another_run, remember
+from ambient_solve.training.locks import only_run_in
 
 RULES = ("epsilon", "confidence", "excess")
 """Knobs of the decision alone: changing them asks the trained networks again and trains none anew."""

@@ -1,0 +1,58 @@
+"""Write the averaged weights of a run's latest checkpoint as a prior with its model card, into OUT/prior.
+
+    python trainers/export.py --config trainers/configs/photos.yaml --data-root DATA --out runs/photos
+
+The run may still be going on. The data are read again: the card holds their hash, and what was held out is measured.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.training.card import denoising_psnr, model_card
+from ambient_solve.training.checkpoints import Checkpoints
+from ambient_solve.training.config import Config, settings_of
+from ambient_solve.training.sources import Data, damaged_before
+from ambient_solve.training.weights import starting_prior
+
+
+def latest(out: Path) -> tuple[dict[str, Tensor], int, float]:
+    """The averaged weights of the latest checkpoint in `out`, its step, and the seconds of training until then."""
+    for _ in range(3):  # a run that goes on may replace the checkpoint in the meantime
+        for folder in Checkpoints(out).all()[::-1]:
+            try:
+                record = json.loads((folder / "state.json").read_text())
+                return load_file(folder / "ema.safetensors"), record["step"], record["seconds"]
+            except FileNotFoundError:
+                continue
+    raise AmbientSolveError(f"{out} holds no checkpoint: give the --out of a run that has written one.")
+
+
+def write_prior(
+    config: Config, averages: dict[str, Tensor], step: int, seconds: float, data: Data, computed_in: str
+) -> Path:
+    """Write the prior of these weights, in float16, and its model card; returns its folder, OUT/prior."""
+    prior = starting_prior(config, data.survival(config.objective), torch.device("cpu"))
+    prior.load_state_dict(averages)
+    prior.eval().requires_grad_(False)
+    metrics = {} if config.objective.planes else denoising_psnr(prior, data.held_out, config.crop)
+    folder = Path(config.out) / "prior"
+    card = model_card(
+        config.name,
+        settings_of(config),
+        data.samples,
+        step,
+        seconds,
+        metrics,
+        computed_in=computed_in,
+        damaged_before=damaged_before(config),
+    )
+    prior.save(folder, card, dtype=torch.float16)
+    print(f"The prior is in {folder}: ambient-solve info {folder}")
+    return folder
