@@ -27,63 +27,12 @@ from ambient_solve.knobs import knobs
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Level, Streams, per_sample
 from ambient_solve.priors.base import Prior, Vjp
+from ambient_solve.priors.counted import CountedPrior
 
 RESERVE = 0.1
 """Share of the seconds left after the trial that is not planned: levels do not all take the same time."""
 BOUNDED = {"tolerance": 0.0}
 """Knobs by which a level may end early, and the value by which it never does: `calls` must hold in the worst case."""
-
-
-class CountedPrior(Prior):
-    """A prior that counts what an algorithm asks of it, and hands it the condition of this run."""
-
-    def __init__(self, prior: Prior, cond: Any = None) -> None:
-        super().__init__()
-        self.inner, self.cond = prior, cond
-        self.shape, self.sigma_min, self.sigma_max = prior.shape, prior.sigma_min, prior.sigma_max
-        self.sigma_data, self.sigma_jacobian = prior.sigma_data, prior.sigma_jacobian
-        self.network_calls = self.vjps = 0
-
-    @property
-    def affine(self) -> tuple[float, float] | None:
-        """That of the prior inside."""
-        return self.inner.affine
-
-    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """One network call."""
-        self.network_calls += 1
-        return self.inner.denoise(z, sigma, self.cond)
-
-    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
-        """One network call now, and one VJP for each use of the function returned."""
-        self.network_calls += 1
-        z0, vjp = self.inner.denoise_vjp(z, sigma, self.cond, once=once)
-
-        def counted(v: Tensor) -> Tensor:
-            self.vjps += 1
-            return vjp(v)
-
-        return z0, counted
-
-    def shown(self, z: Tensor, cond: Any = None) -> Tensor:
-        """That of the prior inside, under the condition of this run."""
-        return self.inner.shown(z, self.cond)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """That of the prior inside."""
-        return self.inner.decode(z)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """That of the prior inside."""
-        return self.inner.encode(x)
-
-    def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
-        """That of the prior inside."""
-        return self.inner.noise(shape, streams)
-
-    def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """That of the prior inside."""
-        return self.inner.state_shape(image_shape)
 
 
 class StandIn(CountedPrior):

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,13 +20,14 @@ from torch import Tensor
 
 from ambient_solve.algorithms import ALGORITHMS, DAPS, MMPS, TDS, Algorithm, State
 from ambient_solve.algorithms.mmps import TWICE
-from ambient_solve.budget import Budget, CountedPrior, Plan, wait
+from ambient_solve.budget import Budget, Plan, wait
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.measurement import Measurement
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
+from ambient_solve.priors.counted import CountedPrior
 from ambient_solve.restoration import Restoration, join
 from ambient_solve.running import Summary, check_probabilities, summarise
 from ambient_solve.version import __version__
@@ -349,6 +350,24 @@ def _seeds(seed: Any, images: int) -> list[int]:
     if len(seeds) != images or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in seeds):
         raise AmbientSolveError(f"seed={seed!r}: one non-negative integer, or a sequence of {images}, was expected.")
     return seeds
+
+
+def make_solver(prior: Prior, algorithm: str = "auto", options: Mapping[str, Any] | None = None) -> Solver:
+    """A `Solver` with these knobs; a knob of another algorithm raises with the name of that algorithm."""
+    from ambient_solve.algorithms import ALGORITHMS
+
+    try:
+        return Solver(prior, algorithm, **(options or {}))
+    except AmbientSolveError as error:
+        own = [k.name for k in knobs(ALGORITHMS[algorithm])] if algorithm in ALGORITHMS else []
+        for name in options or {}:
+            owners = [a for a, cls in ALGORITHMS.items() if name in (k.name for k in knobs(cls))]
+            if f"no knob {name!r}" in str(error) and owners and name not in own:
+                raise AmbientSolveError(
+                    f"{algorithm!r} has no knob {name!r}; "
+                    f"it belongs to {', '.join(owners)}: choose algorithm {owners[0]!r}."
+                ) from None
+        raise
 
 
 __all__ = ["CountedPrior", "Restoration", "Solver", "State", "Summary"]

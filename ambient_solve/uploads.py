@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ambient_solve.archives import open_zip
-from ambient_solve.damage import Picture, read_measurement
 from ambient_solve.errors import AmbientSolveError, reason, without_folders
+from ambient_solve.restore.pictures import Picture, read_measurement
 
 MAX_PIXELS, MAX_BYTES, MAX_FILES = 40_000_000, 1_000_000_000, 1000
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
@@ -185,7 +185,7 @@ def zip_folder(folder: str | Path, path: str | Path) -> Path:
     Raises:
         AmbientSolveError: there is nothing to pack.
     """
-    from ambient_solve.sharing import PART
+    from ambient_solve.restore.sharing import PART
 
     folder, path = Path(folder), Path(path)
     part = path.with_name(path.name + ".part")

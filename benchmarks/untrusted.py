@@ -29,7 +29,8 @@ from pathlib import Path
 import torch, numpy, PIL.Image, pydicom, nibabel, h5py, ismrmrd
 import inspect
 from ambient_solve.app import mri_job
-from ambient_solve.damage import make_damage, read_measurement
+from ambient_solve.restore.tasks import make_task
+from ambient_solve.restore.pictures import read_measurement
 resource.setrlimit(resource.RLIMIT_AS, (int(14e9),) * 2)
 most = {"max_pixels": 12_000_000} if "max_pixels" in inspect.signature(read_measurement).parameters else {}
 

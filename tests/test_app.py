@@ -17,12 +17,12 @@ from ambient_solve.app import api, controls, example, painter, panels, passwords
 from ambient_solve.app.job import prepare, simulate
 from ambient_solve.app.order import Order
 from ambient_solve.app.session import how_to_repeat, recipe_of, save
-from ambient_solve.damage import make_damage
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.figures import sheet
 from ambient_solve.knobs import knobs
 from ambient_solve.operators import inpaint
-from ambient_solve.recipe import read_png
+from ambient_solve.restore.recipe import read_png
+from ambient_solve.restore.tasks import make_task
 from ambient_solve.solver import Run
 from ambient_solve.uploads import open_upload
 
@@ -176,7 +176,7 @@ def test_closing_a_run_ends_it_and_what_is_finished_is_kept(picture, monkeypatch
     assert list(moments) == []
 
 
-@pytest.mark.parametrize("task", controls.TASKS)
+@pytest.mark.parametrize("task", controls.TASK_WORDS)
 def test_playing_damages_the_picture_and_knows_the_truth(task, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 41, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     upload = open_upload(tmp_path / "a.png")
@@ -196,7 +196,7 @@ def test_playing_damages_the_picture_and_knows_the_truth(task, tmp_path):
 
 
 def test_playing_is_the_same_for_the_same_seed(picture):
-    upload, damage = open_upload(picture), make_damage("denoise", sigma=0.1)
+    upload, damage = open_upload(picture), make_task("denoise", sigma=0.1)
     first, again, other = (simulate(upload, damage, seed)[0].y for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
@@ -270,7 +270,7 @@ def test_every_knob_has_a_control_that_holds_its_default(name):
             assert widget.minimum == k.lo and widget.maximum == k.hi
 
 
-@pytest.mark.parametrize("task", controls.TASKS)
+@pytest.mark.parametrize("task", controls.TASK_WORDS)
 @pytest.mark.parametrize("name", controls.PRESETS)
 def test_a_preset_is_one_that_the_solver_takes_for_the_task(name, task, tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)

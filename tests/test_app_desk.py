@@ -228,7 +228,7 @@ def test_every_whole_number_that_multiplies_the_work_is_counted():
 
 def test_what_the_page_offers_is_taken_and_what_holds_it_for_days_is_not():
     for preset in controls.PRESETS.values():
-        for task in controls.TASKS:
+        for task in controls.TASK_WORDS:
             algorithm, settings = preset.chosen(task)
             samples = preset.samples if task == "jpeg" else 16
             order = Order(task, algorithm=algorithm, knobs=settings, samples=samples)

@@ -18,7 +18,7 @@ from ambient_solve.app.job import prepare
 from ambient_solve.app.order import Order
 from ambient_solve.app.rules import Rules
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.recipe import Recipe, read_png
+from ambient_solve.restore.recipe import Recipe, read_png
 from ambient_solve.uploads import open_upload
 from test_app import HEIGHT, STEPS, WIDTH, last, tiny
 
@@ -308,7 +308,7 @@ def test_estimates_move_the_controls(tmp_path, prior_folder, monkeypatch):
     assert found == pytest.approx(0.1, abs=0.02) and given["session"].estimated == found
     told = []
     monkeypatch.setattr("gradio.Info", told.append)
-    monkeypatch.setattr("ambient_solve.estimation.noise_level", lambda y: [2e-4])
+    monkeypatch.setattr("ambient_solve.restore.estimate.noise_level", lambda y: [2e-4])
     assert events.estimate(given)["sigma"] == 0.001 and "below 0.001, set to 0.001" in told[0]
     given = values(tmp_path / "a.jpg", prior_folder, task="jpeg")
     given["session"] = merged(events.upload(given))["session"]

@@ -125,7 +125,7 @@ def test_the_endpoint_for_pictures_needs_no_mask_and_describes_its_options(serve
     with pytest.raises(Exception, match="mask"):  # control: a task that needs one says so
         client.predict(**given, task="inpaint", options={}, api_name="/restore")
     described = client.view_api(return_format="dict", print_info=False)["named_endpoints"]["/restore"]["description"]
-    for task in controls.TASKS:
+    for task in controls.TASK_WORDS:
         for name in controls.task_knobs(task):
             assert f"{name} (" in described
     assert "factor (super-resolution)" in described and "2 to 16" in described and "{options}" not in described

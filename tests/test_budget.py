@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from ambient_solve import ALGORITHMS, MMPS, AmbientSolveError, GaussianPrior, Proximal, Solver, operators
-from ambient_solve.budget import BOUNDED, Budget, Cost, CountedPrior, _largest, _total
+from ambient_solve.budget import BOUNDED, Budget, Cost, _largest, _total
 from ambient_solve.knobs import knobs
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams
+from ambient_solve.priors.counted import CountedPrior
 from helpers import one_sentence, rand
 
 SHAPE = (1, 4, 4)

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from ambient_solve import GaussianPrior, Solver
-from ambient_solve.damage import Denoise, Picture
-from ambient_solve.drawing import Drawing, joined
-from ambient_solve.restore import restore_file
-from ambient_solve.sharing import PIXELS, Share
+from ambient_solve.restore.files import restore_file
+from ambient_solve.restore.memory import Drawing, joined
+from ambient_solve.restore.pictures import Picture
+from ambient_solve.restore.sharing import PIXELS, Share
+from ambient_solve.restore.tasks import Denoise
 from helpers import rand
 
 SIDE, SIGMA, SEED = 6, 0.1, 3

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from ambient_solve import AmbientSolveError
-from ambient_solve.damage import Denoise, JpegBlocks
-from ambient_solve.estimation import FIT, advice, jpeg_quality, noise_level
+from ambient_solve.restore.estimate import FIT, advice, jpeg_quality, noise_level
+from ambient_solve.restore.tasks import Denoise, JpegBlocks
 from helpers import one_sentence, rand, randn
 
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2)

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from ambient_solve import AmbientSolveError, GaussianPrior, NetworkConfig, NetworkPrior, Solver, operators
-from ambient_solve.restore import Denoise, restore_file
+from ambient_solve.restore.files import restore_file
+from ambient_solve.restore.tasks import Denoise
 from helpers import rand
 
 
@@ -79,8 +80,8 @@ def test_a_budget_is_planned_anew_where_its_trial_does_not_fit():
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """A network, a picture of 40x40 and tiles of 24."""
-    monkeypatch.setattr("ambient_solve.restore.TILE", 24)
-    monkeypatch.setattr("ambient_solve.restore.OVERLAP", 8)
+    monkeypatch.setattr("ambient_solve.restore.memory.TILE", 24)
+    monkeypatch.setattr("ambient_solve.restore.memory.OVERLAP", 8)
     array = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / "a.png")
     torch.manual_seed(0)
@@ -130,7 +131,7 @@ def test_a_file_that_does_not_fit_in_tiles_is_refused_in_a_sentence(run, monkeyp
     with pytest.raises(AmbientSolveError, match="does not suffice for a.png. Make"), pytest.warns(UserWarning):
         run()
     assert asked[-1] == (1, 3, 24, 24)
-    monkeypatch.setattr("ambient_solve.restore.TILE", 64)  # it would be a tile itself: no use in trying
+    monkeypatch.setattr("ambient_solve.restore.memory.TILE", 64)  # it would be a tile itself: no use in trying
     asked.clear()
     with pytest.raises(AmbientSolveError, match="does not suffice"), pytest.warns(UserWarning):
         run()

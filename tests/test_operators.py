@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.operators import (
-    TASKS,
+    BUILDERS,
     Jpeg,
     denoise,
     gaussian_blur,
@@ -37,11 +37,11 @@ def picture(channels: int, rows: int, columns: int, seed: int = 0) -> Tensor:
     return x.clamp(0, 1).mul(255).round() / 255
 
 
-@pytest.mark.parametrize("task", [t for t in TASKS if t not in ("inpaint", "super-resolution")])
+@pytest.mark.parametrize("task", [t for t in BUILDERS if t not in ("inpaint", "super-resolution")])
 @pytest.mark.parametrize("size", [ODD, (1, 64, 48)])
 def test_tasks_take_odd_sizes_and_repeat(task, size):
     x = picture(*size)
-    one, other = TASKS[task](size), TASKS[task](size)
+    one, other = BUILDERS[task](size), BUILDERS[task](size)
     assert torch.equal(one.A(x), other.A(x)) and one.A(x).shape == x.shape
     assert tuple(one.img_size) == size and float(one.noise_model.sigma) > 0
     assert not torch.equal(one(x), one.A(x))

@@ -15,9 +15,9 @@ from PIL.PngImagePlugin import PngInfo
 from ambient_solve import AmbientSolveError, NetworkConfig, NetworkPrior
 from ambient_solve.algorithms import ALGORITHMS
 from ambient_solve.cli.dispatch import main
-from ambient_solve.damage import DAMAGES, Inpaint
 from ambient_solve.knobs import knobs
-from ambient_solve.recipe import (
+from ambient_solve.restore.files import restore_file
+from ambient_solve.restore.recipe import (
     KEY,
     MAX_TEXT,
     Recipe,
@@ -28,7 +28,7 @@ from ambient_solve.recipe import (
     to_json,
     write_png,
 )
-from ambient_solve.restore import restore_file
+from ambient_solve.restore.tasks import TASKS, Inpaint
 from helpers import one_sentence, rand
 
 RECIPES = {
@@ -84,7 +84,7 @@ def test_the_snippet_and_the_command_make_the_same_picture(folder, monkeypatch, 
     direct = restore_file(
         folder / "photo.png",
         NetworkPrior.load(folder / "prior"),
-        recipe.make_damage(**files),
+        recipe.make_task(**files),
         algorithm=recipe.algorithm,
         options=recipe.knobs,
         n_samples=recipe.samples,
@@ -102,7 +102,7 @@ def test_every_knob_is_typed_as_it_is_read():
     """Whatever its type, its name or its sign, the command gives a knob back as it was."""
     from ambient_solve.cli.flags import knob_values, split_knobs
 
-    own = [k.name for cls in DAMAGES.values() for k in knobs(cls)] + ["task", "prior", "algorithm", "samples", "seed"]
+    own = [k.name for cls in TASKS.values() for k in knobs(cls)] + ["task", "prior", "algorithm", "samples", "seed"]
     for name, cls in ALGORITHMS.items():
         values = {k.name: k.choices[-1] if k.choices else k.hi if k.type is not bool else True for k in knobs(cls)}
         values = {k.name: k.type(values[k.name]) for k in knobs(cls)}
@@ -194,5 +194,5 @@ def test_a_recipe_cannot_be_changed_from_outside():
     values["sigma"] = 9.0
     assert recipe.damage == {"sigma": 0.1}
     mask = torch.ones(4, 4)
-    made = Recipe(task="inpaint", damage={"mask": "mask.png"}).make_damage(mask=mask)
+    made = Recipe(task="inpaint", damage={"mask": "mask.png"}).make_task(mask=mask)
     assert isinstance(made, Inpaint) and made.mask is mask

@@ -11,9 +11,9 @@ from PIL import Image
 
 from ambient_solve import GaussianPrior, MixturePrior, NetworkConfig, NetworkPrior
 from ambient_solve.cli.dispatch import main
-from ambient_solve.damage import Denoise
-from ambient_solve.restore import restore_file
-from ambient_solve.sharing import PIXELS, Share
+from ambient_solve.restore.files import restore_file
+from ambient_solve.restore.sharing import PIXELS, Share
+from ambient_solve.restore.tasks import Denoise
 from test_mri import made
 
 SETTINGS = {"algorithm": "proximal", "options": {"steps": 2}, "n_samples": 2}

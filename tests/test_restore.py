@@ -11,25 +11,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ambient_solve import AmbientSolveError, NetworkConfig, NetworkPrior, restore
-from ambient_solve.damage import (
-    DAMAGES,
+from ambient_solve import AmbientSolveError, NetworkConfig, NetworkPrior
+from ambient_solve.knobs import knobs
+from ambient_solve.restore import files
+from ambient_solve.restore.estimate import advice
+from ambient_solve.restore.files import plan, restore_file, restore_files
+from ambient_solve.restore.pictures import Picture, jpeg_settings, read_kernel, read_mask, read_measurement
+from ambient_solve.restore.tasks import (
+    TASKS,
     Denoise,
     GaussianBlur,
     Inpaint,
     JpegBlocks,
     MotionBlur,
-    Picture,
     SuperResolution,
-    jpeg_settings,
-    make_damage,
-    read_kernel,
-    read_mask,
-    read_measurement,
+    make_task,
 )
-from ambient_solve.estimation import advice
-from ambient_solve.knobs import knobs
-from ambient_solve.restore import plan, restore_file, restore_files
 
 FAST = {"algorithm": "proximal", "options": {"steps": 2}, "n_samples": 2}
 
@@ -211,11 +208,11 @@ def test_inputs_that_are_no_pictures_are_known_by_their_headers(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "empty.png").touch()
     bad = [tmp_path / name for name in ("gone.png", "text.png", "empty.png")]
-    assert [str(o.path) for o in restore.unreadable(bad)] == list(map(str, bad))
-    said = zip(("no file", "not a picture", "0 bytes"), restore.unreadable(bad), strict=True)
+    assert [str(o.path) for o in files.unreadable(bad)] == list(map(str, bad))
+    said = zip(("no file", "not a picture", "0 bytes"), files.unreadable(bad), strict=True)
     assert all(words in outcome.error for words, outcome in said)
-    assert restore.unreadable([*bad, rgb(tmp_path / "a.png")]) == [], "one that is good is restored"
-    assert restore.unreadable([tmp_path]) == []
+    assert files.unreadable([*bad, rgb(tmp_path / "a.png")]) == [], "one that is good is restored"
+    assert files.unreadable([tmp_path]) == []
 
 
 def test_a_folder_of_masks_gives_each_picture_its_own(tmp_path):
@@ -253,11 +250,11 @@ def test_memory_is_checked_before_it_is_gone(tmp_path, monkeypatch):
     calls = []
     draw = NetworkPrior.denoise
     monkeypatch.setattr(NetworkPrior, "denoise", lambda self, z, *rest: calls.append(len(z)) or draw(self, z, *rest))
-    monkeypatch.setattr("ambient_solve.restore._free_memory", lambda prior: 8_000_000)
+    monkeypatch.setattr("ambient_solve.restore.memory._free_memory", lambda prior: 8_000_000)
     parts = restore_file(path, prior, Denoise(sigma=0.1), **settings).restoration
     assert max(calls) < 5
     torch.testing.assert_close(whole.samples, parts.samples, atol=2e-3, rtol=1e-2)
-    monkeypatch.setattr("ambient_solve.restore._free_memory", lambda prior: 100_000)
+    monkeypatch.setattr("ambient_solve.restore.memory._free_memory", lambda prior: 100_000)
     with pytest.raises(AmbientSolveError, match="GB of memory.*smaller"):
         restore_file(path, prior, Denoise(sigma=0.1), **settings)
 
@@ -291,8 +288,8 @@ def test_damages_refuse_what_does_not_belong():
         ("not a choice", "gaussian-blur", {"boundary": "round"}),
     ):
         with pytest.raises(AmbientSolveError, match=words):
-            make_damage(task, **options)
-    for task, cls in DAMAGES.items():
+            make_task(task, **options)
+    for task, cls in TASKS.items():
         assert cls.name == task and all(k.help for k in knobs(cls))
     size = as_picture(torch.zeros(1, 3, 8, 8))
     with pytest.raises(AmbientSolveError, match="needs a mask"):

@@ -17,11 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ambient_solve import NetworkConfig, NetworkPrior
-from ambient_solve.damage import Denoise
 from ambient_solve.distributed import processes
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.restore import restore_file, restore_files
-from ambient_solve.sharing import PART, PIXELS, Share, groups
+from ambient_solve.restore.files import restore_file, restore_files
+from ambient_solve.restore.sharing import PART, PIXELS, Share, groups
+from ambient_solve.restore.tasks import Denoise
 from helpers import one_sentence
 
 pytestmark = pytest.mark.timeout(400)  # seconds: its tests wait for other processes
@@ -78,7 +78,7 @@ def contents(out: Path) -> dict[str, bytes]:
 LAUNCHER = """
 import os, sys, torch, ambient_solve.solver  # imported once: the processes are forks that have computed nothing yet
 from ambient_solve.cli.dispatch import main
-from ambient_solve.sharing import PIXELS
+from ambient_solve.restore.sharing import PIXELS
 PIXELS["cpu"], world, words = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 started = []
 for rank in range(world):

@@ -17,13 +17,15 @@ from ambient_solve import (
     operators,
 )
 from ambient_solve.cli.demo import photograph
-from ambient_solve.damage import Denoise, Picture
 from ambient_solve.noise import Streams
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior
+from ambient_solve.priors.tiled import TiledPrior, starts
 from ambient_solve.restoration import save_png
-from ambient_solve.restore import restore_file
-from ambient_solve.tiling import Piece, TiledPrior, crop, fit, missing_box, starts
+from ambient_solve.restore.crops import Piece, crop, fit, missing_box
+from ambient_solve.restore.files import restore_file
+from ambient_solve.restore.pictures import Picture
+from ambient_solve.restore.tasks import Denoise
 from helpers import one_sentence, rand, randn
 
 TILE, OVERLAP = 16, 6
@@ -271,11 +273,11 @@ def test_a_file_that_does_not_fit_is_restored_in_tiles(tmp_path, monkeypatch):
         tmp_path / "a.png", prior, Denoise(sigma=0.1), algorithm="proximal", options={"steps": 3}, n_samples=3
     )
     whole, sizes, network = run(), [], NetworkPrior.denoise
-    monkeypatch.setattr("ambient_solve.restore._free_memory", lambda prior: 1_000_000)
+    monkeypatch.setattr("ambient_solve.restore.memory._free_memory", lambda prior: 1_000_000)
     with pytest.raises(AmbientSolveError, match="GB of memory"):
         run()  # smaller than a tile
     for name, value in {"TILE": 48, "OVERLAP": 16, "STATE": 20}.items():
-        monkeypatch.setattr(f"ambient_solve.restore.{name}", value)
+        monkeypatch.setattr(f"ambient_solve.restore.memory.{name}", value)
     monkeypatch.setattr(
         NetworkPrior, "denoise", lambda self, z, *rest: sizes.append(tuple(z.shape)) or network(self, z, *rest)
     )

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from ambient_solve.cli.dispatch import main
-from ambient_solve.damage import make_damage, read_kernel, read_mask, read_measurement
 from ambient_solve.errors import AmbientSolveError, shown, without_folders
-from ambient_solve.restore import restore_files
+from ambient_solve.restore.files import restore_files
+from ambient_solve.restore.pictures import read_kernel, read_mask, read_measurement
+from ambient_solve.restore.tasks import make_task
 from ambient_solve.uploads import open_upload, unzip_pictures
 from helpers import one_sentence
 
@@ -74,8 +75,8 @@ def test_masks_and_kernels_are_measured_before_they_are_decoded(tmp_path, decode
     measured = read_measurement(picture)
     doors = {
         "mask": lambda: read_mask(wide, (24, 24)),
-        "inpaint": lambda: make_damage("inpaint", mask=str(wide)).operator(measured),
-        "blur": lambda: make_damage("gaussian-blur", kernel=str(wide)).operator(measured),
+        "inpaint": lambda: make_task("inpaint", mask=str(wide)).operator(measured),
+        "blur": lambda: make_task("gaussian-blur", kernel=str(wide)).operator(measured),
         "kernel": lambda: read_kernel(wide, 4_000_000),
         "picture": lambda: read_measurement(wide, 3, 12_000_000),
     }
@@ -154,13 +155,14 @@ def test_what_is_shown():
 
 
 def test_an_error_of_the_system_does_not_name_a_path(tmp_path, prior_folder, monkeypatch):
-    from ambient_solve import load_prior, restore
+    from ambient_solve import load_prior
+    from ambient_solve.restore import files
 
     def refuses(path, *args):
         raise PermissionError(13, "Permission denied", str(path))
 
-    prior, damage = load_prior(prior_folder), make_damage("denoise", sigma=0.1)
-    monkeypatch.setattr(restore, "read_measurement", refuses)
+    prior, damage = load_prior(prior_folder), make_task("denoise", sigma=0.1)
+    monkeypatch.setattr(files, "read_measurement", refuses)
     Image.new("RGB", (24, 24)).save(tmp_path / "a.png")
     (outcome,) = restore_files([tmp_path / "a.png"], prior, damage, out=tmp_path / "out", n_samples=1)
     assert outcome.error == f"{tmp_path / 'a.png'} cannot be restored: Permission denied."

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from ambient_solve import AmbientSolveError, NetworkConfig, NetworkPrior
-from ambient_solve.damage import Denoise
-from ambient_solve.restore import restore_files
+from ambient_solve.restore.files import restore_files
+from ambient_solve.restore.tasks import Denoise
 from ambient_solve.uploads import open_upload, unzip_pictures, zip_folder
 from helpers import one_sentence
 

@@ -54,7 +54,7 @@ def endpoints(prior: str, device: str, rules: Rules, sentences: Callable[..., An
         picture, result, told = gr.File(label="picture"), gr.File(label="restored"), gr.JSON(label="told")
         inputs = [
             picture,
-            gr.Dropdown(list(controls.TASKS), value="denoise", label="task"),
+            gr.Dropdown(list(controls.TASK_WORDS), value="denoise", label="task"),
             gr.JSON({}, label="options"),
             gr.File(label="mask"),
             gr.Dropdown(list(controls.PRESETS), value="Fast", label="preset"),
@@ -71,8 +71,8 @@ def _options() -> str:
     """Every option of every task: where it belongs, what it means, and what it may be."""
     told = []
     for name, k in controls.damage_knobs().items():
-        tasks = [task for task in controls.TASKS if name in controls.task_knobs(task)]
-        where = "every task" if len(tasks) == len(controls.TASKS) else ", ".join(tasks)
+        tasks = [task for task in controls.TASK_WORDS if name in controls.task_knobs(task)]
+        where = "every task" if len(tasks) == len(controls.TASK_WORDS) else ", ".join(tasks)
         meaning = controls.HINTS.get(name, k.help)
         values = " or ".join(k.choices) if k.choices else f"{k.lo:g} to {k.hi:g}"
         told.append(f"{name} ({where}): {meaning}; {values}.")
@@ -128,7 +128,7 @@ def estimated(file: str | None, prior: str, device: str) -> dict[str, Any]:
     """What /estimate answers."""
     libraries()
     from ambient_solve.errors import AmbientSolveError
-    from ambient_solve.estimation import jpeg_quality, noise_level
+    from ambient_solve.restore.estimate import jpeg_quality, noise_level
 
     if file is None:
         raise AmbientSolveError("No picture was given.")

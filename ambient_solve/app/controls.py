@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ambient_solve.damage import DAMAGES
 from ambient_solve.knobs import Knob, knobs
+from ambient_solve.restore.tasks import TASKS
 
 if TYPE_CHECKING:
     from gradio.components import Component
 
     from ambient_solve.app.wiring import Parts
 
-TASKS = {
+TASK_WORDS = {
     "inpaint": "Parts are missing (scratches, stains, holes)",
     "denoise": "Noise",
     "gaussian-blur": "Out of focus",
@@ -108,7 +108,7 @@ def samples_follow_preset(parts: Parts) -> None:
 def damage_knobs() -> dict[str, Knob]:
     """Every knob that some damage has, but for files; where several have it, that of the first."""
     found: dict[str, Knob] = {}
-    for cls in DAMAGES.values():
+    for cls in TASKS.values():
         for k in knobs(cls):
             if k.name not in ("mask", "kernel"):
                 found.setdefault(k.name, k)
@@ -117,12 +117,12 @@ def damage_knobs() -> dict[str, Knob]:
 
 def task_knobs(task: str) -> list[str]:
     """Names of the knobs of a damage that are no files."""
-    return [k.name for k in knobs(DAMAGES[task]) if k.name not in ("mask", "kernel")]
+    return [k.name for k in knobs(TASKS[task]) if k.name not in ("mask", "kernel")]
 
 
 def start_value(task: str, name: str) -> Any:
     """What the page shows for a knob of a damage before it is touched."""
-    default = next(k.default for k in knobs(DAMAGES[task]) if k.name == name)
+    default = next(k.default for k in knobs(TASKS[task]) if k.name == name)
     return SIGMAS.get(task, default) if name == "sigma" else default
 
 

@@ -19,10 +19,11 @@ from ambient_solve.app.desk import DESK, LONG, Job
 from ambient_solve.app.order import Order
 from ambient_solve.app.session import MAX_PIXELS, Session, details, how_to_repeat, save
 from ambient_solve.app.wiring import libraries
-from ambient_solve.damage import DAMAGES, Inpaint, Picture
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
-from ambient_solve.recipe import Recipe, read_png
+from ambient_solve.restore.pictures import Picture
+from ambient_solve.restore.recipe import Recipe, read_png
+from ambient_solve.restore.tasks import TASKS, Inpaint
 
 if TYPE_CHECKING:
     from ambient_solve.app.run import Result
@@ -144,7 +145,7 @@ def estimate(values: dict[str, Any]) -> dict[str, Any]:
     import gradio as gr
 
     given = picture(values)
-    from ambient_solve.estimation import jpeg_quality, noise_level
+    from ambient_solve.restore.estimate import jpeg_quality, noise_level
 
     if values["task"] == "jpeg":
         quality = jpeg_quality(given.path)
@@ -295,10 +296,10 @@ def views(session: Session, before: Any) -> dict[str, Any]:
 
 def advice(result: Result, estimated: float | None = None) -> str:
     """What the misfit says of the stated damage; too good a fit is no news where nothing is to be done about it."""
-    from ambient_solve import estimation
+    from ambient_solve.restore import estimate as restore_estimate
 
     problem, sigma = result.problem, result.problem.order.options.get("sigma")
-    said = estimation.advice(result.misfit, problem.damage)
+    said = restore_estimate.advice(result.misfit, problem.damage)
     if not said or not result.misfit < 1:
         return said
     if problem.mask is not None and problem.order.keep:
@@ -339,7 +340,7 @@ def read_pixel(values: dict[str, Any], row: int, column: int) -> dict[str, Any]:
 
 def order_of(values: dict[str, Any]) -> Order:
     """The order that the controls describe."""
-    task, known = values["task"], {k.name: k for k in knobs(DAMAGES[values["task"]])}
+    task, known = values["task"], {k.name: k for k in knobs(TASKS[values["task"]])}
     options = {name: controls.knob_value(known[name], values[name]) for name in controls.task_knobs(task)}
     chosen = dict(values["knobs"] or {})
     samples = int(values["samples"])

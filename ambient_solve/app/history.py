@@ -51,7 +51,7 @@ def remember(session: Session, values: dict[str, Any], before: Image.Image, afte
         image.save(folder / f"{name}.jpg", quality=92)
     thumbnail = after.copy()
     thumbnail.thumbnail((SIDE, SIDE))
-    words = f"{session.runs}: {controls.TASKS[values['task']].partition(' (')[0].lower()}, seed {values['seed']}"
+    words = f"{session.runs}: {controls.TASK_WORDS[values['task']].partition(' (')[0].lower()}, seed {values['seed']}"
     session.history.insert(0, Kept(folder, held, thumbnail, words))
     while len(session.history) > MOST:
         shutil.rmtree(session.history.pop().folder, ignore_errors=True)

@@ -13,22 +13,14 @@ from deepinv.physics import Physics
 from torch import Tensor
 
 from ambient_solve.app.order import SIZES, WORKING, Order
-from ambient_solve.damage import (
-    Blurred,
-    Damage,
-    Denoise,
-    Inpaint,
-    JpegBlocks,
-    Picture,
-    SuperResolution,
-    make_damage,
-    read_mask,
-)
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.priors.base import Prior
-from ambient_solve.restore import fitting, make_solver
-from ambient_solve.solver import Solver
-from ambient_solve.tiling import Piece, TiledPrior, crop, fit, missing_box
+from ambient_solve.priors.tiled import TiledPrior
+from ambient_solve.restore.crops import Piece, crop, fit, missing_box
+from ambient_solve.restore.memory import fitting
+from ambient_solve.restore.pictures import Picture, read_mask
+from ambient_solve.restore.tasks import Blurred, Denoise, Inpaint, JpegBlocks, SuperResolution, Task, make_task
+from ambient_solve.solver import Solver, make_solver
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class Problem:
     order: Order
     picture: Picture
     piece: Piece
-    damage: Damage
+    damage: Task
     op: Physics
     solver: Solver
     at_once: int
@@ -76,7 +68,7 @@ def prepare(order: Order, prior: Prior, picture: Picture) -> Problem:
         files = {"mask": torch.from_numpy(mask).float()}
     elif order.kernel is not None:
         files = {"kernel": str(order.kernel)}
-    damage = make_damage(order.task, **order.options, **files)
+    damage = make_task(order.task, **order.options, **files)
     if order.play:
         if isinstance(damage, Blurred) and damage.boundary != "circular":
             damage = replace(damage, boundary="circular")
@@ -101,7 +93,7 @@ def prepare(order: Order, prior: Prior, picture: Picture) -> Problem:
     return Problem(order, picture, piece, damage, op.to(prior.device), solver, at_once, mask, shown, tuple(notes))
 
 
-def simulate(picture: Picture, damage: Damage, seed: int) -> tuple[Picture, Tensor]:
+def simulate(picture: Picture, damage: Task, seed: int) -> tuple[Picture, Tensor]:
     """A picture damaged for play, and the part of it (1, C, H, W) that can be compared with a restoration."""
     x = small = picture.y
     if isinstance(damage, SuperResolution):
@@ -140,7 +132,7 @@ def _missing(order: Order, size: tuple[int, int], name: str) -> np.ndarray:
     return missing
 
 
-def _piece(order: Order, damage: Damage, picture: Picture, mask: np.ndarray | None) -> tuple[Piece, str]:
+def _piece(order: Order, damage: Task, picture: Picture, mask: np.ndarray | None) -> tuple[Piece, str]:
     """The part of the picture to restore, and which of SIZES that is."""
     height, width = picture.y.shape[-2:]
     longer = max(height, width) * (damage.factor if isinstance(damage, SuperResolution) else 1)

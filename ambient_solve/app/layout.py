@@ -61,7 +61,7 @@ def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
         elem_id="file",
     )
     parts["task"] = gr.Dropdown(
-        [(words, task) for task, words in controls.TASKS.items()],
+        [(words, task) for task, words in controls.TASK_WORDS.items()],
         value="inpaint",
         label="What is wrong",
         elem_id="task",

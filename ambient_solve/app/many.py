@@ -27,8 +27,8 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     import gradio as gr
 
     libraries()
-    from ambient_solve.damage import make_damage
-    from ambient_solve.restore import restore_files
+    from ambient_solve.restore.files import restore_files
+    from ambient_solve.restore.tasks import make_task
 
     session, order = values["session"] or Session(), events.order_of(values)
     if values["play"]:
@@ -36,7 +36,7 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     files = (
         {"mask": order.mask} if order.task == "inpaint" else {} if order.kernel is None else {"kernel": order.kernel}
     )
-    damage = make_damage(order.task, **order.options, **files)
+    damage = make_task(order.task, **order.options, **files)
     pictures = _received(values["many"] or [], session.folder / "many-in")
     job = Job(_work(order, pictures), values.get("visitor"), values["rules"].minutes)
     prior, out, rows = events.chosen_prior(values, LONG), session.folder / "many-out", []

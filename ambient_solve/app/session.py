@@ -14,8 +14,9 @@ import numpy as np
 
 from ambient_solve.app import panels
 from ambient_solve.app.folder import home
-from ambient_solve.damage import Inpaint, Picture
-from ambient_solve.recipe import Recipe, cli_command, python_snippet, write_png
+from ambient_solve.restore.pictures import Picture
+from ambient_solve.restore.recipe import Recipe, cli_command, python_snippet, write_png
+from ambient_solve.restore.tasks import Inpaint
 from ambient_solve.uploads import open_upload, zip_folder
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 12_000_000
 """Largest picture that the page takes; several samples of it are kept in memory."""
 PUT_BACK = """
-from ambient_solve.damage import read_mask, read_measurement
+from ambient_solve.restore.pictures import read_mask, read_measurement
 
 measured = read_mask({mask!r}, restored.shape[-2:])
 restored = measured * read_measurement({picture!r}, restored.shape[1]).y + (1 - measured) * restored

@@ -22,7 +22,7 @@ from ambient_solve.evaluate.verdict import ALPHA, MIXTURE, Found, finite, p_word
 from ambient_solve.figures.charts import SIDE, bars, curve, ratio_bars
 from ambient_solve.figures.sheet import Row, Tile, contact_sheet
 from ambient_solve.knobs import build
-from ambient_solve.restore import check_folder, make_solver
+from ambient_solve.restore.files import check_folder
 
 if TYPE_CHECKING:
     from deepinv.physics import Physics
@@ -128,6 +128,7 @@ class Check:
             on_gaussian,
             on_mixture,
         )
+        from ambient_solve.solver import make_solver
 
         prior = gaussian_prior()
         # What "auto" takes for linear operators and exact priors, where it draws no particles.
@@ -163,6 +164,7 @@ class Check:
         """Against truths that the prior itself draws."""
         from ambient_solve.priors.ambient import AmbientPrior
         from ambient_solve.priors.load import load
+        from ambient_solve.solver import make_solver
 
         prior, operator = load(self.prior, self.device), self.operator or OPERATORS[0]
         make_solver(prior, self.algorithm, options)
@@ -190,6 +192,7 @@ class Check:
         size: int | None = None,
     ) -> Calibration:
         from ambient_solve.evaluate.simulation import check_sampler
+        from ambient_solve.solver import make_solver
 
         counts = {"problems": problems, "n_samples": self.samples, "particles": self.particles, "seed": self.seed}
         batch = self.batch or (4 if self.prior else 100)
@@ -204,9 +207,9 @@ class Check:
 
 def build_operator(name: str, size: tuple[int, int, int], sigma: float) -> Physics:
     """One of `OPERATORS` on images of `size` (C, H, W); `sigma` 0 takes the builder's own default."""
-    from ambient_solve.operators import TASKS
+    from ambient_solve.operators import BUILDERS
 
-    builder = TASKS["random" if name == "inpaint" else name]
+    builder = BUILDERS["random" if name == "inpaint" else name]
     return builder(size, **({"sigma": sigma} if sigma else {}))
 
 

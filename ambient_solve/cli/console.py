@@ -15,7 +15,7 @@ from ambient_solve.errors import shown
 from ambient_solve.knobs import knobs
 
 if TYPE_CHECKING:
-    from ambient_solve.restore import Outcome
+    from ambient_solve.restore.files import Outcome
 
 MAX_CARD = 100_000
 """Bytes of a model card that are printed."""

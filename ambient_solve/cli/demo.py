@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ambient_solve.cli.flags import Device
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.figures.sheet import Row, contact_sheet, picture_tile, spread_tile
-from ambient_solve.restore import check_folder
+from ambient_solve.restore.files import check_folder
 
 if TYPE_CHECKING:
     from deepinv.physics import Physics

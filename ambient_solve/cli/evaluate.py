@@ -18,7 +18,7 @@ from ambient_solve.distributed import processes
 from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.evaluate.tables import _words, write_tables
 from ambient_solve.knobs import build, knobs
-from ambient_solve.restore import check_folder
+from ambient_solve.restore.files import check_folder
 
 if TYPE_CHECKING:
     from ambient_solve.evaluate.benchmark import Arm, Job, Picture, Task
@@ -167,27 +167,27 @@ def read_task(text: str) -> Task:
 
     from ambient_solve.data.images import open_mask
     from ambient_solve.evaluate.benchmark import Task
-    from ambient_solve.operators import TASKS
+    from ambient_solve.operators import BUILDERS
 
     name, given = _words(text, "--tasks", "random missing=0.5")
-    if name not in TASKS:
-        raise AmbientSolveError(f"There is no task {name!r}. {suggestion(name, TASKS)}")
+    if name not in BUILDERS:
+        raise AmbientSolveError(f"There is no task {name!r}. {suggestion(name, BUILDERS)}")
     if name != "inpaint":
-        values = _typed(name, TASKS[name], given, ("img_size",))
-        return Task(text, lambda size: TASKS[name](size, **values), {"name": name, **values})
+        values = _typed(name, BUILDERS[name], given, ("img_size",))
+        return Task(text, lambda size: BUILDERS[name](size, **values), {"name": name, **values})
     if "mask" not in given:
         raise AmbientSolveError(
             'inpaint needs a mask, white where pixels are missing: "inpaint mask=FILE"; random and box make their own.'
         )
     mask = open_mask(given.pop("mask"))[0]
-    values = _typed(name, TASKS[name], given, ("mask", "channels"))
+    values = _typed(name, BUILDERS[name], given, ("mask", "channels"))
 
     def masked(size: tuple[int, int, int]) -> Any:
         if tuple(mask.shape) != size[1:]:
             raise AmbientSolveError(
                 f"The mask is {mask.shape[1]}x{mask.shape[0]}, the pictures {size[2]}x{size[1]}: see --crop."
             )
-        return TASKS[name](mask, channels=size[0], **values)
+        return BUILDERS[name](mask, channels=size[0], **values)
 
     digest = hashlib.sha256(mask.numpy().tobytes()).hexdigest()[:16]
     return Task(text, masked, {"name": name, "mask": digest, **values})

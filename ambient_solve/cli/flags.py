@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ambient_solve.damage import DAMAGES
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import Knob, knobs
+from ambient_solve.restore.tasks import TASKS
 
 if TYPE_CHECKING:
     from ambient_solve.data.damages import Damage
@@ -98,12 +98,10 @@ def with_knobs(cls: type, extra: Sequence[Knob], owners: dict[str, str] | None =
 def task_options() -> dict[str, tuple[Knob, str]]:
     """The options of all tasks by name, each once, with the tasks that have it in words."""
     found: dict[str, tuple[Knob, list[str]]] = {}
-    for name, task in DAMAGES.items():
+    for name, task in TASKS.items():
         for k in knobs(task):
             found.setdefault(k.name, (k, []))[1].append(name)
-    words = {
-        name: "every task" if len(tasks) == len(DAMAGES) else ", ".join(tasks) for name, (_, tasks) in found.items()
-    }
+    words = {name: "every task" if len(tasks) == len(TASKS) else ", ".join(tasks) for name, (_, tasks) in found.items()}
     return {name: (k, words[name]) for name, (k, _) in found.items()}
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import tyro
 
 from ambient_solve.cli.console import describe_prior, print_knobs
-from ambient_solve.damage import DAMAGES
+from ambient_solve.restore.tasks import TASKS
 from ambient_solve.version import __version__
 
 
@@ -28,7 +28,7 @@ class Info:
         from ambient_solve.algorithms import ALGORITHMS
 
         print(f"ambient_solve {__version__}\n\nPriors: {', '.join(embedded_priors()) or 'none embedded'}\n")
-        for name, task in DAMAGES.items():
+        for name, task in TASKS.items():
             print_knobs(f"task {name}", task)
         for name, algorithm in ALGORITHMS.items():
             print_knobs(f"algorithm {name} ({algorithm.paper})", algorithm)

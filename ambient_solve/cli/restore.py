@@ -12,11 +12,11 @@ import tyro
 
 from ambient_solve.cli.console import tell_outcome
 from ambient_solve.cli.flags import Device, knob_values, task_options, with_knobs
-from ambient_solve.damage import DAMAGES, make_damage
 from ambient_solve.distributed import enter, worst
 from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.knobs import knobs
-from ambient_solve.restore import check_folder, restore_files, unreadable
+from ambient_solve.restore.files import check_folder, restore_files, unreadable
+from ambient_solve.restore.tasks import TASKS, make_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Restore:
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint="")
     ]
     """Damaged pictures, or folders of them."""
-    task: Annotated[str, tyro.conf.arg(metavar="|".join(DAMAGES), help_behavior_hint="(required)")] = ""
+    task: Annotated[str, tyro.conf.arg(metavar="|".join(TASKS), help_behavior_hint="(required)")] = ""
     """What happened to them; jpeg, which is not linear, takes about three times as long as the others."""
     samples: int = 8
     """Posterior samples of each picture; their mean is the restored picture."""
@@ -56,11 +56,11 @@ class Restore:
             knob_values(texts, self.algorithm, own)  # the word that is missing may have been typed wrongly
             missing = "task (what happened to the picture)" if self.images else "picture"
             raise AmbientSolveError(
-                f"No {missing} was given: ambient-solve restore IMAGE ... --task {'|'.join(DAMAGES)}."
+                f"No {missing} was given: ambient-solve restore IMAGE ... --task {'|'.join(TASKS)}."
             )
         given = {name: getattr(self, name) for name in task_options() if getattr(self, name) is not None}
         options = self._knobs_of_the_algorithm(given)
-        damage = make_damage(self.task, **given)
+        damage = make_task(self.task, **given)
         for name in ("mask", "kernel"):
             if given.get(name) and not Path(given[name]).exists():
                 raise AmbientSolveError(f"There is no file {given[name]} (--{name}).")
@@ -86,11 +86,11 @@ class Restore:
 
     def _knobs_of_the_algorithm(self, given: dict[str, Any]) -> dict[str, Any]:
         """Take out of `given` what the task does not have and the algorithm does, such as the width of pigdm."""
-        if self.task not in DAMAGES or self.algorithm == "auto":
+        if self.task not in TASKS or self.algorithm == "auto":
             return {}
         from ambient_solve.algorithms import ALGORITHMS
 
-        own = [k.name for k in knobs(DAMAGES[self.task])]
+        own = [k.name for k in knobs(TASKS[self.task])]
         theirs = [k.name for k in knobs(ALGORITHMS[self.algorithm])] if self.algorithm in ALGORITHMS else []
         return {name: given.pop(name) for name in list(given) if name not in own and name in theirs}
 

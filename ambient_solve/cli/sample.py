@@ -13,7 +13,7 @@ import tyro
 from ambient_solve.cli.flags import Device, with_knobs
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
-from ambient_solve.restore import check_folder
+from ambient_solve.restore.files import check_folder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ambient_solve.operators.builders import (
-    TASKS,
+    BUILDERS,
     camera_blur,
     clip,
     denoise,
@@ -24,7 +24,7 @@ from ambient_solve.operators.noncartesian import NonCartesian
 from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantisation
 
 __all__ = [
-    "TASKS",
+    "BUILDERS",
     "CameraBlur",
     "Clipping",
     "Diffraction",

@@ -186,7 +186,7 @@ def phase_retrieval(
     return op
 
 
-TASKS: dict[str, Callable[..., Physics]] = {
+BUILDERS: dict[str, Callable[..., Physics]] = {
     "inpaint": inpaint,
     "box": inpaint_box,
     "random": inpaint_random,
@@ -199,7 +199,8 @@ TASKS: dict[str, Callable[..., Physics]] = {
     "quantise": quantise,
     "camera-blur": camera_blur,
 }
-"""The builders by name. `inpaint` takes a mask, the others `img_size`; for picture files see `ambient_solve.damage`."""
+"""The builders by name. `inpaint` takes a mask, the others `img_size`;
+for picture files see `ambient_solve.restore.tasks`."""
 
 
 def _size(img_size: Size) -> Size:

@@ -9,8 +9,6 @@ processes share the work, with the results of one: `torchrun --nproc-per-node 2 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import shutil
@@ -20,41 +18,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ambient_solve.damage import (
-    DAMAGES,
-    Damage,
-    Denoise,
-    GaussianBlur,
-    Inpaint,
-    JpegBlocks,
-    MotionBlur,
-    Picture,
-    SuperResolution,
-    make_damage,
-    read_kernel,
-    read_mask,
-    read_measurement,
-)
-from ambient_solve.drawing import Drawing, joined, size_of, takes_tiles
 from ambient_solve.errors import AmbientSolveError, reason, shown
-from ambient_solve.estimation import advice
 from ambient_solve.knobs import knobs
-from ambient_solve.sharing import PART, Parts, Share, groups
+from ambient_solve.restore import memory
+from ambient_solve.restore.estimate import advice
+from ambient_solve.restore.memory import Drawing, fitting, joined
+from ambient_solve.restore.pictures import read_measurement
+from ambient_solve.restore.sharing import PART, Parts, Share, groups
+from ambient_solve.restore.tasks import (
+    Task,
+)
+from ambient_solve.resume import SETTINGS, digest, finished
 
 if TYPE_CHECKING:
-    from deepinv.physics import Physics
-
     from ambient_solve.priors.base import Prior
     from ambient_solve.restoration import Restoration
-    from ambient_solve.solver import Solver
-    from ambient_solve.tiling import TiledPrior
-
-SETTINGS = "settings.json"
-BYTES = (2700, 800)
-"""Memory per pixel and sample, with and without a backward pass, measured for a network of WIDTH channels per pixel."""
-WIDTH = 20.75
-TILE, OVERLAP, AT_ONCE, STATE = 256, 64, 4, 350
-"""Tiles of a picture that does not fit whole: side, overlap, how many together; bytes per pixel and sample beside."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +62,7 @@ class Outcome:
 def restore_file(
     path: str | Path,
     prior: Prior,
-    damage: Damage,
+    damage: Task,
     *,
     algorithm: str = "auto",
     options: Mapping[str, Any] | None = None,
@@ -103,6 +81,8 @@ def restore_file(
     Raises:
         AmbientSolveError: the file, the mask, the damage or the settings do not fit.
     """
+    from ambient_solve.solver import make_solver
+
     solver = make_solver(prior, algorithm, options)
     path = Path(path)
     picture = read_measurement(path, prior.shape[0], max_pixels)
@@ -115,16 +95,16 @@ def restore_file(
         "options": dict(options or {}),
         "n_samples": n_samples,
         "seed": seed,
-        "sources": [_digest(part) for part in (path.read_bytes(), *damage.sources(path))],
-        "prior": _digest(*(p.detach().cpu().contiguous().numpy().tobytes() for p in prior.state_dict().values())),
+        "sources": [digest(part) for part in (path.read_bytes(), *damage.sources(path))],
+        "prior": digest(*(p.detach().cpu().contiguous().numpy().tobytes() for p in prior.state_dict().values())),
     }
     folder = None if out is None else Path(out)
-    done = None if folder is None else _finished(folder, request)
+    done = None if folder is None else finished(folder, request)
     if done is not None:
         seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": advice(done["misfit"], damage)}
         return Outcome(path, folder, notes=picture.notes, skipped=True, **seen)
     at_once, tiled = fitting(solver, op, picture, n_samples)
-    draw = Drawing(solver, op, picture, damage, seed, at_once, tiled, (TILE, OVERLAP), progress)
+    draw = Drawing(solver, op, picture, damage, seed, at_once, tiled, (memory.TILE, memory.OVERLAP), progress)
     together = solver.algorithm is not None and solver.algorithm.interacting
     every = groups(n_samples, math.prod(draw.size), prior.device.type, together)
 
@@ -151,7 +131,7 @@ def _shared(
     share: Share,
     draw: Callable[[range], Restoration],
     finish: Callable[[list[Restoration]], Restoration],
-    damage: Damage,
+    damage: Task,
 ) -> Outcome:
     """Draw what is of this `share` and not stored yet; then, if nothing is missing, save the picture."""
     parts, mine, saved = Parts(folder, request), [g for g in range(len(every)) if share.takes(g)], []
@@ -168,14 +148,14 @@ def _shared(
         saved.append(finish(all_))
         _save(saved[0], folder)
 
-    parts.finish(len(every), lambda: _finished(folder, request) is not None, save)
+    parts.finish(len(every), lambda: finished(folder, request) is not None, save)
     if saved:
         return _outcome(path, folder, saved[0], damage)
     own = finish(drawn)
     return replace(_outcome(path, folder, own, damage), restoration=None, drawn=own.samples.shape[1])
 
 
-def _outcome(path: Path, folder: Path | None, result: Restoration, damage: Damage) -> Outcome:
+def _outcome(path: Path, folder: Path | None, result: Restoration, damage: Task) -> Outcome:
     chi2 = result.settings["misfit"]
     return Outcome(path, folder, result, chi2, result.seconds, tuple(result.settings["notes"]), advice(chi2, damage))
 
@@ -183,7 +163,7 @@ def _outcome(path: Path, folder: Path | None, result: Restoration, damage: Damag
 def restore_files(
     inputs: Sequence[str | Path],
     prior: Prior,
-    damage: Damage,
+    damage: Task,
     *,
     out: str | Path,
     rank: int = 0,
@@ -196,6 +176,8 @@ def restore_files(
     what others have left. `settings` are those of `restore_file`. What cannot fit any file (an unknown knob, `out` is a
     file) raises at once.
     """
+    from ambient_solve.solver import make_solver
+
     out = Path(out)
     check_folder(out)
     make_solver(prior, settings.get("algorithm", "auto"), settings.get("options"))
@@ -267,35 +249,6 @@ def check_folder(out: Path) -> None:
         raise AmbientSolveError(f"{blocked} is a file; a folder was expected for the results.")
 
 
-def make_solver(prior: Prior, algorithm: str = "auto", options: Mapping[str, Any] | None = None) -> Solver:
-    """A `Solver` with these knobs; a knob of another algorithm raises with the name of that algorithm."""
-    from ambient_solve.algorithms import ALGORITHMS
-    from ambient_solve.solver import Solver
-
-    try:
-        return Solver(prior, algorithm, **(options or {}))
-    except AmbientSolveError as error:
-        own = [k.name for k in knobs(ALGORITHMS[algorithm])] if algorithm in ALGORITHMS else []
-        for name in options or {}:
-            owners = [a for a, cls in ALGORITHMS.items() if name in (k.name for k in knobs(cls))]
-            if f"no knob {name!r}" in str(error) and owners and name not in own:
-                raise AmbientSolveError(
-                    f"{algorithm!r} has no knob {name!r}; "
-                    f"it belongs to {', '.join(owners)}: choose algorithm {owners[0]!r}."
-                ) from None
-        raise
-
-
-def _finished(folder: Path, request: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of an earlier run of the same request, or None. Written last: a folder without it is unfinished."""
-    try:
-        record = json.loads((folder / SETTINGS).read_text())
-    except (OSError, ValueError):
-        return None
-    same = isinstance(record, dict) and record.get("request") == json.loads(json.dumps(request))
-    return record if same else None
-
-
 def _save(result: Restoration, folder: Path) -> None:
     """Save into `folder` so that an interrupted run leaves no settings.json behind."""
     check_folder(folder)
@@ -312,80 +265,3 @@ def _save(result: Restoration, folder: Path) -> None:
     for file in sorted(written, key=lambda p: p.name == SETTINGS):
         os.replace(file, folder / file.name)
     part.rmdir()
-
-
-def fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tuple[int, TiledPrior | None]:
-    """How many samples to draw at once: a backward pass through a large picture takes gigabytes.
-
-    And, where not even one fits, the prior in tiles. Raises where these do not fit either, before the machine does.
-    """
-    from deepinv.physics import LinearPhysics
-
-    from ambient_solve.tiling import TiledPrior
-
-    config, free = getattr(solver.prior, "config", None), _free_memory(solver.prior)
-    if config is None or free is None:
-        return n_samples, None
-    levels = enumerate(zip(config.widths, config.depths, strict=True))
-    width = sum(n * blocks / 4**i for i, (n, blocks) in levels) / config.unshuffle**2
-    backward = isinstance(op, LinearPhysics) if solver.algorithm is None else solver.algorithm.gradient
-    height, columns = size_of(op, picture)
-    per_pixel = BYTES[0 if backward else 1] * width / WIDTH
-    # A part of what is free: other programs want some, and the estimate is one.
-    usable, one = 0.7 * free, per_pixel * height * columns
-    least = n_samples if solver.algorithm is not None and solver.algorithm.interacting else 1
-    if usable >= least * one:
-        return min(int(usable / one), n_samples), None
-    state, tile = STATE * height * columns, per_pixel * TILE**2
-    if max(height, columns) > TILE and takes_tiles(solver.prior, TILE) and usable >= least * state + tile:
-        together = min(AT_ONCE, int((usable - least * state) / tile))
-        samples = max(least, min(int((usable - together * tile) / state), n_samples))
-        return samples, TiledPrior(solver.prior, TILE, OVERLAP, at_once=together)
-    ways = ["make the picture smaller"] + (["use algorithm 'proximal', which needs less"] if backward else [])
-    raise AmbientSolveError(
-        f"One sample of {picture.path.name} takes about {one / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are "
-        f"free. {' or '.join(ways).capitalize()}."
-    )
-
-
-def _free_memory(prior: Prior) -> int | None:
-    """Bytes free on the prior's device, or None where the system does not tell."""
-    import torch
-
-    if prior.device.type == "cuda":
-        return torch.cuda.mem_get_info(prior.device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # all processes of this machine want some
-    except (OSError, StopIteration):
-        return None
-
-
-def _digest(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:16]
-
-
-__all__ = [
-    "DAMAGES",
-    "Damage",
-    "Denoise",
-    "GaussianBlur",
-    "Inpaint",
-    "JpegBlocks",
-    "MotionBlur",
-    "Outcome",
-    "Picture",
-    "SuperResolution",
-    "make_damage",
-    "make_solver",
-    "plan",
-    "read_kernel",
-    "read_mask",
-    "read_measurement",
-    "restore_file",
-    "restore_files",
-]

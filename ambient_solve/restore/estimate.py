@@ -20,8 +20,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ambient_solve.damage import Damage, JpegBlocks, jpeg_settings
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.restore.pictures import jpeg_settings
+from ambient_solve.restore.tasks import JpegBlocks, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -166,7 +167,7 @@ def _evidence(coefficients: Tensor, quality: int) -> float:
     return float((torch.logaddexp(ratio, torch.zeros(())) - math.log(2)).sum())
 
 
-def advice(chi2: float, damage: Damage) -> str:
+def advice(chi2: float, damage: Task) -> str:
     """What the data misfit says of the stated damage, in one sentence; empty where it fits."""
     jpeg = isinstance(damage, JpegBlocks)
     if not chi2 <= (JPEG_FIT if jpeg else FIT[1]):

@@ -1,19 +1,19 @@
-"""What happened to a picture file: a frozen set of knobs that builds the operator for a picture of any size.
+"""What is wrong with a picture file: a frozen set of knobs that builds the operator for a picture of any size.
 
-The file is the measurement itself. torch is imported when the first file is read: the damages are listed in an instant.
+The file is the measurement itself. torch is imported when the first file is read: the tasks are listed in an instant.
 """
 
 from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import build, check_knobs, knob, knobs
+from ambient_solve.restore.pictures import Picture, jpeg_settings, read_kernel, read_mask
 
 if TYPE_CHECKING:
     from deepinv.physics import Physics
@@ -26,21 +26,8 @@ KERNEL = "picture of the blur kernel, in place of the one described"
 BOUNDARY = "valid: what lies outside the frame was blurred into it; circular: the picture repeats, which is faster"
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture file as a measurement: `y` (1, C, H, W) float32; `notes` say in words what was converted.
-
-    `copies` is 3 where a grey picture stands in the three channels of a colour prior: one measurement, written thrice.
-    """
-
-    path: Path
-    y: Tensor
-    notes: tuple[str, ...]
-    copies: int = 1
-
-
 @dataclass(frozen=True, kw_only=True)
-class Damage(abc.ABC):
+class Task(abc.ABC):
     """What happened to a picture, with `sigma` the noise in it."""
 
     name: ClassVar[str]
@@ -69,7 +56,7 @@ class Damage(abc.ABC):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Inpaint(Damage):
+class Inpaint(Task):
     """Pixels are missing."""
 
     name: ClassVar[str] = "inpaint"
@@ -79,7 +66,7 @@ class Inpaint(Damage):
     """A path; or a tensor (H, W), which as everywhere in the library has 1 = observed."""
 
     def operator(self, picture: Picture) -> Physics:
-        """See `Damage.operator`."""
+        """See `Task.operator`."""
         from ambient_solve.operators import inpaint
 
         path = self._file(picture.path)
@@ -112,14 +99,14 @@ class Inpaint(Damage):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Denoise(Damage):
+class Denoise(Task):
     """Nothing but noise."""
 
     name: ClassVar[str] = "denoise"
     sigma: float = knob(0.0, 0.0, SIGMA[1], "noise level, where pixel values go from 0 to 1; must be given")
 
     def operator(self, picture: Picture) -> Physics:
-        """See `Damage.operator`."""
+        """See `Task.operator`."""
         from ambient_solve.operators import denoise
 
         if self.sigma < SIGMA[0]:
@@ -128,7 +115,7 @@ class Denoise(Damage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blurred(Damage, abc.ABC):
+class Blurred(Task, abc.ABC):
     """Blurred by a kernel that is described, or given as a picture."""
 
     kernel: Any = knob(None, help=KERNEL)
@@ -139,7 +126,7 @@ class Blurred(Damage, abc.ABC):
         """The kernel (h, w) that the knobs describe; sides odd."""
 
     def operator(self, picture: Picture) -> Physics:
-        """See `Damage.operator`."""
+        """See `Task.operator`."""
         most = max(KERNEL_PIXELS, math.prod(picture.y.shape[-2:]))
         kernel = self.describe() if self.kernel is None else read_kernel(self.kernel, most)
         return _blur(kernel, picture, self.sigma, self.boundary)
@@ -196,7 +183,7 @@ class MotionBlur(Blurred):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SuperResolution(Damage):
+class SuperResolution(Task):
     """Too small: the restored picture is `factor` times as high and as wide."""
 
     name: ClassVar[str] = "super-resolution"
@@ -206,7 +193,7 @@ class SuperResolution(Damage):
     )
 
     def operator(self, picture: Picture) -> Physics:
-        """See `Damage.operator`."""
+        """See `Task.operator`."""
         from ambient_solve.operators import super_resolution
 
         channels, height, width = _size(picture)
@@ -217,14 +204,14 @@ class SuperResolution(Damage):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class JpegBlocks(Damage):
+class JpegBlocks(Task):
     """JPEG blocks and ringing; `sigma` says how closely the file must be reproduced."""
 
     name: ClassVar[str] = "jpeg"
     quality: int = knob(0, 0, 100, "JPEG quality; 0 reads it from the file")
 
     def operator(self, picture: Picture) -> Physics:
-        """See `Damage.operator`."""
+        """See `Task.operator`."""
         from ambient_solve.operators import jpeg
 
         found = jpeg_settings(picture.path)
@@ -237,19 +224,19 @@ class JpegBlocks(Damage):
         return jpeg(_size(picture), self.quality or quality, self.sigma, subsampling)
 
 
-DAMAGES: dict[str, type[Damage]] = {
+TASKS: dict[str, type[Task]] = {
     d.name: d for d in (Inpaint, Denoise, GaussianBlur, MotionBlur, SuperResolution, JpegBlocks)
 }
 
 
-def make_damage(task: str, **options: Any) -> Damage:
+def make_task(task: str, **options: Any) -> Task:
     """The damage called `task`, from the options that it has; anything else raises with a suggestion."""
-    if task not in DAMAGES:
-        raise AmbientSolveError(f"There is no task {task!r}. {suggestion(task, DAMAGES)}")
-    names = [k.name for k in knobs(DAMAGES[task])]
+    if task not in TASKS:
+        raise AmbientSolveError(f"There is no task {task!r}. {suggestion(task, TASKS)}")
+    names = [k.name for k in knobs(TASKS[task])]
     for name in options:
         if name not in names:
-            owners = [t for t, cls in DAMAGES.items() if name in (k.name for k in knobs(cls))]
+            owners = [t for t, cls in TASKS.items() if name in (k.name for k in knobs(cls))]
             other = f"It belongs to {', '.join(owners)}. " if owners else ""
             raise AmbientSolveError(f"The task {task} has no option {name!r}. {other}{suggestion(name, names)}")
     sigma = options.get("sigma")
@@ -257,107 +244,7 @@ def make_damage(task: str, **options: Any) -> Damage:
         raise AmbientSolveError(
             f"sigma={sigma} was given, a noise level above 0 was expected (pixel values go from 0 to 1)."
         )
-    return build(DAMAGES[task], **options)
-
-
-def read_measurement(path: str | Path, channels: int = 3, max_pixels: int | None = None) -> Picture:
-    """Read a picture as a measurement with `channels` 1 or 3, at its full depth, and say what was converted.
-
-    One of more than `max_pixels`, by default `data.images.MAX_PIXELS`, is refused before it is decoded.
-    """
-    import numpy as np
-    import torch
-
-    from ambient_solve.data.images import MAX_PIXELS, open_image, to_tensor
-
-    image, notes = open_image(path, max_pixels or MAX_PIXELS), []
-    deep = image.mode.startswith("I") or image.mode == "F"
-    if image.mode in ("RGBA", "LA", "PA") or (not deep and "transparency" in image.info):
-        notes.append("the picture has transparency, which was laid over white")
-    grey = deep or image.mode in ("1", "L", "LA", "La")
-    if not grey and channels == 1:
-        notes.append("the picture is in colour, it was converted to grey for the grey prior")
-    if deep:
-        y = torch.from_numpy(np.asarray(image).astype(np.float32))[None].expand(channels, -1, -1)
-        y = y / 65535 if image.mode != "F" else y
-        if not bool(((y >= -1) & (y <= 2)).all()):
-            raise AmbientSolveError(
-                f"{path} has values of an unknown scale; 8 bit, 16 bit, or floats from 0 to 1 were expected."
-            )
-    else:
-        y = to_tensor(image, channels).float() / 255
-    grey = grey or (channels == 3 and torch.equal(y[0], y[1]) and torch.equal(y[0], y[2]))
-    if grey and channels == 3:
-        notes.append("the picture is grey, it was repeated in three channels for the colour prior")
-    return Picture(Path(path), y[None].contiguous(), tuple(notes), channels if grey else 1)
-
-
-def read_mask(path: str | Path, size: Sequence[int], what: str = "the picture") -> Tensor:
-    """The observed pixels (H, W), 1 = observed, from a picture in which white is missing, as a brush paints it.
-
-    Transparent pixels are not painted.
-    """
-    from PIL import Image
-
-    from ambient_solve.data.images import image_size, open_image, to_tensor
-
-    found = image_size(path)
-    # What does not fit is not decoded; what lies on its side may be turned upright by its EXIF.
-    image = open_image(path) if sorted(found) == sorted(size) else None
-    found = found if image is None else image.size
-    if image is None or found != (size[1], size[0]):
-        raise AmbientSolveError(f"The mask {path} is {found[0]}x{found[1]}, but {what} is {size[1]}x{size[0]}.")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("L")
-    missing = to_tensor(image, 1)[0] >= 128
-    if bool(missing.all()):
-        raise AmbientSolveError(
-            f"The mask {path} is white everywhere: every pixel is missing. White marks what is MISSING."
-        )
-    if not bool(missing.any()):
-        raise AmbientSolveError(f"The mask {path} has no white pixel: nothing is missing. White marks what is MISSING.")
-    return (~missing).float()
-
-
-def read_kernel(path: str | Path, max_pixels: int | None = None) -> Tensor:
-    """A blur kernel (h, w) from a picture of it, black edges cut off, its sides made odd.
-
-    One of more than `max_pixels`, by default `data.images.MAX_PIXELS`, is refused before it is decoded.
-    """
-    import torch
-
-    kernel = read_measurement(path, 1, max_pixels).y[0, 0]
-    lit = kernel.nonzero()
-    if not len(lit):
-        raise AmbientSolveError(f"The kernel {path} is black everywhere; a blur kernel is bright where the light went.")
-    # Equal margins on both sides: the middle of the picture stays the middle of the kernel.
-    margins = [min(int(lit[:, i].min()), n - 1 - int(lit[:, i].max())) for i, n in enumerate(kernel.shape)]
-    kernel = kernel[margins[0] : kernel.shape[0] - margins[0], margins[1] : kernel.shape[1] - margins[1]]
-    return torch.nn.functional.pad(kernel, (0, 1 - kernel.shape[1] % 2, 0, 1 - kernel.shape[0] % 2))
-
-
-def jpeg_settings(path: str | Path) -> tuple[int, str] | None:
-    """The libjpeg quality and the subsampling nearest to those in the header of a JPEG file; None for other files."""
-    import torch
-    from PIL import Image, JpegImagePlugin
-
-    from ambient_solve.operators.jpeg import quantisation_tables
-    from ambient_solve.untrusted import FORMATS
-
-    with Image.open(path, formats=FORMATS) as image:
-        # MPO: a JPEG with others behind it, what many telephones write.
-        if image.format not in ("JPEG", "MPO"):
-            return None
-        tables = torch.tensor([image.quantization[i] for i in sorted(image.quantization)[:2]]).float()
-        full = JpegImagePlugin.get_sampling(image) == 0
-    # Sorted, because programs differ in the order in which they store a table.
-    tables = tables.sort(1).values
-    distance = [
-        float((quantisation_tables(q).flatten(1)[: len(tables)].sort(1).values - tables).abs().sum())
-        for q in range(1, 101)
-    ]
-    return 1 + distance.index(min(distance)), "4:4:4" if full else "4:2:0"
+    return build(TASKS[task], **options)
 
 
 def _size(picture: Picture) -> tuple[int, int, int]:

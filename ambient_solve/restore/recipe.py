@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ambient_solve.damage import DAMAGES, Damage, make_damage
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import build, knobs
+from ambient_solve.restore.tasks import TASKS, Task, make_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,12 +72,12 @@ class Recipe:
                 _check_word(name, word)
                 if word in (".", "..") or any(sign in word for sign in "/\\:"):
                     raise AmbientSolveError(f"{name}={word!r} was given; a file name without a folder was expected.")
-        self.make_damage()
+        self.make_task()
         _check_algorithm(self.algorithm, self.knobs)
 
-    def make_damage(self, **files: Any) -> Damage:
+    def make_task(self, **files: Any) -> Task:
         """The damage, with `mask` or `kernel` replaced by the files (or the mask's tensor) that stand for them here."""
-        return make_damage(self.task, **{**self.damage, **files})
+        return make_task(self.task, **{**self.damage, **files})
 
 
 def to_json(recipe: Recipe) -> str:
@@ -140,10 +140,10 @@ def read_png(path: str | Path) -> Recipe | None:
 def python_snippet(recipe: Recipe, picture: str = "photo.png", out: str = "restored") -> str:
     """Python that repeats `recipe` on the file `picture`; the results are those of `cli_command`."""
     knobs = ", ".join(f"{name}={value!r}" for name, value in recipe.damage.items())
-    damage = f"make_damage({recipe.task!r}{', ' if knobs else ''}{knobs})"
+    damage = f"make_task({recipe.task!r}{', ' if knobs else ''}{knobs})"
     return (
         "from ambient_solve import load_prior\n"
-        "from ambient_solve.damage import make_damage\nfrom ambient_solve.restore import restore_file\n"
+        "from ambient_solve.restore.tasks import make_task\nfrom ambient_solve.restore import restore_file\n"
         "\n"
         "outcome = restore_file(\n"
         f"    {picture!r},\n"
@@ -164,7 +164,7 @@ def cli_command(recipe: Recipe, picture: str = "photo.png", out: str = "restored
     words = ["ambient-solve", "restore", picture, "--task", recipe.task]
     words += [word for name, value in recipe.damage.items() for word in _option(name, value)]
     words += ["--prior", recipe.prior, "--algorithm", recipe.algorithm]
-    own = {k.name for cls in DAMAGES.values() for k in knobs(cls)}
+    own = {k.name for cls in TASKS.values() for k in knobs(cls)}
     for name, value in recipe.knobs.items():
         words += _option(f"algorithm.{name}" if name in own else name, value)
     words += ["--samples", str(recipe.samples), "--seed", str(recipe.seed), "--out", out]

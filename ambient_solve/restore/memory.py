@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.restore.pictures import Picture
 
 if TYPE_CHECKING:
     from deepinv.physics import Physics
 
-    from ambient_solve.damage import Damage, Picture
     from ambient_solve.priors.base import Prior
+    from ambient_solve.priors.tiled import TiledPrior
     from ambient_solve.restoration import Restoration
+    from ambient_solve.restore.pictures import Picture
+    from ambient_solve.restore.tasks import Task
     from ambient_solve.solver import Solver
-    from ambient_solve.tiling import TiledPrior
+
+BYTES = (2700, 800)
+"""Memory per pixel and sample, with and without a backward pass, measured for a network of WIDTH channels per pixel."""
+WIDTH = 20.75
+TILE, OVERLAP, AT_ONCE, STATE = 256, 64, 4, 350
+"""Tiles of a picture that does not fit whole: side, overlap, how many together; bytes per pixel and sample beside."""
 
 
 @dataclass
@@ -28,7 +38,7 @@ class Drawing:
     solver: Solver
     op: Physics
     picture: Picture
-    damage: Damage
+    damage: Task
     seed: int
     at_once: int
     tiled: TiledPrior | None
@@ -58,7 +68,7 @@ class Drawing:
             raise AmbientSolveError(
                 f"The memory of the device does not suffice for {self.picture.path.name}. Make the picture smaller."
             )
-        from ambient_solve.tiling import TiledPrior
+        from ambient_solve.priors.tiled import TiledPrior
 
         self.at_once, self.tiled = 1, TiledPrior(self.solver.prior, *self.tile, at_once=1)
         return self(samples)
@@ -103,3 +113,51 @@ def takes_tiles(prior: Prior, tile: int) -> bool:
     """Whether pictures can be restored in tiles of that side with this prior."""
     config = getattr(prior, "config", None)
     return config is not None and config.planes == 0 and config.size in (None, (tile, tile))
+
+
+def fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tuple[int, TiledPrior | None]:
+    """How many samples to draw at once: a backward pass through a large picture takes gigabytes.
+
+    And, where not even one fits, the prior in tiles. Raises where these do not fit either, before the machine does.
+    """
+    from deepinv.physics import LinearPhysics
+
+    from ambient_solve.priors.tiled import TiledPrior
+
+    config, free = getattr(solver.prior, "config", None), _free_memory(solver.prior)
+    if config is None or free is None:
+        return n_samples, None
+    levels = enumerate(zip(config.widths, config.depths, strict=True))
+    width = sum(n * blocks / 4**i for i, (n, blocks) in levels) / config.unshuffle**2
+    backward = isinstance(op, LinearPhysics) if solver.algorithm is None else solver.algorithm.gradient
+    height, columns = size_of(op, picture)
+    per_pixel = BYTES[0 if backward else 1] * width / WIDTH
+    # A part of what is free: other programs want some, and the estimate is one.
+    usable, one = 0.7 * free, per_pixel * height * columns
+    least = n_samples if solver.algorithm is not None and solver.algorithm.interacting else 1
+    if usable >= least * one:
+        return min(int(usable / one), n_samples), None
+    state, tile = STATE * height * columns, per_pixel * TILE**2
+    if max(height, columns) > TILE and takes_tiles(solver.prior, TILE) and usable >= least * state + tile:
+        together = min(AT_ONCE, int((usable - least * state) / tile))
+        samples = max(least, min(int((usable - together * tile) / state), n_samples))
+        return samples, TiledPrior(solver.prior, TILE, OVERLAP, at_once=together)
+    ways = ["make the picture smaller"] + (["use algorithm 'proximal', which needs less"] if backward else [])
+    raise AmbientSolveError(
+        f"One sample of {picture.path.name} takes about {one / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are "
+        f"free. {' or '.join(ways).capitalize()}."
+    )
+
+
+def _free_memory(prior: Prior) -> int | None:
+    """Bytes free on the prior's device, or None where the system does not tell."""
+    import torch
+
+    if prior.device.type == "cuda":
+        return torch.cuda.mem_get_info(prior.device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # all processes of this machine want some
+    except (OSError, StopIteration):
+        return None

@@ -1,0 +1,28 @@
+"""Whether a folder holds what the same request has finished before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+SETTINGS = "settings.json"
+
+
+def finished(folder: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of an earlier run of the same request, or None. Written last: a folder without it is unfinished."""
+    try:
+        record = json.loads((folder / SETTINGS).read_text())
+    except (OSError, ValueError):
+        return None
+    same = isinstance(record, dict) and record.get("request") == json.loads(json.dumps(request))
+    return record if same else None
+
+
+def digest(*parts: bytes) -> str:
+    """Sixteen hexadecimal digits of `parts`, one after another."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
