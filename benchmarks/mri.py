@@ -27,22 +27,20 @@ import numpy as np
 import torch
 
 from ambient_solve.algorithms import ALGORITHMS
-from ambient_solve.data.mri import Scan, read_scan
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.figures.sheet import Row, Tile, contact_sheet, picture_tile
 from ambient_solve.knobs import knobs
-from ambient_solve.mri import (
-    CLASSICAL,
-    Problem,
+from ambient_solve.mri.classical import CLASSICAL
+from ambient_solve.mri.problem import Problem, misfit, problem
+from ambient_solve.mri.reconstruction import (
     Reconstruction,
     classical,
     load_mri_prior,
     magnitude_metrics,
-    misfit,
-    problem,
     reconstruct,
     retrospective,
 )
+from ambient_solve.mri.scan import Scan, read_scan
 from ambient_solve.operators.mri import MultiCoil
 
 ACS = 12

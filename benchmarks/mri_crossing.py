@@ -37,13 +37,13 @@ from ambient_solve.algorithms.adps import ADPS
 from ambient_solve.algorithms.base import Algorithm
 from ambient_solve.algorithms.proximal import Proximal
 from ambient_solve.data.images import read_images
-from ambient_solve.data.mri import calibration_scale
-from ambient_solve.data.simulated_mri import birdcage, simulate
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.calibration import variance_ratio
-from ambient_solve.mri import load_mri_prior
-from ambient_solve.mri_training import EMPTY, square
-from ambient_solve.operators.masks import make_mask
+from ambient_solve.mri.prepare import EMPTY, square
+from ambient_solve.mri.reconstruction import load_mri_prior
+from ambient_solve.mri.scan import calibration_scale
+from ambient_solve.mri.simulate import birdcage, simulate
+from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.operators.mri import MultiCoil
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.network import NetworkPrior

@@ -30,7 +30,7 @@ from torch import Tensor
 from ambient_solve.krylov import WarmStart
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.operators.coils import birdcage
-from ambient_solve.operators.masks import make_mask
+from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.operators.mri import MultiCoil, spans
 from ambient_solve.priors.gaussian import GaussianPrior
 

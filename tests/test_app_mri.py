@@ -16,9 +16,10 @@ from ambient_solve.app import mri_events, mri_example, mri_job, mri_panels
 from ambient_solve.app.mri_job import ScanOrder
 from ambient_solve.app.mri_panels import Look
 from ambient_solve.app.rules import Rules
-from ambient_solve.data.mri import read_scan
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.mri import problem, reconstruct, retrospective
+from ambient_solve.mri.problem import problem
+from ambient_solve.mri.reconstruction import reconstruct, retrospective
+from ambient_solve.mri.scan import read_scan
 from test_app_events import connect
 from test_mri_data import contents, disc, write_dicom
 
@@ -345,7 +346,7 @@ def test_the_endpoint_answers_programs(server, scan_file, tmp_path):
     short = client.predict(files=given[0], method="zero-filled", api_name="/mri")[1]
     assert list(short["slices"]) == ["0", "1"] and short["slices"]["0"]["R"] == 1
     p = problem(retrospective(read_scan(scan_file).slice(1), "random", 2.0, 12, 0), 4)
-    from ambient_solve.mri import classical
+    from ambient_solve.mri.reconstruction import classical
 
     want = classical(p, "cg-sense")
     assert list(told["slices"]) == ["1"] and told["slices"]["1"]["misfit"] == pytest.approx(want.chi2, rel=1e-4)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from ambient_solve.app import controls, events, mri_events
 from ambient_solve.cli.dispatch import main
-from ambient_solve.data.mri import read_scan
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.mri.scan import read_scan
 from test_app_events import connect
 from test_app_mri import merged, tiny, two_slices, values
 

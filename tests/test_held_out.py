@@ -13,7 +13,7 @@ from PIL import Image
 
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.mri_training import Preparation, prepare
+from ambient_solve.mri.prepare import Preparation, prepare
 from helpers import one_sentence, rand
 from test_mri import made
 

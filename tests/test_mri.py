@@ -14,28 +14,17 @@ import torch
 from ambient_solve.cli.dispatch import main
 from ambient_solve.data.corruption import read_corrupted
 from ambient_solve.data.loader import Levels, Loader
-from ambient_solve.data.mri import Scan
-from ambient_solve.data.simulated_mri import birdcage, simulate
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.krylov import conjugate_gradient
-from ambient_solve.mri import (
-    Problem,
-    Reconstruction,
-    cg_sense,
-    classical,
-    l1_wavelet,
-    load_mri_prior,
-    magnitude_metrics,
-    misfit,
-    problem,
-    reconstruct,
-    total_variation,
-    zero_filled,
-)
-from ambient_solve.mri_report import cyclic, montage, report
-from ambient_solve.mri_training import Preparation, prepare
+from ambient_solve.mri.classical import cg_sense, l1_wavelet, total_variation, zero_filled
+from ambient_solve.mri.prepare import Preparation, prepare
+from ambient_solve.mri.problem import Problem, misfit, problem
+from ambient_solve.mri.reconstruction import Reconstruction, classical, load_mri_prior, magnitude_metrics, reconstruct
+from ambient_solve.mri.report import cyclic, montage, report
+from ambient_solve.mri.scan import Scan
+from ambient_solve.mri.simulate import birdcage, simulate
 from ambient_solve.objectives.kspace import KSpace, gram
-from ambient_solve.operators.masks import make_mask
+from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.operators.mri import MultiCoil
 from ambient_solve.priors.gaussian import GaussianPrior
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior

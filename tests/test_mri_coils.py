@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.operators.coils import birdcage, centre, compress, espirit, normalise, prewhiten
-from ambient_solve.operators.masks import make_mask
+from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.transforms import from_kspace, to_kspace
 from helpers import one_sentence, randn
 

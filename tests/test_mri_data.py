@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ambient_solve.cli.dispatch import main
-from ambient_solve.data.mri import Scan, calibration_scale, coil_pictures, read_scan
-from ambient_solve.data.simulated_mri import birdcage, fit_coils, simulate
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.mri_training import square
+from ambient_solve.mri.prepare import square
+from ambient_solve.mri.scan import Scan, calibration_scale, coil_pictures, read_scan
+from ambient_solve.mri.simulate import birdcage, fit_coils, simulate
 from helpers import one_sentence
 
 SLICES, COILS, H, W = 2, 3, 36, 30
@@ -244,7 +244,7 @@ def test_maps_of_a_scan_can_be_continued():
 
 
 def _low(kspace: torch.Tensor, acs: int) -> torch.Tensor:
-    from ambient_solve.data.simulated_mri import _low
+    from ambient_solve.mri.simulate import _low
 
     return _low(kspace, acs)
 
@@ -306,7 +306,7 @@ def test_no_tag_of_a_patient_reaches_an_output(tmp_path, monkeypatch, capsys):
 
 def test_nifti_goes_in_and_out_the_same_way_up(tmp_path):
     nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
-    from ambient_solve.mri_report import save_nifti
+    from ambient_solve.mri.report import save_nifti
 
     volume = np.stack([(i + 1) * disc(40, 32).numpy() for i in range(3)], -1)
     volume[:5] += 2

@@ -11,8 +11,8 @@ from torch import Tensor
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.objectives.base import Batch
 from ambient_solve.objectives.kspace import KSpace, gram
-from ambient_solve.operators import masks
-from ambient_solve.operators.masks import KINDS, LINES, acceleration, acs_of, further, make_mask
+from ambient_solve.operators import kspace_masks
+from ambient_solve.operators.kspace_masks import KINDS, LINES, acceleration, acs_of, further, make_mask
 from helpers import Draws, one_sentence
 
 SHAPE = (96, 80)
@@ -244,4 +244,4 @@ def test_further_and_measuring_refuse_what_they_cannot_do():
         with pytest.raises(AmbientSolveError, match=word) as error:
             call()
         assert one_sentence(error)
-    assert set(masks.KINDS) == {"uniform", "random", "gaussian", "poisson", "radial", "spiral"}
+    assert set(kspace_masks.KINDS) == {"uniform", "random", "gaussian", "poisson", "radial", "spiral"}

@@ -15,7 +15,7 @@ from ambient_solve.krylov import WarmStart, conjugate_gradient
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams
 from ambient_solve.operators.coils import birdcage
-from ambient_solve.operators.masks import make_mask
+from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.operators.mri import MultiCoil
 from ambient_solve.priors.gaussian import GaussianPrior
 from ambient_solve.priors.gaussian import dense as matrix_of

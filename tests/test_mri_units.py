@@ -8,20 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from ambient_solve.data.mri import Scan
-from ambient_solve.data.simulated_mri import birdcage, simulate
 from ambient_solve.krylov import conjugate_gradient
-from ambient_solve.mri import (
-    Problem,
-    Reconstruction,
-    classical,
-    misfit,
-    problem,
-    reconstruct,
-    reconstruction,
-    retrospective,
-)
-from ambient_solve.operators.masks import make_mask
+from ambient_solve.mri.problem import Problem, misfit, problem
+from ambient_solve.mri.reconstruction import Reconstruction, classical, reconstruct, reconstruction, retrospective
+from ambient_solve.mri.scan import Scan
+from ambient_solve.mri.simulate import birdcage, simulate
+from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.priors.gaussian import GaussianPrior
 from helpers import randn
 from test_mri_data import H, W, apart, disc

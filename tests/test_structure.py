@@ -221,7 +221,7 @@ def test_unpickling_is_caught(source):
 OPENERS = {
     "h5py.File": "ambient_solve/data/hdf5.py",
     "ismrmrd.Dataset": "benchmarks/untrusted.py",
-    "pydicom.dcmread": "ambient_solve/data/magnitudes.py",
+    "pydicom.dcmread": "ambient_solve/mri/magnitudes.py",
 }
 """What opens a file of others without asking what it points at or claims, and the one module that may call it."""
 

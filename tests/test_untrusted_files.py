@@ -17,14 +17,14 @@ from safetensors.torch import save_file
 
 from ambient_solve.app import mri_job
 from ambient_solve.cli.dispatch import main
-from ambient_solve.data import apart
 from ambient_solve.data.corruption import read_corrupted
 from ambient_solve.data.images import read_images
-from ambient_solve.data.mri import read_scan
-from ambient_solve.data.mri_files import read_array
 from ambient_solve.data.table import read_table
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.mri_training import Preparation, prepare
+from ambient_solve.mri import apart
+from ambient_solve.mri.files import read_array
+from ambient_solve.mri.prepare import Preparation, prepare
+from ambient_solve.mri.scan import read_scan
 from helpers import one_sentence
 
 
@@ -148,7 +148,7 @@ def test_another_process_reads_the_same(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not limit the memory of a process")
 @pytest.mark.parametrize(("room", "fits"), [(200_000_000, False), (1_200_000_000, True)])
 def test_a_process_takes_no_more_than_it_may(room, fits):
-    code = f"from ambient_solve.data.apart import limit_memory as l\nl({room})\nprint(len(bytearray(800_000_000)))"
+    code = f"from ambient_solve.mri.apart import limit_memory as l\nl({room})\nprint(len(bytearray(800_000_000)))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ended.stdout.strip() == "800000000") is fits and ("MemoryError" in ended.stderr) is not fits
 

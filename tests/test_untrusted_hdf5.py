@@ -12,8 +12,8 @@ import torch
 
 from ambient_solve.app import mri_api, mri_job
 from ambient_solve.cli.dispatch import main
-from ambient_solve.data.mri import read_scan
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.mri.scan import read_scan
 from helpers import one_sentence
 from test_mri_data import disc, write_ismrmrd
 

@@ -11,7 +11,7 @@ import torch
 from ambient_solve.app.mri_job import KINDS, ScanOrder
 from ambient_solve.cli.dispatch import main
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.operators import masks
+from ambient_solve.operators import kspace_masks
 from ambient_solve.priors.load import embedded_priors, load_prior
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
 from helpers import one_sentence
@@ -90,7 +90,7 @@ def test_good_configurations_still_load(folder, made):
     load_prior(folder)
     assert made, "control: the layers of a good prior are made"
     for name in embedded_priors():
-        NetworkPrior.load(Path(masks.__file__).parents[1] / "priors" / "weights" / name)
+        NetworkPrior.load(Path(kspace_masks.__file__).parents[1] / "priors" / "weights" / name)
 
 
 def test_a_card_writes_to_the_terminal_what_is_text(folder, capsys):
@@ -185,7 +185,7 @@ def test_an_order_of_a_scan_is_in_range(name):
             ScanOrder(**{name: value})
         assert one_sentence(error)
     assert ScanOrder().acceleration == 1 and ScanOrder(acceleration=4, coils=0, kind="spiral").coils == 0
-    assert set(masks.KINDS) == set(KINDS)
+    assert set(kspace_masks.KINDS) == set(KINDS)
 
 
 def test_the_endpoint_refuses_an_order_before_it_reads(tmp_path):

@@ -15,7 +15,7 @@ from ambient_solve.app.work import scan_work, work_of
 
 if TYPE_CHECKING:
     from ambient_solve.app.mri_job import ScanOrder
-    from ambient_solve.data.mri import Scan
+    from ambient_solve.mri.scan import Scan
     from ambient_solve.priors.base import Prior
     from ambient_solve.restore.pictures import Picture
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from ambient_solve.app import mri_events, mri_job, mri_panels
+from ambient_solve.app import events, mri_events, mri_job, mri_panels
 from ambient_solve.app.begin import begun_scan
 from ambient_solve.app.desk import DESK, Job
 from ambient_solve.app.rules import Rules
@@ -71,8 +71,8 @@ def reconstructed(
 ) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """What /mri answers, in parts: how far it is, and at last the path of the zip and what is to be told."""
     libraries()
-    from ambient_solve.mri import NOTICE
-    from ambient_solve.mri_report import save_slice
+    from ambient_solve.mri.problem import NOTICE
+    from ambient_solve.mri.report import save_slice
 
     options, slices = _options(given["options"])
     if not given["files"]:
@@ -123,9 +123,9 @@ def _options(given: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
         wanted = {name: kind.__name__ for name, kind in OPTIONS.items()} | {"slices": "list of int"}
         raise AmbientSolveError(f"options={given!r} was given; of these some were expected: {wanted}.")
     samples, steps = options.get("samples", 4), options.get("knobs", {}).get("steps", 1)
-    if not 1 <= samples <= mri_events.MAX_SAMPLES or type(steps) is not int or not 1 <= steps <= mri_events.MAX_STEPS:
+    if not 1 <= samples <= events.MAX_SAMPLES or type(steps) is not int or not 1 <= steps <= events.MAX_STEPS:
         raise AmbientSolveError(
-            f"{samples} samples and {steps} levels were asked for, at most {mri_events.MAX_SAMPLES} and "
-            f"{mri_events.MAX_STEPS} are drawn here."
+            f"{samples} samples and {steps} levels were asked for, at most {events.MAX_SAMPLES} and "
+            f"{events.MAX_STEPS} are drawn here."
         )
     return options, tuple(slices)

@@ -79,7 +79,7 @@ def prior_of(name: str, device: str, lane: str = "quick") -> Any:
     libraries()
     import torch
 
-    from ambient_solve.mri import load_mri_prior
+    from ambient_solve.mri.reconstruction import load_mri_prior
 
     return load_mri_prior(name, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
@@ -238,7 +238,7 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     import gradio as gr
 
     libraries()
-    from ambient_solve.mri_report import save_slice
+    from ambient_solve.mri.report import save_slice
 
     session = values["session"] or ScanSession()
     session.stopped, session.share = False, 0.0

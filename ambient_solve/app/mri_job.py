@@ -23,8 +23,9 @@ from ambient_solve.errors import AmbientSolveError, reason, suggestion, without_
 from ambient_solve.uploads import open_upload
 
 if TYPE_CHECKING:
-    from ambient_solve.data.mri import Scan
-    from ambient_solve.mri import Problem, Reconstruction
+    from ambient_solve.mri.problem import Problem
+    from ambient_solve.mri.reconstruction import Reconstruction
+    from ambient_solve.mri.scan import Scan
     from ambient_solve.priors.base import Prior
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -125,7 +126,7 @@ def read(path: Path, axes: str = "", mask: str | Path | None = None, seed: int =
     Raises:
         AmbientSolveError: no scan, a damaged one, or one that is too large for the page.
     """
-    from ambient_solve.data.mri import read_scan
+    from ambient_solve.mri.scan import read_scan
 
     try:
         if path.suffix.lower() in PICTURES:
@@ -178,7 +179,8 @@ def run(order: ScanOrder, scan: Scan, prior: Prior | None) -> Iterator[Moment]:
 
     Closing the iterator ends the run. Sample s depends on (seed, s) alone.
     """
-    from ambient_solve.mri import classical, problem, retrospective
+    from ambient_solve.mri.problem import problem
+    from ambient_solve.mri.reconstruction import classical, retrospective
 
     wrong = [i for i in order.slices if not 0 <= i < len(scan)]
     if wrong or not 0 < len(order.slices) <= MAX_SLICES:
@@ -213,7 +215,7 @@ def run(order: ScanOrder, scan: Scan, prior: Prior | None) -> Iterator[Moment]:
 
 def pack(stem: str, folder: Path, scan: Scan) -> Path:
     """Pack the slices that `save_slice` wrote to `folder`, with volumes of them all, into a zip beside it."""
-    from ambient_solve.mri_report import save_nifti
+    from ambient_solve.mri.report import save_nifti
     from ambient_solve.uploads import zip_folder
 
     there = importlib.util.find_spec("nibabel") is not None
@@ -233,7 +235,7 @@ def _sampled(p: Problem, prior: Prior, order: ScanOrder) -> Iterator[tuple[float
     """Share, words, and a preview or the reconstruction of the samples that are finished."""
     import torch
 
-    from ambient_solve.mri import automatic, for_scan, reconstruction
+    from ambient_solve.mri.reconstruction import automatic, for_scan, reconstruction
     from ambient_solve.solver import Run, Solver
 
     algorithm = automatic(order.algorithm)
@@ -263,7 +265,7 @@ def _of_picture(path: Path, seed: int) -> Scan:
     """A picture as a fully sampled scan, its k-space simulated."""
     import torch
 
-    from ambient_solve.data.mri import simulated
+    from ambient_solve.mri.scan import simulated
 
     picture = open_upload(path, max_pixels=MAX_PIXELS, channels=1)
     x, notes = picture.y, list(picture.notes)

@@ -18,7 +18,7 @@ from ambient_solve.app import panels
 from ambient_solve.figures.sheet import HEAT
 
 if TYPE_CHECKING:
-    from ambient_solve.mri import Reconstruction
+    from ambient_solve.mri.reconstruction import Reconstruction
 
 METHODS = {
     "prior": "A learned prior, and its spread",
@@ -91,8 +91,8 @@ def shown(made: Reconstruction) -> Slice:
     """What the page keeps of a reconstruction, at a small part of its size."""
     import torch
 
-    from ambient_solve.mri import zero_filled
-    from ambient_solve.mri_report import WINDOW, cyclic, log_kspace, montage
+    from ambient_solve.mri.classical import zero_filled
+    from ambient_solve.mri.report import WINDOW, cyclic, log_kspace, montage
 
     p, reference = made.problem, made.problem.scan.reference
     top = max(float((made.magnitude if reference is None else reference[0]).flatten().quantile(WINDOW)), 1e-30)

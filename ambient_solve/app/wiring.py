@@ -37,7 +37,7 @@ def libraries() -> None:
     with _IMPORTING:
         import ambient_solve.app.job
         import ambient_solve.app.run
-        import ambient_solve.mri  # noqa: F401
+        import ambient_solve.mri.reconstruction  # noqa: F401
 
 
 def connect(

@@ -58,7 +58,7 @@ def work_of(problem: Problem) -> float:
 
 def scan_work(order: ScanOrder, height: int, width: int) -> float:
     """What the reconstruction of slices of this size asks for."""
-    from ambient_solve.mri import automatic
+    from ambient_solve.mri.reconstruction import automatic
 
     each = CLASSICAL if order.method != "prior" else order.samples * passes(automatic(order.algorithm), order.knobs)
     return checked(len(order.slices) * each * height * width)

@@ -19,8 +19,8 @@ from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.restore.files import check_folder
 
 if TYPE_CHECKING:
-    from ambient_solve.data.mri import Scan
-    from ambient_solve.mri_training import Preparation
+    from ambient_solve.mri.prepare import Preparation
+    from ambient_solve.mri.scan import Scan
     from ambient_solve.priors.base import Prior
 
 MAX_COILS, MAX_ACCELERATION = 64, 64
@@ -89,7 +89,8 @@ class Mri:
             )
         check_folder(self.out)
         check_packages(self.method)
-        from ambient_solve.mri import NOTICE, automatic, load_mri_prior
+        from ambient_solve.mri.problem import NOTICE
+        from ambient_solve.mri.reconstruction import automatic, load_mri_prior
         from ambient_solve.solver import Solver
 
         options = knob_values(texts, self.algorithm, [f.name for f in fields(self)])
@@ -111,7 +112,7 @@ class Mri:
 
     def _scan(self, name: str, prior: Prior | None, options: dict[str, Any]) -> int:
         """All slices of one scan; returns how many failed."""
-        from ambient_solve.data.mri import read_scan
+        from ambient_solve.mri.scan import read_scan
 
         try:
             scan = read_scan(name, axes=self.axes, mask=self.mask, noise=self.noise, seed=self.seed)
@@ -136,8 +137,9 @@ class Mri:
 
     def _slice(self, scan: Scan, folder: Path, prior: Prior | None, options: dict[str, Any]) -> None:
         """One slice, unless the same request has finished it."""
-        from ambient_solve.mri import classical, problem, reconstruct, retrospective
-        from ambient_solve.mri_report import save_slice
+        from ambient_solve.mri.problem import problem
+        from ambient_solve.mri.reconstruction import classical, reconstruct, retrospective
+        from ambient_solve.mri.report import save_slice
 
         digest = hashlib.sha256(scan.kspace.numpy().tobytes() + scan.mask.numpy().tobytes())
         if scan.noise is not None:
@@ -171,7 +173,7 @@ class Mri:
         """NIfTI volumes of the slices that are there, if their package is."""
         import numpy as np
 
-        from ambient_solve.mri_report import save_nifti
+        from ambient_solve.mri.report import save_nifti
 
         found = [folder / f"slice-{i:03d}" for i in chosen]
         found = [slice_ for slice_ in found if _record(slice_)]
@@ -233,7 +235,7 @@ class MriTrain:
         from tqdm import tqdm
 
         from ambient_solve.data.corruption import MANIFEST
-        from ambient_solve.mri_training import prepare
+        from ambient_solve.mri.prepare import prepare
 
         if not self.sources:
             raise AmbientSolveError("No source was given: ambient-solve mri-train FOLDER --out runs/mri.")
@@ -258,7 +260,7 @@ class MriTrain:
         return subprocess.run(command, check=False).returncode
 
     def _settings(self) -> Preparation:
-        from ambient_solve.mri_training import Preparation
+        from ambient_solve.mri.prepare import Preparation
 
         return Preparation(**{f.name: getattr(self, f.name) for f in fields(Preparation)})
 
@@ -267,6 +269,6 @@ def mri_train() -> type:
     """`MriTrain` with the knobs of the preparation."""
     from ambient_solve.cli.flags import with_knobs
     from ambient_solve.knobs import knobs
-    from ambient_solve.mri_training import Preparation
+    from ambient_solve.mri.prepare import Preparation
 
     return with_knobs(MriTrain, knobs(Preparation))

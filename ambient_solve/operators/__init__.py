@@ -18,7 +18,7 @@ from ambient_solve.operators.builders import (
     super_resolution,
 )
 from ambient_solve.operators.jpeg import Jpeg
-from ambient_solve.operators.masks import make_mask
+from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.operators.mri import MultiCoil
 from ambient_solve.operators.noncartesian import NonCartesian
 from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantisation

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.figures.sheet import Row, Tile, contact_sheet, picture_tile, spread_tile
-from ambient_solve.mri import NOTICE, Reconstruction, zero_filled
+from ambient_solve.mri.classical import zero_filled
+from ambient_solve.mri.problem import NOTICE
+from ambient_solve.mri.reconstruction import Reconstruction
 
 WINDOW = 0.998
 """The quantile of the magnitude that is white, in all magnitudes of a report alike."""

@@ -11,7 +11,7 @@ k-space: nothing is used that a real, undersampled scan would lack.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,46 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ambient_solve.data.mri import Scan, calibration_scale
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.krylov import conjugate_gradient
-from ambient_solve.operators.coils import compress, espirit, prewhiten
-from ambient_solve.operators.masks import acceleration
-from ambient_solve.operators.mri import MultiCoil
+from ambient_solve.mri.classical import CLASSICAL, default_weight, zero_filled
+from ambient_solve.mri.problem import NOTICE, Problem, misfit, problem
+from ambient_solve.mri.scan import Scan
+from ambient_solve.operators.kspace_masks import acceleration
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.load import load_prior, prior_folder
 from ambient_solve.priors.network import NetworkPrior
 from ambient_solve.priors.pipeline import INDEX
 from ambient_solve.solver import Solver
-
-NOTICE = "For research, not for diagnosis: what was not measured is a learned guess."
-OUTER = 0.05
-"""The share of the sampled k-space, farthest from the middle, that is taken for noise."""
-GAUSSIAN = 1.4826
-"""Deviation over median modulus of a Gaussian."""
-POWER = 0.35
-"""Deviation of each part of a normalised picture, what CG-SENSE supposes of it."""
-WEIGHTS = {"l1-wavelet": 0.5, "tv": 1.0}
-"""The lambda of sigpy's reconstructions, in units of the noise level."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One slice, normalised: what every method is given.
-
-    Attributes:
-        y: (1, 2, coils, H, W), `op` and maps (coils, H, W) that belong to it; `sigma` its noise, each part.
-        scale: What k-space was divided by: a picture times `scale` is in the units of the scan.
-    """
-
-    scan: Scan
-    y: Tensor
-    op: MultiCoil
-    maps: Tensor
-    mask: Tensor
-    sigma: float
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -105,80 +76,6 @@ def load_mri_prior(name: str | Path, device: str = "cpu") -> Prior:
             "ambient-solve mri-train makes one."
         )
     return prior
-
-
-def noise_level(kspace: Tensor, mask: Tensor) -> float:
-    """The deviation of each part of the noise in (coils, H, W), from the outermost of what `mask` (H, W) sampled."""
-    down, across = ((torch.arange(n) - n // 2) / n for n in mask.shape)
-    far = torch.hypot(down[:, None], across)
-    seen = mask > 0
-    edge = far[seen].quantile(1 - OUTER)
-    outer = torch.view_as_real(kspace[:, seen & (far >= edge)])
-    return GAUSSIAN * float(outer.abs().flatten().median())
-
-
-def problem(scan: Scan, coils: int = 0, maps: Tensor | None = None) -> Problem:
-    """The one slice of `scan`, whitened, compressed to `coils` virtual coils (0 keeps all), normalised, its maps found.
-
-    `maps` (coils, H, W) replace the estimated ones, for comparison.
-    """
-    if len(scan) != 1:
-        raise AmbientSolveError(f"{scan.source} has {len(scan)} slices; one at a time: problem(scan.slice(0)).")
-    kspace, mask, sigma = scan.kspace[0], scan.mask[0], None
-    if scan.noise is not None:
-        # White, and about as loud as it was: the units stay those of the scan.
-        sigma = float(scan.noise.abs().square().mean().div(2).sqrt())
-        kspace = sigma * prewhiten(kspace, scan.noise)
-    if coils and maps is None:
-        kspace = compress(kspace, coils, scan.acs)
-    scale = calibration_scale(kspace)
-    kspace = kspace / scale
-    sigma = noise_level(kspace, mask) if sigma is None else sigma / scale
-    if not sigma > 0:
-        raise AmbientSolveError(
-            f"{scan.source}: the outermost k-space is empty, so that no noise level can be found; it was zero-filled, "
-            "leave these lines out of the mask, or give a noise scan."
-        )
-    if maps is None:
-        acs = min(scan.acs, 32, *mask.shape)
-        # Smaller windows leave more of them in a narrow region; all pixels keep a map, the background too.
-        maps = espirit(kspace, acs, kernel=min(max(acs // 3, 4), 6), crop=0.0) if len(kspace) > 1 else None
-    maps = torch.ones(1, *mask.shape, dtype=torch.complex64) if maps is None else maps
-    y = torch.view_as_real(mask * kspace).movedim(-1, 0)[None].contiguous()
-    return Problem(scan, y, MultiCoil(maps, mask, sigma), maps, mask, sigma, scale)
-
-
-def zero_filled(p: Problem) -> Tensor:
-    """`A^H y`, (1, 2, H, W)."""
-    return p.op.A_adjoint(p.y)
-
-
-def cg_sense(p: Problem, weight: float, iterations: int = 30) -> Tensor:
-    """`(A^H A + weight I)^-1 A^H y` (Pruessmann et al., 2001): the mean under a white prior."""
-    return conjugate_gradient(lambda x: p.op.A_adjoint_A(x) + weight * x, p.op.A_adjoint(p.y), iterations)
-
-
-def l1_wavelet(p: Problem, weight: float, iterations: int = 100) -> Tensor:
-    """sigpy's `L1WaveletRecon` (Lustig et al., 2007)."""
-    return _sigpy("L1WaveletRecon", p, weight, iterations)
-
-
-def total_variation(p: Problem, weight: float, iterations: int = 100) -> Tensor:
-    """sigpy's `TotalVariationRecon` (Block et al., 2007)."""
-    return _sigpy("TotalVariationRecon", p, weight, iterations)
-
-
-CLASSICAL: dict[str, Callable[..., Tensor]] = {
-    "zero-filled": zero_filled,
-    "cg-sense": cg_sense,
-    "l1-wavelet": l1_wavelet,
-    "tv": total_variation,
-}
-
-
-def default_weight(p: Problem, method: str) -> float:
-    """What the regularisation of a classical method weighs by default: a function of the noise level alone."""
-    return (p.sigma / POWER) ** 2 if method == "cg-sense" else WEIGHTS.get(method, 0.0) * p.sigma
 
 
 def classical(p: Problem, method: str, factor: float = 1.0) -> Reconstruction:
@@ -247,12 +144,6 @@ def magnitude_metrics(x: Tensor, reference: Tensor) -> dict[str, float]:
     }
 
 
-def misfit(p: Problem, x: Tensor) -> float:
-    """Mean squared residual of `x` (1, 2, H, W) over the sampled entries, in units of the noise."""
-    residual = (p.op.A(x) - p.y).square().sum()
-    return float(residual / (2 * len(p.maps) * p.mask.sum() * p.sigma**2))
-
-
 def reconstruction(p: Problem, x: Tensor, seconds: float, settings: dict[str, Any]) -> Reconstruction:
     """What became of `p`: samples `x` (S, 2, H, W) as a method made them, normalised, in the units of the scan."""
     x = x.detach()
@@ -262,33 +153,3 @@ def reconstruction(p: Problem, x: Tensor, seconds: float, settings: dict[str, An
     if p.scan.reference is None:
         return made
     return replace(made, metrics=magnitude_metrics(made.magnitude, p.scan.reference[0]))
-
-
-def _sigpy(app: str, p: Problem, weight: float, iterations: int) -> Tensor:
-    try:
-        from sigpy.mri import app as apps
-    except ImportError:
-        raise AmbientSolveError("This method needs sigpy: pip install 'ambient-solve[mri]'.") from None
-    y = torch.complex(p.y[0, 0], p.y[0, 1]).numpy()
-    mask = p.mask.numpy().astype(y.dtype)
-    made = getattr(apps, app)(y, p.maps.numpy(), weight, weights=mask, max_iter=iterations, show_pbar=False).run()
-    return torch.view_as_real(torch.from_numpy(made)).permute(2, 0, 1)[None].float().contiguous()
-
-
-__all__ = [
-    "CLASSICAL",
-    "NOTICE",
-    "Problem",
-    "Reconstruction",
-    "automatic",
-    "classical",
-    "for_scan",
-    "load_mri_prior",
-    "magnitude_metrics",
-    "misfit",
-    "noise_level",
-    "problem",
-    "reconstruct",
-    "reconstruction",
-    "retrospective",
-]

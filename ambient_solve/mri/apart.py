@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ambient_solve.data.mri_files import read, read_array, read_noise
 from ambient_solve.data.raw import Raw
 from ambient_solve.errors import AmbientSolveError, shown
+from ambient_solve.mri.files import read, read_array, read_noise
 
 SECONDS = 300
 """The longest time that a file may take."""
@@ -50,7 +50,7 @@ def read_apart(path: str, axes: str | None, mask: str | None, noise: str | None,
         order = json.dumps({**whole, "axes": axes, "most": most})
         paths = os.pathsep.join(p for p in sys.path if p)
         environment = {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", "from ambient_solve.data.apart import main; main()"]
+        command = [sys.executable, "-c", "from ambient_solve.mri.apart import main; main()"]
         try:
             ended = subprocess.run(
                 command, input=order.encode(), cwd=folder, env=environment, capture_output=True, timeout=SECONDS
