@@ -49,8 +49,7 @@ if TYPE_CHECKING:
     from ambient_solve.priors.gaussian import GaussianPrior, MixturePrior
     from ambient_solve.priors.load import load_prior
     from ambient_solve.priors.network import NetworkConfig, NetworkPrior
-    from ambient_solve.restoration import Restoration
-    from ambient_solve.running import Summary
+    from ambient_solve.results import Restoration, Summary
     from ambient_solve.sampling import generate
     from ambient_solve.solver import Solver
     from ambient_solve.tuning import tune
@@ -66,8 +65,7 @@ _HOME = {
     "priors.gaussian": "GaussianPrior MixturePrior",
     "priors.load": "load_prior",
     "priors.network": "NetworkConfig NetworkPrior",
-    "restoration": "Restoration",
-    "running": "Summary",
+    "results": "Restoration Summary",
     "sampling": "generate",
     "solver": "Solver State",
     "tuning": "tune",

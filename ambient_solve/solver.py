@@ -24,12 +24,12 @@ from ambient_solve.budget import Budget, Plan, wait
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.measurement import Measurement
+from ambient_solve.likelihood.measurement import Measurement
+from ambient_solve.moments import check_probabilities
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.counted import CountedPrior
-from ambient_solve.restoration import Restoration, join
-from ambient_solve.running import Summary, check_probabilities, summarise
+from ambient_solve.results import Restoration, Summary, join, summarise
 from ambient_solve.version import __version__
 
 PARTICLES, FEW, PASSES = 64, 2, 125

@@ -12,8 +12,8 @@ import zlib
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from ambient_solve.archives import open_zip
 from ambient_solve.errors import AmbientSolveError, reason, without_folders
+from ambient_solve.reading.archives import open_zip
 from ambient_solve.restore.pictures import Picture, read_measurement
 
 MAX_PIXELS, MAX_BYTES, MAX_FILES = 40_000_000, 1_000_000_000, 1000
@@ -49,7 +49,7 @@ def _examine(path: Path, max_pixels: int) -> list[str]:
     from PIL import Image, UnidentifiedImageError
 
     from ambient_solve.data.images import check_pixels
-    from ambient_solve.untrusted import FORMATS
+    from ambient_solve.reading.limits import FORMATS
 
     name, notes = path.name, []
     if not path.is_file():

@@ -27,8 +27,8 @@ import torch
 from deepinv.physics import MultiCoilMRI
 from torch import Tensor
 
-from ambient_solve.krylov import WarmStart
 from ambient_solve.likelihood import Likelihood
+from ambient_solve.linalg.conjugate_gradient import WarmStart
 from ambient_solve.operators.coils import birdcage
 from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.operators.mri import MultiCoil, spans

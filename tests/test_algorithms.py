@@ -11,7 +11,7 @@ from exactness import SHORT
 
 from ambient_solve import ADPS, ALGORITHMS, DAPS, DDNM, DPS, MMPS, TDS, PiGDM, Proximal, Solver
 from ambient_solve.algorithms.base import Guided
-from ambient_solve.evaluate.exact import mcgdiff_problem
+from ambient_solve.evaluate.distances import mcgdiff_problem
 from ambient_solve.evaluate.exactness import (
     GAUSSIAN,
     gaussian_operator,

@@ -12,7 +12,7 @@ from ambient_solve.algorithms.mmps import MMPS
 from ambient_solve.algorithms.tds import TDS
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.calibration import histogram, misfit_law, rank, sbc_ranks, tarp_ranks, uniformity
-from ambient_solve.evaluate.exact import mcgdiff_problem
+from ambient_solve.evaluate.distances import mcgdiff_problem
 from ambient_solve.evaluate.exactness import gaussian_operator, gaussian_prior, matrix_operator
 from ambient_solve.evaluate.simulation import SolverSampler, check_sampler
 from ambient_solve.evaluate.two_sample import c2st

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ambient_solve import operators
-from ambient_solve.convolution import find_convolution
 from ambient_solve.likelihood import Likelihood
+from ambient_solve.linalg.convolution import find_convolution
 from helpers import AffinePrior, rand, randn, relative
 
 SHAPE = (3, 12, 18)

@@ -9,7 +9,7 @@ import torch
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.calibration import coverage, variance_ratio
-from ambient_solve.evaluate.exact import gaussian_report, mcgdiff_problem, sliced_wasserstein
+from ambient_solve.evaluate.distances import gaussian_report, mcgdiff_problem, sliced_wasserstein
 from ambient_solve.priors.gaussian import GaussianPrior
 
 

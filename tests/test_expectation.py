@@ -17,8 +17,8 @@ from ambient_solve.algorithms import MMPS
 from ambient_solve.data.corruption import read_corrupted
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.krylov import conjugate_gradient
 from ambient_solve.likelihood import Likelihood
+from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
 from ambient_solve.noise import Streams
 from ambient_solve.operators.coils import birdcage
 from ambient_solve.operators.mri import MultiCoil

@@ -6,7 +6,7 @@ import torch
 from ambient_solve import AmbientSolveError, MixturePrior, Proximal, Solver
 from ambient_solve.algorithms import fps
 from ambient_solve.algorithms.fps import FPS
-from ambient_solve.evaluate.exact import sliced_wasserstein
+from ambient_solve.evaluate.distances import sliced_wasserstein
 from ambient_solve.evaluate.exactness import GAUSSIAN, gaussian_operator, gaussian_prior, matrix_operator
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import karras

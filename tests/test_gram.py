@@ -6,9 +6,9 @@ import pytest
 import torch
 from deepinv.physics import GaussianNoise, LinearPhysics
 
-from ambient_solve.convolution import find_convolution
-from ambient_solve.gram import CirculantGram, DenseGram, DiagonalGram, find_gram, find_normal
 from ambient_solve.likelihood import Likelihood
+from ambient_solve.linalg.convolution import find_convolution
+from ambient_solve.linalg.gram import CirculantGram, DenseGram, DiagonalGram, find_gram, find_normal
 from helpers import AffinePrior, flat64, kernel, rand, randn, relative
 
 OFF = 3e-4

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ambient_solve.krylov import WarmStart, carrying_conjugate_gradient, conjugate_gradient
+from ambient_solve.linalg.conjugate_gradient import WarmStart, carrying_conjugate_gradient, conjugate_gradient
 from helpers import dense, flat64, problem, randn, relative
 
 

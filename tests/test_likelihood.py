@@ -8,8 +8,8 @@ from deepinv import physics as dp
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.gram import CirculantGram, DecomposableGram, DenseGram, DiagonalGram
 from ambient_solve.likelihood import Likelihood
+from ambient_solve.linalg.gram import CirculantGram, DecomposableGram, DenseGram, DiagonalGram
 from ambient_solve.noise import Streams, per_sample
 from helpers import NOISE, OPERATORS, AffinePrior, dense, flat64, kernel, problem, rand, randn, relative
 

@@ -20,7 +20,7 @@ SETTINGS = {
 SCRIPT = """
 import json, torch
 from ambient_solve import MMPS, TDS, NetworkConfig, NetworkPrior, Proximal, Solver, generate, operators
-from ambient_solve.evaluate.exact import mcgdiff_problem, principal_axes
+from ambient_solve.evaluate.distances import mcgdiff_problem, principal_axes
 from ambient_solve.evaluate.exactness import gaussian_operator, gaussian_prior
 from ambient_solve.evaluate.two_sample import c2st
 from ambient_solve.operators.coils import compress

@@ -15,7 +15,7 @@ from ambient_solve.cli.dispatch import main
 from ambient_solve.data.corruption import read_corrupted
 from ambient_solve.data.loader import Levels, Loader
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.krylov import conjugate_gradient
+from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
 from ambient_solve.mri.classical import cg_sense, l1_wavelet, total_variation, zero_filled
 from ambient_solve.mri.prepare import Preparation, prepare
 from ambient_solve.mri.problem import Problem, misfit, problem

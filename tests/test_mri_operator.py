@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ambient_solve import MMPS, Solver
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.evaluate.exact import gaussian_report
-from ambient_solve.gram import DiagonalGram
-from ambient_solve.krylov import WarmStart, conjugate_gradient
+from ambient_solve.evaluate.distances import gaussian_report
 from ambient_solve.likelihood import Likelihood
+from ambient_solve.linalg.conjugate_gradient import WarmStart, conjugate_gradient
+from ambient_solve.linalg.gram import DiagonalGram
 from ambient_solve.noise import Streams
 from ambient_solve.operators.coils import birdcage
 from ambient_solve.operators.kspace_masks import make_mask
@@ -201,14 +201,14 @@ def test_prox_and_solve_are_those_of_the_dense_matrix(coils, R, monkeypatch):
     wanted, solved = torch.stack(wanted), torch.stack(solved)
     # As accurate as the solve is told to be by default, and as float32 can be.
     assert relative(likelihood.prox(v, q), wanted) < 4e-4 and relative(likelihood.solve(q**2, r), solved) < 4e-4
-    monkeypatch.setattr("ambient_solve.likelihood.ACCURACY", 1e-8)
+    monkeypatch.setattr("ambient_solve.likelihood.likelihood.ACCURACY", 1e-8)
     assert relative(likelihood.prox(v, q), wanted) < 1e-4 and relative(likelihood.solve(q**2, r), solved) < 1e-4
     # Control: a mask drawn with another seed.
     assert relative(wrong.prox(v, q), wanted) > 0.05
 
 
 def test_one_coil_that_sees_all_alike_has_a_closed_form(monkeypatch):
-    monkeypatch.setattr("ambient_solve.likelihood.ACCURACY", 1e-8)
+    monkeypatch.setattr("ambient_solve.likelihood.likelihood.ACCURACY", 1e-8)
     mask, phase = mask_of("columns", (10, 12)), torch.polar(torch.ones(10, 12), randn(10, 12))
     op, x = MultiCoil(phase[None], mask, sigma=0.1), randn(2, 2, 10, 12)
     y = op(x)

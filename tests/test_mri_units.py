@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ambient_solve.krylov import conjugate_gradient
+from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
 from ambient_solve.mri.problem import Problem, misfit, problem
 from ambient_solve.mri.reconstruction import Reconstruction, classical, reconstruct, reconstruction, retrospective
 from ambient_solve.mri.scan import Scan

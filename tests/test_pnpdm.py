@@ -9,7 +9,7 @@ from deepinv.physics import Denoising, GaussianNoise
 from ambient_solve import GaussianPrior, Solver
 from ambient_solve.algorithms.pnpdm import PnPDM
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.evaluate.exact import gaussian_report
+from ambient_solve.evaluate.distances import gaussian_report
 from ambient_solve.evaluate.exactness import GAUSSIAN, SIGMA_Y, gaussian_operator, gaussian_prior
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import churn, karras, log_linear

@@ -6,7 +6,7 @@ from deepinv import physics as dp
 
 from ambient_solve import AmbientSolveError, MixturePrior
 from ambient_solve.algorithms.repaint import RePaint
-from ambient_solve.evaluate.exact import sliced_wasserstein
+from ambient_solve.evaluate.distances import sliced_wasserstein
 from ambient_solve.evaluate.exactness import matrix_operator, on_gaussian
 from ambient_solve.likelihood import Likelihood
 from helpers import NOISE, OPERATORS, AffinePrior, Draws, one_sentence

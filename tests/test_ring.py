@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ambient_solve.evaluate.exact import sliced_wasserstein
+from ambient_solve.evaluate.distances import sliced_wasserstein
 from ambient_solve.noise import karras, reverse
 from ambient_solve.objectives.base import Batch
 from ambient_solve.objectives.denoise import WEIGHTS, Denoise, buffer

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ambient_solve import AmbientSolveError, GaussianPrior, Solver, operators
-from ambient_solve.running import START, PSquare, Running
+from ambient_solve.moments import START, PSquare, Running
 from helpers import one_sentence, rand, randn
 
 SHAPE = (3, 4, 4)

@@ -24,7 +24,7 @@ from ambient_solve import (
 )
 from ambient_solve import sampling as module
 from ambient_solve.cli.dispatch import main
-from ambient_solve.evaluate.exact import gaussian_report, sliced_wasserstein
+from ambient_solve.evaluate.distances import gaussian_report, sliced_wasserstein
 from ambient_solve.noise import churn, karras
 from helpers import one_sentence, randn
 

@@ -219,7 +219,7 @@ def test_unpickling_is_caught(source):
 
 
 OPENERS = {
-    "h5py.File": "ambient_solve/data/hdf5.py",
+    "h5py.File": "ambient_solve/reading/hdf5.py",
     "ismrmrd.Dataset": "benchmarks/untrusted.py",
     "pydicom.dcmread": "ambient_solve/mri/magnitudes.py",
 }

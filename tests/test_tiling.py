@@ -21,11 +21,11 @@ from ambient_solve.noise import Streams
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.tiled import TiledPrior, starts
-from ambient_solve.restoration import save_png
 from ambient_solve.restore.crops import Piece, crop, fit, missing_box
 from ambient_solve.restore.files import restore_file
 from ambient_solve.restore.pictures import Picture
 from ambient_solve.restore.tasks import Denoise
+from ambient_solve.saving import save_png
 from helpers import one_sentence, rand, randn
 
 TILE, OVERLAP = 16, 6

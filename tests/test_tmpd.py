@@ -10,7 +10,7 @@ import torch
 from ambient_solve import MMPS, GaussianPrior, Solver
 from ambient_solve.algorithms.base import Guided
 from ambient_solve.algorithms.tmpd import TMPD
-from ambient_solve.evaluate.exact import mcgdiff_problem
+from ambient_solve.evaluate.distances import mcgdiff_problem
 from ambient_solve.evaluate.exactness import (
     GAUSSIAN,
     SIGMA_Y,

@@ -165,7 +165,7 @@ def test_truncated_checkpoint_costs_what_was_done_since_the_one_before_alone(roo
 
 def test_files_are_on_the_disk_before_they_take_their_names(trainers, tmp_path, monkeypatch):
     """The order of the calls: what is renamed was synchronised before, and the folder after it."""
-    tensors = importlib.import_module("ambient_solve.tensors")
+    tensors = importlib.import_module("ambient_solve.saving")
     checkpoints, calls = trainers("ambient_solve.training.checkpoints"), []
     for module in (checkpoints, tensors):
         monkeypatch.setattr(module, "reach_disk", lambda path: calls.append(("disk", Path(path).name)))

@@ -107,7 +107,7 @@ def test_the_entries_of_a_zip_are_counted(tmp_path, monkeypatch):
     with pytest.raises(AmbientSolveError, match="many.zip holds 10002 entries; at most 10000") as error:
         unzip_pictures(path, tmp_path / "out")
     assert one_sentence(error)
-    from ambient_solve import archives
+    from ambient_solve.reading import archives
 
     # The list itself is not read where it is longer than such a list can be.
     monkeypatch.setattr(archives, "MAX_DIRECTORY", 100_000)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
-from ambient_solve.likelihood import Likelihood, WarmStart
+from ambient_solve.likelihood import Likelihood
+from ambient_solve.linalg.conjugate_gradient import WarmStart
 from ambient_solve.noise import Streams, churn, reverse
 from ambient_solve.priors.base import Prior
 

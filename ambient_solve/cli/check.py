@@ -22,7 +22,7 @@ from ambient_solve.evaluate.verdict import ALPHA, MIXTURE, Found, finite, p_word
 from ambient_solve.figures.charts import SIDE, bars, curve, ratio_bars
 from ambient_solve.figures.sheet import Row, Tile, contact_sheet
 from ambient_solve.knobs import build
-from ambient_solve.restore.files import check_folder
+from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
     from deepinv.physics import Physics
@@ -119,7 +119,7 @@ class Check:
     def _analytic(self, options: Mapping[str, Any]) -> Found:
         """Against the posteriors of Gaussians and mixtures."""
         from ambient_solve.algorithms.mmps import MMPS, TWICE
-        from ambient_solve.evaluate.exact import mcgdiff_problem
+        from ambient_solve.evaluate.distances import mcgdiff_problem
         from ambient_solve.evaluate.exactness import (
             GAUSSIAN,
             gaussian_operator,

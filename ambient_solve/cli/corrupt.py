@@ -14,7 +14,7 @@ from ambient_solve.cli.console import stderr
 from ambient_solve.cli.flags import damage_help, read_damages, with_knobs
 from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.knobs import knobs
-from ambient_solve.restore.files import check_folder
+from ambient_solve.saving import check_folder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from ambient_solve.cli.flags import Device
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.figures.sheet import Row, contact_sheet, picture_tile, spread_tile
-from ambient_solve.restore.files import check_folder
+from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
     from deepinv.physics import Physics
     from torch import Tensor
 
     from ambient_solve.priors.base import Prior
-    from ambient_solve.restoration import Restoration
+    from ambient_solve.results import Restoration
 
 SIDE, SIGMA, SHEET = 128, 0.02, "demo.png"
 COLUMNS = ("original", "damaged", "mean", "sample 1", "sample 2", "spread")

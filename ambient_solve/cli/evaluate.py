@@ -18,7 +18,7 @@ from ambient_solve.distributed import processes
 from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.evaluate.tables import _words, write_tables
 from ambient_solve.knobs import build, knobs
-from ambient_solve.restore.files import check_folder
+from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
     from ambient_solve.evaluate.benchmark import Arm, Job, Picture, Task

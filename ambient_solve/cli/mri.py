@@ -16,7 +16,7 @@ import tyro
 
 from ambient_solve.cli.flags import knob_values
 from ambient_solve.errors import AmbientSolveError, shown, suggestion
-from ambient_solve.restore.files import check_folder
+from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
     from ambient_solve.mri.prepare import Preparation

@@ -15,8 +15,9 @@ from ambient_solve.cli.flags import Device, knob_values, task_options, with_knob
 from ambient_solve.distributed import enter, worst
 from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.knobs import knobs
-from ambient_solve.restore.files import check_folder, restore_files, unreadable
+from ambient_solve.restore.files import restore_files, unreadable
 from ambient_solve.restore.tasks import TASKS, make_task
+from ambient_solve.saving import check_folder
 
 
 @dataclasses.dataclass(frozen=True)

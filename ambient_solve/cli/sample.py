@@ -13,7 +13,7 @@ import tyro
 from ambient_solve.cli.flags import Device, with_knobs
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
-from ambient_solve.restore.files import check_folder
+from ambient_solve.saving import check_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Sample:
         """See the class."""
         from ambient_solve.figures.sheet import Row, Tile, contact_sheet, picture_tile
         from ambient_solve.priors.ambient import AmbientPrior
-        from ambient_solve.restoration import save_png
         from ambient_solve.sampling import Sampling, generate
+        from ambient_solve.saving import save_png
 
         check_folder(self.out)
         from ambient_solve.priors.load import load

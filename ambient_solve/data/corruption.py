@@ -29,8 +29,8 @@ from ambient_solve.data.observation import observed, read_mask, with_noise
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError, reason
 from ambient_solve.knobs import check_knobs, knob
-from ambient_solve.tensors import save_tensors
-from ambient_solve.untrusted import inside, parse_json
+from ambient_solve.reading.limits import inside, parse_json
+from ambient_solve.saving import save_tensors
 
 MANIFEST, RUN = "manifest.jsonl", "corruption.json"
 SHARING = """A damaged folder keeps no secret from whoever holds it: its noise can be drawn again from the seed, index

@@ -17,10 +17,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ambient_solve.data.numpy_files import open_numpy
-from ambient_solve.data.raw import LIMIT, load
 from ambient_solve.errors import AmbientSolveError, reason
-from ambient_solve.untrusted import FORMATS, check_bytes, inside
+from ambient_solve.reading.limits import FORMATS, check_bytes, inside
+from ambient_solve.reading.numpy_files import open_numpy
+from ambient_solve.reading.raw import LIMIT, load
 
 T = TypeVar("T")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif")

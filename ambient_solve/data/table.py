@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError, reason
-from ambient_solve.untrusted import parse_json
+from ambient_solve.reading.limits import parse_json
 
 INK, SOFT, LINES = "#1c1e22", "#c9ccd1", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 

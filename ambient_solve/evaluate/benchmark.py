@@ -32,7 +32,8 @@ from ambient_solve.evaluate.calibration import coverage
 from ambient_solve.evaluate.metrics import Metrics, spread_and_error
 from ambient_solve.noise import Level, Streams
 from ambient_solve.priors.base import Prior
-from ambient_solve.restoration import Restoration, save_png
+from ambient_solve.results import Restoration
+from ambient_solve.saving import save_png
 from ambient_solve.solver import Solver
 
 ROWS, PICTURES = "rows.jsonl", "pictures"

@@ -17,7 +17,7 @@ from deepinv.physics import BlurFFT, Downsampling, GaussianNoise, Inpainting, Li
 from torch import Tensor
 
 from ambient_solve.algorithms import Algorithm
-from ambient_solve.evaluate.exact import Problem, mcgdiff_problem, principal_axes, sliced_wasserstein
+from ambient_solve.evaluate.distances import Problem, mcgdiff_problem, principal_axes, sliced_wasserstein
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.gaussian import GaussianPrior, dense
 from ambient_solve.solver import Solver

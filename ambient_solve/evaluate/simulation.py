@@ -29,7 +29,7 @@ from ambient_solve.evaluate.calibration import (
     uniformity,
     variance_ratio,
 )
-from ambient_solve.evaluate.exact import principal_axes
+from ambient_solve.evaluate.distances import principal_axes
 from ambient_solve.evaluate.two_sample import TwoSample, c2st
 from ambient_solve.noise import per_sample
 from ambient_solve.priors.base import Prior

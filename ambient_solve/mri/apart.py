@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ambient_solve.data.raw import Raw
 from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.mri.files import read, read_array, read_noise
+from ambient_solve.reading.raw import Raw
 
 SECONDS = 300
 """The longest time that a file may take."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.krylov import conjugate_gradient
+from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
 from ambient_solve.mri.problem import Problem
 
 POWER = 0.35

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ambient_solve.data.hdf5 import open_hdf5, stored_arrays
-from ambient_solve.data.numpy_files import open_numpy
-from ambient_solve.data.raw import LIMIT, Raw, Stored, load, readable
 from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.mri.ismrmrd_files import cropped_readout, is_ismrmrd, read_ismrmrd, voxel_of
 from ambient_solve.mri.magnitudes import read_dicom, read_nifti
-from ambient_solve.untrusted import check_bytes
+from ambient_solve.reading.hdf5 import open_hdf5, stored_arrays
+from ambient_solve.reading.limits import check_bytes
+from ambient_solve.reading.numpy_files import open_numpy
+from ambient_solve.reading.raw import LIMIT, Raw, Stored, load, readable
 
 SUFFIXES = (".h5", ".hdf5", ".cfl", ".npy", ".npz", ".nii", ".nii.gz", ".dcm")
 KSPACE = ("kspace", "ksp", "k_space", "y", "data")

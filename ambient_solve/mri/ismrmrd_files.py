@@ -15,10 +15,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ambient_solve.data.hdf5 import stored
-from ambient_solve.data.raw import Raw, readable
 from ambient_solve.errors import AmbientSolveError, reason
-from ambient_solve.untrusted import check_bytes
+from ambient_solve.reading.hdf5 import stored
+from ambient_solve.reading.limits import check_bytes
+from ambient_solve.reading.raw import Raw, readable
 
 NOISE_LINE = 1 << 18
 """Flag of a line that was acquired without a signal: ACQ_IS_NOISE_MEASUREMENT, the 19th."""

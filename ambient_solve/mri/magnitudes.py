@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ambient_solve.data.raw import SIMULATED, Raw, module, readable
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.untrusted import check_bytes
+from ambient_solve.reading.limits import check_bytes
+from ambient_solve.reading.raw import SIMULATED, Raw, module, readable
 
 MAX_OFFSET = 2**20
 """Bytes of a NIfTI header with all its extensions."""

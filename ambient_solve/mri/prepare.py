@@ -23,12 +23,10 @@ from torch import Tensor
 from ambient_solve.data.corruption import MANIFEST, RUN
 from ambient_solve.data.images import SUFFIXES as PICTURES
 from ambient_solve.data.images import read_images, shuffled
-from ambient_solve.data.numpy_files import open_numpy
-from ambient_solve.data.raw import LIMIT, load
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.evaluate.baselines import wavelet
 from ambient_solve.knobs import check_knobs, knob
-from ambient_solve.krylov import conjugate_gradient
+from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
 from ambient_solve.mri.files import SUFFIXES as SCANS
 from ambient_solve.mri.ismrmrd_files import cropped_readout
 from ambient_solve.mri.problem import problem
@@ -36,7 +34,9 @@ from ambient_solve.mri.scan import Scan, calibration_scale, read_scan
 from ambient_solve.mri.simulate import Head, birdcage, fit_coils, simulate
 from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.operators.mri import MultiCoil
-from ambient_solve.tensors import save_tensors
+from ambient_solve.reading.numpy_files import open_numpy
+from ambient_solve.reading.raw import LIMIT, load
+from ambient_solve.saving import save_tensors
 
 TARGETS = {"ambient": "kspace", "clean": "noise", "l1": "l1-wavelet"}
 """What may be stored of a slice, and the damage it then counts as."""

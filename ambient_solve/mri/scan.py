@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_solve.data.raw import COILS, LIMIT
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri.apart import read_all, read_apart
 from ambient_solve.mri.simulate import simulate
 from ambient_solve.operators.coils import birdcage, normalise
 from ambient_solve.operators.kspace_masks import acs_of, make_mask
+from ambient_solve.reading.raw import COILS, LIMIT
 
 LEAST_ACS = 4
 """Fewer lines of calibration tell nothing of the coils."""

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
-from ambient_solve.krylov import conjugate_gradient
+from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
 from ambient_solve.noise import Level, Streams, per_sample
 from ambient_solve.objectives.base import Batch, Denoiser, Objective
 from ambient_solve.objectives.denoise import WEIGHTS, Denoise, unbiased_target

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ambient_solve.errors import AmbientSolveError, reason
-from ambient_solve.untrusted import read_json
+from ambient_solve.reading.limits import read_json
 
 MAX_NUMBER = 1e6
 """Of either sign; no entry of a scheduler or of a UNet comes near it."""

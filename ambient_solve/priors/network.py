@@ -19,8 +19,8 @@ from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.precision import SIDE, Verdict, compare, halved
 from ambient_solve.priors.unet import UNet
-from ambient_solve.tensors import save_tensors
-from ambient_solve.untrusted import read_json
+from ambient_solve.reading.limits import read_json
+from ambient_solve.saving import save_tensors
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PRECISIONS = ("auto", "float32", "bfloat16")

@@ -26,7 +26,7 @@ from ambient_solve.errors import AmbientSolveError, reason, suggestion
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.foreign import check_unet, checked_scheduler
-from ambient_solve.untrusted import read_json
+from ambient_solve.reading.limits import read_json
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel

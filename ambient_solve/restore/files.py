@@ -29,10 +29,11 @@ from ambient_solve.restore.tasks import (
     Task,
 )
 from ambient_solve.resume import SETTINGS, digest, finished
+from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
-    from ambient_solve.restoration import Restoration
+    from ambient_solve.results import Restoration
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def unreadable(inputs: Sequence[str | Path]) -> list[Outcome]:
     """An `Outcome` for each of `inputs` if none of them is there and a picture, else nothing; torch is not imported."""
     from PIL import Image, UnidentifiedImageError
 
-    from ambient_solve.untrusted import FORMATS
+    from ambient_solve.reading.limits import FORMATS
 
     found = []
     for path in map(Path, inputs):
@@ -240,13 +241,6 @@ def unreadable(inputs: Sequence[str | Path]) -> list[Outcome]:
         except (OSError, Image.DecompressionBombError):
             return []  # a folder, or what `open_image` has words for
     return found
-
-
-def check_folder(out: Path) -> None:
-    """Raise where `out` cannot be a folder for results."""
-    blocked = next((p for p in (out, *out.parents) if p.exists()), None)
-    if blocked is not None and not blocked.is_dir():
-        raise AmbientSolveError(f"{blocked} is a file; a folder was expected for the results.")
 
 
 def _save(result: Restoration, folder: Path) -> None:

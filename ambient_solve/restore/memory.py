@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from ambient_solve.priors.base import Prior
     from ambient_solve.priors.tiled import TiledPrior
-    from ambient_solve.restoration import Restoration
     from ambient_solve.restore.pictures import Picture
     from ambient_solve.restore.tasks import Task
+    from ambient_solve.results import Restoration
     from ambient_solve.solver import Solver
 
 BYTES = (2700, 800)
@@ -94,7 +94,7 @@ class Drawing:
 
 def joined(parts: list[Restoration], picture: Picture) -> Restoration:
     """The restoration of a picture from groups of its samples; what any of them says of the memory is kept."""
-    from ambient_solve.restoration import join
+    from ambient_solve.results import join
 
     result, settings = join(parts), {}
     for part in reversed(parts):

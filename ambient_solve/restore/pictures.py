@@ -109,7 +109,7 @@ def jpeg_settings(path: str | Path) -> tuple[int, str] | None:
     from PIL import Image, JpegImagePlugin
 
     from ambient_solve.operators.jpeg import quantisation_tables
-    from ambient_solve.untrusted import FORMATS
+    from ambient_solve.reading.limits import FORMATS
 
     with Image.open(path, formats=FORMATS) as image:
         # MPO: a JPEG with others behind it, what many telephones write.

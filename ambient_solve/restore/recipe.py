@@ -113,7 +113,7 @@ def from_json(text: str) -> Recipe:
 
 def write_png(x: Tensor, path: str | Path, recipe: Recipe) -> None:
     """Write a picture (1 or 3, H, W) in [0, 1] as an 8-bit PNG that carries `recipe`."""
-    from ambient_solve.restoration import save_png
+    from ambient_solve.saving import save_png
 
     save_png(x, Path(path), to_json(recipe))
 

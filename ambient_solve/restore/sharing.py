@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ambient_solve.restoration import Restoration
+    from ambient_solve.results import Restoration
 
 PART = ".unfinished"
 PIXELS = {"cpu": 2**18, "cuda": 2**21}
@@ -66,7 +66,7 @@ class Parts:
         """The group, or None where it is not there, or was drawn for another request."""
         from safetensors import SafetensorError, safe_open
 
-        from ambient_solve.restoration import Restoration
+        from ambient_solve.results import Restoration
 
         try:
             with safe_open(self.folder / f"{group}.safetensors", "pt") as file:

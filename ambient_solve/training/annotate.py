@@ -35,7 +35,7 @@ from ambient_solve.noise import Streams
 from ambient_solve.objectives.base import edm_weight
 from ambient_solve.objectives.denoise import Denoise, buffer
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
-from ambient_solve.tensors import replace_text
+from ambient_solve.saving import replace_text
 from ambient_solve.training.classifiers import CropClassifier, NoiseClassifier
 from ambient_solve.training.fitting import Annotator, Trained, by_damage, seeded
 

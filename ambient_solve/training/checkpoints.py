@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ambient_solve.errors import AmbientSolveError, suggestion
-from ambient_solve.tensors import reach_disk, replace_text, save_tensors
+from ambient_solve.saving import reach_disk, replace_text, save_tensors
 
 KEPT = 2
 BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)

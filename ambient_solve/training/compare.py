@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.krylov import conjugate_gradient
+from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
 from ambient_solve.noise import Streams
 from ambient_solve.objectives.kspace import further, gram
 from ambient_solve.priors.base import Prior

@@ -48,7 +48,7 @@ from ambient_solve.objectives.denoise import Denoise
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.load import load_prior, prior_folder
 from ambient_solve.priors.network import CARD, NetworkPrior
-from ambient_solve.tensors import replace_text
+from ambient_solve.saving import replace_text
 from ambient_solve.training.compare import best_of, held_out_error, hold_out, verdict
 from ambient_solve.training.config import Config, Source, check, make, settings_of
 from ambient_solve.training.expectation import Expectation, FromLevel, Guided, Told, incomplete

@@ -26,7 +26,7 @@ from torch import Tensor
 from ambient_solve.algorithms import Algorithm
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.krylov import conjugate_gradient
+from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
 from ambient_solve.noise import Streams, per_sample
 from ambient_solve.objectives.conditional import condition
 from ambient_solve.operators.mri import MultiCoil

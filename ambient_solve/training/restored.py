@@ -21,7 +21,7 @@ from ambient_solve.data.corruption import MANIFEST, RUN
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.priors.base import Prior
-from ambient_solve.tensors import reach_disk, replace_text, save_tensors
+from ambient_solve.saving import reach_disk, replace_text, save_tensors
 from ambient_solve.training.expectation import Expectation, incomplete
 
 

@@ -29,7 +29,7 @@ from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Level, Streams
 from ambient_solve.priors.base import Prior, Vjp
 from ambient_solve.priors.gaussian import GaussianPrior
-from ambient_solve.tensors import save_tensors
+from ambient_solve.saving import save_tensors
 from ambient_solve.training.expectation import measurement
 
 

@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ambient_solve.archives import open_zip
-from ambient_solve.data.raw import Stored, readable
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.reading.archives import open_zip
+from ambient_solve.reading.raw import Stored, readable
 
 
 @contextlib.contextmanager

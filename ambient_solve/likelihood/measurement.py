@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from deepinv.physics import GaussianNoise, Physics, PoissonGaussianNoise, PoissonNoise, ZeroNoise
+from deepinv.physics import Physics
 from deepinv.physics.noise import NoiseModel
 from deepinv.utils import TensorList
 from torch import Tensor, nn
@@ -20,8 +20,6 @@ from ambient_solve.errors import AmbientSolveError
 
 Measurement = Tensor | TensorList
 """What a deepinv operator returns, the batch axis first."""
-COUNTING = (PoissonNoise, PoissonGaussianNoise)
-"""Noise of photons, whose variance grows with the signal."""
 
 
 def check_measurement(y: Any, op: Any, n_samples: int, cg_iterations: int) -> None:
@@ -46,73 +44,6 @@ def check_measurement(y: Any, op: Any, n_samples: int, cg_iterations: int) -> No
     for name, value in (("n_samples", n_samples), ("cg_iterations", cg_iterations)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise AmbientSolveError(f"{name}={value!r} was given, a whole number of at least 1 was expected.")
-
-
-def noise_law(op: Physics, sigma_y: float | Tensor | None, y: Measurement) -> tuple[Tensor, Tensor | None]:
-    """`sigma` and `gain` of `y = gain Poisson(p / gain) + sigma n` in the operator's units, each (1,) or (B,).
-
-    `p` is what the operator measures without noise. Gaussian noise has the gain None; with `sigma_y` it is Gaussian.
-    """
-    parts = y.x if isinstance(y, TensorList) else [y]
-    images = len(parts[0])
-    if sigma_y is not None:
-        return _level(sigma_y, images), None
-    models = [part.noise_model for part in getattr(op, "physics_list", None) or [op]]
-    models = [op.noise_model] if isinstance(op.noise_model, (GaussianNoise, *COUNTING)) else models
-    laws = [_parameters(model, op) for model in models]
-    if any(not torch.equal(one, other) for law in laws for one, other in zip(law, laws[0], strict=True)):
-        raise AmbientSolveError("The stacked operators have different noise levels. Pass one for all: sigma_y=...")
-    sigma, gain = laws[0]
-    if isinstance(models[0], GaussianNoise):
-        return _level(sigma, images), None
-    for part in parts:
-        if part.is_complex() or (not bool(sigma.any()) and bool((part < 0).any())):
-            raise AmbientSolveError(
-                f"y has complex or negative entries, {name_of(models[0])} counts photons. "
-                "Pass sigma_y=... to treat the noise as Gaussian of that level."
-            )
-    if len(gain) not in (1, images) or not bool((torch.isfinite(gain) & (gain > 0)).all()):
-        raise AmbientSolveError(
-            f"The gain of {name_of(models[0])} is {gain.tolist()}; one number above 0 was expected, or one for each of "
-            f"{images} image(s)."
-        )
-    return (_level(sigma, images) if bool(sigma.any()) else sigma), gain
-
-
-def _parameters(model: NoiseModel | None, op: Physics) -> tuple[Tensor, Tensor]:
-    """`sigma` and `gain` of a noise model of deepinv, flat in float32; whichever it lacks is 0."""
-    if isinstance(model, ZeroNoise) or model is None:
-        raise AmbientSolveError(f"{name_of(op)} has no noise level. Pass sigma_y=..., for instance sigma_y=0.02.")
-    if not isinstance(model, (GaussianNoise, *COUNTING)):
-        raise AmbientSolveError(
-            f"{name_of(op)} has {name_of(model)}; Gaussian, Poisson and Poisson-Gaussian noise are known. "
-            "Pass sigma_y=... to treat the noise as Gaussian of that level."
-        )
-    if isinstance(model, PoissonNoise) and not bool(model.normalize):
-        raise AmbientSolveError(
-            "PoissonNoise(normalize=False) returns counts; pass y * gain, with PoissonNoise(gain) in the operator."
-        )
-    zero = torch.zeros(1)
-    values = [getattr(model, name, zero).detach().flatten().float().cpu() for name in ("sigma", "gain")]
-    return values[0], values[1]
-
-
-def _level(sigma_y: float | Tensor, images: int) -> Tensor:
-    """A Gaussian noise level, (1,) or (images,), checked."""
-    try:
-        sigma = torch.as_tensor(sigma_y, dtype=torch.float32).detach().flatten()
-    except (TypeError, ValueError, RuntimeError):
-        raise AmbientSolveError(f"sigma_y={sigma_y!r} is not a number; pass for instance sigma_y=0.02.") from None
-    if len(sigma) not in (1, images):
-        raise AmbientSolveError(
-            f"{len(sigma)} noise levels were given for {images} image(s). Pass one, or a tensor of shape ({images},)."
-        )
-    if not bool((torch.isfinite(sigma) & (sigma > 0)).all()):
-        raise AmbientSolveError(
-            f"The noise level is {sigma.tolist()}, it must be finite and above 0. "
-            "For measurements that are almost free of noise pass a small one, such as sigma_y=0.001."
-        )
-    return sigma
 
 
 def find_image_shape(

@@ -29,21 +29,21 @@ from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ambient_solve.convolution import Convolution, find_convolution
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.gram import CirculantGram, Gram, Scalar, find_gram, find_normal
-from ambient_solve.krylov import WarmStart, carrying_conjugate_gradient, conjugate_gradient
-from ambient_solve.measurement import (
+from ambient_solve.likelihood.measurement import (
     Measurement,
     check_measurement,
     find_image_shape,
     name_of,
-    noise_law,
     pack,
     real,
     shadow,
     unpack,
 )
+from ambient_solve.likelihood.noise_law import noise_law
+from ambient_solve.linalg.conjugate_gradient import WarmStart, carrying_conjugate_gradient, conjugate_gradient
+from ambient_solve.linalg.convolution import Convolution, find_convolution
+from ambient_solve.linalg.gram import CirculantGram, Gram, Scalar, find_gram, find_normal
 from ambient_solve.noise import Level, Streams, per_sample
 from ambient_solve.priors.base import Prior
 

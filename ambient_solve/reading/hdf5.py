@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ambient_solve.data.raw import Stored, module, readable
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.reading.raw import Stored, module, readable
 
 MAX_OBJECTS = 10_000
 """Groups, arrays and links of one file."""

@@ -19,18 +19,12 @@ probabilities share markers (Raatikainen, 1987, Simulation 49(4)). Every entry o
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.restoration import Restoration, save_png
 
 START = 50
 """Samples of which quantiles are exact; kept until there are more."""
@@ -150,90 +144,3 @@ def check_probabilities(given: Sequence[float]) -> tuple[float, ...]:
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 < p < 1:
             raise AmbientSolveError(f"The quantile {p!r} was asked for, a number between 0 and 1 was expected.")
     return tuple(sorted(set(map(float, given))))
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What `Solver.summarise` returns: a `Restoration` without its samples.
-
-    Attributes:
-        mean, std: Of all samples, (B, C, *spatial). sample: The first of them, to look at.
-        quantiles: (Q, B, C, *spatial) at the `probabilities`, which increase.
-        chi2: Mean data misfit of the samples, (B,); 1 is right.
-        n_samples: How many there were.
-        network_calls, vjps: Forward and backward passes per sample. seconds: Wall time of the sampling.
-        settings: As `Restoration.settings`.
-    """
-
-    mean: Tensor
-    std: Tensor
-    quantiles: Tensor | None
-    probabilities: tuple[float, ...]
-    chi2: Tensor
-    sample: Tensor
-    n_samples: int
-    network_calls: int
-    vjps: int
-    seconds: float
-    settings: dict[str, Any]
-
-    def quantile(self, p: float) -> Tensor:
-        """The `p`-quantile of each pixel, (B, C, *spatial), for a `p` that was asked for before the run."""
-        if p not in self.probabilities:
-            known = ", ".join(map(str, self.probabilities)) or "none"
-            raise AmbientSolveError(
-                f"The quantile {p!r} was not followed, known: {known}. Pass quantiles=({p!r}, ...) to Solver.summarise."
-            )
-        return self.quantiles[self.probabilities.index(p)]
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write summary.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, spread and one sample.
-
-        Each PNG carries the settings in its text chunk. Returns the paths written.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        plain = ("probabilities", "n_samples", "network_calls", "vjps", "seconds")
-        record = {**self.settings, **{name: getattr(self, name) for name in plain}, "chi2": self.chi2.tolist()}
-        text = json.dumps(record, indent=2, default=str)
-        tensors = {name: getattr(self, name) for name in ("mean", "std", "quantiles", "chi2", "sample")}
-        written = [folder / "summary.safetensors", folder / "settings.json"]
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items() if v is not None}, written[0])
-        written[1].write_text(text + "\n")
-        if self.mean.ndim != 4 or self.mean.shape[1] not in (1, 3):
-            return written
-        for b in range(len(self.mean)):
-            prefix = f"{b:03d}-" if len(self.mean) > 1 else ""
-            pictures = {"mean": self.mean[b], "sample": self.sample[b]}
-            if self.n_samples > 1:
-                pictures["spread"] = self.std[b] / self.std[b].max().clamp_min(1e-12)
-            for name, picture in pictures.items():
-                written.append(folder / f"{prefix}{name}.png")
-                save_png(picture, written[-1], text)
-        return written
-
-
-def summarise(parts: Iterable[Restoration], probabilities: Sequence[float]) -> Summary:
-    """Fold the samples of `parts`, drawn one after another, into a `Summary`; no part is kept."""
-    images, misfits = Running(probabilities), Running()
-    seconds, calls, vjps = 0.0, 0, 0
-    for part in parts:
-        if not images.count:
-            sample, settings = part.samples[:, 0].clone(), part.settings  # a view would keep the others
-        images.add(part.samples)
-        misfits.add(part.chi2)
-        seconds, calls, vjps = seconds + part.seconds, max(calls, part.network_calls), max(vjps, part.vjps)
-        del part  # not while the next is drawn
-    return Summary(
-        mean=images.mean,
-        std=images.std,
-        quantiles=images.quantiles,
-        probabilities=images.probabilities,
-        chi2=misfits.mean,
-        sample=sample,
-        n_samples=images.count,
-        network_calls=calls,
-        vjps=vjps,
-        seconds=seconds,
-        settings={**settings, "n_samples": images.count},
-    )

@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 
 from ambient_solve.errors import AmbientSolveError, reason, without_folders
-from ambient_solve.untrusted import check_bytes
+from ambient_solve.reading.limits import check_bytes
 
 LIMIT = 16e9
 """Bytes; a file that unpacks to more is refused before it is read."""

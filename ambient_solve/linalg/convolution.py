@@ -15,7 +15,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ambient_solve.gram import TOLERANCE, Operator, Scalar
+from ambient_solve.linalg.gram import TOLERANCE, Operator, Scalar
 
 
 @final

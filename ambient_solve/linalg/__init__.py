@@ -1,0 +1,1 @@
+"""Conjugate gradients, Gram operators and convolutions; they know nothing of priors."""
