@@ -121,7 +121,7 @@ def load(server: Server, jobs: int) -> dict[str, float]:
     from gradio_client import Client, handle_file
     from PIL import Image
 
-    from ambient_solve.app.example import PICTURE
+    from ambient_solve.app.photographs.example import PICTURE
 
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(10) as pool:
         small = Path(folder) / "small.png"

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ambient_solve import ALGORITHMS, Solver, load_prior
-from ambient_solve.app.controls import PRESETS
+from ambient_solve.app.presets import PRESETS
 from ambient_solve.evaluate.metrics import Metrics
 from ambient_solve.knobs import build
 

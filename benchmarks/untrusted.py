@@ -28,7 +28,7 @@ warnings.simplefilter("ignore")
 from pathlib import Path
 import torch, numpy, PIL.Image, pydicom, nibabel, h5py, ismrmrd
 import inspect
-from ambient_solve.app import mri_job
+from ambient_solve.app.scans import job
 from ambient_solve.restore.tasks import make_task
 from ambient_solve.restore.pictures import read_measurement
 resource.setrlimit(resource.RLIMIT_AS, (int(14e9),) * 2)

@@ -13,10 +13,12 @@ from PIL import Image
 
 from ambient_solve import NetworkConfig, NetworkPrior, Solver
 from ambient_solve.algorithms import ALGORITHMS
-from ambient_solve.app import api, controls, example, painter, panels, passwords, run, wiring
-from ambient_solve.app.job import prepare, simulate
-from ambient_solve.app.order import Order
-from ambient_solve.app.session import how_to_repeat, recipe_of, save
+from ambient_solve.app import painter, panels, passwords, presets, widgets, wiring
+from ambient_solve.app.photographs import api, controls, example, run
+from ambient_solve.app.photographs.job import prepare, simulate
+from ambient_solve.app.photographs.order import Order
+from ambient_solve.app.photographs.session import how_to_repeat, recipe_of, save
+from ambient_solve.app.uploads import open_upload
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.figures import sheet
 from ambient_solve.knobs import knobs
@@ -24,7 +26,6 @@ from ambient_solve.operators import inpaint
 from ambient_solve.restore.recipe import read_png
 from ambient_solve.restore.tasks import make_task
 from ambient_solve.solver import Run
-from ambient_solve.uploads import open_upload
 
 HEIGHT, WIDTH = 24, 32
 STEPS = {"steps": 3}
@@ -262,16 +263,16 @@ def test_the_saved_picture_carries_the_recipe_and_the_zip_all_samples(picture, t
 def test_every_knob_has_a_control_that_holds_its_default(name):
     gr = pytest.importorskip("gradio")
     for k in knobs(ALGORITHMS[name]):
-        widget = controls.knob_widget(k)
+        widget = widgets.knob_widget(k)
         assert widget.value == k.default and widget.info == k.help and widget.label
-        kept = controls.knob_value(k, float(k.default) if k.type in (int, float) else k.default)
+        kept = widgets.knob_value(k, float(k.default) if k.type in (int, float) else k.default)
         assert type(kept) is k.type and kept == k.default
         if isinstance(widget, gr.Slider):
             assert widget.minimum == k.lo and widget.maximum == k.hi
 
 
 @pytest.mark.parametrize("task", controls.TASK_WORDS)
-@pytest.mark.parametrize("name", controls.PRESETS)
+@pytest.mark.parametrize("name", presets.PRESETS)
 def test_a_preset_is_one_that_the_solver_takes_for_the_task(name, task, tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / "old.jpg", quality=30)
@@ -284,12 +285,12 @@ def test_a_preset_is_one_that_the_solver_takes_for_the_task(name, task, tmp_path
         problem = prepare(order, tiny(), upload)
         return Run(problem.solver, problem.piece.picture.y, problem.op, 1, 0, 0.1, None)
 
-    algorithm, settings = controls.PRESETS[name].chosen(task)
+    algorithm, settings = presets.PRESETS[name].chosen(task)
     begin(algorithm, settings)
-    assert controls.preset_of(task, algorithm, settings, controls.PRESETS[name].samples) == name
+    assert presets.preset_of(task, algorithm, settings, presets.PRESETS[name].samples) == name
     if task == "jpeg" and name != "Faithful":
         with pytest.raises(AmbientSolveError, match="needs a linear operator"):
-            begin(controls.PRESETS[name].algorithm, dict(controls.PRESETS[name].knobs))
+            begin(presets.PRESETS[name].algorithm, dict(presets.PRESETS[name].knobs))
 
 
 def test_the_endpoint_restores_a_jpeg_with_the_default_preset(prior_folder, tmp_path):

@@ -10,10 +10,11 @@ import torch
 
 from ambient_solve import Solver
 from ambient_solve.algorithms import ALGORITHMS
-from ambient_solve.app import controls
+from ambient_solve.app import presets
 from ambient_solve.app.desk import MOVE, Desk, Job
-from ambient_solve.app.mri_job import ScanOrder
-from ambient_solve.app.order import Order
+from ambient_solve.app.photographs import controls
+from ambient_solve.app.photographs.order import Order
+from ambient_solve.app.scans.job import ScanOrder
 from ambient_solve.app.work import MOST, PASSES, QUICK, asked, passes, scan_work
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
@@ -227,7 +228,7 @@ def test_every_whole_number_that_multiplies_the_work_is_counted():
 
 
 def test_what_the_page_offers_is_taken_and_what_holds_it_for_days_is_not():
-    for preset in controls.PRESETS.values():
+    for preset in presets.PRESETS.values():
         for task in controls.TASK_WORDS:
             algorithm, settings = preset.chosen(task)
             samples = preset.samples if task == "jpeg" else 16

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ambient_solve.app import controls, events, history, many, painter, panels, run, wiring
-from ambient_solve.app.job import prepare
-from ambient_solve.app.order import Order
+from ambient_solve.app import painter, panels, presets, runs, wiring
+from ambient_solve.app.photographs import choices, controls, events, history, many, results, run
+from ambient_solve.app.photographs.job import prepare
+from ambient_solve.app.photographs.order import Order
 from ambient_solve.app.rules import Rules
+from ambient_solve.app.uploads import open_upload
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.restore.recipe import Recipe, read_png
-from ambient_solve.uploads import open_upload
 from test_app import HEIGHT, STEPS, WIDTH, last, tiny
 
 
@@ -54,7 +55,7 @@ def test_the_events_of_a_visit(picture, prior_folder):
     assert up["editor"]["picture"].startswith("data:image/jpeg") and up["file"] is None and "32x24" in up["status"]
     given["session"] = session
     with pytest.raises(AmbientSolveError, match="no result yet"):
-        events.click_map(given, (3, 3))
+        results.click_map(given, (3, 3))
     seen = merged(events.restore(given))
     assert len(session.result.samples) == 2 and [word for _, word in seen["gallery"]] == [
         "mean",
@@ -63,12 +64,12 @@ def test_the_events_of_a_visit(picture, prior_folder):
     ]
     assert seen["details"]["seed"] == 3 and seen["seed"] == 3 and "Finished" in seen["status"]
     drawn = panels.spread_map(session.result.samples)
-    found = events.click_map(given, (5.5 * drawn.scale, 2.5 * drawn.scale))
+    found = results.click_map(given, (5.5 * drawn.scale, 2.5 * drawn.scale))
     assert (found["row"], found["column"]) == (2, 5) and "Column 5, row 2" in found["pixel"]
-    assert events.click_map(given, (5, 24 * drawn.scale + 2)) == {}
+    assert results.click_map(given, (5, 24 * drawn.scale + 2)) == {}
     with pytest.raises(AmbientSolveError, match="outside the picture"):
-        events.read_pixel(given, HEIGHT, 0)
-    shown = np.asarray(events.choose_sample(given, 2)["slider"][1])
+        results.read_pixel(given, HEIGHT, 0)
+    shown = np.asarray(results.choose_sample(given, 2)["slider"][1])
     assert (shown == np.asarray(panels.to_image(session.result.samples[1]))).all()
     # The file that was handed out brings the settings back, those of another visit too.
     again = merged(events.upload(values(Path(seen["download"]["value"]), prior_folder)))
@@ -81,12 +82,12 @@ def test_the_events_of_a_visit(picture, prior_folder):
 
 def test_a_recipe_lights_the_preset_that_it_is():
     pytest.importorskip("gradio")
-    for name, preset in controls.PRESETS.items():
+    for name, preset in presets.PRESETS.items():
         algorithm, knobs = preset.chosen("jpeg")
         recipe = Recipe("photos", "jpeg", {"sigma": 0.02}, algorithm, knobs, preset.samples)
-        assert events.apply(recipe)["preset"] == name
-        assert events.apply(replace(recipe, task="denoise"))["preset"] == (name if algorithm == "auto" else None)
-        assert events.apply(replace(recipe, samples=preset.samples + 1))["preset"] is None
+        assert choices.apply(recipe)["preset"] == name
+        assert choices.apply(replace(recipe, task="denoise"))["preset"] == (name if algorithm == "auto" else None)
+        assert choices.apply(replace(recipe, samples=preset.samples + 1))["preset"] is None
 
 
 @pytest.mark.parametrize(("finished", "words"), [(1, "1 finished sample kept"), (0, "before the first sample")])
@@ -98,7 +99,7 @@ def test_a_stopped_run_ends_and_keeps_what_is_finished(finished, words, picture,
     updates, seen = events.restore(given), {}
     while len(seen) == 0 or (finished and given["session"].result is None):
         seen |= next(updates)
-    asked = events.stop(given)
+    asked = runs.stop(given)
     assert "Stopping" in asked["status"] and asked["stop"]["interactive"] is False
     share = re.search(r"valuenow=.(\d+)", asked["status"])[1]
     assert share == re.search(r"valuenow=.(\d+)", seen["status"])[1], "the bar stays where it was"
@@ -175,10 +176,10 @@ def test_a_refused_file_is_not_left_in_the_box(picture, prior_folder):
 
 def test_what_was_put_in_for_another_task_is_not_used(picture, prior_folder):
     given = values(picture, prior_folder, kernel=str(picture), mask=str(picture))
-    assert events.order_of({**given, "task": "super-resolution"}).kernel is None
-    assert events.order_of({**given, "task": "gaussian-blur"}).kernel == picture
-    assert events.order_of({**given, "task": "gaussian-blur"}).mask is None
-    assert events.order_of({**given, "task": "inpaint"}).mask == picture
+    assert choices.order_of({**given, "task": "super-resolution"}).kernel is None
+    assert choices.order_of({**given, "task": "gaussian-blur"}).kernel == picture
+    assert choices.order_of({**given, "task": "gaussian-blur"}).mask is None
+    assert choices.order_of({**given, "task": "inpaint"}).mask == picture
 
 
 def test_a_picture_that_is_shown_again_is_not_written_again(tmp_path):
@@ -210,7 +211,7 @@ def test_a_fit_that_is_too_good_is_said_where_something_can_be_done_about_it(pic
         missing = np.zeros((HEIGHT, WIDTH), bool)
         missing[4:9, 5:12] = True
         problem = prepare(Order(task, {"sigma": sigma}, painted=missing, **changes), tiny(), open_upload(picture))
-        return events.advice(SimpleNamespace(problem=problem, misfit=misfit), estimated)
+        return results.advice(SimpleNamespace(problem=problem, misfit=misfit), estimated)
 
     misfit = 0.1
     assert "too large" in said("denoise", 0.1) and "too large" in said("denoise", 0.1, 0.2)
@@ -260,7 +261,7 @@ def test_an_earlier_run_comes_back_and_the_oldest_is_forgotten(picture, prior_fo
     list(events.upload(values(picture.parent / "other.png", prior_folder, session=session)))
     other = merged(events.restore(values(None, prior_folder, session=session, samples=1)))
     assert [words.partition(":")[0] for _, words in other["history"]] == ["2", "1"]
-    found = history.recall(values(None, prior_folder, session=session), 1)
+    found = events.recall(values(None, prior_folder, session=session), 1)
     assert session.path.name == "old.png" and session.result is None
     assert (found["task"], found["seed"], found["knobs"], found["sigma"]["value"]) == (
         "inpaint",
@@ -279,7 +280,7 @@ def test_an_earlier_run_comes_back_and_the_oldest_is_forgotten(picture, prior_fo
     assert len(session.history) == 3 and len(list((session.folder / "history").iterdir())) == 3
     assert max(max(kept.thumbnail.size) for kept in session.history) <= history.SIDE and len(first["history"]) == 1
     with pytest.raises(AmbientSolveError, match="no longer remembered"):
-        history.recall(values(None, prior_folder, session=session), 3)
+        events.recall(values(None, prior_folder, session=session), 3)
     session.close()
     assert not session.folder.exists()
 
@@ -317,19 +318,19 @@ def test_estimates_move_the_controls(tmp_path, prior_folder, monkeypatch):
 
 def test_choices_show_the_controls_that_belong_to_them():
     pytest.importorskip("gradio")
-    shown = events.choose_task("motion-blur")
+    shown = choices.choose_task("motion-blur")
     assert shown["length"]["visible"] and shown["angle"]["visible"] and not shown["quality"]["visible"]
-    assert not shown["mask"]["visible"] and events.choose_task("inpaint")["mask"]["visible"]
-    assert events.choose_preset("Faithful")["algorithm"] == "auto" and events.choose_preset(None) == {}
+    assert not shown["mask"]["visible"] and choices.choose_task("inpaint")["mask"]["visible"]
+    assert presets.choose_preset("Faithful")["algorithm"] == "auto" and presets.choose_preset(None) == {}
 
 
 def test_a_lit_preset_follows_the_task():
     pytest.importorskip("gradio")
-    assert events.choose_preset("Fast")["algorithm"] == "proximal"
-    jpeg = events.choose_task("jpeg", "Fast")
-    assert (jpeg["algorithm"], jpeg["knobs"]) == controls.PRESETS["Fast"].chosen("jpeg") and jpeg["algorithm"] == "daps"
+    assert presets.choose_preset("Fast")["algorithm"] == "proximal"
+    jpeg = choices.choose_task("jpeg", "Fast")
+    assert (jpeg["algorithm"], jpeg["knobs"]) == presets.PRESETS["Fast"].chosen("jpeg") and jpeg["algorithm"] == "daps"
     assert jpeg["loaded"] == jpeg["knobs"] and "samples" not in jpeg, "the number of samples is the user's"
-    assert "algorithm" not in events.choose_task("jpeg"), "what was chosen by hand stays"
+    assert "algorithm" not in choices.choose_task("jpeg"), "what was chosen by hand stays"
 
 
 def connect(server):

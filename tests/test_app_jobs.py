@@ -10,7 +10,7 @@ import pytest
 from fairness import beside_a_giant
 from PIL import Image
 
-from ambient_solve.app import events
+from ambient_solve.app.photographs import choices, events
 from ambient_solve.errors import AmbientSolveError
 from attacks import BASE, call, listen, model_events, png, restore_body, upload, wait_until, web
 
@@ -20,7 +20,7 @@ LONG = {"preset": "Faithful", "samples": 16}
 @pytest.fixture
 def slow(server):
     """A prior of which each pass takes a while, so that jobs last; the calls are counted."""
-    prior, calls = events.prior_of(server.prior, "cpu"), []
+    prior, calls = choices.prior_of(server.prior, "cpu"), []
     denoise = prior.denoise
     vjp = prior.denoise_vjp
     prior.denoise = lambda *a, **k: (calls.append(1), time.sleep(0.1), denoise(*a, **k))[2]
@@ -81,30 +81,31 @@ def scan(folder: Path) -> bytes:
 
 @pytest.mark.parametrize("knobs", [{"resample": 1000}, {"iterations": 1000}, {"repeats": 10_000}])
 def test_a_scan_that_would_hold_the_page_for_hours_is_refused(knobs, tmp_path, monkeypatch):
-    from ambient_solve.app import mri_api, mri_events
+    from ambient_solve.app.scans import api as scan_api
+    from ambient_solve.app.scans import events as scan_events
     from test_app_mri import tiny
 
     (name,) = knobs
     algorithm = {"resample": "repaint", "iterations": "mmps", "repeats": "langevin"}[name]
-    monkeypatch.setattr(mri_events, "priors", lambda: ["brain-mri"])
-    monkeypatch.setattr(mri_events, "prior_of", lambda *_: tiny())
+    monkeypatch.setattr(scan_events, "priors", lambda: ["brain-mri"])
+    monkeypatch.setattr(scan_events, "prior_of", lambda *_: tiny())
     scan(tmp_path)
     settings = {"algorithm": algorithm, "samples": 16, "knobs": {"steps": 1000, **knobs}}
     given = {"files": [str(tmp_path / "scan.png")], "method": "prior", "prior": "", "kind": "random"}
-    running = mri_api.reconstructed({**given, "acceleration": 4.0, "options": settings}, "cpu")
+    running = scan_api.reconstructed({**given, "acceleration": 4.0, "options": settings}, "cpu")
     with pytest.raises(AmbientSolveError, match="fewer samples or levels"):
         next(running)
     few = {"algorithm": algorithm, "samples": 1, "knobs": {"steps": 2}}
-    assert next(mri_api.reconstructed({**given, "acceleration": 4.0, "options": few}, "cpu"))[0] is None, "control"
+    assert next(scan_api.reconstructed({**given, "acceleration": 4.0, "options": few}, "cpu"))[0] is None, "control"
 
 
 def test_a_job_ends_after_its_minutes_with_what_there_is(prior_folder, tmp_path, monkeypatch):
     pytest.importorskip("gradio")
-    from ambient_solve.app import api
+    from ambient_solve.app.photographs import api
     from ambient_solve.app.rules import Rules
 
     (tmp_path / "old.png").write_bytes(png())
-    prior = events.prior_of(prior_folder, "cpu")
+    prior = choices.prior_of(prior_folder, "cpu")
     denoise = prior.denoise
     monkeypatch.setattr(prior, "denoise", lambda *a, **k: (time.sleep(0.01), denoise(*a, **k))[1])
     given = {"file": str(tmp_path / "old.png"), "task": "denoise", "options": {}, "mask": None, "preset": "Fast"}
@@ -123,7 +124,7 @@ def test_a_job_ends_after_its_minutes_with_what_there_is(prior_folder, tmp_path,
 
 def test_the_page_says_that_the_minutes_are_over(prior_folder, tmp_path, monkeypatch):
     pytest.importorskip("gradio")
-    from ambient_solve.app import run
+    from ambient_solve.app.photographs import run
     from ambient_solve.app.rules import Rules
     from test_app_events import merged, values
 

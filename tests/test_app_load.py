@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ambient_solve.app import api, events, panels, session
-from ambient_solve.app.job import Problem, prepare
-from ambient_solve.app.order import Order
-from ambient_solve.app.run import Result
-from ambient_solve.app.session import Session
-from ambient_solve.uploads import open_upload
+from ambient_solve.app import panels
+from ambient_solve.app.photographs import api, choices, session
+from ambient_solve.app.photographs.job import Problem, prepare
+from ambient_solve.app.photographs.order import Order
+from ambient_solve.app.photographs.run import Result
+from ambient_solve.app.photographs.session import Session
+from ambient_solve.app.uploads import open_upload
 from test_app import last, tiny
 from test_app_events import ask, connect
 
@@ -126,7 +127,7 @@ def test_memory_does_not_grow_with_the_jobs_and_a_leak_would_be_seen(server, pic
 def test_a_cancelled_job_stops_and_leaves_no_thread(server, picture):
     calls, client = [], connect(server)
     ask(client, picture, 0).result()
-    before, prior = threading.active_count(), events.prior_of(server.prior, "cpu")
+    before, prior = threading.active_count(), choices.prior_of(server.prior, "cpu")
     denoise = prior.denoise
     prior.denoise = lambda *a, **k: (calls.append(1), time.sleep(0.02), denoise(*a, **k))[2]
     counts = []

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from ambient_solve import NetworkConfig, NetworkPrior
-from ambient_solve.app import mri_events, mri_example, mri_job, mri_panels
-from ambient_solve.app.mri_job import ScanOrder
-from ambient_solve.app.mri_panels import Look
 from ambient_solve.app.rules import Rules
+from ambient_solve.app.scans import events, example, job, panels
+from ambient_solve.app.scans.job import ScanOrder
+from ambient_solve.app.scans.panels import Look
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri.problem import problem
 from ambient_solve.mri.reconstruction import reconstruct, retrospective
@@ -35,7 +35,7 @@ def tiny(planes: int = 0) -> NetworkPrior:
 def two_slices(folder: Path) -> Path:
     """Two slices, fully sampled, stored as k-space."""
     Image.fromarray((255 * disc(HEIGHT, WIDTH) / disc(HEIGHT, WIDTH).max()).byte().numpy()).save(folder / "disc.png")
-    kspace = mri_job.read(folder / "disc.png").kspace.numpy()
+    kspace = job.read(folder / "disc.png").kspace.numpy()
     np.savez(folder / "two.npz", kspace=np.concatenate([kspace, 2 * kspace]))
     return folder / "two.npz"
 
@@ -77,9 +77,9 @@ def merged(updates) -> dict:
 
 @pytest.mark.parametrize("planes", [0, 1])
 def test_a_run_makes_what_the_library_makes(scan_file, planes):
-    prior, scan = tiny(planes), mri_job.read(scan_file)
+    prior, scan = tiny(planes), job.read(scan_file)
     order = ScanOrder("prior", (1,), "random", 2.0, 12, "proximal", {"steps": 3}, samples=3, seed=5, coils=4)
-    moments = list(mri_job.run(order, scan, prior))
+    moments = list(job.run(order, scan, prior))
     p = problem(retrospective(scan.slice(1), "random", 2.0, 12, 5), 4)
     want = reconstruct(p, prior, algorithm="proximal", options={"steps": 3}, n_samples=3, seed=5)
     made = moments[-1].made
@@ -94,12 +94,12 @@ def test_a_run_makes_what_the_library_makes(scan_file, planes):
 
 
 def test_closing_a_run_ends_it(scan_file, monkeypatch):
-    monkeypatch.setattr(mri_job, "INTERVAL", 0.0)
+    monkeypatch.setattr(job, "INTERVAL", 0.0)
     prior, calls = tiny(), []
     denoise = prior.denoise
     monkeypatch.setattr(prior, "denoise", lambda *a, **k: (calls.append(1), denoise(*a, **k))[1])
     order = ScanOrder("prior", (0, 1), acceleration=2.0, algorithm="proximal", knobs={"steps": 3}, samples=4)
-    moments, kept = mri_job.run(order, mri_job.read(scan_file), prior), None
+    moments, kept = job.run(order, job.read(scan_file), prior), None
     for moment in moments:
         kept = moment.made or kept
         if kept is not None and moment.preview is not None:
@@ -111,9 +111,9 @@ def test_a_picture_is_simulated_and_everything_says_so(tmp_path):
     pytest.importorskip("gradio")
     pytest.importorskip("nibabel", reason="needs nibabel")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 400), dtype=np.uint8)).save(tmp_path / "dog.png")
-    up = mri_events.upload(values(files=[str(tmp_path / "dog.png")]))
+    up = events.upload(values(files=[str(tmp_path / "dog.png")]))
     assert "simulated k-space" in up["about"] and "from 400x90 to 256x58" in up["about"] and "fully" in up["about"]
-    seen = merged(mri_events.reconstruct(values(session=up["session"])))
+    seen = merged(events.reconstruct(values(session=up["session"])))
     assert "Simulated k-space" in seen["words"] and "Simulated" in seen["panel_kspace"]["label"]
     with zipfile.ZipFile(seen["archive"]["value"]) as archive:
         archive.extractall(tmp_path / "out")
@@ -125,8 +125,8 @@ def test_a_picture_is_simulated_and_everything_says_so(tmp_path):
     with np.load(next((tmp_path / "out").rglob("*.npz"))) as arrays:
         assert bool(arrays["simulated_kspace"]) and "not for diagnosis" in str(arrays["notice"])
     # Control: measured k-space is not called simulated.
-    np.savez(tmp_path / "k.npz", kspace=mri_job.read(tmp_path / "dog.png").kspace.numpy())
-    assert "imulated" not in mri_events.upload(values(files=[str(tmp_path / "k.npz")]))["about"]
+    np.savez(tmp_path / "k.npz", kspace=job.read(tmp_path / "dog.png").kspace.numpy())
+    assert "imulated" not in events.upload(values(files=[str(tmp_path / "k.npz")]))["about"]
     up["session"].close()
     assert not up["session"].folder.exists()
 
@@ -137,9 +137,9 @@ def test_no_tag_of_a_patient_reaches_the_page_or_a_file(tmp_path):
     secret = "Doe^Jacqueline"
     write_dicom(tmp_path / "scan.dcm", secret)
     assert secret.encode() in contents(tmp_path / "scan.dcm"), "the search would find it"
-    up = mri_events.upload(values(files=[str(tmp_path / "scan.dcm")]))
+    up = events.upload(values(files=[str(tmp_path / "scan.dcm")]))
     assert "0.5 x 0.75 mm" in up["about"] and "simulated k-space" in up["about"]
-    updates = list(mri_events.reconstruct(values(session=up["session"])))
+    updates = list(events.reconstruct(values(session=up["session"])))
     said = repr([{k: v for k, v in u.items() if k != "session"} for u in [up, *updates]])
     (tmp_path / "out").mkdir()
     with zipfile.ZipFile(merged(updates)["archive"]["value"]) as archive:
@@ -154,16 +154,16 @@ def test_what_was_sampled_already_is_not_sampled_less(scan_file, tmp_path):
     pytest.importorskip("gradio")
     scan = read_scan(scan_file).undersampled("random", 2.0, 12, 0)
     np.savez(tmp_path / "half.npz", kspace=scan.kspace.numpy())
-    up = mri_events.upload(values(files=[str(tmp_path / "half.npz")]))
+    up = events.upload(values(files=[str(tmp_path / "half.npz")]))
     assert up["acceleration"]["value"] == 1 and not up["acceleration"]["interactive"] and "R = 2.00" in up["about"]
     assert up["index"]["maximum"] == 1 and up["index"]["visible"]
     with pytest.raises(AmbientSolveError, match="undersampled already"):
-        list(mri_events.reconstruct(values(session=up["session"])))
-    seen = merged(mri_events.reconstruct(values(session=up["session"], acceleration=1.0, every=True)))
+        list(events.reconstruct(values(session=up["session"])))
+    seen = merged(events.reconstruct(values(session=up["session"], acceleration=1.0, every=True)))
     assert seen["panel_error"]["visible"] is False and "slice 1" in seen["words"] and "Against" not in seen["words"]
-    first = mri_events.look(values(session=up["session"], index=0))
+    first = events.look(values(session=up["session"], index=0))
     assert "slice 0" in first["words"]
-    whole = mri_events.upload(values(files=[str(scan_file)]))
+    whole = events.upload(values(files=[str(scan_file)]))
     assert whole["acceleration"]["value"] == 4 and whole["acceleration"]["interactive"]
 
 
@@ -182,11 +182,11 @@ def test_every_kind_of_file_arrives_as_it_was(scan_file, tmp_path):
     np.save(tmp_path / "k.npy", kspace)
     given = {"h5": [tmp_path / "scan.h5"], "npy": [tmp_path / "k.npy"], "cfl": bart(tmp_path, kspace)}
     for name, uploads in given.items():
-        scan = mri_job.read(mri_job.receive(uploads, tmp_path / f"in-{name}"))
+        scan = job.read(job.receive(uploads, tmp_path / f"in-{name}"))
         assert np.allclose(scan.kspace[0], kspace[0]), name
     write_dicom(tmp_path / "a.dcm", "A")
     write_dicom(tmp_path / "b.dcm", "B")
-    assert len(mri_job.read(mri_job.receive([tmp_path / "a.dcm", tmp_path / "b.dcm"], tmp_path / "in"))) == 2
+    assert len(job.read(job.receive([tmp_path / "a.dcm", tmp_path / "b.dcm"], tmp_path / "in"))) == 2
 
 
 def test_a_file_of_several_arrays_is_read_again_once_one_is_named(scan_file, tmp_path):
@@ -195,12 +195,12 @@ def test_a_file_of_several_arrays_is_read_again_once_one_is_named(scan_file, tmp
     np.savez(tmp_path / "both.npz", first=kspace[0], second=np.concatenate([kspace, kspace]))
     given = values(files=[str(tmp_path / "both.npz")])
     with pytest.raises(AmbientSolveError, match="both.npz has no 'kspace'; it holds first, second"):
-        mri_events.upload(given)
-    up = mri_events.upload({**given, "array": "first"})
+        events.upload(given)
+    up = events.upload({**given, "array": "first"})
     assert "1 slice of" in up["about"] and up["files"] is None and not up["index"]["visible"]
-    again = mri_events.upload(values(session=up["session"], array="second"))
+    again = events.upload(values(session=up["session"], array="second"))
     assert "4 slices of" in again["about"] and up["session"].slices == 4
-    assert mri_events.upload(values()) == {}
+    assert events.upload(values()) == {}
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_wrong_file_is_a_sentence_that_does_not_tell_the_folder(name, data, wo
     pytest.importorskip("gradio")
     (tmp_path / name).write_bytes(data)
     with pytest.raises(AmbientSolveError, match=words) as error:
-        mri_events.upload(values(files=[str(tmp_path / name)]))
+        events.upload(values(files=[str(tmp_path / name)]))
     assert "/" not in str(error.value).split("cannot be read")[0] and "tmp" not in str(error.value)
 
 
@@ -227,44 +227,44 @@ def test_what_claims_too_much_is_refused_before_it_is_unpacked(scan_file, tmp_pa
         file.create_dataset("kspace", (500, 8, 512, 512), "complex64", chunks=True, compression="gzip")
     assert (tmp_path / "bomb.h5").stat().st_size < 100_000
     with pytest.raises(AmbientSolveError, match="unpacks to 8.4 GB"):
-        mri_job.read(tmp_path / "bomb.h5")
-    monkeypatch.setattr(mri_job, "MAX_BYTES", 1000)
+        job.read(tmp_path / "bomb.h5")
+    monkeypatch.setattr(job, "MAX_BYTES", 1000)
     with pytest.raises(AmbientSolveError, match="unpacks to"):
-        mri_job.read(scan_file)
+        job.read(scan_file)
     for uploads, words in (([], "0 files"), ([scan_file, tmp_path / "bomb.h5"], "2 files were put in")):
         with pytest.raises(AmbientSolveError, match=words):
-            mri_job.receive(uploads, tmp_path / "in")
+            job.receive(uploads, tmp_path / "in")
     monkeypatch.undo()
     with pytest.raises(AmbientSolveError, match="slices 0 to 1"):
-        next(mri_job.run(ScanOrder(slices=(2,)), mri_job.read(scan_file), None))
+        next(job.run(ScanOrder(slices=(2,)), job.read(scan_file), None))
 
 
 def test_the_window_maps_the_ends_to_black_and_white():
     x = np.linspace(0, 1, 101)[None].repeat(101, 0)
-    drawn = np.asarray(mri_panels.magnitude(x, Look(window=0.4, level=0.5)))[0, ::3, 0].astype(int)
+    drawn = np.asarray(panels.magnitude(x, Look(window=0.4, level=0.5)))[0, ::3, 0].astype(int)
     assert drawn[30] == 0 and drawn[70] == 255 and abs(drawn[50] - 127) <= 1 and drawn[60] > drawn[40]
-    plain = np.asarray(mri_panels.magnitude(x, Look()))[0, ::3, 0]
+    plain = np.asarray(panels.magnitude(x, Look()))[0, ::3, 0]
     assert plain[30] == round(0.3 * 255), "control: the window of the start does not clip"
 
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("zoom", [1.0, 3.0])
 def test_a_click_finds_the_pixel_that_is_drawn_there(flip, zoom):
-    seen = mri_example.seen()
+    seen = example.seen()
     for row, column in ((100, 30), (3, 125)):
         look = Look(zoom=zoom, row=row + 7, column=column - 9, flip=flip)
         x = np.zeros(seen.size)
         x[row, column] = 1
-        array = np.asarray(mri_panels.magnitude(x, look))[..., 0]
+        array = np.asarray(panels.magnitude(x, look))[..., 0]
         y, at = np.unravel_index(array.argmax(), array.shape)
-        assert array.max() == 255 and mri_panels.place("mean", at + 1, y + 1, seen, look) == (row, column)
-        assert mri_panels.place("mean", y + 1, at + 1, seen, look) != (row, column), "control: x and y exchanged"
-        assert mri_panels.place("mask", at, y, seen, look) is None
+        assert array.max() == 255 and panels.place("mean", at + 1, y + 1, seen, look) == (row, column)
+        assert panels.place("mean", y + 1, at + 1, seen, look) != (row, column), "control: x and y exchanged"
+        assert panels.place("mask", at, y, seen, look) is None
 
 
 def test_errors_and_spreads_have_one_scale():
-    seen = mri_example.seen()
-    small = mri_panels.Slice(
+    seen = example.seen()
+    small = panels.Slice(
         {**seen.magnitudes, "mean": seen.magnitudes["reference"] + 0.2},
         np.full(seen.size, 0.1),
         *(None,) * 0,
@@ -275,48 +275,48 @@ def test_errors_and_spreads_have_one_scale():
         all=seen.all,
         facts=seen.facts,
     )
-    drawn = mri_panels.draw(small, Look())
+    drawn = panels.draw(small, Look())
     error, spread = (np.asarray(drawn[name].convert("L"))[50, 50] for name in ("error", "spread"))
     assert error > 2 * spread > 20, "half as large, and so half as bright"
 
 
 def test_the_example_is_finished_small_and_says_what_it_is():
-    assert mri_example.SEEN.stat().st_size + mri_example.PICTURE.stat().st_size < 150_000
-    seen = mri_example.seen()
-    said = mri_panels.words(seen, 0)
+    assert example.SEEN.stat().st_size + example.PICTURE.stat().st_size < 150_000
+    seen = example.seen()
+    said = panels.words(seen, 0)
     # The menu stands at another method: what made the example is named as the menu has it.
-    assert mri_panels.METHODS[mri_example.ORDER.method] in said and mri_example.ORDER.method not in said
-    assert mri_panels.captions(seen)["mask"].endswith("calibration lines")
+    assert panels.METHODS[example.ORDER.method] in said and example.ORDER.method not in said
+    assert panels.captions(seen)["mask"].endswith("calibration lines")
     assert "Simulated k-space" in said and "PSNR" in said and "R = 3.05" in said
     wrong = np.abs(seen.magnitudes["filled"] - seen.magnitudes["reference"]).mean()
     assert np.abs(seen.magnitudes["mean"] - seen.magnitudes["reference"]).mean() < 0.7 * wrong
-    drawn = mri_panels.draw(seen, Look())
+    drawn = panels.draw(seen, Look())
     assert [name for name, image in drawn.items() if image is None] == ["sample", "spread"]
-    found = mri_events.look(values())
+    found = events.look(values())
     assert found["words"] == said
-    told = mri_events.read_pixel(values(row=64, column=64))["pixel"]
+    told = events.read_pixel(values(row=64, column=64))["pixel"]
     assert "Column 64, row 64" in told and "zero-filled" in told
     with pytest.raises(AmbientSolveError, match="outside the slice"):
-        mri_events.read_pixel(values(row=128, column=3))
+        events.read_pixel(values(row=128, column=3))
 
 
 def test_what_is_stored_comes_back(tmp_path):
-    seen = mri_example.seen()
-    mri_panels.store(seen, tmp_path / "a" / "0.npz")
-    back = mri_panels.load(tmp_path / "a" / "0.npz")
+    seen = example.seen()
+    panels.store(seen, tmp_path / "a" / "0.npz")
+    back = panels.load(tmp_path / "a" / "0.npz")
     assert back.facts == seen.facts and back.spread is None and set(back.magnitudes) == set(seen.magnitudes)
     assert (back.phase == seen.phase).all() and (back.magnitudes["mean"] == seen.magnitudes["mean"]).all()
 
 
 def test_a_missing_package_is_a_line_that_installs_it(monkeypatch, tmp_path):
     pytest.importorskip("gradio")
-    assert mri_events.choose_method({"method": "cg-sense"})["lacking"]["value"] == ""
-    monkeypatch.setattr(mri_events.importlib.util, "find_spec", lambda name, package=None: None)
+    assert events.choose_method({"method": "cg-sense"})["lacking"]["value"] == ""
+    monkeypatch.setattr(events.importlib.util, "find_spec", lambda name, package=None: None)
     (tmp_path / "scan" / "slice-000").mkdir(parents=True)
-    with zipfile.ZipFile(mri_job.pack("scan", tmp_path / "scan", None)) as archive:
+    with zipfile.ZipFile(job.pack("scan", tmp_path / "scan", None)) as archive:
         assert b"pip install 'ambient-solve[mri]'" in archive.read("no-NIfTI.txt")
-    assert "pip install 'ambient-solve[mri]'" in mri_events.choose_method({"method": "tv"})["lacking"]["value"]
-    assert mri_events.choose_method({"method": "cg-sense"})["lacking"]["value"] == ""
+    assert "pip install 'ambient-solve[mri]'" in events.choose_method({"method": "tv"})["lacking"]["value"]
+    assert events.choose_method({"method": "cg-sense"})["lacking"]["value"] == ""
 
 
 def test_priors_for_scans_are_those_of_two_channels(tmp_path, monkeypatch):
@@ -327,13 +327,13 @@ def test_priors_for_scans_are_those_of_two_channels(tmp_path, monkeypatch):
         config = NetworkConfig(channels=channels, widths=(8, 16), groups=4)
         NetworkPrior(config).save(tmp_path / name, card="# tiny\nRandom weights.\n")
     monkeypatch.setattr(load, "EMBEDDED", tmp_path)
-    assert mri_events.priors() == ["brain-mri", "a-scan"]
-    found = mri_events.offers(values())
+    assert events.priors() == ["brain-mri", "a-scan"]
+    found = events.offers(values())
     assert found["method"] == "prior" and found["prior"]["value"] == "brain-mri" and found["learned"]["visible"]
     monkeypatch.setattr(load, "EMBEDDED", tmp_path / "none")
-    assert mri_events.priors() == [] and "method" not in mri_events.offers(values())
+    assert events.priors() == [] and "method" not in events.offers(values())
     with pytest.raises(AmbientSolveError, match="mri-train"):
-        mri_events._chosen_prior({"method": "prior", "prior": None})
+        events._chosen_prior({"method": "prior", "prior": None})
 
 
 def test_the_endpoint_answers_programs(server, scan_file, tmp_path):

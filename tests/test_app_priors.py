@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from ambient_solve.app import events, history, many, mri_events
+from ambient_solve.app.photographs import choices, events, many
+from ambient_solve.app.photographs.session import recipe_of
 from ambient_solve.app.rules import Rules
-from ambient_solve.app.session import recipe_of
+from ambient_solve.app.scans import events as scan_events
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.priors import load
 from ambient_solve.priors.load import embedded_priors, pinned, prior_folder
@@ -62,13 +63,13 @@ def test_no_event_takes_a_prior_that_was_not_offered(prior_folder, tmp_path):
     merged(events.restore({**given, "samples": 1}))
     wrong = {**given, "prior": str(tmp_path)}
     starts = {
-        "offers": lambda: events.offers(wrong),
+        "offers": lambda: choices.offers(wrong),
         "upload": lambda: list(events.upload(wrong)),
         "estimate": lambda: events.estimate(wrong),
         "restore": lambda: list(events.restore(wrong)),
-        "recall": lambda: history.recall(wrong, 0),
+        "recall": lambda: events.recall(wrong, 0),
         "many": lambda: list(many.restore_many({**wrong, "many": [str(tmp_path / "old.png")]})),
-        "scan": lambda: mri_events._chosen_prior({**wrong, "method": "prior"}),
+        "scan": lambda: scan_events._chosen_prior({**wrong, "method": "prior"}),
     }
     for name, start in starts.items():
         with pytest.raises(AmbientSolveError, match="not offered here"):

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from ambient_solve import NetworkPrior
-from ambient_solve.app import events, run
+from ambient_solve.app import presets
+from ambient_solve.app.photographs import run
 from browsing import PATIENCE, paint, put_in, samples, wait_for_words
 
 pytestmark = pytest.mark.timeout(300)  # seconds: its tests wait for other processes
@@ -43,14 +44,14 @@ def test_a_run_that_is_stopped_keeps_what_is_finished(visit, picture, monkeypatc
 
 
 def test_a_number_that_is_typed_outlives_a_late_answer(visit, monkeypatch):
-    plain, answered = events.choose_preset, threading.Event()
+    plain, answered = presets.choose_preset, threading.Event()
 
     def late(*args):
         time.sleep(1)
         answered.set()
         return plain(*args)
 
-    monkeypatch.setattr(events, "choose_preset", late)
+    monkeypatch.setattr(presets, "choose_preset", late)
     visit.get_by_label("Faithful").check()
     samples(visit).fill("16")
     assert answered.wait(PATIENCE / 1000)

@@ -146,7 +146,9 @@ def knows_gradio(name, source):
 def test_gradio_is_known_to_the_page_alone():
     assert [name for name in LIBRARY if knows_gradio(name, SOURCES[name])] == []
     page = "def f():\n    import gradio as gr"
-    assert knows_gradio("ambient_solve/solver.py", page) and not knows_gradio("ambient_solve/app/events.py", page)
+    assert knows_gradio("ambient_solve/solver.py", page) and not knows_gradio(
+        "ambient_solve/app/photographs/events.py", page
+    )
 
 
 @pytest.mark.parametrize(

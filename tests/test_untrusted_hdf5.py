@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ambient_solve.app import mri_api, mri_job
+from ambient_solve.app.scans import api, job
 from ambient_solve.cli.dispatch import main
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri.scan import read_scan
@@ -113,11 +113,11 @@ def test_the_page_does_not_pack_a_file_of_the_server(tmp_path, kspace):
     given = {"method": "zero-filled", "prior": "", "options": {}, "kind": "random", "acceleration": 1.0}
     scan = pointing(tmp_path, "external", kspace)
     with pytest.raises(AmbientSolveError, match="scan.h5 keeps its numbers in another file") as error:
-        list(mri_api.reconstructed({**given, "files": [str(scan)]}, "cpu"))
+        list(api.reconstructed({**given, "files": [str(scan)]}, "cpu"))
     assert str(tmp_path) not in str(error.value)
     with h5py.File(scan, "w") as file:  # control: a reference of its own does come back
         file["kspace"], file["reference"] = kspace, SECRET
-    for archive, _ in mri_api.reconstructed({**given, "files": [str(scan)]}, "cpu"):
+    for archive, _ in api.reconstructed({**given, "files": [str(scan)]}, "cpu"):
         if archive is not None:
             with zipfile.ZipFile(archive) as pack, pack.open("slice-000/reconstruction.npz") as file:
                 assert np.array_equal(np.load(file)["reference"].squeeze(), SECRET.squeeze())
@@ -239,7 +239,7 @@ def test_what_an_array_claims_is_counted(case, odd_beside, tmp_path, kspace):
             odd(file)
         if "kspace" not in file:
             file["kspace"] = kspace
-    for door in (read_scan, mri_job.read):
+    for door in (read_scan, job.read):
         with pytest.raises(AmbientSolveError, match="unpacks to|no array|has no 'kspace'") as error:
             door(tmp_path / "scan.h5")
         assert one_sentence(error)

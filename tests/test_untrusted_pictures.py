@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ambient_solve.app.uploads import open_upload, unzip_pictures
 from ambient_solve.cli.dispatch import main
 from ambient_solve.errors import AmbientSolveError, shown, without_folders
 from ambient_solve.restore.files import restore_files
 from ambient_solve.restore.pictures import read_kernel, read_mask, read_measurement
 from ambient_solve.restore.tasks import make_task
-from ambient_solve.uploads import open_upload, unzip_pictures
 from helpers import one_sentence
 
 
@@ -51,8 +51,8 @@ def decoded(monkeypatch) -> list:
 def test_a_picture_in_a_zip_is_no_larger_than_one_alone(tmp_path, prior_folder, decoded):
     """On the page: refused alone, and in a zip; before it is decoded."""
     pytest.importorskip("gradio")
-    from ambient_solve.app import many
-    from ambient_solve.app.session import MAX_PIXELS
+    from ambient_solve.app.folders import MAX_PIXELS
+    from ambient_solve.app.photographs import many
     from test_app_events import values
 
     wide, small = flat(tmp_path / "wide.png", 9000, 7000), flat(tmp_path / "small.png", 24, 24)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ambient_solve.app.mri_job import KINDS, ScanOrder
+from ambient_solve.app.scans.job import KINDS, ScanOrder
 from ambient_solve.cli.dispatch import main
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.operators import kspace_masks
@@ -190,12 +190,12 @@ def test_an_order_of_a_scan_is_in_range(name):
 
 def test_the_endpoint_refuses_an_order_before_it_reads(tmp_path):
     pytest.importorskip("gradio")
-    from ambient_solve.app import mri_api
+    from ambient_solve.app.scans import api
 
     given = {"files": [str(tmp_path / "gone.h5")], "method": "zero-filled", "prior": "", "kind": "random"}
     for acceleration, options, words in ((-1, {}, "acceleration = -1"), (1.0, {"coils": 10**9}, "coils = 1000000000")):
         with pytest.raises(AmbientSolveError, match=words):
-            list(mri_api.reconstructed({**given, "acceleration": acceleration, "options": options}, "cpu"))
+            list(api.reconstructed({**given, "acceleration": acceleration, "options": options}, "cpu"))
 
 
 def test_the_command_refuses_an_order_that_is_out_of_range(capsys):

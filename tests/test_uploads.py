@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from ambient_solve import AmbientSolveError, NetworkConfig, NetworkPrior
+from ambient_solve.app.uploads import open_upload, unzip_pictures, zip_folder
 from ambient_solve.restore.files import restore_files
 from ambient_solve.restore.tasks import Denoise
-from ambient_solve.uploads import open_upload, unzip_pictures, zip_folder
 from helpers import one_sentence
 
 
@@ -99,7 +99,7 @@ def test_a_bad_picture_is_a_sentence_without_a_path(tmp_path, monkeypatch, name)
     content, words = BAD[name]
     (tmp_path / name).write_bytes(content)
     if "million" in words:
-        monkeypatch.setattr("ambient_solve.uploads.read_measurement", lambda *_: pytest.fail("decoded"))
+        monkeypatch.setattr("ambient_solve.app.uploads.read_measurement", lambda *_: pytest.fail("decoded"))
     with pytest.raises(AmbientSolveError, match=words) as error:
         open_upload(tmp_path / name)
     assert one_sentence(error) and name in str(error.value) and str(tmp_path) not in str(error.value)

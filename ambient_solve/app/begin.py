@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ambient_solve.app.desk import LONG, MOVE, Job
-from ambient_solve.app.order import Order
+from ambient_solve.app.photographs.order import Order
 from ambient_solve.app.work import scan_work, work_of
 
 if TYPE_CHECKING:
-    from ambient_solve.app.mri_job import ScanOrder
+    from ambient_solve.app.scans.job import ScanOrder
     from ambient_solve.mri.scan import Scan
     from ambient_solve.priors.base import Prior
     from ambient_solve.restore.pictures import Picture
@@ -26,8 +26,8 @@ def begun(order: Order, picture: Callable[[], Picture], prior: Callable[[str], P
     Raises:
         AmbientSolveError: the order does not fit the picture, or asks for too much.
     """
-    from ambient_solve.app.job import prepare
-    from ambient_solve.app.run import run
+    from ambient_solve.app.photographs.job import prepare
+    from ambient_solve.app.photographs.run import run
 
     problem = prepare(order, prior("quick"), picture())
     job.work = work_of(problem)
@@ -47,7 +47,7 @@ def begun_scan(
     Raises:
         AmbientSolveError: the scan cannot be read, or the order asks for too much.
     """
-    from ambient_solve.app import mri_job
+    from ambient_solve.app.scans import job as scan_job
 
     read = scan()
     job.work = scan_work(order(read), *read.kspace.shape[-2:])
@@ -57,4 +57,4 @@ def begun_scan(
         read = scan()
     asked = order(read)
     yield read, asked
-    yield from mri_job.run(asked, read, prior(job.lane))
+    yield from scan_job.run(asked, read, prior(job.lane))

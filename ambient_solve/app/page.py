@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ambient_solve.app.bodies import Limits
-from ambient_solve.app.events import warm
 from ambient_solve.app.folder import home
+from ambient_solve.app.photographs.choices import warm
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.streams import PLACES
 from ambient_solve.app.wiring import KEPT
@@ -34,9 +34,9 @@ def build(prior: str = "photos", device: str = "auto", rules: Rules | None = Non
     """The page, not yet launched; without `rules` it offers `prior` and the embedded priors."""
     import gradio as gr
 
-    from ambient_solve.app.layout import restore_tab
-    from ambient_solve.app.mri import scan_tab
+    from ambient_solve.app.photographs.layout import restore_tab
     from ambient_solve.app.quiet import quiet_blocks
+    from ambient_solve.app.scans.layout import scan_tab
 
     rules = Rules((prior,)) if rules is None else rules
     tabs: list[tuple[str, Callable[..., None]]] = [("Photographs", restore_tab), ("Scans", scan_tab)]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ambient_solve.errors import AmbientSolveError
 
-TEMPLATE, SCRIPT = ((Path(__file__).parent / name).read_text() for name in ("painter.html", "painter.js"))
+TEMPLATE, SCRIPT = ((Path(__file__).parent / name).read_text() for name in ("painter.html", "photographs/painter.js"))
 SCRIPT = (Path(__file__).parent / "masks.js").read_text() + SCRIPT
 ROSE = (216, 27, 96)
 HEAD, LONGEST = "data:image/png;base64,", 2048

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from gradio.components import Component
     from PIL import Image
 
-    from ambient_solve.app.session import Session
 
 Parts = dict[str, "Component"]
 MODEL = {"concurrency_id": "model", "concurrency_limit": None}
@@ -35,8 +34,8 @@ _IMPORTING = threading.Lock()
 def libraries() -> None:
     """Import what takes seconds, one thread at a time: two at once might find each other's modules unfinished."""
     with _IMPORTING:
-        import ambient_solve.app.job
-        import ambient_solve.app.run
+        import ambient_solve.app.photographs.job
+        import ambient_solve.app.photographs.run
         import ambient_solve.mri.reconstruction  # noqa: F401
 
 
@@ -145,7 +144,7 @@ def sentences(event: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def forget(session: Session | None) -> None:
+def forget(session: Any) -> None:
     """Remove the folder of a session that has gone."""
     if session is not None:
         session.close()

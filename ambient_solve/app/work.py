@@ -9,9 +9,9 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
 
 if TYPE_CHECKING:
-    from ambient_solve.app.job import Problem
-    from ambient_solve.app.mri_job import ScanOrder
-    from ambient_solve.app.order import Order
+    from ambient_solve.app.photographs.job import Problem
+    from ambient_solve.app.photographs.order import Order
+    from ambient_solve.app.scans.job import ScanOrder
 
 MOST, QUICK = 4e10, 3e7
 """What a job may ask for, and up to what it is quick. The preset Faithful asks for the most with 16 samples of a

@@ -12,7 +12,7 @@ import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
-from ambient_solve.app.order import SIZES, WORKING, Order
+from ambient_solve.app.photographs.order import SIZES, WORKING, Order
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.tiled import TiledPrior

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from ambient_solve.app import panels
-from ambient_solve.app.folder import home
+from ambient_solve.app.folders import MAX_PIXELS, new_folder, tame
+from ambient_solve.app.uploads import open_upload, zip_folder
 from ambient_solve.restore.pictures import Picture
 from ambient_solve.restore.recipe import Recipe, cli_command, python_snippet, write_png
 from ambient_solve.restore.tasks import Inpaint
-from ambient_solve.uploads import open_upload, zip_folder
 
 if TYPE_CHECKING:
-    from ambient_solve.app.history import Kept
-    from ambient_solve.app.run import Result
+    from ambient_solve.app.photographs.run import Result
 
-MAX_PIXELS = 12_000_000
-"""Largest picture that the page takes; several samples of it are kept in memory."""
 PUT_BACK = """
 from ambient_solve.restore.pictures import read_mask, read_measurement
 
@@ -32,11 +29,6 @@ measured = read_mask({mask!r}, restored.shape[-2:])
 restored = measured * read_measurement({picture!r}, restored.shape[1]).y + (1 - measured) * restored
 """
 """What follows the snippet where the page has copied the measured pixels into what it restored."""
-
-
-def new_folder() -> Path:
-    """A folder for one session."""
-    return Path(tempfile.mkdtemp(dir=home().path))
 
 
 @dataclass
@@ -71,11 +63,6 @@ class Session:
     def close(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def tame(name: str) -> str:
-    """A file name without a folder, of letters, digits, dots and dashes."""
-    return re.sub(r"[^\w.-]+", "-", name).lstrip(".-")[-80:] or "picture"
 
 
 def recipe_of(result: Result) -> Recipe:
@@ -156,3 +143,13 @@ def how_to_repeat(result: Result) -> tuple[str, str]:
     name = f"{problem.picture.path.stem}-damaged.png" if problem.order.play else problem.picture.path.name
     head, names = "".join(f"# {need}\n" for need in needs), {"picture": name, "mask": recipe.damage.get("mask")}
     return head + python_snippet(recipe, name) + tail.format(**names), head + lacking + cli_command(recipe, name)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One run: its `folder`, with the picture unless it was the example; the `values` of its controls."""
+
+    folder: Path
+    values: Mapping[str, Any]
+    thumbnail: Image.Image
+    words: str

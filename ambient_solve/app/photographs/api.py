@@ -10,10 +10,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ambient_solve.app import controls, events
+from ambient_solve.app import presets
 from ambient_solve.app.desk import DESK, Job
+from ambient_solve.app.photographs import choices, controls, events
+from ambient_solve.app.photographs.session import Session, details, save
 from ambient_solve.app.rules import Rules
-from ambient_solve.app.session import Session, details, save
 from ambient_solve.app.wiring import libraries
 
 RESTORE = (
@@ -57,7 +58,7 @@ def endpoints(prior: str, device: str, rules: Rules, sentences: Callable[..., An
             gr.Dropdown(list(controls.TASK_WORDS), value="denoise", label="task"),
             gr.JSON({}, label="options"),
             gr.File(label="mask"),
-            gr.Dropdown(list(controls.PRESETS), value="Fast", label="preset"),
+            gr.Dropdown(list(presets.PRESETS), value="Fast", label="preset"),
             gr.Number(0, precision=0, label="samples"),
             gr.Number(0, precision=0, label="seed"),
         ]
@@ -85,14 +86,14 @@ def restored(
     """What /restore answers, in parts: how far it is, and at last the path of the picture and what is to be told."""
     libraries()
     from ambient_solve.app.begin import begun
-    from ambient_solve.app.job import Problem
-    from ambient_solve.app.run import Moment
+    from ambient_solve.app.photographs.job import Problem
+    from ambient_solve.app.photographs.run import Moment
     from ambient_solve.errors import AmbientSolveError
 
     rules = Rules((prior,)) if rules is None else rules
     if given["file"] is None:
         raise AmbientSolveError("No picture was given.")
-    preset = controls.PRESETS[given["preset"]]
+    preset = presets.PRESETS[given["preset"]]
     algorithm, settings = preset.chosen(given["task"])
     options = given["options"] or {}
     known = controls.task_knobs(given["task"])
@@ -106,12 +107,12 @@ def restored(
         **{**standing, **options},
         "samples": given["samples"] or preset.samples,
     }
-    model = events.prior_of(prior, device)
+    model = choices.prior_of(prior, device)
     with contextlib.closing(Session()) as session:
         picture = lambda: session.take(given["file"], model.shape[0])  # noqa: E731
         load = lambda lane: events.chosen_prior(values, lane)  # noqa: E731
         job, result = Job(visitor=given.get("visitor"), minutes=rules.minutes), None
-        moments = begun(events.order_of(values), picture, load, job)
+        moments = begun(choices.order_of(values), picture, load, job)
         for moment in DESK.serve(job, moments, lambda words: Moment(0.0, words)):
             if isinstance(moment, Problem):
                 continue
@@ -133,5 +134,5 @@ def estimated(file: str | None, prior: str, device: str) -> dict[str, Any]:
     if file is None:
         raise AmbientSolveError("No picture was given.")
     with contextlib.closing(Session()) as session:
-        picture = session.take(file, events.prior_of(prior, device).shape[0])
+        picture = session.take(file, choices.prior_of(prior, device).shape[0])
         return {"noise_level": float(noise_level(picture.y)[0]), "jpeg_quality": jpeg_quality(picture.path)}

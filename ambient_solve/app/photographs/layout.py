@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ambient_solve.app import controls, events, example, history, many, painter, panels
-from ambient_solve.app.api import endpoints
-from ambient_solve.app.order import SIZES
+from ambient_solve.app import folders, painter, panels, presets, runs, widgets
+from ambient_solve.app.photographs import choices, controls, events, example, history, many, results
+from ambient_solve.app.photographs.api import endpoints
+from ambient_solve.app.photographs.order import SIZES
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.wiring import KEPT, MODEL, Parts, connect, connect_select, forget, sentences
 
@@ -30,7 +31,7 @@ def restore_tab(prior: str, device: str, rules: Rules) -> None:
     """Lay the tab out: what is wrong on the left, the picture in the middle, how to restore on the right."""
     import gradio as gr
 
-    seen, (_, standing) = example.first_view(), controls.PRESETS["Fast"].chosen("inpaint")
+    seen, (_, standing) = example.first_view(), presets.PRESETS["Fast"].chosen("inpaint")
     parts: Parts = {
         "session": gr.State(None, time_to_live=KEPT, delete_callback=forget),
         "device": gr.State(device),
@@ -122,10 +123,10 @@ def _picture_column(parts: Parts, seen: dict[str, Any]) -> None:
 def _solver_column(parts: Parts, prior: str, open_priors: bool) -> None:
     import gradio as gr
 
-    fast = controls.PRESETS["Fast"]
+    fast = presets.PRESETS["Fast"]
     gr.Markdown("## 3 · How to restore it")
     parts["preset"] = gr.Radio(
-        [(f"{name}: {preset.words}", name) for name, preset in controls.PRESETS.items()],
+        [(f"{name}: {preset.words}", name) for name, preset in presets.PRESETS.items()],
         value="Fast",
         label="Preset",
         elem_id="preset",
@@ -139,7 +140,7 @@ def _solver_column(parts: Parts, prior: str, open_priors: bool) -> None:
         elem_id="prior",
     )
     parts["samples"] = gr.Slider(
-        1, events.MAX_SAMPLES, value=fast.samples, step=1, label="Samples", info="two or more show how sure it is"
+        1, folders.MAX_SAMPLES, value=fast.samples, step=1, label="Samples", info="two or more show how sure it is"
     )
     with gr.Row():
         parts["seed"] = gr.Number(0, precision=0, minimum=0, label="Seed", min_width=90, elem_id="seed")
@@ -147,7 +148,7 @@ def _solver_column(parts: Parts, prior: str, open_priors: bool) -> None:
     with gr.Accordion("More", open=False, elem_id="more"):
         sizes = [(words, size) for size, words in SIZES.items()]
         parts["size"] = gr.Dropdown(sizes, value="auto", label="Working size", info="large pictures only")
-        controls.algorithm_controls(parts, fast.chosen("inpaint")[0])
+        widgets.algorithm_controls(parts, fast.chosen("inpaint")[0])
 
 
 def _tabs_below(parts: Parts, seen: dict[str, Any]) -> None:
@@ -237,13 +238,13 @@ def _wire(parts: Parts) -> None:
     def on(trigger: Any, event: Any, changes: Any, extra: Any = (), **settings: Any) -> None:
         connect(parts, trigger, event, [*READ, *extra], changes, **settings)
 
-    on(gr.context.Context.root_block.load, events.offers, ["algorithm", "prior"])
+    on(gr.context.Context.root_block.load, choices.offers, ["algorithm", "prior"])
     uploaded = ["file", "editor", "status", *VIEWS, *DAMAGE, *SETTINGS]
     on(parts["file"].upload, events.upload, uploaded)
     solver, lit = ["algorithm", "knobs", "loaded"], ["preset"]
-    on(parts["task"].input, lambda v: events.choose_task(v["task"], v["preset"]), [*DAMAGE, *solver], lit, queue=False)
-    controls.samples_follow_preset(parts)
-    on(parts["preset"].input, lambda v: events.choose_preset(v["preset"], v["task"]), solver, lit, queue=False)
+    on(parts["task"].input, lambda v: choices.choose_task(v["task"], v["preset"]), [*DAMAGE, *solver], lit, queue=False)
+    presets.samples_follow_preset(parts)
+    on(parts["preset"].input, lambda v: presets.choose_preset(v["preset"], v["task"]), solver, lit, queue=False)
     fresh = {"knobs": {}, "loaded": {}, "preset": None}
     on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
     on(parts["play"].input, lambda v: {"scattered": gr.update(visible=v["play"])}, ["scattered"], queue=False)
@@ -252,10 +253,10 @@ def _wire(parts: Parts) -> None:
     on(parts["run"].click, events.restore, ["seed", "status", "stop", "history", *VIEWS], **waiting)
     done = ["session", "status", "stop", "table", "many_out"]
     on(parts["run_many"].click, many.restore_many, done, ["many"], **waiting)
-    on(parts["stop"].click, events.stop, ["stop", "status"], queue=False)
+    on(parts["stop"].click, runs.stop, ["stop", "status"], queue=False)
     place = ["row", "column"]
     told = ["pixel", "near", *place]
-    on(parts["read"].click, lambda v: events.read_pixel(v, v["row"], v["column"]), told, place, queue=False)
-    connect_select(parts, parts["gallery"].select, events.choose_sample, ["session"], ["slider"])
-    connect_select(parts, parts["history"].select, history.recall, ["session", "prior", "device", "rules"], RECALLED)
-    connect_select(parts, parts["spread"].select, events.click_map, ["session"], told)
+    on(parts["read"].click, lambda v: results.read_pixel(v, v["row"], v["column"]), told, place, queue=False)
+    connect_select(parts, parts["gallery"].select, results.choose_sample, ["session"], ["slider"])
+    connect_select(parts, parts["history"].select, events.recall, ["session", "prior", "device", "rules"], RECALLED)
+    connect_select(parts, parts["spread"].select, results.click_map, ["session"], told)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_solve.app.job import Problem
 from ambient_solve.app.panels import duration
+from ambient_solve.app.photographs.job import Problem
 from ambient_solve.solver import Run
 
 INTERVAL = 1 / 3

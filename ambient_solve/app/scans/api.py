@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from ambient_solve.app import events, mri_events, mri_job, mri_panels
+from ambient_solve.app import folders
 from ambient_solve.app.begin import begun_scan
 from ambient_solve.app.desk import DESK, Job
 from ambient_solve.app.rules import Rules
+from ambient_solve.app.scans import events as scan_events
+from ambient_solve.app.scans import job as scan_job
+from ambient_solve.app.scans import panels
 from ambient_solve.app.wiring import libraries, sentences
 from ambient_solve.errors import AmbientSolveError
 
@@ -79,39 +82,39 @@ def reconstructed(
         raise AmbientSolveError("No scan was given.")
     reading = {name: options.pop(name, "") for name in ("axes", "array")}
     part = {name: given[name] for name in ("method", "kind", "acceleration")}
-    order = mri_job.ScanOrder(**part, **options)  # before a file is read
+    order = scan_job.ScanOrder(**part, **options)  # before a file is read
     prior = lambda lane: None  # noqa: E731 - a method without one
     if given["method"] == "prior":
-        found = mri_events.priors()
+        found = scan_events.priors()
         if not found or (given["prior"] and given["prior"] not in found):
             raise AmbientSolveError(f"There is no embedded prior {given['prior']!r} for scans. Known: {found}.")
         given["prior"] = given["prior"] or found[0]
-        prior = lambda lane: mri_events.lane_prior(given["prior"], device, lane)  # noqa: E731
-    with contextlib.closing(mri_events.ScanSession()) as session:
-        path = mri_job.receive(given["files"], session.folder / "input")
+        prior = lambda lane: scan_events.lane_prior(given["prior"], device, lane)  # noqa: E731
+    with contextlib.closing(scan_events.ScanSession()) as session:
+        path = scan_job.receive(given["files"], session.folder / "input")
         how = (reading["axes"], None, order.seed, reading["array"])
 
-        def order_of(scan: Any) -> mri_job.ScanOrder:
+        def order_of(scan: Any) -> scan_job.ScanOrder:
             return replace(order, slices=slices or tuple(range(len(scan))))
 
         folder, told = session.folder / "results" / path.stem, {}
         job = Job(visitor=given.get("visitor"), minutes=(rules or Rules()).minutes)
-        moments = begun_scan(order_of, lambda: mri_job.read(path, *how), prior, job)
-        for moment in DESK.serve(job, moments, lambda words: mri_job.Moment(0.0, words, 0)):
+        moments = begun_scan(order_of, lambda: scan_job.read(path, *how), prior, job)
+        for moment in DESK.serve(job, moments, lambda words: scan_job.Moment(0.0, words, 0)):
             if isinstance(moment, tuple):
                 scan, order = moment
                 continue
             yield None, {"share": round(moment.share, 3), "words": moment.words}
             if moment.finished:
                 save_slice(moment.made, folder / f"slice-{moment.index:03d}")
-                facts = mri_panels.shown(moment.made).facts
+                facts = panels.shown(moment.made).facts
                 kept = {"misfit": facts["chi2"], "R": facts["R"], "acs": facts["acs"], **facts["metrics"]}
                 told[str(moment.index)] = kept
         if not told:
             raise AmbientSolveError(f"{job.over_words} No slice was finished by then.")
         ended = {"ended": job.over_words} if job.over and len(told) < len(order.slices) else {}
         record = {"slices": told, "simulated_kspace": scan.simulated, "notes": list(scan.notes), "notice": NOTICE}
-        yield str(mri_job.pack(path.stem, folder, scan)), record | ended
+        yield str(scan_job.pack(path.stem, folder, scan)), record | ended
 
 
 def _options(given: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
@@ -123,9 +126,9 @@ def _options(given: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
         wanted = {name: kind.__name__ for name, kind in OPTIONS.items()} | {"slices": "list of int"}
         raise AmbientSolveError(f"options={given!r} was given; of these some were expected: {wanted}.")
     samples, steps = options.get("samples", 4), options.get("knobs", {}).get("steps", 1)
-    if not 1 <= samples <= events.MAX_SAMPLES or type(steps) is not int or not 1 <= steps <= events.MAX_STEPS:
+    if not 1 <= samples <= folders.MAX_SAMPLES or type(steps) is not int or not 1 <= steps <= folders.MAX_STEPS:
         raise AmbientSolveError(
-            f"{samples} samples and {steps} levels were asked for, at most {events.MAX_SAMPLES} and "
-            f"{events.MAX_STEPS} are drawn here."
+            f"{samples} samples and {steps} levels were asked for, at most {folders.MAX_SAMPLES} and "
+            f"{folders.MAX_STEPS} are drawn here."
         )
     return options, tuple(slices)

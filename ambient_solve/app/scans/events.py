@@ -14,13 +14,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ambient_solve.app import mri_example, mri_job, mri_panels, panels
+from ambient_solve.app import panels
 from ambient_solve.app.begin import begun_scan
 from ambient_solve.app.desk import DESK, LONG, Job
-from ambient_solve.app.events import MAX_SAMPLES, MAX_STEPS
-from ambient_solve.app.mri_job import ScanOrder
-from ambient_solve.app.mri_panels import Look, Slice
-from ambient_solve.app.session import new_folder, tame
+from ambient_solve.app.folders import MAX_SAMPLES, MAX_STEPS, new_folder, tame
+from ambient_solve.app.scans import example
+from ambient_solve.app.scans import job as scan_job
+from ambient_solve.app.scans import panels as scan_panels
+from ambient_solve.app.scans.job import ScanOrder
+from ambient_solve.app.scans.panels import Look, Slice
 from ambient_solve.app.wiring import libraries
 from ambient_solve.errors import AmbientSolveError, on_a_page
 
@@ -28,7 +30,7 @@ OWN_PRIOR = "brain-mri"
 """The embedded prior that the tab starts with, where it is there."""
 NEEDS_SIGPY = ("l1-wavelet", "tv")
 SIMULATED = "# The page simulates the k-space of a picture; ambient-solve mri reads scans, not pictures."
-EXAMPLE_COMMAND = "# python -m ambient_solve.app.mri_example, in a clone, makes the example again."
+EXAMPLE_COMMAND = "# python -m ambient_solve.app.scans.example, in a clone, makes the example again."
 MORE = "under More about the scan"
 FIELDS = (
     (r'say so, as axes="(\w+)" or axes="(\w+)"', rf"write it into Axes, {MORE}: \1 or \2"),
@@ -60,7 +62,7 @@ class ScanSession:
 
     def result(self, index: int) -> Path:
         """The folder with the files of a slice."""
-        path = mri_example.PICTURE if self.path is None else self.path
+        path = example.PICTURE if self.path is None else self.path
         return self.folder / "results" / path.stem / f"slice-{index:03d}"
 
     def clear(self) -> None:
@@ -162,8 +164,8 @@ def upload(values: dict[str, Any]) -> dict[str, Any]:
     try:
         if values["files"]:
             folder = Path(tempfile.mkdtemp(dir=session.folder))
-            path = mri_job.receive(values["files"], folder / "input")
-        scan = mri_job.read(path, values["axes"], values["mask"], array=values["array"])
+            path = scan_job.receive(values["files"], folder / "input")
+        scan = scan_job.read(path, values["axes"], values["mask"], array=values["array"])
     except (AmbientSolveError, OSError):
         if folder != session.kept:
             shutil.rmtree(session.folder if values["session"] is None else folder)  # the scan before stays
@@ -176,7 +178,7 @@ def upload(values: dict[str, Any]) -> dict[str, Any]:
     return {
         "session": session,
         "files": None,
-        "about": mri_job.about(scan),
+        "about": scan_job.about(scan),
         "index": gr.update(value=0, maximum=max(len(scan) - 1, 1), visible=many),
         "every": gr.update(value=False, interactive=many),
         "acceleration": gr.update(value=4.0 if whole else 1.0, interactive=whole),
@@ -193,7 +195,7 @@ def nothing_seen() -> dict[str, Any]:
     """What stands where a reconstruction will be."""
     import gradio as gr
 
-    panel = {f"panel_{name}": gr.update(value=None, visible=name == "mean") for name in mri_panels.PANELS}
+    panel = {f"panel_{name}": gr.update(value=None, visible=name == "mean") for name in scan_panels.PANELS}
     archive = gr.update(value=None, interactive=False)
     return {"words": "Not reconstructed yet.", "archive": archive, "shell": "", "details": {}, **panel}
 
@@ -247,16 +249,16 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     starting = panels.progress_bar(0, "Starting")
     waiting = {"archive": gr.update(value=None, interactive=False), "stop": gr.update(interactive=True)}
     yield {"session": session, "seed": seed, "status": starting, **waiting}
-    path = mri_example.PICTURE if session.path is None else session.path
+    path = example.PICTURE if session.path is None else session.path
     if not path.exists():
         raise AmbientSolveError("The scan is no longer kept: put it in again.")
     _check_prior(values)
     results, shown = session.folder / "results" / path.stem, {}
     finished: set[int] = set()
     job = Job(visitor=values.get("visitor"), minutes=values["rules"].minutes)
-    read = lambda: mri_job.read(path, values["axes"], values["mask"], order.seed, values["array"])  # noqa: E731
+    read = lambda: scan_job.read(path, values["axes"], values["mask"], order.seed, values["array"])  # noqa: E731
     moments = begun_scan(lambda _: order, read, lambda lane: _chosen_prior(values, lane), job)
-    for moment in DESK.serve(job, moments, lambda words: mri_job.Moment(0.0, words, order.slices[0])):
+    for moment in DESK.serve(job, moments, lambda words: scan_job.Moment(0.0, words, order.slices[0])):
         if isinstance(moment, tuple):
             scan, session.command = moment[0], _command(order, path, values)
             session.clear()
@@ -267,7 +269,7 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
             updates["panel_mean"] = gr.update(value=_preview(moment.preview, values), label="Estimate so far")
         if moment.made is not None:
             finished.add(moment.index)
-            mri_panels.store(mri_panels.shown(moment.made), session.view(moment.index))
+            scan_panels.store(scan_panels.shown(moment.made), session.view(moment.index))
             save_slice(moment.made, session.result(moment.index))
             shown = {"index": moment.index, **views(session, {**values, "index": moment.index})}
             updates |= shown
@@ -284,7 +286,7 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield updates
     ended = {"stop": gr.update(interactive=False), **shown}
     if finished:
-        archive = mri_job.pack(tame(path.stem), results, scan)
+        archive = scan_job.pack(tame(path.stem), results, scan)
         ended["archive"] = gr.update(value=str(archive), interactive=True)
     yield ended
 
@@ -296,7 +298,7 @@ def views(session: ScanSession, values: dict[str, Any]) -> dict[str, Any]:
     index = int(values["index"] or 0)
     seen = _seen(session, index)
     look = look_of(values)
-    titles, drawn = mri_panels.captions(seen), mri_panels.draw(seen, look)
+    titles, drawn = scan_panels.captions(seen), scan_panels.draw(seen, look)
     updates = {
         f"panel_{name}": gr.update(value=image, label=titles[name], visible=image is not None)
         for name, image in drawn.items()
@@ -305,7 +307,7 @@ def views(session: ScanSession, values: dict[str, Any]) -> dict[str, Any]:
     settings = session.result(index) / "settings.json"
     told = json.loads(settings.read_text()) if settings.is_file() else dict(seen.facts)
     updates |= {"shell": session.command, "details": told}
-    return {"session": session, "words": mri_panels.words(seen, index), "coil": coils, **updates}
+    return {"session": session, "words": scan_panels.words(seen, index), "coil": coils, **updates}
 
 
 def look(values: dict[str, Any]) -> dict[str, Any]:
@@ -321,7 +323,7 @@ def click(values: dict[str, Any], point: tuple[float, float], name: str) -> dict
     """A point of a panel was clicked: read the pixel, and make it the middle of the zoom."""
     session, index = values["session"], int(values["index"] or 0)
     seen = _seen(session, index)
-    place = mri_panels.place(name, *point, seen, look_of(values))
+    place = scan_panels.place(name, *point, seen, look_of(values))
     return {} if place is None else read_pixel({**values, "row": place[0], "column": place[1]})
 
 
@@ -332,7 +334,7 @@ def read_pixel(values: dict[str, Any]) -> dict[str, Any]:
     if not (0 <= row < seen.size[0] and 0 <= column < seen.size[1]):
         height, width = seen.size
         raise AmbientSolveError(f"Row {row}, column {column} is outside the slice of {height}x{width} pixels.")
-    return {"pixel": mri_panels.pixel_words(seen, row, column), "row": row, "column": column}
+    return {"pixel": scan_panels.pixel_words(seen, row, column), "row": row, "column": column}
 
 
 def look_of(values: dict[str, Any]) -> Look:
@@ -350,11 +352,11 @@ def look_of(values: dict[str, Any]) -> Look:
 
 def _command(order: ScanOrder, path: Path, values: dict[str, Any]) -> str:
     """The command line that repeats the order, but for a picture, which it does not take."""
-    if path.suffix.lower() in mri_job.PICTURES:
+    if path.suffix.lower() in scan_job.PICTURES:
         return SIMULATED
     array, mask = values["array"].strip(), values["mask"]
     name = ("FOLDER" if path.is_dir() else path.name) + (f":{array}" if array else "")
-    return mri_job.command(order, name, values["prior"] or "", values["axes"].strip(), Path(mask).name if mask else "")
+    return scan_job.command(order, name, values["prior"] or "", values["axes"].strip(), Path(mask).name if mask else "")
 
 
 def _check_prior(values: dict[str, Any]) -> None:
@@ -383,12 +385,12 @@ def _preview(x: Any, values: dict[str, Any]) -> Any:
     import numpy as np
 
     top = max(float(np.quantile(x, 0.998)), 1e-30)
-    return mri_panels.magnitude(x / top, Look(float(values["window"]) / 100, float(values["level"]) / 100))
+    return scan_panels.magnitude(x / top, Look(float(values["window"]) / 100, float(values["level"]) / 100))
 
 
 def _seen(session: ScanSession | None, index: int) -> Slice:
     if session is not None and session.view(index).is_file():
-        return mri_panels.load(session.view(index))
+        return scan_panels.load(session.view(index))
     if session is None or session.path is None:
-        return mri_example.seen()
+        return example.seen()
     raise AmbientSolveError("This slice is not reconstructed yet: press Reconstruct first.")

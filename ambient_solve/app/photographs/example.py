@@ -1,6 +1,6 @@
 """The finished example of the first view: a portrait (NASA, public domain; from scikit-image) with scratches on it.
 
-`python -m ambient_solve.app.example` restores it again and writes its files.
+`python -m ambient_solve.app.photographs.example` restores it again and writes its files.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ambient_solve.app.order import Order
 from ambient_solve.app.panels import to_image
+from ambient_solve.app.photographs.order import Order
 
 if TYPE_CHECKING:
-    from ambient_solve.app.job import Problem
-    from ambient_solve.app.run import Result
+    from ambient_solve.app.photographs.job import Problem
+    from ambient_solve.app.photographs.run import Result
     from ambient_solve.priors.base import Prior
 
-FOLDER = Path(__file__).parent / "example_files"
+FOLDER = Path(__file__).parents[1] / "example_files"
 NAMES = ("portrait.jpg", "mask.png", "steps.jpg", "result.npz", "result.json")
 PICTURE, MASK, STEPS, RECORD, TOLD = (FOLDER / name for name in NAMES)
 SIDE = 256
@@ -53,15 +53,15 @@ def frames(seen: dict[str, Any]) -> tuple[tuple[str, np.ndarray], ...]:
 
 def problem(prior: Prior) -> Problem:
     """What was restored, by the prior `photos`."""
-    from ambient_solve.app.job import prepare
-    from ambient_solve.uploads import open_upload
+    from ambient_solve.app.photographs.job import prepare
+    from ambient_solve.app.uploads import open_upload
 
     return prepare(Order("inpaint", {"sigma": 0.01}, mask=MASK, samples=4), prior, open_upload(PICTURE))
 
 
 def rehearse(prior: Prior) -> None:
     """Restore until the first preview: what is made only once (kernels, what the precision is held to) is made then."""
-    from ambient_solve.app.run import run
+    from ambient_solve.app.photographs.run import run
 
     next(run(problem(prior)))
 
@@ -69,7 +69,7 @@ def rehearse(prior: Prior) -> None:
 @lru_cache(maxsize=1)
 def result() -> Result:
     """What came out, as it was stored: 8 bits, and only what was missing."""
-    from ambient_solve.app.run import Result
+    from ambient_solve.app.photographs.run import Result
     from ambient_solve.priors.load import load_prior
 
     seen = first_view()
@@ -81,8 +81,8 @@ def make() -> None:
     """Draw the scratches, restore the picture, and write the files of the example."""
     from skimage import data
 
-    from ambient_solve.app.run import run
-    from ambient_solve.app.session import details, how_to_repeat
+    from ambient_solve.app.photographs.run import run
+    from ambient_solve.app.photographs.session import details, how_to_repeat
     from ambient_solve.priors.load import load_prior
 
     FOLDER.mkdir(exist_ok=True)

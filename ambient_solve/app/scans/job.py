@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ambient_solve.app.folders import tame
 from ambient_solve.app.panels import duration
-from ambient_solve.app.session import tame
+from ambient_solve.app.uploads import open_upload
 from ambient_solve.errors import AmbientSolveError, reason, suggestion, without_folders
-from ambient_solve.uploads import open_upload
 
 if TYPE_CHECKING:
     from ambient_solve.mri.problem import Problem
@@ -215,8 +215,8 @@ def run(order: ScanOrder, scan: Scan, prior: Prior | None) -> Iterator[Moment]:
 
 def pack(stem: str, folder: Path, scan: Scan) -> Path:
     """Pack the slices that `save_slice` wrote to `folder`, with volumes of them all, into a zip beside it."""
+    from ambient_solve.app.uploads import zip_folder
     from ambient_solve.mri.report import save_nifti
-    from ambient_solve.uploads import zip_folder
 
     there = importlib.util.find_spec("nibabel") is not None
     if not there:

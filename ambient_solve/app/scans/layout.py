@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ambient_solve.app import controls, mri_api, mri_events, mri_example, mri_job, mri_panels, panels
-from ambient_solve.app.events import MAX_SAMPLES, choose_preset, stop
-from ambient_solve.app.mri_panels import METHODS, PANELS, Look
+from ambient_solve.app import panels, presets, widgets
+from ambient_solve.app.folders import MAX_SAMPLES
+from ambient_solve.app.presets import choose_preset
 from ambient_solve.app.rules import Rules
+from ambient_solve.app.runs import stop
+from ambient_solve.app.scans import api, events, example, job
+from ambient_solve.app.scans import panels as scan_panels
+from ambient_solve.app.scans.panels import METHODS, PANELS, Look
 from ambient_solve.app.wiring import KEPT, MODEL, Parts, connect, connect_select, forget
 
 KINDS = {
@@ -23,7 +27,7 @@ NOTICE = (
     "machine; of DICOM files nothing is read but pixels and their size."
 )
 EXAMPLE = (
-    f"This is a finished example, made with: {METHODS[mri_example.ORDER.method]}. Reconstruct makes it again with the "
+    f"This is a finished example, made with: {METHODS[example.ORDER.method]}. Reconstruct makes it again with the "
     "method that is chosen here; or put in a scan."
 )
 LOOK = ("index", "window", "level", "zoom", "row", "column", "flip", "coil")
@@ -54,7 +58,7 @@ def scan_tab(prior: str, device: str, rules: Rules) -> None:
     """Lay the tab out: the scan and the method on the left, what there is to see on the right."""
     import gradio as gr
 
-    preset = controls.PRESETS["Balanced"]
+    preset = presets.PRESETS["Balanced"]
     parts: Parts = {
         "session": gr.State(None, time_to_live=KEPT, delete_callback=forget),
         "device": gr.State(device),
@@ -70,7 +74,7 @@ def scan_tab(prior: str, device: str, rules: Rules) -> None:
         with gr.Column(scale=8, min_width=300):
             _viewer(parts)
     _wire(parts)
-    mri_api.endpoint(device, rules, MODEL)
+    api.endpoint(device, rules, MODEL)
 
 
 def _scan_column(parts: Parts) -> None:
@@ -80,7 +84,7 @@ def _scan_column(parts: Parts) -> None:
     parts["files"] = gr.File(
         label="K-space (.h5, .npz, .npy, or .cfl with its .hdr), NIfTI or DICOM, or a picture to play with",
         file_count="multiple",
-        file_types=[*mri_job.SCANS, *mri_job.PICTURES],
+        file_types=[*job.SCANS, *job.PICTURES],
         height=130,
         elem_id="scan",
     )
@@ -89,7 +93,7 @@ def _scan_column(parts: Parts) -> None:
     )
     parts["kind"] = gr.Dropdown(
         [(words, kind) for kind, words in KINDS.items()],
-        value=mri_example.ORDER.kind,
+        value=example.ORDER.kind,
         label="Keep of it",
         elem_id="scan-kind",
     )
@@ -97,7 +101,7 @@ def _scan_column(parts: Parts) -> None:
     parts["acceleration"] = gr.Slider(
         1,
         12,
-        value=mri_example.ORDER.acceleration,
+        value=example.ORDER.acceleration,
         step=0.5,
         label="Acceleration R",
         info=info,
@@ -119,10 +123,10 @@ def _scan_column(parts: Parts) -> None:
 def _method_column(parts: Parts, open_priors: bool) -> None:
     import gradio as gr
 
-    preset = controls.PRESETS["Balanced"]
+    preset = presets.PRESETS["Balanced"]
     gr.Markdown("## 2 · How to reconstruct it")
     choices = [(words, method) for method, words in METHODS.items()]
-    parts["method"] = gr.Dropdown(choices, value=mri_example.ORDER.method, label="Method", elem_id="scan-method")
+    parts["method"] = gr.Dropdown(choices, value=example.ORDER.method, label="Method", elem_id="scan-method")
     parts["lacking"] = gr.Markdown("", visible=False, elem_id="scan-lacking")
     with gr.Column(visible=False) as parts["learned"]:
         parts["prior"] = gr.Dropdown(
@@ -133,7 +137,7 @@ def _method_column(parts: Parts, open_priors: bool) -> None:
             elem_id="scan-prior",
         )
         parts["preset"] = gr.Radio(
-            [(f"{name}: {each.words}", name) for name, each in controls.PRESETS.items()],
+            [(f"{name}: {each.words}", name) for name, each in presets.PRESETS.items()],
             value="Balanced",
             label="Preset",
         )
@@ -144,7 +148,7 @@ def _method_column(parts: Parts, open_priors: bool) -> None:
             parts["seed"] = gr.Number(0, precision=0, minimum=0, label="Seed", min_width=90)
             parts["same_seed"] = gr.Checkbox(True, label="Same seed next time", min_width=120)
         with gr.Accordion("More", open=False):
-            controls.algorithm_controls(parts, preset.algorithm)
+            widgets.algorithm_controls(parts, preset.algorithm)
     parts["every"] = gr.Checkbox(False, label="All slices", interactive=False, elem_id="scan-every")
     with gr.Row():
         parts["run"] = gr.Button("Reconstruct", variant="primary", elem_id="scan-run", scale=3)
@@ -161,17 +165,17 @@ def _method_column(parts: Parts, open_priors: bool) -> None:
 def _viewer(parts: Parts) -> None:
     import gradio as gr
 
-    seen = mri_example.seen()
+    seen = example.seen()
     gr.Markdown("## 3 · What was measured, and what was made of it")
-    parts["words"] = gr.Markdown(mri_panels.words(seen, 0), elem_id="scan-words", container=True)
+    parts["words"] = gr.Markdown(scan_panels.words(seen, 0), elem_id="scan-words", container=True)
     _look(parts)
-    titles, drawn = mri_panels.captions(seen), mri_panels.draw(seen, Look())
+    titles, drawn = scan_panels.captions(seen), scan_panels.draw(seen, Look())
     with gr.Row(elem_id="scan-panels"):
         for name in PANELS:
             parts[f"panel_{name}"] = gr.Image(
                 drawn[name],
                 label=titles[name],
-                alt_text=mri_panels.ALT[name],
+                alt_text=scan_panels.ALT[name],
                 visible=drawn[name] is not None,
                 format="png",
                 buttons=["fullscreen"],
@@ -181,7 +185,7 @@ def _viewer(parts: Parts) -> None:
             )
     with gr.Accordion("Details", open=False, elem_id="scan-details"):
         parts["shell"] = gr.Code(
-            mri_events.EXAMPLE_COMMAND,
+            events.EXAMPLE_COMMAND,
             language="shell",
             label="The same on the command line",
             wrap_lines=True,
@@ -194,7 +198,7 @@ def _look(parts: Parts) -> None:
     """The controls of what is looked at; they change no file."""
     import gradio as gr
 
-    seen = mri_example.seen()
+    seen = example.seen()
     with gr.Row():
         # Shown where there are several: a slider from 0 to 0 is none.
         parts["index"] = gr.Slider(
@@ -221,29 +225,29 @@ def _wire(parts: Parts) -> None:
         connect(parts, trigger, event, [*READ, *extra], changes, **settings)
 
     method = ["learned", "lacking"]
-    on(gr.context.Context.root_block.load, mri_events.offers, ["algorithm", "prior", "method", *method])
-    on(parts["method"].input, mri_events.choose_method, method, queue=False)
+    on(gr.context.Context.root_block.load, events.offers, ["algorithm", "prior", "method", *method])
+    on(parts["method"].input, events.choose_method, method, queue=False)
     preset = ["algorithm", "knobs", "loaded"]
-    controls.samples_follow_preset(parts)
+    presets.samples_follow_preset(parts)
     on(parts["preset"].input, lambda v: choose_preset(v["preset"]), preset, ["preset"], queue=False)
     fresh = {"knobs": {}, "loaded": {}, "preset": None}
     on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
     found = ["session", "files", "about", "index", "every", "acceleration", "kind", "acs", "row", "column", "words"]
     found += ["mask", "status", "archive", *DETAILS, *DRAWN]
     for event in (parts["files"].upload, parts["array"].submit, parts["axes"].submit, parts["mask"].upload):
-        on(event, mri_events.put_in, found)
+        on(event, events.put_in, found)
     waiting = {"show_progress": "minimal", "show_progress_on": [parts["status"]], **MODEL}
     changes = ["seed", "status", "stop", "archive", "index", *SHOWN]
-    on(parts["run"].click, mri_events.reconstruct, changes, **waiting)
+    on(parts["run"].click, events.reconstruct, changes, **waiting)
     on(parts["stop"].click, stop, ["stop", "status"], queue=False)
     for name in LOOK:
         if name not in ("row", "column"):
-            on(parts[name].input, mri_events.look, SHOWN, queue=False, trigger_mode="always_last")
+            on(parts[name].input, events.look, SHOWN, queue=False, trigger_mode="always_last")
     told = ["pixel", "row", "column"]
-    on(parts["read"].click, mri_events.read_pixel, told, queue=False)
+    on(parts["read"].click, events.read_pixel, told, queue=False)
     for name in PANELS:
 
         def click(values: dict[str, Any], point: tuple[float, float], name: str = name) -> dict[str, Any]:
-            return mri_events.click(values, point, name)
+            return events.click(values, point, name)
 
         connect_select(parts, parts[f"panel_{name}"].select, click, ["session", *LOOK], told)

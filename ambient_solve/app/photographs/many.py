@@ -8,20 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ambient_solve.app import events, panels
+from ambient_solve.app import panels, runs
 from ambient_solve.app.desk import DESK, LONG, Job
-from ambient_solve.app.order import Order
-from ambient_solve.app.session import MAX_PIXELS, Session, tame
+from ambient_solve.app.folders import MAX_PIXELS, tame
+from ambient_solve.app.photographs import choices, events
+from ambient_solve.app.photographs.order import Order
+from ambient_solve.app.photographs.session import Session
+from ambient_solve.app.uploads import open_upload, unzip_pictures, zip_folder
 from ambient_solve.app.wiring import libraries
 from ambient_solve.app.work import QUICK, asked, checked
 from ambient_solve.errors import AmbientSolveError, shown, without_folders
-from ambient_solve.uploads import open_upload, unzip_pictures, zip_folder
 
 MOST = 200
 """Pictures that one run takes."""
 
 
-@events.settled
+@runs.settled
 def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Restore every picture with the settings of the page; what an earlier run of the session has finished is kept."""
     import gradio as gr
@@ -30,7 +32,7 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from ambient_solve.restore.files import restore_files
     from ambient_solve.restore.tasks import make_task
 
-    session, order = values["session"] or Session(), events.order_of(values)
+    session, order = values["session"] or Session(), choices.order_of(values)
     if values["play"]:
         raise AmbientSolveError("Many pictures are restored as they are: untick 'damage it for me'.")
     files = (

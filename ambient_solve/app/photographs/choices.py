@@ -1,0 +1,120 @@
+"""What is chosen on the page: the prior, the task, its controls, and the order that they describe."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ambient_solve.app import painter, presets, widgets
+from ambient_solve.app.desk import DESK
+from ambient_solve.app.folders import MAX_PIXELS, MAX_SAMPLES, MAX_STEPS
+from ambient_solve.app.photographs import controls, example
+from ambient_solve.app.photographs.events import chosen_prior
+from ambient_solve.app.photographs.order import Order
+from ambient_solve.app.presets import choose_preset
+from ambient_solve.app.wiring import libraries
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.knobs import knobs
+from ambient_solve.restore.pictures import Picture
+from ambient_solve.restore.recipe import Recipe
+from ambient_solve.restore.tasks import TASKS, Inpaint
+
+
+@lru_cache(maxsize=4)
+def prior_of(name: str, device: str, lane: str = "quick") -> Any:
+    """A prior, kept for the next run; each lane works with its own."""
+    libraries()
+    from ambient_solve.priors.load import load
+
+    return load(name, device)
+
+
+def warm(name: str, device: str) -> None:
+    """Do what the first run would wait for; what is wrong with the prior is said to those who then ask for it."""
+    with contextlib.suppress(AmbientSolveError):
+        prior = prior_of(name, device)
+        DESK.alone(lambda: example.rehearse(prior))
+
+
+def offers(values: dict[str, Any]) -> dict[str, Any]:
+    """What there is to choose, once the page stands: it takes torch, which takes seconds, and so does the prior."""
+    import gradio as gr
+
+    chosen_prior(values)
+    from ambient_solve.algorithms import ALGORITHMS
+
+    priors = gr.update(choices=values["rules"].offered())
+    return {"algorithm": gr.update(choices=["auto", *ALGORITHMS]), "prior": priors}
+
+
+def apply(recipe: Recipe) -> dict[str, Any]:
+    """Set the controls as `recipe` says."""
+    import gradio as gr
+
+    updates = {**choose_task(recipe.task), "task": recipe.task, "samples": recipe.samples, "seed": recipe.seed}
+    for name, value in recipe.damage.items():
+        if name in controls.HANDY:
+            low, high, _ = controls.HANDY[name]
+            updates[name] = gr.update(value=value, minimum=min(low, value), maximum=max(high, value), visible=True)
+        elif name not in ("mask", "kernel"):
+            updates[name] = gr.update(value=value, visible=True)
+    kept = dict(recipe.knobs)
+    preset = presets.preset_of(recipe.task, recipe.algorithm, kept, recipe.samples)
+    return updates | {"algorithm": recipe.algorithm, "knobs": kept, "loaded": kept, "preset": preset, "same_seed": True}
+
+
+def choose_task(task: str, preset: str | None = None) -> dict[str, Any]:
+    """Show the controls of this damage, and take for it what the lit `preset` has for it."""
+    import gradio as gr
+
+    own = controls.task_knobs(task)
+    updates = {name: gr.update(visible=name in own) for name in controls.damage_knobs()}
+    updates["sigma"] = gr.update(value=controls.start_value(task, "sigma"), visible=True)
+    missing = task == Inpaint.name
+    updates |= {name: gr.update(visible=missing) for name in ("mask", "mask_file", "keep", "painting")}
+    updates["kernel"] = gr.update(visible="blur" in task)
+    updates["estimate"] = gr.update(value="Estimate noise and quality" if task == "jpeg" else "Estimate the noise")
+    return updates | choose_preset(preset, task)
+
+
+def order_of(values: dict[str, Any]) -> Order:
+    """The order that the controls describe."""
+    task, known = values["task"], {k.name: k for k in knobs(TASKS[values["task"]])}
+    options = {name: widgets.knob_value(known[name], values[name]) for name in controls.task_knobs(task)}
+    chosen = dict(values["knobs"] or {})
+    samples = int(values["samples"])
+    if not 1 <= samples <= MAX_SAMPLES or not 1 <= chosen.get("steps", 1) <= MAX_STEPS:
+        raise AmbientSolveError(
+            f"The page draws 1 to {MAX_SAMPLES} samples in 1 to {MAX_STEPS} levels: take the command line for more."
+        )
+    # What was put in for another task is still there, out of sight.
+    files = {name: Path(values[name]) if name in known and values[name] else None for name in ("mask", "kernel")}
+    return Order(
+        task,
+        options,
+        play=values["play"],
+        painted=painter.painted(values["editor"]),
+        mask=files["mask"],
+        kernel=files["kernel"],
+        scattered=values["scattered"] if task == Inpaint.name else 0.0,
+        prior=values["prior"],
+        algorithm=values["algorithm"],
+        knobs=chosen,
+        samples=samples,
+        seed=int(values["seed"]),
+        size=values["size"],
+        keep=values["keep"],
+    )
+
+
+def picture(values: dict[str, Any]) -> Picture:
+    """The picture of the session at its full depth, or that of the example."""
+    from ambient_solve.app.uploads import open_upload
+
+    session, channels = values["session"], chosen_prior(values).shape[0]
+    path = example.PICTURE if session is None or session.path is None else session.path
+    if not path.is_file():
+        raise AmbientSolveError("The picture is no longer kept: put it in again.")
+    return open_upload(path, max_pixels=MAX_PIXELS, channels=channels)

@@ -1,0 +1,132 @@
+"""What the page shows of a result: pictures, maps, words and files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ambient_solve.app import panels
+from ambient_solve.app.photographs import controls, example
+from ambient_solve.app.photographs.session import Session, details, how_to_repeat, save
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.restore.pictures import Picture
+
+if TYPE_CHECKING:
+    from ambient_solve.app.photographs.run import Result
+
+
+SHOWN = 1024
+"""Longer side of the pictures on the page; the files have all pixels."""
+
+
+def nothing(pair: tuple[Any, Any]) -> dict[str, Any]:
+    """What the page shows of a result while there is none, with `pair` in the slider."""
+    import gradio as gr
+
+    return {
+        "slider": panels.slider_pair(*pair),
+        **dict.fromkeys(("gallery", "spread", "near", "residual", "steps_strip", "details", "python", "shell")),
+        **dict.fromkeys(("words", "pixel", "fit"), ""),
+        **{name: gr.update(value=None, interactive=False) for name in ("download", "archive")},
+    }
+
+
+def views(session: Session, before: Any) -> dict[str, Any]:
+    """All that the page shows of the session's result."""
+    import gradio as gr
+
+    result = session.result
+    problem, samples = result.problem, result.samples
+    images = [small(panels.to_image(x)) for x in samples]
+    best = small(panels.to_image(result.mean))
+    restored, archive = save(result, session.folder)
+    python, shell = how_to_repeat(result)
+    words = panels.share_words(problem.mask, samples, problem.order.keep)
+    if problem.truth is not None:
+        words += f" {panels.truth_words(problem.truth, result.mean)}"
+    piece_mask = None if problem.piece.mask is None else problem.piece.mask.numpy() > 0
+    many = len(samples) > 1
+    return {
+        "session": session,
+        "slider": panels.slider_pair(before, best),
+        "words": words,
+        "gallery": [(best, "mean"), *((x, f"sample {s + 1}") for s, x in enumerate(images))],
+        "spread": panels.spread_map(samples).image if many else panels.no_spread(samples[0]),
+        "pixel": "Click a pixel of the map." if many else "One sample has no spread: ask for two or more.",
+        "near": None,
+        "residual": panels.residual_map(result.residual, piece_mask).image,
+        "fit": panels.fit_words(result.misfit, advice(result, session.estimated)),
+        "steps_strip": panels.steps_strip(result.frames),
+        "details": details(result),
+        "python": python,
+        "shell": shell,
+        "download": gr.update(value=str(restored), interactive=True),
+        "archive": gr.update(value=str(archive), interactive=True),
+    }
+
+
+def advice(result: Result, estimated: float | None = None) -> str:
+    """What the misfit says of the stated damage; too good a fit is no news where nothing is to be done about it."""
+    from ambient_solve.restore import estimate as restore_estimate
+
+    problem, sigma = result.problem, result.problem.order.options.get("sigma")
+    said = restore_estimate.advice(result.misfit, problem.damage)
+    if not said or not result.misfit < 1:
+        return said
+    if problem.mask is not None and problem.order.keep:
+        return "A fit that good does no harm here: the measured pixels are kept as they are."
+    smallest = sigma is not None and sigma <= controls.HANDY["sigma"][0]
+    return "" if smallest or sigma == estimated else said
+
+
+def choose_sample(values: dict[str, Any], index: int) -> dict[str, Any]:
+    """Put the chosen picture of the gallery behind the slider: the mean, or one sample."""
+    result = _result(values)
+    before = small(panels.measured(result.problem.before, result.problem.mask))
+    chosen = result.mean if index == 0 else result.samples[min(index, len(result.samples)) - 1]
+    return {"slider": panels.slider_pair(before, small(panels.to_image(chosen)))}
+
+
+def click_map(values: dict[str, Any], place: tuple[float, float]) -> dict[str, Any]:
+    """Read the pixel under a point of the drawn spread map."""
+    result = _result(values)
+    pixel = panels.spread_map(result.samples).pixel(*place)
+    return {} if pixel is None else read_pixel(values, *pixel)
+
+
+def read_pixel(values: dict[str, Any], row: int, column: int) -> dict[str, Any]:
+    """Mean, spread and samples at one pixel."""
+    result = _result(values)
+    height, width = result.samples.shape[1:3]
+    row, column = int(row or 0), int(column or 0)
+    if not (0 <= row < height and 0 <= column < width):
+        raise AmbientSolveError(f"Row {row}, column {column} is outside the picture of {width}x{height} pixels.")
+    return {
+        "pixel": panels.pixel_words(result.samples, row, column, result.problem.mask),
+        "near": panels.swatches(result.samples, row, column),
+        "row": row,
+        "column": column,
+    }
+
+
+def _result(values: dict[str, Any]) -> Result:
+    session = values["session"]
+    if session is not None and session.result is not None:
+        return session.result
+    if session is not None and session.path is not None:
+        raise AmbientSolveError("There is no result yet: restore the picture first.")
+    return example.result()
+
+
+def small(image: Any) -> Any:
+    """The picture, or a copy of SHOWN pixels at most."""
+    if max(image.size) > SHOWN:
+        image = image.copy()
+        image.thumbnail((SHOWN, SHOWN))
+    return image
+
+
+def array(picture: Picture) -> np.ndarray:
+    """The pixels (H, W, C) of a picture."""
+    return picture.y[0].permute(1, 2, 0).numpy()
