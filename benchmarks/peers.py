@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from adapters import PEERS
-from exactness import CELLS as ALL
 from tqdm import tqdm
 
+from adapters import PEERS
 from ambient_solve.evaluate.exactness import GAUSSIAN, gaussian_operator, on_gaussian, on_mixture
+from exactness import CELLS as ALL
 
 RECORD = Path(__file__).parents[1] / "tests" / "exactness.json"
 CELLS = {cell: problems for cell, problems in ALL.items() if not cell.startswith("800")}

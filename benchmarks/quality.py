@@ -23,11 +23,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import photos
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+import photos
 from ambient_solve import ALGORITHMS, Solver, load_prior
 from ambient_solve.app.presets import PRESETS
 from ambient_solve.evaluate.metrics import Metrics

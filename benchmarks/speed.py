@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapters import PEERS, Watched
 from deepinv.physics import Physics
 from torch import Tensor
 from tqdm import tqdm
 
+from adapters import PEERS, Watched
 from ambient_solve import AmbientSolveError, Solver, operators
 from ambient_solve.algorithms import ALGORITHMS, MMPS, Algorithm
 from ambient_solve.knobs import build

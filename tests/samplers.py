@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from deepinv.physics import Physics
-from exactness import sizes
 from torch import Tensor
 
 from ambient_solve.algorithms.base import Algorithm
@@ -18,6 +17,7 @@ from ambient_solve.noise import churn
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.gaussian import ExactPrior, GaussianPrior
 from ambient_solve.solver import Solver
+from exactness import sizes
 from helpers import Draws
 
 RECORD = json.loads((Path(__file__).parent / "exactness.json").read_text())["algorithms"]
