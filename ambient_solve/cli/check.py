@@ -39,10 +39,6 @@ LEAST = 10
 SIZE = 32
 PAGE = 132
 FIGURE = "check.png"
-BIASED = 0.1
-"""Beyond these a sampler is called a heuristic: a p-value (times the number of tests); on a Gaussian a z-score together
-with an error of the mean in posterior deviations, or with a distance in floors; on a mixture, of which exact particles
-reach two, a distance in floors."""
 TRUTHS = {False: 16, True: 2}
 """Measurements that the draws on a Gaussian are shared by; fewer where the samples of one interact."""
 

@@ -1,4 +1,4 @@
-"""`ambient-solve train`, `em` and `annotate`: the loops of `ambient_solve.training`.
+"""`ambient-solve train`, `em` and `annotate`: the loops of `ambient_solve.training`, and the export of a run.
 
 The files of `trainers/` open the same commands, for `accelerate launch`.
 """
@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 import tyro
 import yaml
 
@@ -76,14 +75,16 @@ def annotate_command(argv: Sequence[str]) -> None:
 
 def export_command(argv: Sequence[str]) -> None:
     """Entry point: bad input is one sentence and exit code 2."""
-    from ambient_solve.training import loop
+    import torch
+
+    from ambient_solve.training import export
     from ambient_solve.training.config import check, read_config
     from ambient_solve.training.export import latest, write_prior
     from ambient_solve.training.sources import read_data
     from ambient_solve.training.weights import arithmetic
 
     try:
-        config = read_config(list(argv), loop.__doc__)
+        config = read_config(list(argv), export.__doc__)
         check(config, 1)
         averages, step, seconds = latest(Path(config.out))
         computed_in = arithmetic(config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ambient_solve.cli.check import BIASED
 from ambient_solve.errors import AmbientSolveError
 
 if TYPE_CHECKING:
@@ -17,11 +16,19 @@ if TYPE_CHECKING:
 
 
 MIXTURE = "mixture"
+"""The name of the problem whose prior is a mixture."""
 FEW = 100
+"""Problems below which a verdict says that small errors would not show."""
 ALPHA = 0.01
+"""The p-value, times the number of tests, below which a test rejects the samples."""
 FARTHEST_Z = 4.4
+"""The z-score above which an error on a Gaussian is no accident."""
+BIASED = 0.1
+"""The error of the mean, in posterior standard deviations, that counts as bias if it is no accident."""
 FARTHEST = 1.05
+"""The distance from a Gaussian posterior, in distances of two exact sets, that counts if it is no accident."""
 FARTHEST_MIXTURE = 3.0
+"""The same for a mixture, of which exact particles reach two."""
 
 
 class Fault(NamedTuple):

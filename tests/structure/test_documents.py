@@ -140,7 +140,7 @@ def long_commands() -> dict[str, tuple[str, str]]:
 
 
 def kind(command: str) -> str:
-    """How it is known that `command` works: setup, server, script (of tests/structure/test_examples.py), run, long; or ""."""
+    """How it is known that `command` works: setup, server, script (see test_examples.py), run, long; or ""."""
     words = [word for word in shlex.split(command) if "=" not in word or word.startswith("-")]
     if command.startswith(SETUP):
         return "setup"

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ambient_solve.app import painter, presets, widgets
-from ambient_solve.app.desk import DESK
+from ambient_solve.app.desk import DESK, LONG
 from ambient_solve.app.folders import MAX_PIXELS, MAX_SAMPLES, MAX_STEPS
 from ambient_solve.app.photographs import controls, example
-from ambient_solve.app.photographs.events import chosen_prior
 from ambient_solve.app.photographs.order import Order
 from ambient_solve.app.presets import choose_preset
 from ambient_solve.app.wiring import libraries
@@ -29,6 +28,12 @@ def prior_of(name: str, device: str, lane: str = "quick") -> Any:
     from ambient_solve.priors.load import load
 
     return load(name, device)
+
+
+def chosen_prior(values: dict[str, Any], lane: str = "quick") -> Any:
+    """The prior that is chosen, where it is offered here."""
+    values["rules"].check_prior(values["prior"])
+    return prior_of(values["prior"], values["device"], *([lane] if lane == LONG else []))
 
 
 def warm(name: str, device: str) -> None:

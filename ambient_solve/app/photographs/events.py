@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from ambient_solve.app import painter, panels, presets
-from ambient_solve.app.desk import DESK, LONG, Job
+from ambient_solve.app.desk import DESK, Job
 from ambient_solve.app.photographs import controls, history
-from ambient_solve.app.photographs.choices import apply, order_of, picture, prior_of
+from ambient_solve.app.photographs.choices import apply, chosen_prior, order_of, picture
 from ambient_solve.app.photographs.history import FILES, PLAIN
 from ambient_solve.app.photographs.results import array, nothing, small, views
 from ambient_solve.app.photographs.session import Session
@@ -24,12 +24,6 @@ from ambient_solve.app.runs import settled
 from ambient_solve.app.wiring import libraries
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.restore.recipe import read_png
-
-
-def chosen_prior(values: dict[str, Any], lane: str = "quick") -> Any:
-    """The prior that is chosen, where it is offered here."""
-    values["rules"].check_prior(values["prior"])
-    return prior_of(values["prior"], values["device"], *([lane] if lane == LONG else []))
 
 
 def upload(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
