@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import json
 import re
 import shlex
 import subprocess
@@ -19,7 +18,6 @@ import torch
 import tyro
 from PIL import Image
 
-import exactness
 from ambient_solve import ALGORITHMS, NetworkConfig, NetworkPrior
 from ambient_solve.cli.dispatch import main
 from test_examples import SCRIPTS
@@ -280,7 +278,6 @@ def test_the_table_of_exactness_is_what_the_command_prints():
         )
         assert sentence in page or "100 levels, k = 12" in sentence, f"docs/algorithms.md should say: {sentence}"
     assert sorted(ALGORITHMS) == sorted(re.findall(r"^### `(\w+)`", page, re.MULTILINE))
-    assert json.loads(exactness.RECORD.read_text())["samples"] >= 500
 
 
 @pytest.mark.parametrize("name, text", [("crossing", "TEXT"), ("theory", "THEORY")])
