@@ -80,8 +80,7 @@ class Switch:
     """The level above which a group may be used, and how well the data know it.
 
     Attributes:
-        sigma_min: The level: the median of the bootstrap where the data decide, else the upper end of the interval,
-            above which they leave no doubt.
+        sigma_min: The level: the median of the bootstrap.
         low, high: The interval.
         decided: Whether it spans a quarter of the levels at most.
     """
@@ -120,7 +119,7 @@ def held_out_switch(
     between = _between(sigmas)
     apart = int(np.searchsorted(between, high) - np.searchsorted(between, low))
     decided = apart <= max(len(sigmas) // 4, 1)
-    return Switch(middle if decided else high, low, high, decided)
+    return Switch(middle, low, high, decided)
 
 
 def calibrated(clean: np.ndarray, damaged: np.ndarray) -> np.ndarray:

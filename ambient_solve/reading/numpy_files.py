@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,10 @@ def _header(file: BinaryIO | Any, name: object) -> tuple[tuple[int, ...], np.dty
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise AmbientSolveError(f"{name} has a header of version {version}; 1.0 or 2.0, as of numbers, was expected.")
-    shape, _, dtype = readers[version](file)
+    try:
+        shape, _, dtype = readers[version](file)
+    except (SyntaxError, tokenize.TokenError) as error:  # of a text that is no header; the rest is a ValueError
+        raise AmbientSolveError(f"{name} cannot be read; its header is no text of NumPy ({error.args[0]}).") from None
     if any(type(n) is not int or n < 0 for n in shape):
         raise AmbientSolveError(f"{name} has the axes {shape}.")
     return shape, dtype

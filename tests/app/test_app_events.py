@@ -136,7 +136,7 @@ def test_an_error_leaves_the_page_at_rest(picture, prior_folder, monkeypatch):
     assert "Not done. proximal needs" in seen["status"] and 'valuenow="0"' in seen["status"]
     # What is wrong before the run begins takes nothing away; what nobody foresaw is not told in words of torch.
     done, seen = merged(events.restore(given)), {}
-    monkeypatch.setattr(events, "prior_of", lambda *_: 1 / 0)
+    monkeypatch.setattr(choices, "prior_of", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         for updates in events.restore(given):
             seen |= updates

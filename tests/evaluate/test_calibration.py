@@ -175,7 +175,7 @@ def test_samples_that_ignore_the_measurement_fail():
     def ignorant(y, op, n_samples, seed):
         return prior.decode(prior.sample(len(y) * n_samples, gen(seed)).reshape(len(y), n_samples, *SHAPE))
 
-    found = check_sampler(ignorant, prior, op)
+    found = check_sampler(ignorant, prior, op, problems=600)
     assert min(found.p_values[name] for name in ("mean", "norm", "pixel", "log p")) > 0.01
     assert max(found.p_values[name] for name in ("misfit", "tarp", "chi2")) < CERTAIN
 

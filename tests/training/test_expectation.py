@@ -83,7 +83,7 @@ def textured_samples(prior: texture.Texture, n: int, missing: float = 0.75, sigm
 
 def test_gaussian_of_lap_0_is_found_with_three_pixels_in_four_missing():
     prior = coloured_texture()
-    samples, wanted = textured_samples(prior, 200), covariance_of(prior)
+    samples, wanted = textured_samples(prior, 400), covariance_of(prior)
     fitted = texture.fit_texture(samples, seed=0, laps=6, iterations=20)
 
     def error(found: texture.Texture) -> float:
@@ -96,7 +96,7 @@ def test_gaussian_of_lap_0_is_found_with_three_pixels_in_four_missing():
     stored = texture.Texture(prior.mean, power, prior.mixing)
     first = texture.fit_texture(samples, seed=0, laps=0)
     print(f"\nerror of the covariance: {error(fitted):.3f}; at the start {error(first):.3f}, zeros {error(stored):.3f}")
-    assert error(fitted) < 0.15 and error(first) > 0.4 and error(stored) > 0.8
+    assert error(fitted) < 0.2 and error(first) > 0.4 and error(stored) > 0.8
     assert float((fitted.mean - prior.mean).abs().max()) < 0.03
 
 

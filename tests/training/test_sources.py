@@ -103,7 +103,8 @@ def test_a_picture_at_two_scales_is_no_duplicate_of_itself(trainers, monkeypatch
     monkeypatch.setattr(sources, "report", lambda named: seen.extend(name for name, _ in named) or [])
     values = {"out": str(tmp_path), "sources": [{"path": "a", "shrink": 1}, {"path": "a", "shrink": 2}, {"path": "b"}]}
     pictures = [[("0", torch.zeros(3, 8, 8))]] * 3
-    sources._report_duplicates(config.make(config.Config, values, "test"), pictures)
+    nothing = [[], [], []]
+    sources._report_duplicates(config.make(config.Config, values, "test"), pictures, nothing, nothing)
     assert sorted(seen) == ["a/0", "b/0"]
 
 

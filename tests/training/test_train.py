@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("accelerate", reason="training needs accelerate: pip install 'ambient-solve[train]'")
 
+from ambient_solve.cli.train import export_command
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.noise import Streams
 from ambient_solve.priors.load import load_prior
@@ -157,13 +158,11 @@ def test_killed_run_resumes_bit_for_bit(root, uninterrupted):
     assert steps == list(range(5, STEPS + 1, 5))
 
 
-def test_a_checkpoint_is_exported_as_the_finished_prior(root, uninterrupted, command, monkeypatch, capsys):
+def test_a_checkpoint_is_exported_as_the_finished_prior(root, uninterrupted, capsys):
     run = root / "exported"
     shutil.copytree(uninterrupted, run, ignore=shutil.ignore_patterns("prior"))
-    export = importlib.import_module("ambient_solve.training.export")
-    arguments = ["export.py", "--config", str(root / "tiny.yaml"), "--data-root", str(root), "--out"]
-    monkeypatch.setattr(sys, "argv", [*arguments, str(run), "--note", "Seen: all."])
-    export.main()
+    arguments = ["--config", str(root / "tiny.yaml"), "--data-root", str(root), "--out", str(run)]
+    export_command([*arguments, "--note", "Seen: all."])
     for name in ("model.safetensors", "config.json"):
         assert (run / "prior" / name).read_bytes() == (uninterrupted / "prior" / name).read_bytes()
     before, after = ((folder / "prior" / "README.md").read_text() for folder in (uninterrupted, run))
@@ -171,9 +170,8 @@ def test_a_checkpoint_is_exported_as_the_finished_prior(root, uninterrupted, com
     assert [line for line in after.splitlines() if "Seen" not in line][:-1] == [
         line for line in before.splitlines() if "note" not in line
     ]
-    monkeypatch.setattr(sys, "argv", [*arguments, str(root / "empty")])
     with pytest.raises(SystemExit):
-        export.main()
+        export_command([*arguments[:-1], str(root / "empty")])
     assert "holds no checkpoint" in capsys.readouterr().err
 
 
@@ -306,7 +304,7 @@ BAD = {
     "size": ({"network": {"size": [8, 8]}}, "must be the crop of 16"),
     "decay": ({"decay": 0}, "decay = 0 must be more than 0"),
     "shrunk after the damage": ({"sources": [{"path": "corrupted:x", "shrink": 2}]}, "is damaged already"),
-    "no widths": ({"network": {"widths": []}}, "network: "),
+    "no widths": ({"network": {"widths": []}}, "network says widths"),
     "missing start": ({"init": "absent"}, "There is no prior 'absent'"),
     "unknown key of a source": (
         {"sources": [{"path": "pictures", "heldout": 1}]},
@@ -329,7 +327,7 @@ BAD = {
     "only noisy": ({"corruption": NOISY}, "No sample may be used between sigma = 0.01 and 0.2309"),
     "nothing left": ({"corruption": NOISY, "drop_noisy": True}, "No sample is left"),
     "crop": ({"crop": 25}, "smaller than the crop of 25"),
-    "groups": ({"network": {"widths": [10, 16], "groups": 4}}, "network: .*divisible"),
+    "groups": ({"network": {"widths": [10, 16], "groups": 4}}, "network says groups = 4; a divisor of the widths"),
     "length": ({"images": 0}, "images = 0 must be more than 0"),
     "s_max": ({"s_max": 1.0}, "s_max"),
 }
@@ -371,7 +369,7 @@ def test_shipped_configurations_are_valid(command, file):
 
 def test_validation_and_average_are_of_the_weights_of_every_step(root, command, monkeypatch):
     """The average is recomputed from the weights; the held-out loss and the sheet are those of the average."""
-    train, states, measured = importlib.import_module("train"), [], []
+    train, states, measured = importlib.import_module("ambient_solve.training.loop"), [], []
     save, loss, sheet = train.Checkpoints.save, train.held_out_loss, train.sample_sheet
     copied = lambda tensors: {k: v.detach().clone() for k, v in tensors.items()}  # noqa: E731
 
