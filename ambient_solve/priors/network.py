@@ -335,4 +335,5 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 natively."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    units = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in units)

@@ -14,6 +14,7 @@ from ambient_solve.priors.precision import LEVELS, SHARE, compare
 from helpers import rand, randn
 
 CPU = torch.device("cpu")
+MULTIPLIES = module.multiplies_bfloat16
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +132,12 @@ def test_the_embedded_prior_is_fine():
     prior = load_prior("photos")
     prior.denoise(randn(1, 3, 32, 32), 0.5)
     assert prior.arithmetic.startswith("bfloat16") and prior._judged[1].share < SHARE / 3
+
+
+@pytest.mark.parametrize("unit", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
+def test_either_unit_of_a_cpu_multiplies_bfloat16(monkeypatch, unit):
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert not MULTIPLIES(CPU)
+    monkeypatch.setattr(torch.cpu, unit, lambda: True)
+    assert MULTIPLIES(CPU)
