@@ -1,9 +1,9 @@
 """Peak memory of reading small files that unpack to large ones, each in a process of its own.
 
-    python benchmarks/untrusted.py [--code FOLDER]
+    python benchmarks/untrusted.py
 
 Prints, for each attack, the size of the file, the peak memory of the process beyond what it had before, that of the
-processes that it started, and what was said. `--code` reads with the package of another checkout, to compare with.
+processes that it started, and what was said.
 """
 
 from __future__ import annotations
@@ -27,22 +27,20 @@ import os, resource, sys, warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
 import torch, numpy, PIL.Image, pydicom, nibabel, h5py, ismrmrd
-import inspect
 from ambient_solve.app.scans import job
 from ambient_solve.restore.tasks import make_task
 from ambient_solve.restore.pictures import read_measurement
 resource.setrlimit(resource.RLIMIT_AS, (int(14e9),) * 2)
-most = {"max_pixels": 12_000_000} if "max_pixels" in inspect.signature(read_measurement).parameters else {}
 
 def read(path, kernel):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         if kernel:
-            make_damage("gaussian-blur", kernel=str(path)).operator(read_measurement(path.with_name("small.png")))
+            make_task("gaussian-blur", kernel=str(path)).operator(read_measurement(path.with_name("small.png")))
         elif path.suffix == ".png":
-            read_measurement(path, **most)
+            read_measurement(path, max_pixels=12_000_000)
         else:
-            mri_job.read(path)
+            job.read(path)
         said = "was read"
     except BaseException as error:
         said = f"{type(error).__name__}: {error}".replace(str(path), path.name)
@@ -64,13 +62,12 @@ for word in sys.argv[1:]:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--code", type=Path, default=Path(__file__).parents[1], help="the checkout that reads")
-    given = parser.parse_args()
+    parser.parse_args()
     print("| file | on disk | this process | processes it starts | it says |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         flat_png(Path(folder, "small.png"), 64, 64)
         words = [f"{make(Path(folder))}{'|' * bool(door)}{door}" for make, door in ATTACKS]
-        environment = {**os.environ, "PYTHONPATH": str(given.code)}
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         subprocess.run([sys.executable, "-c", READ, *words], env=environment, cwd=folder, check=True)
 
 

@@ -248,7 +248,11 @@ def test_the_report_shows_what_there_is(tmp_path):
     phase = torch.tensor([[-3.14159, 0.0, 3.14159]])
     colours = cyclic(phase, torch.ones(1, 3)).astype(int)
     assert np.abs(colours[0, 0] - colours[0, 2]).max() <= 1 < np.abs(colours[0, 0] - colours[0, 1]).max()
-    assert montage(torch.ones(5, 4, 6)).shape == (8, 18)
+    tiles = montage(1 + torch.arange(5.0)[:, None, None].expand(5, 4, 6))
+    assert tiles.shape == (8, 18)
+    blocks = torch.as_tensor(tiles).reshape(2, 4, 3, 6).transpose(1, 2).reshape(6, 24).float()
+    assert torch.equal(blocks.amin(1), blocks.amax(1)) and len(set(blocks[:5, 0].tolist())) == 5
+    assert (blocks[:4, 0].diff() > 0).all()
 
 
 def test_the_command_resumes_and_passes_over_a_bad_slice(tmp_path, monkeypatch, capsys):
