@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,8 @@ from PIL import Image
 
 from browsing import CHROMIUM, FLAGS, PATIENCE
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes side by side have one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytest_plugins = ["skips"]
 
 

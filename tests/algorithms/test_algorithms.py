@@ -125,6 +125,7 @@ def distances(algorithm, d, dy, problems):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [8, 80])
 def test_mmps_on_the_mixture_protocol(d):
     """Steps taken twice forget part of their error: at equal cost the once-taken ones do not pass."""
@@ -137,6 +138,7 @@ def test_taking_steps_back_keeps_the_exact_posterior(operator):
     assert exact(MMPS(steps=50, iterations=12, travel=1), operator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dy", "ceiling"), [(1, 0.6), (2, 0.3), (4, 0.12)])
 def test_tds_on_the_mixture_protocol(dy, ceiling):
     assert distances(TDS(steps=100), 8, dy, 12).mean() <= ceiling
@@ -156,6 +158,7 @@ def test_the_default_is_not_behind_mmps_at_no_more_cost(cell, problems):
     assert default <= once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dy", [1, 2, 4])
 def test_tds_comes_near_the_floor(dy):
     found, floor = torch.tensor(on_mixture(TDS(), 8, dy, range(100, 106))).mean(0)

@@ -14,6 +14,8 @@ from ambient_solve.errors import AmbientSolveError
 from attacks import BASE, call, listen, model_events, png, restore_body, upload, wait_until, web
 from fairness import beside_a_giant
 
+pytestmark = pytest.mark.slow
+
 LONG = {"preset": "Faithful", "samples": 16}
 
 

@@ -115,6 +115,7 @@ def test_a_full_page_takes_no_more(tmp_path):
     assert status([1000], 8000) == 200, "a second name takes no room"
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_nothing_of_what_visitors_send(prior_folder, tmp_path):
     pytest.importorskip("gradio")
     (tmp_path / "t").mkdir()

@@ -24,7 +24,7 @@ from ambient_solve.app.uploads import open_upload
 from test_app import last, tiny
 from test_app_events import ask, connect
 
-pytestmark = pytest.mark.timeout(700)  # seconds: its tests wait for other processes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]  # seconds: its tests wait for other processes
 STATUS = Path("/proc/self/status")
 JOBS, SIDE, STEPS = 50, 64, 12
 WARM, LAST, EVERY = 10, 50, 4

@@ -18,6 +18,7 @@ def guess(client, word: str):
     return client.post("/login", data={"username": "ali", "password": word})
 
 
+@pytest.mark.slow
 def test_wrong_passwords_are_answered_ever_more_slowly_and_nobody_else_waits(prior_folder, tmp_path):
     pytest.importorskip("gradio")
     (tmp_path / "t").mkdir()

@@ -13,7 +13,7 @@ import pytest
 
 from attacks import answer, call, png, process, restore_body, upload, web
 
-pytestmark = pytest.mark.timeout(400)  # seconds: its tests wait for other processes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # seconds: its tests wait for other processes
 
 
 def left(temporary: Path) -> list[Path]:

@@ -346,6 +346,7 @@ def test_help_of_restore_shows_the_task_options(capsys, monkeypatch):
     assert "MISSING" in out and "--factor INT" in out and "0.0001 to 10" in out
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_130(prior, place):
     words = ["restore", "a.png", *INPAINT, "--steps", "10000", "--prior", str(prior)]
     process = subprocess.Popen(

@@ -17,6 +17,8 @@ from ambient_solve.objectives.base import Batch
 from ambient_solve.objectives.denoise import WEIGHTS, Denoise, buffer
 from ambient_solve.priors.gaussian import MixturePrior
 
+pytestmark = pytest.mark.slow
+
 POINTS, SIGMA_NOISE, SEEDS = 1000, 0.2, (0, 1, 2)
 SIGMA_DATA = 0.5
 RING = MixturePrior.ring(modes=8, radius=1.0, std=0.05)

@@ -24,7 +24,7 @@ from ambient_solve.restore.sharing import PART, PIXELS, Share, groups
 from ambient_solve.restore.tasks import Denoise
 from helpers import one_sentence
 
-pytestmark = pytest.mark.timeout(400)  # seconds: its tests wait for other processes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # seconds: its tests wait for other processes
 STEPS, SAMPLES, SIDE, GROUP = 8, 8, 64, 4
 WORDS = ("--task", "denoise", "--sigma", "0.1", "--algorithm", "proximal", "--steps", str(STEPS), "--device", "cpu")
 SETTINGS = {"algorithm": "proximal", "options": {"steps": STEPS}, "n_samples": SAMPLES}

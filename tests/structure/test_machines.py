@@ -26,6 +26,8 @@ from ambient_solve.evaluate.two_sample import c2st
 from ambient_solve.operators.coils import compress
 from ambient_solve.priors.gaussian import dense
 
+pytestmark = pytest.mark.slow
+
 def gen(seed):
     return torch.Generator().manual_seed(seed)
 

@@ -228,6 +228,7 @@ def test_unreadable_checkpoint_is_one_sentence(tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one(root, uninterrupted, command):
     """By torch's launcher, which `accelerate launch` calls for GPUs; for CPUs the latter wants MPI, or starts one."""
     with socket.socket() as probe:

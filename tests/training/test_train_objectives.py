@@ -28,6 +28,8 @@ from ambient_solve.priors.load import load_prior
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
 from helpers import randn
 
+pytestmark = pytest.mark.slow
+
 TRAINERS = Path(__file__).resolve().parents[2] / "trainers"
 STEPS = 8
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}

@@ -232,6 +232,7 @@ def torchrun() -> list[str]:
     return ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
 
 
+@pytest.mark.slow
 def test_processes_of_one_run_share_its_lock_and_all_of_them_end_where_it_is_held(root, trainers, tmp_path):
     found = two_processes(root, tmp_path / "out", *torchrun())
     assert found.returncode == 0, found.stderr
@@ -245,6 +246,7 @@ def test_processes_of_one_run_share_its_lock_and_all_of_them_end_where_it_is_hel
 # Processes that were asked for ---
 
 
+@pytest.mark.slow
 def test_accelerate_that_starts_one_process_of_two_is_said(root, tmp_path):
     launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", free_port()]
     found = two_processes(root, tmp_path / "one", *launcher)
