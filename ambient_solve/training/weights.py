@@ -68,8 +68,9 @@ def about_arithmetic(precision: str, device: torch.device) -> str:
     chosen = arithmetic(precision, device)
     if chosen == "bfloat16" and not native:
         return (
-            "warning: precision: bf16 was asked for, and this hardware is not known to be fast at bfloat16 "
-            "(graphics cards and CPUs with AMX or AVX512-BF16 are): training may be several times slower than with precision: auto."
+            "warning: precision: bf16 was asked for, and this hardware is not known to be fast at bfloat16 (graphics "
+            "cards and CPUs with AMX or AVX512-BF16 are): training may be several times slower than with "
+            "precision: auto."
         )
     why = f", and this hardware is {'' if native else 'not known to be '}fast at bfloat16"
     return f"The network computes in {chosen} (precision: {precision}{why if precision == 'auto' else ''})."
