@@ -225,8 +225,8 @@ class MriTrain:
     """A real scan: every second simulated slice is seen by its coils, turned and moved at random."""
     kinds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND ...")] = ("random", "random", "uniform", "poisson")
     """Masks of simulated k-space, one of these for each slice."""
-    config: Path = Path("trainers/configs/mri_r4.yaml")
-    """Settings of the training."""
+    config: Path = Path(__file__).parents[1] / "training" / "recipes" / "scans.yaml"
+    """Settings of the training; by default those that come with the package."""
     train: bool = False
     """Train at once."""
 
@@ -239,6 +239,10 @@ class MriTrain:
 
         if not self.sources:
             raise AmbientSolveError("No source was given: ambient-solve mri-train FOLDER --out runs/mri.")
+        if not self.config.is_file():
+            raise AmbientSolveError(
+                f"There is no {self.config}: give --config a YAML file of settings, or leave it out."
+            )
         check_folder(self.out)
         data = self.out / "data"
         if (data / MANIFEST).is_file():
@@ -249,15 +253,13 @@ class MriTrain:
             written = prepare(self.sources, data, self._settings(), **chosen, tell=lambda _: bar.update())
             bar.close()
             print(f"{data}: {written} slices")
-        command = ["accelerate", "launch", "trainers/train.py", "--config", str(self.config)]
+        command = ["launch", "-m", "ambient_solve", "train", "--config", str(self.config)]
         command += ["--data-root", str(self.out), "--out", str(self.out)]
         if not self.train:
-            print(f"To train, in a clone of the repository: {shlex.join(command)}")
+            print(f"To train: {shlex.join(['accelerate', *command])}")
             return 0
-        for needed in (Path("trainers/train.py"), self.config):
-            if not needed.is_file():
-                raise AmbientSolveError(f"There is no {needed} here: train in a clone of the repository.")
-        return subprocess.run(command, check=False).returncode
+        launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli"]  # that of this environment
+        return subprocess.run([*launcher, *command], check=False).returncode
 
     def _settings(self) -> Preparation:
         from ambient_solve.mri.prepare import Preparation
