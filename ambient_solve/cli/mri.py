@@ -240,9 +240,7 @@ class MriTrain:
         if not self.sources:
             raise AmbientSolveError("No source was given: ambient-solve mri-train FOLDER --out runs/mri.")
         if not self.config.is_file():
-            raise AmbientSolveError(
-                f"There is no {self.config}: give --config a YAML file of settings, or leave it out."
-            )
+            raise AmbientSolveError(f"There is no {self.config}: give --config a YAML file, or leave it out.")
         check_folder(self.out)
         data = self.out / "data"
         if (data / MANIFEST).is_file():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ambient_solve import load_prior, training
+from ambient_solve import NetworkPrior, training
 from ambient_solve.cli.dispatch import main
 from ambient_solve.data.corruption import read_corrupted
 from helpers import one_sentence
@@ -37,9 +37,8 @@ def test_scans_are_prepared_and_the_command_that_trains_is_printed(scans, tmp_pa
         assert s.z.shape == (2, 16, 16) and s.maps.shape == (3, 16, 16) and s.sigma_noise > 0
         assert 0.2 < float(s.mask.float().mean()) < 1 and s.damage == "kspace"
     command = shlex.split(next(line for line in said.splitlines() if line.startswith("To train")).split(": ", 1)[1])
-    assert command[:5] == ["accelerate", "launch", "-m", "ambient_solve", "train"] and command[
-        command.index("--out") + 1
-    ] == str(tmp_path / "run")
+    assert command[:5] == ["accelerate", "launch", "-m", "ambient_solve", "train"]
+    assert command[command.index("--out") + 1] == str(tmp_path / "run")
     assert main(words) == 0 and "prepared already" in capsys.readouterr().out
     assert main(["mri-train", str(scans), "--out", str(tmp_path / "other"), "--held-out", "bb", *SMALL]) == 2
     assert one_sentence(capsys.readouterr().err.strip())
@@ -55,7 +54,7 @@ def test_the_command_trains_a_prior_that_reconstructs(scans, tmp_path, capfd):
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(recipe))
     words = ["mri-train", str(scans), "--out", str(tmp_path / "run"), "--config", str(tmp_path / "short.yaml"), *SMALL]
     assert main([*words, "--train"]) == 0, capfd.readouterr().err
-    prior = load_prior(tmp_path / "run/prior")
+    prior = NetworkPrior.load(tmp_path / "run/prior")
     assert prior.shape[0] == 2 and (tmp_path / "run/prior/README.md").is_file()
     scan = str(scans / "a.npy")
     done = main(["mri", scan, "--prior", str(tmp_path / "run/prior"), "--steps", "2", "--out", str(tmp_path / "out")])
