@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from adapters import PEERS
-from ambient_solve.evaluate.exactness import GAUSSIAN, gaussian_operator, on_gaussian, on_mixture
+from ambient_solve.evaluate.exactness import GAUSSIAN, Exactness, gaussian_operator, on_gaussian, on_mixture
 from exactness import CELLS as ALL
 
 RECORD = Path(__file__).parents[1] / "tests" / "exactness.json"
@@ -35,10 +35,11 @@ def measure(name: str, sizes: dict[str, int]) -> dict[str, Any]:
     """Both tables of one peer, in the form of tests/exactness.json; None in a cell that it cannot do."""
     peer = PEERS[name]
     points, problems = sizes["points"], sizes["problems"]
-    exact, draws = sizes["samples"], {kind: peer.draw(span) for kind, span in SPANS.items()}
+    draws = {kind: peer.draw(span) for kind, span in SPANS.items()}
+    exact = {"n": sizes["samples"], "problems": sizes["truths"]}
     row = {
         "gaussian": {
-            op: None if peer.refuses(gaussian_operator(op)) else asdict(on_gaussian(draws["gaussian"], op, exact))
+            op: None if peer.refuses(gaussian_operator(op)) else asdict(on_gaussian(draws["gaussian"], op, **exact))
             for op in GAUSSIAN
         },
         "mixture": {
@@ -55,7 +56,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     head += [f"mixture {cell} (floor)" for cell in CELLS]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, row in rows.items():
-        cells = [_gaussian_cell(row["gaussian"][op]) for op in GAUSSIAN]
+        cells = [_gaussian_cell(row["gaussian"].get(op)) for op in GAUSSIAN]
         cells += [_mixture_cell(row["mixture"].get(cell)) for cell in CELLS]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines)
@@ -66,10 +67,11 @@ def _cell(text: str) -> tuple[int, int]:
     return int(d), int(dy)
 
 
-def _gaussian_cell(found: dict[str, float] | None) -> str:
+def _gaussian_cell(found: dict[str, Any] | None) -> str:
     if found is None:
         return ""
-    return f"{found['bias']:.2f}, {found['ratio']:.2f}, {found['distance'] / found['floor']:.1f}"
+    e = Exactness.read(found)
+    return f"{e.bias:.2f}, {e.ratio.value:.2f}, {e.distance.value / e.floor.value:.1f}"
 
 
 def _mixture_cell(found: list[list[float]] | None) -> str:
@@ -79,12 +81,13 @@ def _mixture_cell(found: list[list[float]] | None) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="file of rows; those already there are not run again")
-    parser.add_argument("--samples", type=int, default=500, help="samples for each Gaussian problem")
+    parser.add_argument("--samples", type=int, default=32, help="samples of each measurement of a Gaussian")
+    parser.add_argument("--truths", type=int, default=8, help="truths of each Gaussian problem that are measured")
     parser.add_argument("--points", type=int, default=1000, help="samples for each mixture problem")
     parser.add_argument("--problems", type=int, default=0, help="for each cell of the mixtures; by default as for ours")
     parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="PEER")
     args = parser.parse_args(arguments)
-    sizes = {"samples": args.samples, "points": args.points, "problems": args.problems}
+    sizes = {"samples": args.samples, "truths": args.truths, "points": args.points, "problems": args.problems}
     for name in tqdm(args.only, desc="peers"):
         if name not in _rows(args.out, sizes):
             line = json.dumps(measure(name, sizes))
