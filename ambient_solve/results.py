@@ -86,7 +86,7 @@ def join(parts: list[Restoration]) -> Restoration:
     first = parts[0]
     samples, chi2 = (torch.cat([getattr(p, name) for p in parts], 1) for name in ("samples", "chi2"))
     settings = {**first.settings, "n_samples": samples.shape[1]}
-    # Passes may differ from part to part where an algorithm looks at its samples: what no sample exceeds is told.
+    # Passes may differ from part to part where an algorithm looks at its samples: what no sample exceeds is reported.
     passes = {name: max(getattr(p, name) for p in parts) for name in ("network_calls", "vjps")}
     seconds = sum(p.seconds for p in parts)
     return dataclasses.replace(first, samples=samples, chi2=chi2, seconds=seconds, settings=settings, **passes)

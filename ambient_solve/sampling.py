@@ -36,7 +36,7 @@ class Sampling:
     steps: int = knob(40, 1, 10_000, "noise levels; order 2 calls the network twice at each but the last")
     order: int = knob(2, 1, 2, "2 is Heun's method, 1 is Euler's, or ancestral with eta")
     eta: float = knob(0.0, 0.0, 1.0, "fresh noise of order 1: 1 is ancestral (DDPM), 0 deterministic (DDIM)")
-    guidance: float = knob(0.0, 0.0, 1.0, "reconstruction guidance of a prior that is told masks; 0.1 is much")
+    guidance: float = knob(0.0, 0.0, 1.0, "reconstruction guidance of a mask-conditioned prior; 0.1 is much")
     masks: int = knob(2, 2, 64, "masks that guidance compares, that of the run included")
 
     def __post_init__(self) -> None:
@@ -120,10 +120,10 @@ def _check(
             raise AmbientSolveError(
                 f"The prior holds {len(given)} masks or maps, one for each measurement; give with_mask a single one."
             )
-    if sampling.guidance > 0 and not (ambient and prior.maps is None and prior.survival):
+    if sampling.guidance > 0 and not (ambient and prior.maps is None and prior.keep_probability):
         raise AmbientSolveError(
             f"guidance={sampling.guidance} compares predictions under random masks of pixels; this "
-            f"{type(prior).__name__} is told none, leave guidance out."
+            f"{type(prior).__name__} is given none, leave guidance out."
         )
     sides = () if size is None else (size, size) if isinstance(size, int) else tuple(size)
     if any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):

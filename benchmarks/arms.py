@@ -176,9 +176,9 @@ def hidden_error(prior: AmbientPrior, held_out: Tensor, missing: float) -> float
     mask = (torch.rand(len(z), 1, *z.shape[-2:], generator=torch.Generator().manual_seed(0)) > missing).float()
     errors = []
     for rows in torch.arange(len(z)).split(100):
-        seen, told = z[rows] * mask[rows], mask[rows]
-        hidden = (1 - told).expand_as(seen).bool()
-        errors.append((prior.restore_once(seen, told) - z[rows]).square()[hidden])
+        seen, given = z[rows] * mask[rows], mask[rows]
+        hidden = (1 - given).expand_as(seen).bool()
+        errors.append((prior.restore_once(seen, given) - z[rows]).square()[hidden])
     return float(torch.cat(errors).mean())
 
 

@@ -85,8 +85,8 @@ def draw_lines(rate: int, generator: torch.Generator) -> Tensor:
 
 
 @final
-class ToldLines(Prior):
-    """The exact told denoiser of lines `z0 ~ N(0, K)`, shape (2, 1, 96), for known masks (groups, 96).
+class MaskConditionedLines(Prior):
+    """The exact mask-conditioned denoiser of lines `z0 ~ N(0, K)`, shape (2, 1, 96), for known masks (groups, 96).
 
     E[z0 | M z_sigma] = K M (M K M + sigma^2 I)^-1 M z, with M K M = U L U' worked out once. Of N rows, the first
     N / groups are shown the first mask, and so on.
@@ -132,8 +132,8 @@ class Cell:
         """(groups, 96) to (groups * each, 1, 1, 96)."""
         return masks.repeat_interleave(self.each, 0)[:, None, None]
 
-    def told(self, masks: Tensor) -> AmbientPrior:
-        return AmbientPrior(ToldLines(self.K, masks), policy="measurement", mask=self.per_picture(masks))
+    def mask_conditioned(self, masks: Tensor) -> AmbientPrior:
+        return AmbientPrior(MaskConditionedLines(self.K, masks), policy="measurement", mask=self.per_picture(masks))
 
     def solve(self, prior: Prior, algorithm: Algorithm, n: int) -> Tensor:
         """(pictures, n, 2, 1, 96)."""
@@ -141,7 +141,7 @@ class Cell:
 
     def exact(self, n: int) -> Tensor:
         """Samples of the posterior: the mean, and a draw of what is left of the covariance."""
-        mean = ToldLines(self.K, self.masks).denoise(self.y, NOISE)
+        mean = MaskConditionedLines(self.K, self.masks).denoise(self.y, NOISE)
         left = []
         for mask in self.masks.bool():
             seen = self.K[mask]
@@ -162,8 +162,8 @@ class Cell:
 
     def methods(self) -> dict[str, Callable[[], Tensor]]:
         """What draws samples (pictures, n, 2, 1, 96), by its name in the table."""
-        clean, own = ToldLines(self.K, torch.ones(1, LINES)), self.told(self.masks)
-        priors = {rate: self.told(masks) for rate, masks in self.training.items()}
+        clean, own = MaskConditionedLines(self.K, torch.ones(1, LINES)), self.mask_conditioned(self.masks)
+        priors = {rate: self.mask_conditioned(masks) for rate, masks in self.training.items()}
         return {
             "exact posterior": lambda: self.exact(SAMPLES),
             "A-OS": lambda: self.solve(own, AOS(), 1),
@@ -204,22 +204,27 @@ def criteria(columns: dict[int, dict[str, Score]]) -> list[tuple[str, float, flo
     """(what, found, low, high): what the docstring says of the table."""
     clean, first, last = "DPS, clean prior", columns[RATES[0]], columns[RATES[-1]]
     exact, own = "exact posterior", "A-DPS, conditioned on the measured mask"
-    told, every = [f"A-DPS, prior R = {rate}" for rate in RATES], columns.values()
-    spread = [column[name].calibration for column in every for name in told]
+    learned, every = [f"A-DPS, prior R = {rate}" for rate in RATES], columns.values()
+    spread = [column[name].calibration for column in every for name in learned]
     return [
-        ("R = 2: best A-DPS over DPS, clean prior", min(first[n].single for n in told) / first[clean].single, 1.1, 9),
-        ("R = 8: A-DPS, prior R = 8, over DPS, clean prior", last[told[-1]].single / last[clean].single, 0, 0.9),
-        ("R = 8: A-DPS, prior R = 8, over prior R = 2", last[told[-1]].single / last[told[0]].single, 0, 0.95),
+        (
+            "R = 2: best A-DPS over DPS, clean prior",
+            min(first[n].single for n in learned) / first[clean].single,
+            1.1,
+            9,
+        ),
+        ("R = 8: A-DPS, prior R = 8, over DPS, clean prior", last[learned[-1]].single / last[clean].single, 0, 0.9),
+        ("R = 8: A-DPS, prior R = 8, over prior R = 2", last[learned[-1]].single / last[learned[0]].single, 0, 0.95),
         (
             "mean of DPS, clean prior, over best mean of A-DPS, largest over R",
-            max(c[clean].mean / min(c[n].mean for n in told) for c in every),
+            max(c[clean].mean / min(c[n].mean for n in learned) for c in every),
             0,
             1,
         ),
         ("V / B of A-DPS, largest", max(spread), 0, 0.6),
         ("V / B of DPS, clean prior, smallest (control)", min(c[clean].calibration for c in every), 0.8, 1.2),
         ("V / B of the exact posterior, smallest (control)", min(c[exact].calibration for c in every), 0.9, 1.1),
-        ("A-DPS over A-OS, smallest", min(c[n].single / c["A-OS"].single for c in every for n in told), 1.05, 9),
+        ("A-DPS over A-OS, smallest", min(c[n].single / c["A-OS"].single for c in every for n in learned), 1.05, 9),
         (
             "A-DPS, conditioned on the measured mask, over A-OS, largest",
             max(c[own].single / c["A-OS"].single for c in every),

@@ -6,12 +6,12 @@
 Simulated k-space of magnitude slices, 64x64, four birdcage coils with known maps, noise .02 where the calibration
 region is at most 1; one line in R is measured, the 4 in the middle always. Every cell restores the same slices:
 
-    A-DPS             told a mask of training, one line in R + 1 of the prior's own rate, as published
-    A-DPS, measured   told the mask of the measurement
-    proximal          told the mask of the measurement, forward passes only
+    A-DPS             given a mask of training, one line in R + 1 of the prior's own rate, as published
+    A-DPS, measured   given the mask of the measurement
+    proximal          given the mask of the measurement, forward passes only
     one call          of the network at its lowest level: E[z0 | what is measured]
 
-A prior of whole pictures is told nothing, and A-DPS is DPS there. The step `l_ss` of A-DPS is the best of LENGTHS for
+A prior of whole pictures is unconditional, and A-DPS is DPS there. The step `l_ss` of A-DPS is the best of LENGTHS for
 each cell, judged by the truth on slices that are not in the table. NRMSE is of the complex picture. "missing" is the
 error on the lines that were not measured, over their power: 1 is what leaving them empty gives. What was measured is in
 rows.jsonl; the same command goes on.
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with mri/headslices160.npz")
     parser.add_argument("--out", type=Path, default=Path("runs/mri-crossing"))
-    parser.add_argument("--priors", nargs="+", required=True, metavar="NAME=FOLDER", help="R2=... is told R = 2 masks")
+    parser.add_argument("--priors", nargs="+", required=True, metavar="NAME=FOLDER", help="R2=... is given R = 2 masks")
     parser.add_argument("--rates", type=int, nargs="+", default=[2, 4, 6, 8])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--slices", type=int, default=20)
@@ -134,13 +134,13 @@ def masks(rate: float, number: int, seed: int) -> Tensor:
 
 
 def _cells(given: argparse.Namespace, priors: dict[str, NetworkPrior]) -> list[dict[str, Any]]:
-    """What is to be measured; a prior that is told nothing knows no masks and gives no single call."""
+    """What is to be measured; an unconditional prior knows no masks and gives no single call."""
     return [
         {"rate": rate, "prior": name, "method": method}
         for rate in given.rates
         for name, prior in priors.items()
         for method in given.methods
-        if prior.config.planes or method in ("A-DPS", "proximal")
+        if prior.config.mask_channels or method in ("A-DPS", "proximal")
     ]
 
 
@@ -149,11 +149,11 @@ def measure(
 ) -> dict[str, Any]:
     """One cell of the tables."""
     method, started = cell["method"], time.perf_counter()
-    own = method == "A-DPS" and prior.config.planes
+    own = method == "A-DPS" and prior.config.mask_channels
     trained = float(cell["prior"].removeprefix("R")) + 1 if own else None
     seen = masks(cell["rate"], len(scans.truth), 0)
     if method == "one call":
-        samples = _told(prior, scans, seen).restore_once(*_visible(scans, seen), NOISE)[:, None]
+        samples = _mask_conditioned(prior, scans, seen).restore_once(*_visible(scans, seen), NOISE)[:, None]
         return {**scores(samples, scans, seen), "seconds": time.perf_counter() - started}
     algorithm: Algorithm = Proximal(steps=25)
     if method.startswith("A-DPS"):
@@ -166,7 +166,7 @@ def measure(
     return {**scores(samples, scans, seen), "l_ss": l_ss, "seconds": time.perf_counter() - started}
 
 
-def _told(prior: NetworkPrior, scans: Scans, shown: Tensor) -> AmbientPrior:
+def _mask_conditioned(prior: NetworkPrior, scans: Scans, shown: Tensor) -> AmbientPrior:
     return AmbientPrior(prior, policy="measurement", mask=shown, maps=scans.maps)
 
 
@@ -178,10 +178,10 @@ def _visible(scans: Scans, mask: Tensor) -> tuple[Tensor, Tensor]:
 def _solve(
     prior: NetworkPrior, algorithm: Algorithm, scans: Scans, mask: Tensor, trained: float | None, samples: int
 ) -> Tensor:
-    """(B, samples, 2, H, W); a prior that is told masks is told `mask`, or fresh ones of the rate `trained`."""
+    """(B, samples, 2, H, W); a mask-conditioned prior is given `mask`, or fresh ones of the rate `trained`."""
     asked: Prior = prior
-    if prior.config.planes:
-        asked = _told(prior, scans, mask if trained is None else masks(trained, len(mask), 5000))
+    if prior.config.mask_channels:
+        asked = _mask_conditioned(prior, scans, mask if trained is None else masks(trained, len(mask), 5000))
     op = MultiCoil(scans.maps, mask, NOISE)
     return Solver(asked, algorithm).solve(mask[:, :, None] * scans.noisy, op, n_samples=samples, seed=0).samples
 

@@ -277,14 +277,14 @@ def training_target(draws: int) -> Part:
     z0, rows = prior.sample(draws, torch.Generator().manual_seed(4)).T, []
     for sigma_noise, sigma in LEVELS:
         y = z0 + sigma_noise * Streams([5], 1).normal(z0)
-        for told in (sigma_noise, 0.0):
-            level, noise = torch.tensor([sigma]), torch.tensor([told])
+        for given in (sigma_noise, 0.0):
+            level, noise = torch.tensor([sigma]), torch.tensor([given])
             batch = Batch(z=y, sigma=level, sigma_noise=noise, sigma_min=noise, sigma_max=0 * noise)
             z, tau = unbiased_target(batch, Streams([6], 1))
             product = (tau - prior.denoise(z.T, sigma).T) * z
             bias = abs(float(product.mean() / product.std())) * draws**0.5
             v = sigma_noise**2 * sigma**2 / (sigma**2 - sigma_noise**2)
-            rows.append((sigma_noise, sigma, told, float((tau - z0).var()), v, float((tau - z0).var()) / v, bias))
+            rows.append((sigma_noise, sigma, given, float((tau - z0).var()), v, float((tau - z0).var()) / v, bias))
     ratio, bias = np.array(rows)[:, 5:].T
     # tau - z0 is Gaussian: its sampled variance has a relative standard error of sqrt(2 / n).
     width = STANDARD_ERRORS * (2 / draws) ** 0.5

@@ -3,9 +3,9 @@
     pip install 'ambient-solve[train]'
     python examples/train_from_masked.py
 
-The objective hides one more pixel in ten at each visit and asks for it back: what it has learned to fill in it also
-fills in where nothing was seen (Ambient Diffusion, arXiv 2305.19256). Everything is written to out/masked; a second run
-goes on with the first. A minute on one core.
+The objective hides one more pixel in ten at each training step and asks for it back: what it has learned to fill in it
+also fills in where nothing was seen (Ambient Diffusion, arXiv 2305.19256). Everything is written to out/masked; a
+second run goes on with the first. A minute on one core.
 """
 
 import subprocess

@@ -19,7 +19,7 @@ from helpers import one_sentence, rand
 SHAPE = (1, 4, 4)
 
 
-class Told(GaussianPrior):
+class MaskConditioned(GaussianPrior):
     """An analytic prior that is shown what a mask leaves, as `aos` wants it."""
 
     mask = (rand(*SHAPE, seed=7) > 0.5).float()
@@ -29,13 +29,13 @@ class Told(GaussianPrior):
 
 
 def prior(jacobian=float("inf")):
-    made = Told(torch.zeros(SHAPE), 0.25 * torch.eye(16))
+    made = MaskConditioned(torch.zeros(SHAPE), 0.25 * torch.eye(16))
     made.sigma_jacobian = jacobian
     return made
 
 
 def mask():
-    return operators.inpaint(Told.mask, sigma=0.1, channels=1)
+    return operators.inpaint(MaskConditioned.mask, sigma=0.1, channels=1)
 
 
 def settings(name):
@@ -58,24 +58,26 @@ def spent(result):
 @pytest.mark.parametrize("jacobian", [float("inf"), 1.0, 0.0])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_calls_are_kept_and_used(name, jacobian):
-    told = prior(jacobian)
+    conditioned = prior(jacobian)
     for calls in (97, 150):
-        result = solve(Solver(told, name, calls=calls, **settings(name)), name)
+        result = solve(Solver(conditioned, name, calls=calls, **settings(name)), name)
         steps = result.settings["steps"]
         assert spent(result) <= calls and f"calls={calls}" in result.settings["plan"]
         if name != "aos":  # which has one level only
-            one_more = solve(Solver(told, name, steps=steps + 1, **settings(name)), name)
+            one_more = solve(Solver(conditioned, name, steps=steps + 1, **settings(name)), name)
             assert spent(one_more) > calls, "another level would have fitted"
 
 
 def test_costly_knobs_count():
     """A plan from the passes of one kind of level alone is wrong here: travel leaves the last level out."""
-    told = prior(1.0)
+    conditioned = prior(1.0)
     for algorithm in (MMPS(travel=3, iterations=5), MMPS(spread=False), Proximal()):
-        result = solve(Solver(told, algorithm, calls=100))
-        assert spent(result) <= 100 < spent(solve(Solver(told, replace(algorithm, result.settings["steps"] + 1))))
+        result = solve(Solver(conditioned, algorithm, calls=100))
+        assert (
+            spent(result) <= 100 < spent(solve(Solver(conditioned, replace(algorithm, result.settings["steps"] + 1))))
+        )
     costs = dict.fromkeys(("at high noise", "at most levels", "down to 0"), Cost(1, 6))
-    assert _largest(lambda n: _total(MMPS(), n, told, costs).calls, 100, 2, 1000) == 14
+    assert _largest(lambda n: _total(MMPS(), n, conditioned, costs).calls, 100, 2, 1000) == 14
 
 
 def replace(algorithm, steps):
@@ -85,15 +87,15 @@ def replace(algorithm, steps):
 def test_calls_hold_where_levels_may_end_early():
     """The stand-in converges at once, the real covariance may not: planned without the rule that ends a level."""
     spectrum = torch.linspace(0.01, 4, 16).diag()
-    told = Told(torch.zeros(SHAPE), spectrum)
+    conditioned = MaskConditioned(torch.zeros(SHAPE), spectrum)
     assert BOUNDED["tolerance"] == 0.0
-    easy = solve(Solver(told, "mmps", tolerance=0.5, iterations=6, calls=100))
-    hard = solve(Solver(told, "mmps", iterations=6, calls=100))
+    easy = solve(Solver(conditioned, "mmps", tolerance=0.5, iterations=6, calls=100))
+    hard = solve(Solver(conditioned, "mmps", iterations=6, calls=100))
     assert easy.settings["steps"] == hard.settings["steps"] and spent(easy) < spent(hard) <= 100
 
 
 def test_the_run_is_that_of_these_steps_and_the_plan_costs_no_call():
-    class Counting(Told):
+    class Counting(MaskConditioned):
         calls = 0
 
         def denoise_vjp(self, z, sigma, cond=None, *, once=False):
@@ -125,7 +127,7 @@ class Clock:
     def timed(self, start=0.0):
         clock = self
 
-        class Slow(Told):
+        class Slow(MaskConditioned):
             first = start
 
             def denoise_vjp(self, z, sigma, cond=None, *, once=False):

@@ -221,11 +221,11 @@ def test_the_command_refuses_in_a_sentence(tmp_path, capsys, words, expected):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_says_what_a_told_prior_draws(tmp_path, capsys):
-    network(planes=1, survival=0.5).save(tmp_path / "prior")
+def test_the_command_says_what_a_mask_conditioned_prior_draws(tmp_path, capsys):
+    network(mask_channels=1, keep_probability=0.5).save(tmp_path / "prior")
     words = ["sample", str(tmp_path / "prior"), "--n", "1", "--size", "8", "--steps", "2", "--guidance", "0.05"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
-    assert "Note: this prior is told" in capsys.readouterr().out
+    assert "Note: this prior is mask-conditioned" in capsys.readouterr().out
 
 
 def test_the_command_needs_a_picture(tmp_path, capsys):

@@ -44,7 +44,7 @@ def picture(height=24, width=20, channels=3, images=1):
     return torch.rand(images, channels, height, width, generator=generator)
 
 
-SAMPLERS = [name for name in ALGORITHMS if name != "aos"]  # that one makes one mean, with priors that are told a mask
+SAMPLERS = [name for name in ALGORITHMS if name != "aos"]  # that one makes one mean, with mask-conditioned priors
 
 
 def small(name):
@@ -136,7 +136,7 @@ def test_float32_comes_out_whatever_goes_in(network, dtype):
     assert Solver(network, "proximal", steps=2).solve(op(picture()).to(dtype), op).samples.dtype == torch.float32
 
 
-def test_the_choice_is_told(network):
+def test_the_choice_is_recorded(network):
     linear = Solver(network, steps=2).solve(picture(), operators.denoise((3, 24, 20), sigma=0.1))
     assert linear.settings["algorithm"] == "mmps" and "linear" in linear.settings["why"]
     op = operators.jpeg((3, 24, 24), quality=10)

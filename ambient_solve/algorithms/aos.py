@@ -1,6 +1,6 @@
 r"""A-OS, ambient one-step restoration (Aali et al., 2025, ICLR, arXiv 2403.08728): one network call.
 
-A network `h` that is told what it sees was trained on just this: fill in what a measurement leaves out,
+A network `h` that is given the mask of what it sees was trained on just this: fill in what a measurement leaves out,
 
     z0 = h(A'y, M; sigma) = E[z0 | M z_sigma],      M of the measurement, sigma of its noise
 
@@ -35,14 +35,16 @@ WIDE = 1e3
 @final
 @dataclass(frozen=True, kw_only=True)
 class AOS(Algorithm):
-    """One network call for a prior that is told what was measured: the conditional mean, no samples."""
+    """One network call for a mask-conditioned prior that sees what was measured: the conditional mean, no samples."""
 
     name: ClassVar[str] = "aos"
     paper: ClassVar[str] = "Aali et al., 2025, ICLR, arXiv 2403.08728"
 
     steps: int = knob(1, 1, 1, "one network call")
     level: str = knob(
-        "noise", choices=("noise", "lowest"), help="the level told: that of the measurement, or the lowest (the paper)"
+        "noise",
+        choices=("noise", "lowest"),
+        help="the noise level given: that of the measurement, or the lowest (the paper)",
     )
 
     def levels(self, prior: Prior) -> list[float]:
@@ -65,8 +67,8 @@ class AOS(Algorithm):
         seen = likelihood.At(likelihood.A(z))
         if not bool((prior.shown(z) - seen).norm() <= 1e-3 * seen.norm()):
             raise AmbientSolveError(
-                "aos needs a prior that is told what was measured, and this one is shown something else than A'A z; "
-                "give AmbientPrior's with_mask the mask of the operator (and its coil maps)."
+                "aos needs a mask-conditioned prior that sees what was measured; this one is shown something else than "
+                "A'A z: give AmbientPrior's with_mask the mask of the operator (and its coil maps)."
             )
         z = likelihood.prox(torch.zeros_like(z), WIDE * likelihood.sigma)
         noise = likelihood.sigma.clamp(prior.sigma_min, prior.sigma_max)

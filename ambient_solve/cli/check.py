@@ -172,7 +172,7 @@ class Check:
         problems = self.problems or 20
         found = Found(self.algorithm, self.prior, self.samples)
         if isinstance(prior, AmbientPrior):
-            found.notes.append("this prior is told what it may see; its own draws, the truths here, vary too little")
+            found.notes.append("this prior is mask-conditioned; its own draws, the truths here, vary too little")
         with self._bar(problems) as bar:
             found.sets[operator] = self._calibrate(self.algorithm, options, prior, op, problems, bar.update, size)
         return found

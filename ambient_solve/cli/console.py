@@ -67,10 +67,10 @@ def tell_outcome(outcome: Outcome, as_json: bool) -> None:
     state = "failed" if outcome.error else "skipped" if outcome.skipped else "shared" if outcome.drawn else "restored"
     if as_json:
         fit = None if math.isnan(outcome.chi2) else outcome.chi2
-        told = {"file": str(outcome.path), "state": state, "folder": outcome.folder and str(outcome.folder)}
-        told |= {"chi2": fit, "seconds": outcome.seconds, "notes": outcome.notes}
-        told |= {"warning": outcome.warning, "error": outcome.error}
-        print(json.dumps(told), flush=True)
+        row = {"file": str(outcome.path), "state": state, "folder": outcome.folder and str(outcome.folder)}
+        row |= {"chi2": fit, "seconds": outcome.seconds, "notes": outcome.notes}
+        row |= {"warning": outcome.warning, "error": outcome.error}
+        print(json.dumps(row), flush=True)
     if outcome.error:
         print(shown(outcome.error), file=sys.stderr)
     elif not as_json:

@@ -71,7 +71,7 @@ def run_demo(
 ) -> tuple[list[Score], Path]:
     """Damage, restore, score and draw; returns the scores and the path of the contact sheet, `out`/demo.png.
 
-    `say` is told the name of each damage before it is restored.
+    `say` is given the name of each damage before it is restored.
     """
     import torch
 

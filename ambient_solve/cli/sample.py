@@ -61,7 +61,7 @@ class Sample:
         contact_sheet(f"samples of {self.prior}", [""] * wide, rows, side=192).save(self.out / "sheet.png")
         print(f"{self.out}: {self.n} samples of {self.prior}, contact sheet {self.out / 'sheet.png'}")
         if isinstance(prior, AmbientPrior):
-            print("  Note: this prior is told what it may see. What it does not see it fills with means: less variety.")
+            print("  Note: this prior is mask-conditioned. What its mask hides it fills with means: less variety.")
         return 0
 
 

@@ -68,7 +68,7 @@ def check_epsilon(epsilon: Epsilon, owner: str) -> None:
 
 
 def confusion_switch(sigmas: np.ndarray, probability: np.ndarray, epsilon: float) -> np.ndarray:
-    """`sigma_min`, (...): above it a sample cannot be told from clean, `P(damaged) < 1/2 + epsilon`.
+    """`sigma_min`, (...): above it a sample cannot be distinguished from clean, `P(damaged) < 1/2 + epsilon`.
 
     `probability` (..., L) is averaged over noise already; it is smoothed by `falling`.
     """
@@ -190,7 +190,7 @@ def context_levels(sigmas: np.ndarray, losses: np.ndarray, whole: np.ndarray, ex
 
 
 def context_ceiling(levels: np.ndarray, probability: np.ndarray, epsilon: float) -> np.ndarray:
-    """`sigma_max`, (...): the level of the largest crop up to which no size can be told from clean; 0 if there is none.
+    """`sigma_max`, (...): up to the largest crop of that level no size can be distinguished from clean; 0 if none.
 
     `probability` (..., sizes) for crops of rising size, whose `context_levels` are `levels`. Larger crops never tell
     less, so the curve is smoothed to rise.

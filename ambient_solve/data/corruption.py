@@ -182,8 +182,8 @@ def write_corrupted(
     folder.mkdir(parents=True, exist_ok=True)
     part, plan = folder / (MANIFEST + ".part"), corruption.plan(total)
     finished = _finished(folder, part)
-    told = ({"source": source} if source else {}) | dict(options or {})
-    _remember(folder, {**corruption.settings, "total": total, **told}, bool(finished))
+    given = ({"source": source} if source else {}) | dict(options or {})
+    _remember(folder, {**corruption.settings, "total": total, **given}, bool(finished))
     pictures, index = _same_pictures(pictures, finished, folder), len(finished)
     with part.open("a") as rows:
         for sample in corrupt(pictures, total, corruption, len(finished), source):

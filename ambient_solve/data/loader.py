@@ -84,8 +84,8 @@ class Loader:
             # The objective reaches the levels under the noise of all samples by itself: they need not be drawn.
             levels = replace(levels, sigma_min=max(levels.sigma_min, high * (1 + 1e-6)))
         elif max(low, levels.sigma_min) <= min(high, levels.sigma_max):
-            planes = max((s.mask.shape[0] for s in samples if s.mask is not None and s.signs is None), default=0)
-            way = f"the objective 'consistency'{f' with planes: {planes}' if planes else ''}"
+            channels = max((s.mask.shape[0] for s in samples if s.mask is not None and s.signs is None), default=0)
+            way = f"the objective 'consistency'{f' with mask_channels: {channels}' if channels else ''}"
             choice = "Add clean ones, or raise network.sigma_min."
             if not any(s.maps is not None for s in samples):
                 choice = f"Add clean ones, raise network.sigma_min, or choose {way}."

@@ -96,9 +96,9 @@ def annotate(samples: Sequence[Sample], table: Sequence[Annotation]) -> list[Sam
     for sample in samples:
         if sample.name not in rows:
             raise AmbientSolveError(f"{sample.name} has no row in the table: annotate the data that is trained on.")
-        if (told := rows[sample.name].damage) != group(sample):
+        if (known := rows[sample.name].damage) != group(sample):
             raise AmbientSolveError(
-                f"{sample.name} is {told!r} in the table and {group(sample)!r} in the data: annotate these data anew."
+                f"{sample.name} is {known!r} in the table and {group(sample)!r} in the data: annotate these data anew."
             )
     return [replace(s, sigma_min=rows[s.name].sigma_min, sigma_max=rows[s.name].sigma_max) for s in samples]
 

@@ -143,7 +143,7 @@ def check_sampler(
         n_samples: Of each image; coverage at 90 % needs 19.
         size: Side of the images, where the prior takes any.
         particles: See `SolverSampler`.
-        tick: Told how many images are done, after each batch.
+        tick: Called with how many images are done, after each batch.
 
     Raises:
         AmbientSolveError: too few problems, a sampler that returns another shape, an operator without noise level.

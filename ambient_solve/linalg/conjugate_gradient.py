@@ -1,4 +1,4 @@
-"""Conjugate gradients on a batch of independent systems: coefficients per row, no more steps than told, no sync."""
+"""Conjugate gradients on a batch of independent systems: coefficients per row, no more steps than asked, no sync."""
 
 from __future__ import annotations
 

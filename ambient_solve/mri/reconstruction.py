@@ -67,7 +67,7 @@ class Reconstruction:
 
 
 def load_mri_prior(name: str | Path, device: str = "cpu") -> Prior:
-    """A prior of complex pictures; one that is told masks of k-space comes bare, `reconstruct` tells it the scan's."""
+    """A prior of complex pictures; one conditioned on masks comes bare, `reconstruct` gives it that of the scan."""
     folder = prior_folder(name)
     prior = load_prior(name, device=device) if (folder / INDEX).is_file() else NetworkPrior.load(folder).to(device)
     if prior.shape[0] != 2:
@@ -94,12 +94,12 @@ def reconstruct(
     options: Mapping[str, Any] | None = None,
     n_samples: int = 8,
     seed: int = 0,
-    told: Tensor | None = None,
+    prior_mask: Tensor | None = None,
     progress: bool = False,
 ) -> Reconstruction:
-    """Posterior samples of one slice. A prior that is told masks is told that of the scan, or `told` (H, W)."""
+    """Posterior samples of one slice. A mask-conditioned prior gets the mask of the scan, or `prior_mask` (H, W)."""
     algorithm = automatic(algorithm)
-    prior = for_scan(prior, p, told)
+    prior = for_scan(prior, p, prior_mask)
     n_samples = 1 if algorithm == "aos" else n_samples
     device = prior.device
     found = Solver(prior, algorithm, **(options or {})).solve(
@@ -113,15 +113,15 @@ def automatic(algorithm: str) -> str:
     return "proximal" if algorithm == "auto" else algorithm
 
 
-def for_scan(prior: Prior, p: Problem, told: Tensor | None = None) -> Prior:
-    """`prior` as it is or, if it is told masks, told that of the scan, or `told` (H, W)."""
-    if not _is_told(prior):
+def for_scan(prior: Prior, p: Problem, prior_mask: Tensor | None = None) -> Prior:
+    """`prior` as it is or, if it is mask-conditioned, with the mask of the scan, or `prior_mask` (H, W)."""
+    if not _is_mask_conditioned(prior):
         return prior
-    return AmbientPrior(prior, policy="measurement", mask=p.mask if told is None else told, maps=p.maps)
+    return AmbientPrior(prior, policy="measurement", mask=p.mask if prior_mask is None else prior_mask, maps=p.maps)
 
 
-def _is_told(prior: Prior) -> bool:
-    return isinstance(prior, NetworkPrior) and prior.config.planes > 0
+def _is_mask_conditioned(prior: Prior) -> bool:
+    return isinstance(prior, NetworkPrior) and prior.config.mask_channels > 0
 
 
 def retrospective(scan: Scan, kind: str, acceleration: float, acs: int, seed: int) -> Scan:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ambient_solve.noise import Streams
 
 Denoiser = Callable[..., Tensor]
-"""`(z (B, *shape), sigma (B,), cond=None) -> E[z0 | z]`, shape of z; `cond` (B, planes, H, W) is told beside z."""
+"""`(z (B, *shape), sigma (B,), cond=None) -> E[z0 | z]`, shape of z; `cond` (B, mask_channels, H, W) comes with z."""
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Batch:
 
     Attributes:
         z: What is stored, (B, *shape): the clean sample plus `sigma_noise` times a noise drawn once and for all.
-        sigma: Noise level drawn for this visit, (B,).
+        sigma: Noise level drawn for this training step, (B,).
         sigma_noise: Physical noise already in `z`, (B,); 0 is clean.
         sigma_min, sigma_max: The sample may be used at `sigma > sigma_min` or `sigma < sigma_max`, (B,).
         mask: What was observed, 1 or 0, broadcastable to `z`; None means everything. Unobserved entries of `z` are 0.
@@ -48,12 +48,12 @@ class Objective(abc.ABC):
     """A training loss whose minimiser is `E[z0 | z_sigma]`, or what of it the observations allow.
 
     Class attributes:
-        planes: How many planes of `cond` it tells the denoiser.
+        mask_channels: How many channels of `cond` it shows the denoiser.
         below: Whether it learns levels at which no sample may be used.
         incomplete: Whether it knows what a mask hides; noisy: whether it knows of noise and annotations.
     """
 
-    planes: int = 0
+    mask_channels: int = 0
     below: bool = False
     incomplete: ClassVar[bool] = False
     noisy: ClassVar[bool] = True
@@ -70,8 +70,8 @@ class Objective(abc.ABC):
         """The part of it that single stored samples answer: what a noisy held-out sample can be judged by."""
         return self
 
-    def survival(self, observed: float) -> float | None:
-        """Share of the pixels the denoiser is shown, of a share that is observed; None if it is told no pixels."""
+    def keep_probability(self, observed: float) -> float | None:
+        """Share of the pixels the denoiser is shown, of a share that is observed; None if it is unconditional."""
         return None
 
 

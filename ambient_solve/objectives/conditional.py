@@ -1,7 +1,7 @@
-r"""Conditional denoising: the network is told a measurement, and its reverse process draws from the posterior.
+r"""Conditional denoising: the network is shown a measurement, and its reverse process draws from the posterior.
 
-A clean sample `z0` is measured anew at each visit, `y = m (z0 + sigma_y e)` with random pixels `m`, and the network is
-told `y` and `m` beside `z_sigma = z0 + sigma n`. As the two noises are independent, the minimiser of
+A clean sample `z0` is measured anew at each training step, `y = m (z0 + sigma_y e)` with random pixels `m`, and the
+network is shown `y` and `m` beside `z_sigma = z0 + sigma n`. As the two noises are independent, the minimiser of
 
     lambda |D(z_sigma, sigma; y, m) - z0|^2      is      D = E[z0 | z_sigma, y, m]
 
@@ -31,16 +31,16 @@ class Conditional(Objective):
 
     noisy: ClassVar[bool] = False
 
-    missing: float = knob(0.75, 0.0, 0.99, "share of the pixels that are hidden at each visit; 0 is noise only")
+    missing: float = knob(0.75, 0.0, 0.99, "share of the pixels that are hidden at each training step; 0 is noise only")
     sigma_y: float = knob(0.02, 0.0, 100.0, "noise of the measurement, in units of [-1, 1] pictures")
-    channels: int = knob(3, 1, 1024, "channels of a picture: that many planes are told, and the mask")
+    channels: int = knob(3, 1, 1024, "channels of a picture: the network is shown as many, and the mask")
     sigma_data: float = knob(0.5, 1e-6, help="standard deviation of one entry of the data")
 
     def __post_init__(self) -> None:
         check_knobs(self)
 
     @property
-    def planes(self) -> int:
+    def mask_channels(self) -> int:
         """The measurement and the mask of its pixels."""
         return self.channels + 1
 
@@ -60,5 +60,5 @@ class Conditional(Objective):
 
 
 def condition(y: Tensor, mask: Tensor) -> Tensor:
-    """What the network is told, (B, C + 1, H, W): `y` (B, C, H, W), 0 where unobserved, and `mask` (B, 1, H, W)."""
+    """The condition, (B, C + 1, H, W): `y` (B, C, H, W), 0 where unobserved, and `mask` (B, 1, H, W)."""
     return torch.cat([mask * y, mask], 1)

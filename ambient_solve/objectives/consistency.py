@@ -18,8 +18,8 @@ A run is `steps` ancestral steps `K_1` (see `noise`). Their mean is that of the 
 what they lack in covariance is `(1 - s^2 / t^2)^2 Cov[z0 | z_t]`, little where `z_t` tells the image. A step of
 Euler-Maruyama is wrong in both at second order: one that halves the level leaves noise of deviation t, not t / 2.
 
-Of incomplete samples the data term is that of `Masked`, and a visit shows the same entries `A~` at all levels. As their
-noise is independent of that of the others, `A~ z_t` is a process of its own, whose denoised image is `A~` of
+Of incomplete samples the data term is that of `Masked`, and a training step shows the same entries `A~` at all levels.
+As their noise is independent of that of the others, `A~ z_t` is a process of its own, whose denoised image is `A~` of
 
     D(A~ z_t, A~; t) = E[z0 | A~ z_t, A~] = E[ D(A~ z_s, A~; s) | A~ z_t ]
 
@@ -85,8 +85,10 @@ class Consistency(Objective):
     sigma_min: float = knob(0.01, 1e-6, help="lowest level of the network")
     weight: str = knob("inverse_variance", choices=WEIGHTS, help="how noisy targets count in the loss of Denoise")
     sigma_data: float = knob(0.5, 1e-6, help="standard deviation of one entry of the data")
-    planes: int = knob(0, 0, 1024, "planes of the mask that are told: 1 for masked pictures, 0 for all others")
-    delta: float = knob(0.5, 0.0, 0.99, "of masked samples: largest share of the observed that a visit hides")
+    mask_channels: int = knob(
+        0, 0, 1024, "channels of the mask that are shown: 1 for masked pictures, 0 for all others"
+    )
+    delta: float = knob(0.5, 0.0, 0.99, "of masked samples: largest share of the observed that a step hides")
     delta_min: float = knob(0.05, 0.0, 0.99, "of masked samples: smallest such share")
     floor: float = knob(0.07, 0.0, 100.0, "of masked samples: level at which hidden entries count at most")
 
@@ -99,7 +101,7 @@ class Consistency(Objective):
     @property
     def masked(self) -> Masked:
         """The data term of incomplete samples."""
-        return Masked(self.delta, self.delta_min, self.planes, self.weight, self.sigma_data, self.floor)
+        return Masked(self.delta, self.delta_min, self.mask_channels, self.weight, self.sigma_data, self.floor)
 
     @property
     def below(self) -> bool:
@@ -108,13 +110,13 @@ class Consistency(Objective):
 
     def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """See `Objective.loss`; with the estimator "pair" a loss may be negative."""
-        if batch.mask is None and not self.planes:
+        if batch.mask is None and not self.mask_channels:
             seen = None
             z, tau = unbiased_target(batch, streams)
             z0 = denoise(z, batch.sigma)
             data = Denoise(self.weight, self.sigma_data).error(z0, tau, batch)
         else:
-            data, z, z0, seen = self.masked.visit(denoise, batch, streams)
+            data, z, z0, seen = self.masked.step(denoise, batch, streams)
             denoise = self._seeing(denoise, seen, batch.signs)
         if self.consistency == 0:
             return data
@@ -137,13 +139,13 @@ class Consistency(Objective):
         """See `Objective.of_data`."""
         return replace(self, consistency=0.0)
 
-    def survival(self, observed: float) -> float | None:
-        """See `Objective.survival`."""
-        return self.masked.survival(observed)
+    def keep_probability(self, observed: float) -> float | None:
+        """See `Objective.keep_probability`."""
+        return self.masked.keep_probability(observed)
 
     def held_out(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """See `Objective.held_out`; of clean pictures all is known at every level."""
-        if batch.mask is not None or self.planes:
+        if batch.mask is not None or self.mask_channels:
             return self.masked.held_out(denoise, batch, streams)
         return Denoise(self.weight, self.sigma_data).loss(denoise, batch, streams)
 

@@ -13,7 +13,7 @@ has the expectation of the supervised one, `lambda |A (D - z0)|^2`, for every `D
 random probe, `v'A J A v` (Hutchinson, 1989): a gradient by `h` within the loss, which then is differentiated again.
 
 Where nothing is missing the minimiser is `E[z0 | z_sigma]`. Otherwise it is `E[z0_i | h, A_i = 1]` for entry i: the
-network is not told what is missing, and must guess which entries are noise alone.
+network is not shown what is missing, and must guess which entries are noise alone.
 """
 
 from __future__ import annotations

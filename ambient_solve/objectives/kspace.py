@@ -1,7 +1,8 @@
 r"""Denoising from undersampled k-space (Ambient Diffusion Posterior Sampling; Aali et al., 2025, arXiv 2403.08728).
 
 A complex image, two real channels, is measured through `A = m F S`: coil maps `S`, the orthonormal Fourier transform
-`F`, sampled lines or points `m`. Stored is `A^H y`. At each visit some sampled lines are dropped, `A~ = B A`, and
+`F`, sampled lines or points `m`. Stored is `A^H y`. At each training step some sampled lines are dropped,
+`A~ = B A`, and
 
     lambda |A (D(A~^H A~ z_sigma, m~; sigma) - tau)|^2,     z_sigma, tau as in `denoise.py`
 
@@ -15,8 +16,8 @@ of what was dropped. So the stored image is replaced by the least one that expla
 
 Published is the norm of `A^H A (D - tau)`, which counts what the coils hardly see less than `A` does, by its square.
 
-Of the four planes that the published network sees, two are the image and one is `m~`, which is told here too. The last
-is constant: multiplied by the preconditioning it repeats the level, which the network knows, and is left out.
+Of the four channels that the published network sees, two are the image and one is `m~`, which is shown here too. The
+last is constant: multiplied by the preconditioning it repeats the level, which the network knows, and is left out.
 
 What is missing is not known better at low levels. Preconditioned and weighed by `sigma` alone, the network would there
 answer with numbers as large as 1 / sigma, and the loss be made of what cannot be known: `missing`, its deviation, is
@@ -51,7 +52,7 @@ MOST = 0.9
 class KSpace(Objective):
     """Samples (B, 2, H, W) with coil maps (B, coils, H, W), |S|^2 summing to 1, and a mask (B, 1, H, W) of k-space."""
 
-    planes: ClassVar[int] = 1
+    mask_channels: ClassVar[int] = 1
     incomplete: ClassVar[bool] = True
 
     extra: float = knob(1.0, 0.0, 100.0, "what dropping lines adds to the acceleration R; 0 learns no missing line")
@@ -128,10 +129,10 @@ def _lines(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check(batch: Batch) -> None:
-    planes = 1 if batch.mask is None else batch.mask.shape[1]
-    if batch.maps is None or batch.z.shape[1] != 2 or planes != 1:
+    channels = 1 if batch.mask is None else batch.mask.shape[1]
+    if batch.maps is None or batch.z.shape[1] != 2 or channels != 1:
         maps = "no coil maps" if batch.maps is None else f"{batch.maps.shape[1]} coil maps"
         raise AmbientSolveError(
-            f"The objective 'kspace' was given {batch.z.shape[1]} channels, {maps} and a mask of {planes} planes; it "
-            "needs the real and imaginary part, complex maps (all ones for a single coil) and one mask for all coils."
+            f"The objective 'kspace' was given {batch.z.shape[1]} channels, {maps} and a mask of {channels} channels; "
+            "it needs the real and imaginary part, complex maps (all ones for one coil) and one mask for all coils."
         )

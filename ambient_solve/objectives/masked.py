@@ -1,15 +1,15 @@
 r"""Denoising from incomplete samples (Ambient Diffusion; Daras et al., 2023, arXiv 2305.19256, section 3).
 
-Stored is `A y`, where `A` projects onto what was observed of `y = z0 + sigma_n e`, `sigma_n` mostly 0. At each visit
-more is hidden: `A~ = B A`, where `B` hides each observed entry with chance `delta`, which is drawn anew each time. The
-network is shown `A~ z_sigma`, told `A~`, and judged on all that was observed:
+Stored is `A y`, where `A` projects onto what was observed of `y = z0 + sigma_n e`, `sigma_n` mostly 0. At each training
+step more is hidden: `A~ = B A`, where `B` hides each observed entry with chance `delta`, which is drawn anew each time.
+The network is shown `A~ z_sigma` and `A~`, and judged on all that was observed:
 
     lambda |A (D(A~ z_sigma, A~; sigma) - tau)|_W^2,     z_sigma, tau as in `denoise.py`
 
 It cannot know which of the entries that it misses will count, so it must predict them all: the minimiser solves
 `E[A | A~] D = E[A | A~] E[z0 | A~ z_sigma, A~]`, and is `E[z0 | A~ z_sigma, A~]` on every entry with
 `P(A_i = 1 | A~) > 0`. With `delta = 0` these are the entries that it sees, and the others stay unlearned. Where entries
-are missing independently any `delta > 0` will do. A missing block stays unlearned if it can be told by its shape, as
+are missing independently any `delta > 0` will do. A missing block stays unlearned if its shape gives it away, as
 entries hidden one by one do not imitate it.
 
 In this norm an entry that is seen counts once. What is hidden, a share `h` of all entries, stands for all that is not
@@ -21,8 +21,8 @@ The target is unbiased whatever is hidden. `tau - z0 = sigma_n e - sigma_n^2 / s
 `z_sigma - z0 = sigma_n e + sqrt(sigma^2 - sigma_n^2) n` are jointly Gaussian of covariance `sigma_n^2 - sigma_n^2 = 0`,
 so that the error of the target is independent of `z0`, `z_sigma`, `A` and `B`, hence of all that the network is given.
 
-With `signs` the entries are randomised coefficients, `A = T^H m T` (compressed sensing). The network is then told
-nothing: with noise, its input shows the subspace in which it lies.
+With `signs` the entries are randomised coefficients, `A = T^H m T` (compressed sensing). The network is then
+unconditional: with noise, its input shows the subspace in which it lies.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Masked(Objective):
     incomplete: ClassVar[bool] = True
 
     # A fixed share, be it the paper's .1 or .4, and hidden entries that count once each, err more (benchmarks/arms.py).
-    delta: float = knob(0.5, 0.0, 0.99, "largest share of the observed that a visit hides; 0 learns nothing missing")
-    delta_min: float = knob(0.05, 0.0, 0.99, "smallest share; each visit draws one in between, or takes delta if less")
-    planes: int = knob(1, 0, 1024, "planes of the mask that are told: 1 if the channels share it, 0 tells nothing")
+    delta: float = knob(0.5, 0.0, 0.99, "largest share of the observed that a step hides; 0 learns nothing missing")
+    delta_min: float = knob(0.05, 0.0, 0.99, "smallest share; each step draws one in between, or takes delta if less")
+    mask_channels: int = knob(1, 0, 1024, "channels of the mask that are shown: 1 if the channels share it, 0 for none")
     weight: str = knob("inverse_variance", choices=WEIGHTS, help="how noisy targets count")
     sigma_data: float = knob(0.5, 1e-6, help="standard deviation of one entry of the data")
     floor: float = knob(0.07, 0.0, 100.0, "level at which hidden entries count at most: they are never known better")
@@ -73,9 +73,9 @@ class Masked(Objective):
         it would count the more the less is known beside it. What the network does not see it cannot know the better
         the lower the level: such entries have the weight of level `floor` below it, which leaves the minimiser alone.
         """
-        return self.visit(denoise, batch, streams)[0]
+        return self.step(denoise, batch, streams)[0]
 
-    def visit(self, denoise: Denoiser, batch: Batch, streams: Streams) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def step(self, denoise: Denoiser, batch: Batch, streams: Streams) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The loss, (B,), and what it is of: `z_sigma`, the answer to it, and the mask of what was seen of it."""
         mask = self._mask(batch)
         z_sigma, tau = unbiased_target(batch, streams)
@@ -85,8 +85,8 @@ class Masked(Objective):
 
     def answer(self, denoise: Denoiser, z: Tensor, sigma: Tensor, seen: Tensor, signs: Tensor | None) -> Tensor:
         """What `denoise` says of `z` (B, *shape) where it sees `seen` of it alone; shape of `z`."""
-        told = seen.expand(-1, self.planes, -1, -1) if self.planes else None
-        return denoise(project(z, seen, signs), sigma, told).float()
+        cond = seen.expand(-1, self.mask_channels, -1, -1) if self.mask_channels else None
+        return denoise(project(z, seen, signs), sigma, cond).float()
 
     def held_out(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """See `Objective.held_out`; the mean over all entries, those that the denoiser does not see included."""
@@ -95,9 +95,9 @@ class Masked(Objective):
         z0 = self.answer(denoise, z_sigma, batch.sigma, mask, batch.signs)
         return self._weighted(z0 - tau, mask, torch.ones_like(mask), batch)
 
-    def survival(self, observed: float) -> float | None:
-        """See `Objective.survival`."""
-        return observed * (1 - (min(self.delta_min, self.delta) + self.delta) / 2) if self.planes else None
+    def keep_probability(self, observed: float) -> float | None:
+        """See `Objective.keep_probability`."""
+        return observed * (1 - (min(self.delta_min, self.delta) + self.delta) / 2) if self.mask_channels else None
 
     def _share(self, batch: Batch, streams: Streams) -> Tensor | float:
         """What share of the observed entries is hidden, (B, 1, 1, 1) unless it is always the same."""
@@ -121,16 +121,16 @@ class Masked(Objective):
             raise AmbientSolveError(
                 "The objective 'masked' was given coil maps, so the mask is one of k-space: use the objective 'kspace'."
             )
-        if batch.signs is not None and self.planes:
+        if batch.signs is not None and self.mask_channels:
             raise AmbientSolveError(
-                f"planes = {self.planes} was given, but the mask is one of coefficients, which are nowhere in the "
-                "picture: set `planes` to 0."
+                f"mask_channels = {self.mask_channels} was given, but the mask is one of coefficients, which are "
+                "nowhere in the picture: set `mask_channels` to 0."
             )
         mask = torch.ones_like(batch.z[:, :1]) if batch.mask is None else batch.mask.to(batch.z)
-        if self.planes and mask.shape[1] not in (1, self.planes):
+        if self.mask_channels and mask.shape[1] not in (1, self.mask_channels):
             raise AmbientSolveError(
-                f"A mask of {mask.shape[1]} planes was given, one of 1 or {self.planes} expected: set `planes` to "
-                f"{mask.shape[1]}, or to 0 to tell nothing."
+                f"A mask of {mask.shape[1]} channels was given, one of 1 or {self.mask_channels} expected: set "
+                f"`mask_channels` to {mask.shape[1]}, or to 0 for an unconditional network."
             )
         return mask
 

@@ -1,7 +1,7 @@
-r"""A network that is told what it may see, as a prior for every solver (Ambient Diffusion; Daras et al., 2023,
+r"""A mask-conditioned network as a prior for every solver (Ambient Diffusion; Daras et al., 2023,
 arXiv 2305.19256).
 
-A denoiser `h` learned from incomplete pictures is shown `M z_sigma` and told the mask `M`; its minimiser is
+A denoiser `h` learned from incomplete pictures is shown `M z_sigma` and the mask `M`; its minimiser is
 
     h(M z_sigma, M; sigma) = E[z0 | M z_sigma, M]
 
@@ -38,14 +38,14 @@ POLICIES = ("fixed", "per_call", "measurement")
 
 @final
 class AmbientPrior(Prior):
-    """A told denoiser with a policy of what it is shown.
+    """A mask-conditioned denoiser with a policy of what it is shown.
 
     Args:
-        told: Its `denoise(z, sigma, cond)` is shown the visible part of z, and told the mask `cond`, 1 or 0:
-            (B, planes, *spatial), or (B, d) for vectors.
-        survival: Share of the entries that it was used to seeing, in (0, 1]: those that survived both the damage of the
-            data and the further damage of training. Masks are drawn by it, each entry by itself.
-        planes: Planes of a mask: 1 is shared by all channels, otherwise one for each.
+        inner: The network. Its `denoise(z, sigma, cond)` is shown the visible part of z and the mask `cond`, 1 or 0:
+            (B, mask_channels, *spatial), or (B, d) for vectors.
+        keep_probability: Chance in (0, 1] that training showed it an entry: that neither the damage of the data nor the
+            further damage of training hid it. Masks are drawn by it, each entry by itself.
+        mask_channels: Channels of a mask: 1 is shared by all channels, otherwise one for each.
         policy: "fixed" draws one mask for each row of a run. "per_call" draws new ones at each call, for comparison:
             the samples spread far less. "measurement" takes `mask`.
         mask: 1 where visible: (H, W), (1, H, W) or (C, H, W), for vectors (d,); a leading axis B gives each of B
@@ -60,20 +60,25 @@ class AmbientPrior(Prior):
 
     def __init__(
         self,
-        told: Prior,
-        survival: float | None = None,
+        inner: Prior,
+        keep_probability: float | None = None,
         *,
-        planes: int = 1,
+        mask_channels: int = 1,
         policy: str = "fixed",
         mask: Tensor | None = None,
         maps: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.told, self.survival, self.planes, self.policy = told, survival, planes, policy
-        self.shape, self.sigma_min, self.sigma_max = told.shape, told.sigma_min, told.sigma_max
+        self.inner, self.keep_probability, self.mask_channels, self.policy = (
+            inner,
+            keep_probability,
+            mask_channels,
+            policy,
+        )
+        self.shape, self.sigma_min, self.sigma_max = inner.shape, inner.sigma_min, inner.sigma_max
         # `sigma^2 dD/dz` is no covariance: its columns of hidden entries are 0.
-        self.sigma_data, self.sigma_jacobian = told.sigma_data, 0.0
-        self._spatial = max(len(told.shape) - 1, 1)
+        self.sigma_data, self.sigma_jacobian = inner.sigma_data, 0.0
+        self._spatial = max(len(inner.shape) - 1, 1)
         self._check(mask is not None, maps is not None)
         self.register_buffer("mask", None if mask is None else self._full_mask(mask), persistent=False)
         self.register_buffer("maps", None if maps is None else self._full_maps(maps), persistent=False)
@@ -88,26 +93,33 @@ class AmbientPrior(Prior):
                 f"policy={self.policy!r} was given with{'' if mask else 'out'} a mask; 'measurement' takes one (and "
                 "maps, where it is of k-space), 'fixed' and 'per_call' draw theirs."
             )
-        given = isinstance(self.survival, (int, float)) and not isinstance(self.survival, bool)
-        if not (given and 0 < self.survival <= 1) and not (mask and self.survival is None):
+        given = isinstance(self.keep_probability, (int, float)) and not isinstance(self.keep_probability, bool)
+        if not (given and 0 < self.keep_probability <= 1) and not (mask and self.keep_probability is None):
             raise AmbientSolveError(
-                f"survival={self.survival!r} was given; the share of entries that the network was used to seeing was "
-                "expected, above 0 and at most 1, or a mask."
+                f"keep_probability={self.keep_probability!r} was given; the share of entries that the network was "
+                "used to seeing was expected, above 0 and at most 1, or a mask."
             )
-        if self.planes not in (1, *self.shape[: -self._spatial]):
+        if self.mask_channels not in (1, *self.shape[: -self._spatial]):
             raise AmbientSolveError(
-                f"planes={self.planes!r} was given for states of shape {tuple(self.shape)}; 1, shared by all channels, "
-                "or one for each channel was expected."
+                f"mask_channels={self.mask_channels!r} was given for states of shape {tuple(self.shape)}; 1, shared "
+                "by all channels, or one for each channel was expected."
             )
 
     def with_mask(self, mask: Tensor, maps: Tensor | None = None) -> AmbientPrior:
         """The same network under the policy "measurement": it sees what `mask` (and `maps`) let through."""
-        return AmbientPrior(self.told, self.survival, planes=self.planes, policy="measurement", mask=mask, maps=maps)
+        return AmbientPrior(
+            self.inner,
+            self.keep_probability,
+            mask_channels=self.mask_channels,
+            policy="measurement",
+            mask=mask,
+            maps=maps,
+        )
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """`E[z0 | M z_sigma, M]`, shape of `z` (B, *shape); `cond` (1 or B, planes, *spatial) is `M` if given."""
+        """`E[z0 | M z_sigma, M]`, shape of `z` (B, *shape); `cond` (1 or B, mask_channels, *spatial) is `M`."""
         mask = _rows(self._mask(z) if cond is None else cond, len(z))
-        return self.told.denoise(self.visible(z, mask), sigma, mask.expand(len(z), *mask.shape[1:]))
+        return self.inner.denoise(self.visible(z, mask), sigma, mask.expand(len(z), *mask.shape[1:]))
 
     def visible(self, z: Tensor, mask: Tensor) -> Tensor:
         """What `mask` lets through of `z` (B, *shape): `M z`, or `A^H M A z` in k-space; the shape of `z`."""
@@ -131,7 +143,7 @@ class AmbientPrior(Prior):
         mask = _rows(self._full_mask(mask), len(z_visible))
         shown = z_visible * mask if self.maps is None else z_visible
         level = self.sigma_min if sigma is None else sigma
-        return self.told.denoise(shown, level, mask.expand(len(shown), *mask.shape[1:]))
+        return self.inner.denoise(shown, level, mask.expand(len(shown), *mask.shape[1:]))
 
     def disagreement(self, z: Tensor, sigma: Level, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """`D(z)` and the gradient by `z` of `mean_k |D(z) - h(M_k z, M_k)|^2 / 2`, both the shape of `z`.
@@ -147,9 +159,9 @@ class AmbientPrior(Prior):
             return z0.detach(), torch.autograd.grad(total / (2 * len(masks)), leaf)[0]
 
     def draw_masks(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
-        """Masks for states of `shape` (B, *z_shape): each entry 1 with chance `survival`, row i from stream i."""
-        shape = (shape[0], *([self.planes] if len(shape) > 2 else []), *shape[-self._spatial :])
-        return (streams.uniform(torch.empty(shape, device=self.device)) < self.survival).float()
+        """Masks for states of `shape` (B, *z_shape): entries 1 with chance `keep_probability`, row i from stream i."""
+        shape = (shape[0], *([self.mask_channels] if len(shape) > 2 else []), *shape[-self._spatial :])
+        return (streams.uniform(torch.empty(shape, device=self.device)) < self.keep_probability).float()
 
     def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
         """See `Prior.noise`. Starts a run: the masks of its rows are drawn after their noise."""
@@ -159,7 +171,7 @@ class AmbientPrior(Prior):
                     f"The prior's mask or maps, {tuple(given.shape)}, do not fit states of shape {tuple(shape[1:])}; "
                     "give with_mask those of the measurement."
                 )
-        unit, self._streams = self.told.noise(shape, streams), streams
+        unit, self._streams = self.inner.noise(shape, streams), streams
         self._masks = self.draw_masks(shape, streams) if self.policy == "fixed" else None
         return unit
 
@@ -174,21 +186,21 @@ class AmbientPrior(Prior):
         return self.draw_masks(tuple(z.shape), self._streams) if self._masks is None else self._masks
 
     def _full_mask(self, mask: Tensor) -> Tensor:
-        """`mask` as float32 (1 or B, planes, *spatial)."""
-        given, axes = torch.as_tensor(mask).detach().to(self.told.device, torch.float32), 1 + len(self.shape)
+        """`mask` as float32 (1 or B, mask_channels, *spatial)."""
+        given, axes = torch.as_tensor(mask).detach().to(self.inner.device, torch.float32), 1 + len(self.shape)
         mask = given.reshape((1,) * (axes - given.ndim) + given.shape) if given.ndim >= self._spatial else given
         sizes = zip(mask.shape[-self._spatial :], self.shape[-self._spatial :], strict=False)
         fits = mask.ndim == axes and all(want in (-1, have) for have, want in sizes)
         if fits and axes > 2:
-            # What is the same in all channels is one plane; one plane is the same in all channels.
+            # What is the same in all channels is one channel; one channel is the same in all channels.
             shared = mask.shape[1] in (1, self.shape[0]) and bool((mask == mask[:, :1]).all())
-            fits = mask.shape[1] == self.planes or shared
-            mask = mask[:, :1].expand(-1, self.planes, *mask.shape[2:]) if shared else mask
+            fits = mask.shape[1] == self.mask_channels or shared
+            mask = mask[:, :1].expand(-1, self.mask_channels, *mask.shape[2:]) if shared else mask
         if not fits:
             size = tuple("any" if n == -1 else n for n in self.shape[-self._spatial :])
             raise AmbientSolveError(
-                f"The mask has shape {tuple(given.shape)}; {self.planes} plane(s) of size {size}, with or without a "
-                "batch axis before, are what the network is told."
+                f"The mask has shape {tuple(given.shape)}; {self.mask_channels} channel(s) of size {size}, with or "
+                "without a batch axis before, are what the network is conditioned on."
             )
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise AmbientSolveError(
@@ -198,7 +210,7 @@ class AmbientPrior(Prior):
 
     def _full_maps(self, maps: Tensor) -> Tensor:
         """`maps` as complex64 (1 or B, coils, H, W)."""
-        full = torch.as_tensor(maps).detach().to(self.told.device)
+        full = torch.as_tensor(maps).detach().to(self.inner.device)
         full = full[None] if full.ndim == 3 else full
         if full.ndim != 4 or not full.is_complex() or len(self.shape) != 3 or self.shape[0] != 2:
             raise AmbientSolveError(
@@ -209,25 +221,25 @@ class AmbientPrior(Prior):
 
     @property
     def affine(self) -> tuple[float, float] | None:
-        """That of the told denoiser."""
-        return self.told.affine
+        """That of the network."""
+        return self.inner.affine
 
     def decode(self, z: Tensor) -> Tensor:
-        """That of the told denoiser."""
-        return self.told.decode(z)
+        """That of the network."""
+        return self.inner.decode(z)
 
     def encode(self, x: Tensor) -> Tensor:
-        """That of the told denoiser."""
-        return self.told.encode(x)
+        """That of the network."""
+        return self.inner.encode(x)
 
     def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """That of the told denoiser."""
-        return self.told.state_shape(image_shape)
+        """That of the network."""
+        return self.inner.state_shape(image_shape)
 
 
 @final
-class ToldGaussian(Prior):
-    """The exact told denoiser of `z0 ~ N(m, C)`: what a network for `AmbientPrior` learns at best.
+class MaskConditionedGaussian(Prior):
+    """The exact mask-conditioned denoiser of `z0 ~ N(m, C)`: what a network for `AmbientPrior` learns at best.
 
     E[z0 | M z_sigma, M] = m + C M (M (C + sigma^2 I) M)^+ (M z_sigma - M m)
     """

@@ -61,21 +61,24 @@ def load_prior(
 ) -> NetworkPrior | AmbientPrior | PipelinePrior:
     """Load a prior by embedded name, folder or hub id (owner/name), ready for `Solver`, on `device`.
 
-    A `NetworkPrior`; round one that is told masks an `AmbientPrior`, which draws them by the `survival` of its
+    A `NetworkPrior`; round a mask-conditioned one an `AmbientPrior`, which draws them by the `keep_probability` of its
     config.json; a `PipelinePrior` for a pipeline of diffusers. Only safetensors and JSON are ever read or fetched.
     """
     folder = prior_folder(name)
     if (folder / INDEX).is_file():
         return PipelinePrior.load(folder).to(device)
     network = NetworkPrior.load(folder, precision).to(device)
-    planes, survival = network.config.planes, network.config.survival
-    if (planes > 0) != (survival is not None):
+    mask_channels, keep_probability = network.config.mask_channels, network.config.keep_probability
+    if (mask_channels > 0) != (keep_probability is not None):
         raise AmbientSolveError(
-            f"{folder / CONFIG} says planes = {planes} and survival = {survival}: a network told masks of pixels has "
-            "the share that it was used to seeing, any other none. NetworkPrior.load gives the network; one told masks "
-            "of k-space is used as AmbientPrior(network, policy='measurement', mask=mask, maps=maps)."
+            f"{folder / CONFIG} says mask_channels = {mask_channels} and keep_probability = {keep_probability}: a "
+            "network conditioned on masks of pixels has the share that it was used to seeing, any other none. "
+            "NetworkPrior.load gives the network; one conditioned on masks of k-space is used as "
+            "AmbientPrior(network, policy='measurement', mask=mask, maps=maps)."
         )
-    return network if survival is None else AmbientPrior(network, survival, planes=planes).eval()
+    if keep_probability is None:
+        return network
+    return AmbientPrior(network, keep_probability, mask_channels=mask_channels).eval()
 
 
 def _is_hub_id(text: str) -> bool:

@@ -31,7 +31,7 @@ WHOLE = {
     "unshuffle": (1, 16),
     "groups": (0, 512),
     "embedding": (1, 8192),
-    "planes": (0, 64),
+    "mask_channels": (0, 64),
 }
 """Whole numbers of a network, and what they may be."""
 REAL = {
@@ -64,10 +64,10 @@ class NetworkConfig:
     scale: float = 0.5
     """`x = scale * z + offset`: the defaults take z in [-1, 1] to x in [0, 1]."""
     offset: float = 0.5
-    planes: int = 0
-    """Planes that are told beside the picture (`cond` of `denoise`): a mask of what was observed."""
-    survival: float | None = None
-    """Share of the entries that a network told such a mask was used to seeing, what `AmbientPrior` draws masks by."""
+    mask_channels: int = 0
+    """Channels that are shown beside the picture (`cond` of `denoise`): a mask of what was observed."""
+    keep_probability: float | None = None
+    """Share of the entries that a mask-conditioned network was used to seeing, what `AmbientPrior` draws masks by."""
     missing: float = 0.0
     """Deviation of what a mask of k-space leaves out: it counts as noise in the preconditioning."""
 
@@ -100,7 +100,7 @@ class NetworkPrior(Prior):
             config.unshuffle,
             config.groups,
             config.embedding,
-            config.planes,
+            config.mask_channels,
         )
         self._layout, self.channels_last = torch.contiguous_format, True
         self._weights = tuple(self.network.parameters())
@@ -128,11 +128,11 @@ class NetworkPrior(Prior):
         return self.config.scale, self.config.offset
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """See `Prior.denoise`. `z` (B, channels, H, W); `cond` (B, planes, H, W) where the network has planes."""
-        if (0 if cond is None else cond.shape[1]) != self.config.planes:
+        """See `Prior.denoise`. `z` (B, channels, H, W); `cond` (B, mask_channels, H, W) or, unconditional, None."""
+        if (0 if cond is None else cond.shape[1]) != self.config.mask_channels:
             raise AmbientSolveError(
-                f"This network is told {self.config.planes} planes beside the picture, not "
-                f"{0 if cond is None else cond.shape[1]}: wrap it in AmbientPrior, or use a prior without planes."
+                f"This network is shown {self.config.mask_channels} mask_channels beside the picture, not "
+                f"{0 if cond is None else cond.shape[1]}: wrap it in AmbientPrior, or use an unconditional prior."
             )
         half, layout = self.match_layout(z.device)
         return self._denoise(z, sigma, cond, half, layout)
@@ -143,7 +143,7 @@ class NetworkPrior(Prior):
         s = (s**2 + self.config.missing**2).sqrt() if self.config.missing else s
         total = s**2 + data**2
         height, width = z.shape[-2:]
-        # Planes join after the preconditioning: c_in is about the picture's scale.
+        # The mask joins after the preconditioning: c_in is about the picture's scale.
         u = z * total.rsqrt() if cond is None else torch.cat([z * total.rsqrt(), cond.to(z.dtype)], 1)
         u = pad_to(u, self.network.stride)
         network = self._cast(layout) if half and self._frozen else self.network
@@ -151,7 +151,7 @@ class NetworkPrior(Prior):
             f = network(u.contiguous(memory_format=layout), sigma.log() / 4)
         f = f[..., :height, :width].float()
         c_skip, c_out = data**2 / total, s * data * total.rsqrt()
-        if self.config.survival is not None:
+        if self.config.keep_probability is not None:
             # What a mask hides has infinite noise. Under c_out of the level itself, the network would have to answer
             # with numbers as large as 1 / sigma there.
             seen = cond.to(z.dtype)
@@ -184,8 +184,8 @@ class NetworkPrior(Prior):
         state = self._state(device)
         if self._judged[0] != state:
             height, width = self.config.size or [max(SIDE, self.network.stride)] * 2
-            shape, planes = (1, self.config.channels, height, width), self.config.planes
-            cond = torch.ones(1, planes, height, width, device=device) if planes else None
+            shape, mask_channels = (1, self.config.channels, height, width), self.config.mask_channels
+            cond = torch.ones(1, mask_channels, height, width, device=device) if mask_channels else None
             plain = torch.contiguous_format
             fast = torch.channels_last if self.channels_last else plain
             verdict = compare(
@@ -275,8 +275,10 @@ def check_network(config: NetworkConfig, where: str) -> None:
         refuse("sigma_max", f"more than sigma_min = {config.sigma_min}")
     if not config.scale:
         refuse("scale", "another number than 0")
-    if config.survival is not None and not (fits(config.survival, 0, 1, int, float) and config.survival):
-        refuse("survival", "a share above 0 and at most 1")
+    if config.keep_probability is not None and not (
+        fits(config.keep_probability, 0, 1, int, float) and config.keep_probability
+    ):
+        refuse("keep_probability", "a share above 0 and at most 1")
     size, widths = config.size, config.widths
     if size is not None and not (_is_row(size, 2, 2) and all(fits(n, 1, MAX_SIDE, int) for n in size)):
         refuse("size", f"null, or height and width from 1 to {MAX_SIDE}")

@@ -69,7 +69,7 @@ class PipelinePrior(Prior):
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         """See `Prior.denoise`."""
         if cond is not None:
-            raise AmbientSolveError("This UNet is told nothing beside the picture: leave out cond.")
+            raise AmbientSolveError("This UNet is unconditional: leave out cond.")
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=z.device).expand(len(z))
         s = sigma[:, None, None, None]
         flow = self.prediction == "flow"

@@ -45,7 +45,8 @@ class TiledPrior(Prior):
         super().__init__()
         if isinstance(prior, AmbientPrior) or prior.affine is None:
             raise AmbientSolveError(
-                "A prior that is told masks, or whose decode is not affine, cannot be tiled: make the picture smaller."
+                "A prior that is mask-conditioned, or whose decode is not affine, cannot be tiled: make the picture "
+                "smaller."
             )
         if len(prior.shape) != 3 or any(side not in (-1, tile) for side in prior.shape[1:]):
             raise AmbientSolveError(
@@ -68,7 +69,7 @@ class TiledPrior(Prior):
             return self.inner.denoise(z, sigma, cond)
         z0 = torch.zeros_like(z)
         for places, window in self._places(z):
-            tiles = self.inner.denoise(_cut(z, places), _levels(sigma, places), _told(cond, z, places))
+            tiles = self.inner.denoise(_cut(z, places), _levels(sigma, places), _condition(cond, z, places))
             _add(z0, window * tiles, places)
         return z0
 
@@ -87,8 +88,8 @@ class TiledPrior(Prior):
         def vjp(v: Tensor) -> Tensor:
             out = torch.zeros_like(v)
             for places, window in self._places(z):
-                told = _told(cond, z, places)
-                _, pull = self.inner.denoise_vjp(_cut(z, places), _levels(sigma, places), told, once=True)
+                part = _condition(cond, z, places)
+                _, pull = self.inner.denoise_vjp(_cut(z, places), _levels(sigma, places), part, once=True)
                 _add(out, pull(window * _cut(v, places)), places)
             return out
 
@@ -198,10 +199,10 @@ def _levels(sigma: Level, places: list[Place]) -> Level:
     return torch.stack([sigma[p.row] for p in places]) if isinstance(sigma, Tensor) and sigma.ndim else sigma
 
 
-def _told(cond: Any, z: Tensor, places: list[Place]) -> Any:
-    """What the tiles are told: planes of the size of the picture are cut as it is."""
+def _condition(cond: Any, z: Tensor, places: list[Place]) -> Any:
+    """The condition of the tiles: one of the size of the picture is cut as the picture is."""
     if cond is None:
         return None
     if not isinstance(cond, Tensor) or cond.shape[-2:] != z.shape[-2:] or len(cond) != len(z):
-        raise AmbientSolveError("A tiled prior takes cond as planes (B, planes, H, W) of the picture's size, or none.")
+        raise AmbientSolveError("A tiled prior takes cond as (B, mask_channels, H, W) of the picture's size, or none.")
     return _cut(cond, places)

@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """Maps (B, channels + planes, H, W) and one number per sample to (B, channels, H, W).
+    """Maps (B, channels + mask_channels, H, W) and one number per sample to (B, channels, H, W).
 
     `H` and `W` must be multiples of `stride`. `widths` are the channels of the levels from fine to coarse, `blocks` the
     residual blocks of each level on the way down and, one more, on the way up.
@@ -71,7 +71,7 @@ class UNet(nn.Module):
         unshuffle: int = 2,
         groups: int = 8,
         embedding: int = 192,
-        planes: int = 0,
+        mask_channels: int = 0,
     ) -> None:
         super().__init__()
         if len(blocks) != len(widths):
@@ -80,7 +80,7 @@ class UNet(nn.Module):
         self.stride = unshuffle * 2 ** (len(widths) - 1)
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000), 32)), persistent=False)
         self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
-        self.enter = nn.Conv2d((channels + planes) * unshuffle**2, widths[0], 3, padding=1)
+        self.enter = nn.Conv2d((channels + mask_channels) * unshuffle**2, widths[0], 3, padding=1)
         self.down, self.up, skips = nn.ModuleList(), nn.ModuleList(), [widths[0]]
         width = widths[0]
         for level, wide in enumerate(widths):
@@ -103,7 +103,7 @@ class UNet(nn.Module):
         )
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """`x` (B, channels + planes, H, W), `level` (B,): the `c_noise` of EDM."""
+        """`x` (B, channels + mask_channels, H, W), `level` (B,): the `c_noise` of EDM."""
         waves = level[:, None] * self.frequencies
         level = self.embed(torch.cat([waves.cos(), waves.sin()], dim=1))
         h = self.enter(F.pixel_unshuffle(x, self.unshuffle))

@@ -112,7 +112,7 @@ def size_of(op: Physics, picture: Picture) -> tuple[int, int]:
 def takes_tiles(prior: Prior, tile: int) -> bool:
     """Whether pictures can be restored in tiles of that side with this prior."""
     config = getattr(prior, "config", None)
-    return config is not None and config.planes == 0 and config.size in (None, (tile, tile))
+    return config is not None and config.mask_channels == 0 and config.size in (None, (tile, tile))
 
 
 def fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tuple[int, TiledPrior | None]:

@@ -5,7 +5,7 @@
     print(python_snippet(recipe)); print(cli_command(recipe))
 
 A recipe read from a file is data from a stranger: names and numbers that are checked, nothing that is evaluated. Masks
-and kernels are told by their file names alone; a recipe never points into a folder.
+and kernels are known by their file names alone; a recipe never points into a folder.
 """
 
 from __future__ import annotations

@@ -70,13 +70,13 @@ class Parts:
 
         try:
             with safe_open(self.folder / f"{group}.safetensors", "pt") as file:
-                told = file.metadata()
-                if told["request"] != self.request:
+                written = file.metadata()
+                if written["request"] != self.request:
                     return None
                 tensors = {name: file.get_tensor(name) for name in ("samples", "chi2")}
         except (SafetensorError, OSError, KeyError, TypeError):
             return None
-        return Restoration(**tensors, **json.loads(told["record"]))
+        return Restoration(**tensors, **json.loads(written["record"]))
 
     def write(self, group: int, part: Restoration) -> Restoration:
         """Store a group, whole or not at all; returns it as `read` does, on the CPU."""
@@ -84,13 +84,13 @@ class Parts:
         from safetensors.torch import save_file
 
         record = {name: getattr(part, name) for name in ("network_calls", "vjps", "seconds", "settings")}
-        told = {"request": self.request, "record": json.dumps(record, default=str)}
+        metadata = {"request": self.request, "record": json.dumps(record, default=str)}
         self.folder.mkdir(parents=True, exist_ok=True)
         part = replace(part, samples=part.samples.contiguous().cpu(), chi2=part.chi2.contiguous().cpu())
         path = self.folder / f"{group}.safetensors"
         written = path.with_suffix(f".{os.getpid()}")
         try:
-            save_file({"samples": part.samples, "chi2": part.chi2}, written, metadata=told)
+            save_file({"samples": part.samples, "chi2": part.chi2}, written, metadata=metadata)
         except SafetensorError as error:
             raise OSError(f"{path} cannot be written: {error}") from None
         os.replace(written, path)

@@ -4,9 +4,9 @@
     python trainers/annotate.py --data corrupted:FOLDER --out ranks.jsonl --method classifier --against table.jsonl
 
 Methods: `heldout` compares the loss on held-out clean pictures of training with and without each damage, `classifier`
-asks up to which level each picture can be told from a clean one, `crops` does so for crops of pictures of another
-kind, `fixed` is told. An interrupted run resumes with the same command. A source of trainers/train.py takes the table
-as `annotations: table.jsonl`.
+asks up to which level each picture can be distinguished from a clean one, `crops` does so for crops of pictures of
+another kind, `fixed` is given. An interrupted run resumes with the same command. A source of trainers/train.py takes
+the table as `annotations: table.jsonl`.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def _shrink(source: dict[str, Any], before: Mapping[str, dict[str, Any]]) -> Any
     return before[source["path"]].get("shrink", "not recorded") if source["path"] in before else source["shrink"]
 
 
-def _told_of(path: str, found: dict[str, Any]) -> list[str]:
+def _lines_of(path: str, found: dict[str, Any]) -> list[str]:
     """What is recorded of a source that was damaged before the run."""
     if not found:
         return [f"`{path}` was damaged before this run; how is not recorded.", ""]
@@ -139,7 +139,7 @@ def model_card(
             for s in settings["sources"]
         ),
         "",
-        *(line for path, found in before.items() for line in _told_of(path, found)),
+        *(line for path, found in before.items() for line in _lines_of(path, found)),
         "Damage, done once before training (noise level in units of [-1, 1] pictures):",
         "",
         "| damage | noise in the picture | observed, of all entries | used at levels | pictures |",

@@ -1,4 +1,4 @@
-"""Annotators that ask whether a damaged picture can still be told from a clean one (arXiv 2506.10038).
+"""Annotators that ask whether a damaged picture can still be distinguished from a clean one (arXiv 2506.10038).
 
 One network tells all damages and clean apart; between one damage and clean, the difference of its two scores is the
 logarithm of their odds. Two networks are trained, each on one half of the pictures of every damage, and each is
@@ -55,7 +55,7 @@ class Classifier(Trained):
 
     @abc.abstractmethod
     def conditions(self) -> tuple[np.ndarray, np.ndarray]:
-        """The noise level of each condition and the number that the network is told of it, (K,) each."""
+        """The noise level of each condition and the number that the network is given for it, (K,) each."""
 
     @abc.abstractmethod
     def look(self, sample: Sample, conditions: np.ndarray, side: int, rng: np.random.Generator) -> Tensor:
@@ -93,8 +93,8 @@ class Classifier(Trained):
         """Scores (rows, classes) of `views`, (sample, conditions, rng) each; a row for every condition."""
         z = torch.cat([self.look(sample, conditions, side, rng) for sample, conditions, rng in views])
         at = np.concatenate([conditions for _, conditions, _ in views])
-        sigma, told = (torch.tensor(values[at], dtype=torch.float32) for values in self.conditions())
-        return network(z.to(network.device), sigma.to(network.device), told.to(network.device))
+        sigma, given = (torch.tensor(values[at], dtype=torch.float32) for values in self.conditions())
+        return network(z.to(network.device), sigma.to(network.device), given.to(network.device))
 
     @torch.no_grad()
     def _ask(self, network: Encoder, samples: Sequence[Sample], indices: np.ndarray, side: int) -> np.ndarray:
@@ -114,7 +114,7 @@ class Classifier(Trained):
 @final
 @dataclass(frozen=True, kw_only=True)
 class NoiseClassifier(Classifier):
-    """`sigma_min` of each picture: the level above which, under noise, it cannot be told from a clean one.
+    """`sigma_min` of each picture: the level above which, under noise, it cannot be distinguished from a clean one.
 
     A picture with noise of its own is completed to each level above it, as training does, and shown as it is below.
     """
@@ -143,7 +143,7 @@ class NoiseClassifier(Classifier):
 @dataclass(frozen=True, kw_only=True)
 class CropClassifier(Classifier):
     """`sigma_max` of pictures of another kind: the level up to which denoising needs no more than a crop that cannot be
-    told from a crop of a clean picture.
+    distinguished from a crop of a clean picture.
 
     How much context a level needs is computed on the clean pictures, from the best linear denoiser
     (`context_losses`). A network that recognises things uses more of it: a smaller `excess` is more careful.

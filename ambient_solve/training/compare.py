@@ -21,7 +21,7 @@ from ambient_solve.noise import Streams
 from ambient_solve.objectives.kspace import further, gram
 from ambient_solve.priors.base import Prior
 from ambient_solve.training.config import Config
-from ambient_solve.training.expectation import Expectation, FromLevel, Guided, Told
+from ambient_solve.training.expectation import Conditioned, Expectation, FromLevel, Guided
 from ambient_solve.training.restored import batches
 from ambient_solve.training.sources import Data
 from ambient_solve.training.validation import held_out_loss
@@ -57,7 +57,9 @@ def held_out_error(
 
 
 @torch.no_grad()
-def _hidden_error(prior: Prior, method: Guided | Told, samples: Sequence[Sample], batch: int, seed: int) -> float:
+def _hidden_error(
+    prior: Prior, method: Guided | Conditioned, samples: Sequence[Sample], batch: int, seed: int
+) -> float:
     shown = [_shown(s, method, key) for key, s in enumerate(samples)]
     if isinstance(method, Guided):
         method = replace(method, cg_iterations=0)

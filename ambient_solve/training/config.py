@@ -236,8 +236,10 @@ def check(config: Config, processes: int) -> None:
             raise AmbientSolveError(f"objective.{name} = {own} and {other} = {value} must be the same.")
     if config.network.size not in (None, (config.crop, config.crop)):
         raise AmbientSolveError(f"network.size = {config.network.size} must be the crop of {config.crop}, or left out.")
-    if config.network.survival is not None or config.network.planes or config.network.missing:
-        raise AmbientSolveError("network.planes, survival and missing follow from the objective: leave them out.")
+    if config.network.keep_probability is not None or config.network.mask_channels or config.network.missing:
+        raise AmbientSolveError(
+            "network.mask_channels, keep_probability and missing follow from the objective: leave them out."
+        )
     if not config.sources:
         raise AmbientSolveError("There is no data: list at least one source, as trainers/configs/photos.yaml does.")
     for source in config.sources:

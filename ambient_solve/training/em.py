@@ -9,7 +9,7 @@ r"""Learn a prior from damaged pictures alone, in laps of expectation and maximi
 Where the samples are exact, the likelihood of the measurements rises in every lap (Dempster et al., 1977). Modes:
 
     mmps         E by the solver, any algorithm of the library (DiEM; Rozet et al., 2024, arXiv 2405.13712)
-    conditional  E by a network that is told the measurement; M trains it on the restored pictures, damaged anew
+    conditional  E by a network that is shown the measurement; M trains it on the restored pictures, damaged anew
                  (DiffEM; Hosseintabar et al., 2025, arXiv 2510.12691). An ordinary prior is trained on the last ones
     dataloop     E from the level below which a picture is not trusted; the restored picture is trusted above 1 / rho
                  of it (Ambient Dataloops, arXiv 2601.15417), and never declared clean
@@ -51,7 +51,7 @@ from ambient_solve.priors.network import CARD, NetworkPrior
 from ambient_solve.saving import replace_text
 from ambient_solve.training.compare import best_of, held_out_error, hold_out, verdict
 from ambient_solve.training.config import Config, Source, check, make, settings_of
-from ambient_solve.training.expectation import Expectation, FromLevel, Guided, Told, incomplete
+from ambient_solve.training.expectation import Conditioned, Expectation, FromLevel, Guided, incomplete
 from ambient_solve.training.locks import only_run_in
 from ambient_solve.training.loop import train
 from ambient_solve.training.restored import restore
@@ -206,7 +206,7 @@ def _method(settings: EM, lap: int) -> Expectation:
     if settings.mode == "dataloop":
         return FromLevel(settings.steps, settings.rho)
     if settings.mode == "conditional" and lap > 1:
-        return Told(settings.steps)
+        return Conditioned(settings.steps)
     algorithm = build(ALGORITHMS[settings.algorithm], **settings.knobs)
     return Guided(algorithm, settings.floor, settings.cg_iterations)
 
@@ -291,7 +291,7 @@ def check_em(settings: EM) -> None:
         known = suggestion(settings.algorithm, ALGORITHMS)
         raise AmbientSolveError(f"There is no algorithm {settings.algorithm!r}. {known}")
     build(ALGORITHMS[settings.algorithm], **settings.knobs)
-    if settings.train.objective.planes:
+    if settings.train.objective.mask_channels:
         raise AmbientSolveError(
             "train.objective: the M-step learns from restored pictures; leave it out, or choose kind: denoise."
         )

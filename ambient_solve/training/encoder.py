@@ -1,4 +1,4 @@
-"""A small classifier that is told the noise level: the way down of the U-Net, pooled at every resolution."""
+"""A small classifier that is given the noise level: the way down of the U-Net, pooled at every resolution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ambient_solve.priors.unet import Block
 class Encoder(nn.Module):
     """Maps pictures (B, channels, H, W) with noise of level `sigma` (B,) to one score for each class, (B, classes).
 
-    `told` (B,) is the number that its blocks are told, `ln(sigma) / 4` for EDM's `c_noise`; its input is scaled by
+    `c_noise` (B,) is the number that its blocks are given, `ln(sigma) / 4` in EDM; its input is scaled by
     EDM's `c_in` (Karras et al., 2022, arXiv 2206.00364, table 1). Every resolution is pooled over the picture to the
     mean and the logarithm of the deviation of its channels: in the latter, noise and blur of fine details show as much
     where both are weak.
@@ -43,14 +43,14 @@ class Encoder(nn.Module):
         """Where its weights are."""
         return self.frequencies.device
 
-    def forward(self, z: Tensor, sigma: Tensor, told: Tensor) -> Tensor:
+    def forward(self, z: Tensor, sigma: Tensor, c_noise: Tensor) -> Tensor:
         """The scores are float32; between a class and clean, their difference is the logarithm of the odds."""
-        waves = told[:, None] * self.frequencies
+        waves = c_noise[:, None] * self.frequencies
         x = pad_to(z * per_sample((sigma**2 + self.sigma_data**2).rsqrt(), z), self.stride)
         with torch.autocast(z.device.type, torch.bfloat16, enabled=multiplies_bfloat16(z.device)):
             level = self.embed(torch.cat([waves.cos(), waves.sin()], dim=1))
             h = self.enter(F.pixel_unshuffle(x, 2))
-            pooled = [level, told[:, None]]
+            pooled = [level, c_noise[:, None]]
             for layer in self.down:
                 h = layer(h, level) if isinstance(layer, Block) else layer(h)
                 if isinstance(layer, Block):

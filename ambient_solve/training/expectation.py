@@ -4,7 +4,7 @@ Three ways to draw it:
 
     Guided       any algorithm of the library and the picture's own operator: DiEM (Rozet et al., 2024, arXiv
                  2405.13712) is MMPS, EM-Diffusion (Bai et al., 2024, arXiv 2407.01014) is DPS
-    Told         the reverse process of a network that is told y: DiffEM (Hosseintabar et al., 2025, arXiv 2510.12691)
+    Conditioned  the reverse process of a network that is shown y: DiffEM (Hosseintabar et al., 2025, arXiv 2510.12691)
     FromLevel    the reverse process from the level below which a picture is not trusted: Ambient Dataloops (arXiv
                  2601.15417); for noisy pictures and a large rho SFBD (Lu et al., 2025, arXiv 2502.05446)
 
@@ -121,7 +121,7 @@ class Guided(Expectation):
 
 @final
 @dataclass(frozen=True)
-class Told(Expectation):
+class Conditioned(Expectation):
     """The reverse process, in `steps` levels, of a network trained by the objective `Conditional`."""
 
     steps: int = 18
@@ -129,7 +129,7 @@ class Told(Expectation):
     @property
     def settings(self) -> dict[str, Any]:
         """See `Expectation.settings`."""
-        return {"algorithm": "told", "steps": self.steps}
+        return {"algorithm": "conditional", "steps": self.steps}
 
     def draw(self, prior: Prior, samples: Sequence[Sample], seeds: Sequence[int]) -> Tensor:
         """From pure noise at the prior's largest level."""

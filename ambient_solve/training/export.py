@@ -38,10 +38,10 @@ def write_prior(
     config: Config, averages: dict[str, Tensor], step: int, seconds: float, data: Data, computed_in: str
 ) -> Path:
     """Write the prior of these weights, in float16, and its model card; returns its folder, OUT/prior."""
-    prior = starting_prior(config, data.survival(config.objective), torch.device("cpu"))
+    prior = starting_prior(config, data.keep_probability(config.objective), torch.device("cpu"))
     prior.load_state_dict(averages)
     prior.eval().requires_grad_(False)
-    metrics = {} if config.objective.planes else denoising_psnr(prior, data.held_out, config.crop)
+    metrics = {} if config.objective.mask_channels else denoising_psnr(prior, data.held_out, config.crop)
     folder = Path(config.out) / "prior"
     card = model_card(
         config.name,

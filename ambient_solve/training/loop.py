@@ -78,7 +78,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
     data = read_data(config, main)
     refuse_unsuited(config.objective, data.samples)
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    prior = starting_prior(config, data.survival(config.objective), accelerator.device, sharded)
+    prior = starting_prior(config, data.keep_probability(config.objective), accelerator.device, sharded)
     if compiles(config, accelerator.device, accelerator.num_processes):
         accelerator.print("The network is compiled at the first step, which takes a minute or more.", file=sys.stderr)
         prior.network.compile()

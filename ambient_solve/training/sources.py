@@ -43,12 +43,12 @@ class Data:
     held_out: list[Tensor]
     held_out_noisy: list[Sample] = field(default_factory=list)
 
-    def survival(self, objective: Objective) -> float | None:
+    def keep_probability(self, objective: Objective) -> float | None:
         """Share of the entries that `objective` lets a network see of these samples, drawn by their share."""
         if not self.samples:
-            return objective.survival(1.0)
+            return objective.keep_probability(1.0)
         observed = [1.0 if s.mask is None else float(s.mask.float().mean()) for s in self.samples]
-        return objective.survival(float(np.average(observed, weights=self.share)))
+        return objective.keep_probability(float(np.average(observed, weights=self.share)))
 
 
 def read_data(config: Config, main: bool) -> Data:
@@ -120,10 +120,10 @@ def refuse_unsuited(objective: Objective, samples: list[Sample]) -> None:
             f"{hidden.name} is incomplete, which the objective does not know: set objective: {{kind: {kind}}}."
         )
     pixels = hidden is not None and hidden.signs is None and hidden.maps is None
-    if pixels and isinstance(objective, Consistency) and not objective.planes:
+    if pixels and isinstance(objective, Consistency) and not objective.mask_channels:
         raise AmbientSolveError(
             f"{hidden.name} is incomplete, and the objective tells the network of no mask: set objective: {{kind: "
-            f"consistency, planes: {len(hidden.mask)}}}."
+            f"consistency, mask_channels: {len(hidden.mask)}}}."
         )
     bad = next((s for s in samples if max(s.sigma_noise, s.sigma_min, s.sigma_max) > 0), None)
     if bad is not None and not objective.noisy:

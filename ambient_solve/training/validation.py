@@ -31,7 +31,7 @@ PICTURES, SAMPLES, STEPS = 64, 16, 20
 def held_out_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
     """Mean loss against the whole held-out picture at each of LEVELS; the same pictures and noise each time.
 
-    A denoiser that is told masks is told those of training samples. Where noisy samples are held out, the loss of
+    A mask-conditioned denoiser is given masks of training samples. Where noisy samples are held out, the loss of
     training on them is there too, as "noisy LEVEL", at the levels at which they may be used: it falls and rises with
     the error of the denoiser, and holds what noise adds to its target besides. Empty where nothing is held out.
     """
@@ -40,7 +40,7 @@ def held_out_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
 
 def _noisy_loss(prior: Prior, config: Config, samples: Sequence[Sample]) -> dict[str, float]:
     found, objective, crop = {}, config.objective.of_data(), config.crop
-    planes = max((len(s.mask) for s in samples if s.mask is not None), default=0)
+    mask_channels = max((len(s.mask) for s in samples if s.mask is not None), default=0)
     for level in LEVELS if samples else ():
         at = [
             (i, s)
@@ -57,7 +57,7 @@ def _noisy_loss(prior: Prior, config: Config, samples: Sequence[Sample]) -> dict
                 torch.stack([centre(s.z, crop).float() for s in own]),
                 torch.full((len(own),), level),
                 *(torch.tensor([getattr(s, k) for s in own]) for k in ("sigma_noise", "sigma_min", "sigma_max")),
-                torch.stack([_mask(s, crop, planes) for s in own]) if planes else None,
+                torch.stack([_mask(s, crop, mask_channels) for s in own]) if mask_channels else None,
                 torch.stack([s.signs.float() for s in own]) if own[0].signs is not None else None,
                 torch.stack([s.maps for s in own]) if own[0].maps is not None else None,
             )
@@ -71,11 +71,13 @@ def _clean_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
         return {}
     z = torch.stack([centre(prior_units(p), config.crop) for p in data.held_out[:PICTURES]])
     incomplete = [s for s in data.samples if s.mask is not None][: len(z)]
-    masked = config.objective.planes and incomplete and all(s.maps is None and s.signs is None for s in incomplete)
+    masked = (
+        config.objective.mask_channels and incomplete and all(s.maps is None and s.signs is None for s in incomplete)
+    )
     masks = None
     if masked:
         masks = torch.stack(
-            [_mask(incomplete[i % len(incomplete)], config.crop, config.objective.planes) for i in range(len(z))]
+            [_mask(incomplete[i % len(incomplete)], config.crop, config.objective.mask_channels) for i in range(len(z))]
         )
     found = {}
     for level in LEVELS:
@@ -91,18 +93,22 @@ def _clean_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
     return found
 
 
-def _mask(sample: Sample, crop: int, planes: int) -> Tensor:
+def _mask(sample: Sample, crop: int, mask_channels: int) -> Tensor:
     mask = torch.ones(1, *sample.z.shape[-2:]) if sample.mask is None else sample.mask
-    return centre(mask, crop).float().expand(planes, -1, -1)
+    return centre(mask, crop).float().expand(mask_channels, -1, -1)
 
 
 def sample_sheet(prior: Prior, config: Config, path: Path, accelerator: Accelerator) -> None:
     """Write SAMPLES samples as one picture, and log it to TensorBoard; the same seeds each time."""
-    survival = prior.config.survival if hasattr(prior, "config") else None
-    if config.network.channels not in (1, 3) or (config.objective.planes and survival is None):
+    keep_probability = prior.config.keep_probability if hasattr(prior, "config") else None
+    if config.network.channels not in (1, 3) or (config.objective.mask_channels and keep_probability is None):
         return
-    told = AmbientPrior(prior, survival, planes=config.objective.planes) if survival else prior
-    x = told.decode(generate(told, SAMPLES, size=config.crop, steps=STEPS, batch=SAMPLES)).clamp(0, 1)
+    prior = (
+        AmbientPrior(prior, keep_probability, mask_channels=config.objective.mask_channels)
+        if keep_probability
+        else prior
+    )
+    x = prior.decode(generate(prior, SAMPLES, size=config.crop, steps=STEPS, batch=SAMPLES)).clamp(0, 1)
     if not accelerator.is_main_process:
         return
     save_image(x, path, nrow=4)

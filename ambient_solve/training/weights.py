@@ -24,18 +24,20 @@ SAME = "channels widths unshuffle groups embedding sigma_data scale offset".spli
 
 
 def starting_prior(
-    config: Config, survival: float | None, device: torch.device, sharded: bool = False
+    config: Config, keep_probability: float | None, device: torch.device, sharded: bool = False
 ) -> NetworkPrior | PipelinePrior:
-    """The prior to train, on `device`, with the planes that the objective tells; from `config.init` where given.
+    """The prior to train, on `device`, with the mask channels of the objective; from `config.init` where given.
 
-    `survival` is the share of the pixels that it will be shown; None if it is shown everything. Parameters that will be
-    `sharded` keep the plain memory layout, the only one that FSDP takes.
+    `keep_probability` is the share of the pixels that it will be shown; None if it is shown everything. Parameters that
+    will be `sharded` keep the plain memory layout, the only one that FSDP takes.
     """
-    planes = config.objective.planes
+    mask_channels = config.objective.mask_channels
     folder = prior_folder(config.init) if config.init else None
     if folder is not None and (folder / INDEX).is_file():
-        if planes:
-            raise AmbientSolveError(f"init: {config.init} is a diffusers pipeline and cannot be told {planes} planes.")
+        if mask_channels:
+            raise AmbientSolveError(
+                f"init: {config.init} is a diffusers pipeline and cannot be shown {mask_channels} mask channels."
+            )
         prior = PipelinePrior.load(folder)
         if prior.shape[0] != config.network.channels:
             raise AmbientSolveError(
@@ -44,7 +46,12 @@ def starting_prior(
         prior.half = arithmetic(config.precision, device) == "bfloat16"
         return prior.to(device).train().requires_grad_(True)
     missing = config.objective.missing if isinstance(config.objective, KSpace) else 0.0
-    wanted = dataclasses.replace(config.network, planes=planes, survival=survival if planes else None, missing=missing)
+    wanted = dataclasses.replace(
+        config.network,
+        mask_channels=mask_channels,
+        keep_probability=keep_probability if mask_channels else None,
+        missing=missing,
+    )
     try:
         prior = NetworkPrior(wanted, arithmetic(config.precision, device))
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
@@ -103,7 +110,7 @@ def compiles(config: Config, device: torch.device, processes: int) -> bool:
 
 
 def _start_from(prior: NetworkPrior, saved: NetworkPrior, name: str) -> None:
-    """Copy the weights; planes that `saved` was not told start with the weight 0, so that nothing changes at first.
+    """Copy the weights; mask channels that `saved` lacks start with the weight 0, so that nothing changes at first.
 
     Nor do blocks change anything at first that `saved` does not have.
     """

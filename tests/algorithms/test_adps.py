@@ -1,4 +1,4 @@
-"""A-DPS and A-OS, and what other samplers draw with a prior that is told what it may see, on Gaussians."""
+"""A-DPS and A-OS, and what other samplers draw with a mask-conditioned prior, on Gaussians."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ambient_solve import DPS, MMPS, AmbientPrior, AmbientSolveError, GaussianPr
 from ambient_solve.algorithms.adps import ADPS
 from ambient_solve.algorithms.aos import AOS
 from ambient_solve.noise import Streams, karras
-from ambient_solve.priors.ambient import ToldGaussian
+from ambient_solve.priors.ambient import MaskConditionedGaussian
 from ambient_solve.priors.gaussian import dense
 from helpers import one_sentence, rand, randn, relative
 
@@ -41,8 +41,8 @@ def measured(op: Physics = OPERATOR, n: int = 1) -> Tensor:
     return y + NOISE * randn(*y.shape, seed=6) * (y != 0)
 
 
-def told(survival: float = 0.6) -> AmbientPrior:
-    return AmbientPrior(ToldGaussian(EXACT), survival)
+def mask_conditioned(keep_probability: float = 0.6) -> AmbientPrior:
+    return AmbientPrior(MaskConditionedGaussian(EXACT), keep_probability)
 
 
 def solve(prior: Prior, algorithm: object, y: Tensor, op: Physics = OPERATOR, n: int = 1) -> Tensor:
@@ -80,7 +80,7 @@ MISTAKES = ("all is seen", "norm of the batch", "half", "uphill", "last step lef
 
 @pytest.mark.parametrize("op", [OPERATOR, CURVED], ids=["linear", "curved"])
 def test_the_update_is_the_published_one(op):
-    y, prior, steps, n = measured(op), told(), 12, 6
+    y, prior, steps, n = measured(op), mask_conditioned(), 12, 6
     found = solve(prior, ADPS(steps=steps, l_ss=0.1), y, op, n)
     sigmas = karras(steps, 0.005, 10.0)
     assert relative(found, literal(op, y, prior._masks, sigmas, 0.1)) < 1e-4
@@ -90,7 +90,7 @@ def test_the_update_is_the_published_one(op):
 
 @pytest.mark.parametrize("eta", [0.0, 0.7])
 def test_in_the_units_of_ddpm_it_is_dps(eta):
-    for prior in (told(), EXACT):
+    for prior in (mask_conditioned(), EXACT):
         wanted = solve(prior, DPS(steps=15, zeta=0.3, eta=eta), measured(), n=3)
         found = solve(prior, ADPS(steps=15, l_ss=0.15, scaling="vp", eta=eta), measured(), n=3)
         assert relative(found, wanted) < 1e-5
@@ -100,34 +100,36 @@ def test_in_the_units_of_ddpm_it_is_dps(eta):
 def test_where_all_is_seen_the_prior_is_the_ordinary_one():
     algorithm, y = ADPS(steps=25, l_ss=0.1), measured()
     plain = solve(EXACT, algorithm, y, n=4)
-    assert relative(solve(told(1.0), algorithm, y, n=4), plain) < 1e-4
-    assert relative(solve(told(0.9), algorithm, y, n=4), plain) > 0.05
+    assert relative(solve(mask_conditioned(1.0), algorithm, y, n=4), plain) < 1e-4
+    assert relative(solve(mask_conditioned(0.9), algorithm, y, n=4), plain) > 0.05
     # Bit for bit where the same code denoises.
-    same = solve(told().with_mask(torch.ones(SHAPE)), algorithm, y, n=4)
-    assert torch.equal(same, solve(ToldGaussian(EXACT), algorithm, y, n=4))
+    same = solve(mask_conditioned().with_mask(torch.ones(SHAPE)), algorithm, y, n=4)
+    assert torch.equal(same, solve(MaskConditionedGaussian(EXACT), algorithm, y, n=4))
 
 
 def test_a_sample_does_not_know_its_batch():
     algorithm, y, op = ADPS(steps=12, l_ss=0.1), measured(n=3), OPERATOR
-    together = Solver(told(), algorithm).solve(y, op, n_samples=2).samples
-    alone = torch.cat([Solver(told(), algorithm).solve(y[b : b + 1], op, n_samples=2).samples for b in range(3)])
+    together = Solver(mask_conditioned(), algorithm).solve(y, op, n_samples=2).samples
+    alone = torch.cat(
+        [Solver(mask_conditioned(), algorithm).solve(y[b : b + 1], op, n_samples=2).samples for b in range(3)]
+    )
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
-    masks, sigmas = told().draw_masks((4, *SHAPE), Streams([0], 4)), karras(12, 0.005, 10.0)
+    masks, sigmas = mask_conditioned().draw_masks((4, *SHAPE), Streams([0], 4)), karras(12, 0.005, 10.0)
     for mistake in ("", "norm of the batch"):
         four, first = (literal(op, y[:1], m, sigmas, 0.1, mistake) for m in (masks, masks[:1]))
         assert (relative(four[:1], first) > 0.05) == bool(mistake)
 
 
 def test_a_fresh_mask_is_a_policy_of_the_prior():
-    fresh, y = AmbientPrior(ToldGaussian(EXACT), 0.6, policy="per_call"), measured()
-    a, b = (solve(prior, ADPS(steps=12, l_ss=0.1), y, n=40) for prior in (told(), fresh))
+    fresh, y = AmbientPrior(MaskConditionedGaussian(EXACT), 0.6, policy="per_call"), measured()
+    a, b = (solve(prior, ADPS(steps=12, l_ss=0.1), y, n=40) for prior in (mask_conditioned(), fresh))
     assert relative(a, b) > 0.1 and torch.isfinite(b).all()
 
 
 def test_costs():
-    r = Solver(told(), ADPS(steps=7)).solve(measured(), OPERATOR, n_samples=2)
+    r = Solver(mask_conditioned(), ADPS(steps=7)).solve(measured(), OPERATOR, n_samples=2)
     assert (r.network_calls, r.vjps) == (7, 7)
-    r = Solver(told().with_mask(SEEN), AOS()).solve(measured(), OPERATOR)
+    r = Solver(mask_conditioned().with_mask(SEEN), AOS()).solve(measured(), OPERATOR)
     assert (r.network_calls, r.vjps) == (1, 0)
 
 
@@ -154,8 +156,8 @@ def conditional(samples: Tensor, seen: Tensor) -> Tensor:
     ("build", "here", "rest"),
     [
         (lambda: EXACT, (0.5, 0.8), (0.6, 1.1)),
-        (told, (1.0, 4.0), (0.5, 2.6)),
-        (lambda: told().with_mask(SEEN), (0.5, 0.8), (0.0, 0.1)),
+        (mask_conditioned, (1.0, 4.0), (0.5, 2.6)),
+        (lambda: mask_conditioned().with_mask(SEEN), (0.5, 0.8), (0.0, 0.1)),
     ],
     ids=["ordinary", "mask of the training law", "mask of the measurement"],
 )
@@ -185,10 +187,10 @@ def test_the_residual_ends_near_the_step_whatever_the_noise():
 
 
 @pytest.mark.parametrize("trusted", [0.0, math.inf])
-def test_told_the_measurement_mmps_draws_what_it_sees_and_fills_in_the_rest(trusted):
+def test_shown_the_measurement_mmps_draws_what_it_sees_and_fills_in_the_rest(trusted):
     """Measured entries follow the posterior, the rest is its conditional mean: the mean of all is right, the variance
     of the rest is that of `E[rest | measured]`. With an ordinary prior, the control, both follow the posterior."""
-    y, algorithm, prior = measured(), MMPS(steps=25, iterations=5), told().with_mask(SEEN)
+    y, algorithm, prior = measured(), MMPS(steps=25, iterations=5), mask_conditioned().with_mask(SEEN)
     prior.sigma_jacobian = trusted
     z = solve(prior, algorithm, y, n=200)
     bias, ratio = moments(z, y)
@@ -202,10 +204,10 @@ def test_told_the_measurement_mmps_draws_what_it_sees_and_fills_in_the_rest(trus
     assert moments(ordinary, y)[1][1] > 0.85 and relative(ordinary, conditional(ordinary, SEEN)) > 0.2
 
 
-def test_told_the_measurement_proximal_fills_in_the_rest_without_bias():
+def test_shown_the_measurement_proximal_fills_in_the_rest_without_bias():
     """It needs no Jacobian to carry the measurement to the rest; with an ordinary prior it does."""
     y = measured()
-    z, ordinary = (solve(prior, Proximal(), y, n=200) for prior in (told().with_mask(SEEN), EXACT))
+    z, ordinary = (solve(prior, Proximal(), y, n=200) for prior in (mask_conditioned().with_mask(SEEN), EXACT))
     found, control = moments(z, y), moments(ordinary, y)
     print(f"\nproximal: bias, ratio {found}, of an ordinary prior {control}")
     assert relative(z, conditional(z, SEEN)) < 0.01 and max(found[0]) < 0.2 and found[1][0] < 0.6
@@ -216,9 +218,11 @@ def test_a_mask_that_hides_a_measured_entry_loses_it():
     """It ends at its conditional mean given the others, whatever was measured there."""
     hides, y = SEEN.clone(), measured(n=6)
     hides[0, 0] = 1 - hides[0, 0]
-    prior = told().with_mask(hides)
+    prior = mask_conditioned().with_mask(hides)
     for algorithm in (Proximal(), MMPS(), ADPS(steps=60, l_ss=0.2)):
-        lost, kept = (Solver(p, algorithm).solve(y, OPERATOR, n_samples=16) for p in (prior, told().with_mask(SEEN)))
+        lost, kept = (
+            Solver(p, algorithm).solve(y, OPERATOR, n_samples=16) for p in (prior, mask_conditioned().with_mask(SEEN))
+        )
         z = lost.samples.flatten(0, 1)
         away = relative(z, conditional(z, hides))
         print(f"\n{algorithm.name}: chi2 {float(lost.chi2.mean()):.2f}, else {float(kept.chi2.mean()):.2f}, {away:.4f}")
@@ -248,24 +252,25 @@ def test_one_step_is_the_conditional_mean():
     masks, noise = (rand(3, *SHAPE, seed=4) < 0.5).float(), torch.tensor([0.05, 0.1, 0.4])
     op = Inpainting(SHAPE, mask=masks)
     y = masks * (EXACT.sample(3, torch.Generator().manual_seed(1)) + noise[:, None, None, None] * randn(3, *SHAPE))
-    prior, wanted = told().with_mask(masks), best_guess(y, masks, noise)
+    prior, wanted = mask_conditioned().with_mask(masks), best_guess(y, masks, noise)
     r = Solver(prior, AOS()).solve(y, op, sigma_y=noise)
     assert relative(r.samples[:, 0], wanted) < 1e-5 and r.network_calls == 1
-    asked = Solver(told(), AOS()).solve(y, op, sigma_y=noise, cond=masks)  # the caller's own mask, whatever the policy
+    # The caller's own mask, whatever the policy.
+    asked = Solver(mask_conditioned(), AOS()).solve(y, op, sigma_y=noise, cond=masks)
     assert torch.equal(asked.samples, r.samples)
-    # Controls: the lowest level, another mask told, the noise of another measurement.
+    # Controls: the lowest level, another mask given, the noise of another measurement.
     lowest = Solver(prior, AOS(level="lowest")).solve(y, op, sigma_y=noise).samples[:, 0]
     assert relative(lowest, best_guess(y, masks, torch.full((3,), EXACT.sigma_min))) < 1e-4
     for control in (
         lowest,
-        told().with_mask(masks.roll(1, 0)).denoise(y, noise),
+        mask_conditioned().with_mask(masks.roll(1, 0)).denoise(y, noise),
         Solver(prior, AOS()).solve(y, op, sigma_y=noise.flip(0)).samples[:, 0],
     ):
         assert relative(control, wanted) > 0.03
 
 
 class Spy(Prior):
-    """A told denoiser that keeps what it was given."""
+    """A mask-conditioned denoiser that keeps what it was given."""
 
     shape, sigma_min, sigma_max = (2, 8, 6), 0.01, 40.0
 
@@ -297,10 +302,13 @@ def test_with_an_ordinary_prior_one_step_denoises():
 
 REFUSED = {
     "an ordinary prior": (lambda: solve(EXACT, AOS(), measured()), "with_mask"),
-    "a random mask": (lambda: solve(told(), AOS(), measured()), "with_mask"),
-    "another mask": (lambda: solve(told().with_mask(1 - SEEN), AOS(), measured()), "with_mask"),
-    "samples": (lambda: solve(told().with_mask(SEEN), AOS(), measured(), n=2), "n_samples=2"),
-    "a curved operator": (lambda: solve(told().with_mask(SEEN), AOS(), measured(CURVED), CURVED), "linear operator"),
+    "a random mask": (lambda: solve(mask_conditioned(), AOS(), measured()), "with_mask"),
+    "another mask": (lambda: solve(mask_conditioned().with_mask(1 - SEEN), AOS(), measured()), "with_mask"),
+    "samples": (lambda: solve(mask_conditioned().with_mask(SEEN), AOS(), measured(), n=2), "n_samples=2"),
+    "a curved operator": (
+        lambda: solve(mask_conditioned().with_mask(SEEN), AOS(), measured(CURVED), CURVED),
+        "linear operator",
+    ),
     "steps": (lambda: AOS(steps=2), "steps=2"),
     "scaling": (lambda: ADPS(scaling="vq"), "Known: published, vp"),
 }
@@ -324,16 +332,16 @@ def test_the_lines_of_the_crossing_benchmark():
     # Smooth: neighbours in the picture agree. The k-space of a white picture, the control, has no such peak.
     assert torch.linalg.eigvalsh(K).min() > -1e-9 and K.diagonal().argmax() == 48 and K.diagonal()[48] > 1
     both = torch.block_diag(K, K)
-    told = ToldGaussian(GaussianPrior(torch.zeros(2, 1, 96), both, sigma_min=0.004, sigma_max=10.0))
-    z, lines = randn(4, 2, 1, 96), crossing.ToldLines(K, masks)
+    conditioned = MaskConditionedGaussian(GaussianPrior(torch.zeros(2, 1, 96), both, sigma_min=0.004, sigma_max=10.0))
+    z, lines = randn(4, 2, 1, 96), crossing.MaskConditionedLines(K, masks)
     shown = z * masks[[0, 0, 1, 1], None, None]
     for sigma in (0.01, 3.0, torch.tensor([0.01, 0.1, 1.0, 10.0])):
-        wanted = told.denoise(shown, sigma, masks[[0, 0, 1, 1], None, None])
+        wanted = conditioned.denoise(shown, sigma, masks[[0, 0, 1, 1], None, None])
         assert relative(lines.denoise(shown, sigma), wanted) < 1e-4
-        assert relative(crossing.ToldLines(K, masks.flip(0)).denoise(shown, sigma), wanted) > 0.1
+        assert relative(crossing.MaskConditionedLines(K, masks.flip(0)).denoise(shown, sigma), wanted) > 0.1
     # The exact posterior of the benchmark is the one of GaussianPrior.
     cell = crossing.Cell(K, 8, groups=1, each=1)
-    exact = told.prior.posterior(dense(cell.op, (2, 1, 96)), cell.y[0], crossing.NOISE)
+    exact = conditioned.prior.posterior(dense(cell.op, (2, 1, 96)), cell.y[0], crossing.NOISE)
     samples = cell.exact(400)[0]
     assert (
         relative(samples.mean(0), exact.mean) < 0.1

@@ -92,7 +92,7 @@ class Opaque(Physics):
 
 @pytest.mark.parametrize("steps", [1, 5, 60])
 def test_langevin_steps_are_the_chain_of_their_formula(steps):
-    """For a linear map, which the algorithm is not told of, mean and covariance of the chain obey a recursion."""
+    """For a linear map, which the algorithm does not know, mean and covariance of the chain obey a recursion."""
     q, curvature, rate, prior = 0.4, 9.0, 0.2, small()
     likelihood = Likelihood(Y, Opaque(), prior, n_samples=N)
     assert not likelihood.linear

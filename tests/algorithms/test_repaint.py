@@ -36,11 +36,11 @@ def test_a_noisy_picture_seen_whole_gives_the_exact_posterior(settings):
     assert distance(draw(RePaint(steps=100, **settings), prior, Y, op, n=1000), exact) < 2
 
 
-@pytest.mark.parametrize(("told", "least"), [(1e-3, 6), (SIGMA_Y / 2, 3)], ids=["noise-free, the paper", "half"])
-def test_with_the_wrong_noise_it_is_not_exact(told, least):
+@pytest.mark.parametrize(("given", "least"), [(1e-3, 6), (SIGMA_Y / 2, 3)], ids=["noise-free, the paper", "half"])
+def test_with_the_wrong_noise_it_is_not_exact(given, least):
     prior = two_modes()
     exact = prior.posterior(torch.eye(2), Y[0], SIGMA_Y)
-    z = draw(RePaint(steps=100, resample=1), prior, Y, diagonal([1.0, 1.0], told), n=1000)
+    z = draw(RePaint(steps=100, resample=1), prior, Y, diagonal([1.0, 1.0], given), n=1000)
     assert distance(z, exact) > least
 
 

@@ -26,9 +26,9 @@ from test_mri_data import contents, disc, write_dicom
 HEIGHT, WIDTH = 40, 48
 
 
-def tiny(planes: int = 0) -> NetworkPrior:
+def tiny(mask_channels: int = 0) -> NetworkPrior:
     torch.manual_seed(0)
-    config = NetworkConfig(channels=2, widths=(8, 16), groups=4, planes=planes)
+    config = NetworkConfig(channels=2, widths=(8, 16), groups=4, mask_channels=mask_channels)
     return NetworkPrior(config).eval().requires_grad_(False)
 
 
@@ -75,9 +75,9 @@ def merged(updates) -> dict:
     return {name: value for update in updates for name, value in update.items()}
 
 
-@pytest.mark.parametrize("planes", [0, 1])
-def test_a_run_makes_what_the_library_makes(scan_file, planes):
-    prior, scan = tiny(planes), job.read(scan_file)
+@pytest.mark.parametrize("mask_channels", [0, 1])
+def test_a_run_makes_what_the_library_makes(scan_file, mask_channels):
+    prior, scan = tiny(mask_channels), job.read(scan_file)
     order = ScanOrder("prior", (1,), "random", 2.0, 12, "proximal", {"steps": 3}, samples=3, seed=5, coils=4)
     moments = list(job.run(order, scan, prior))
     p = problem(retrospective(scan.slice(1), "random", 2.0, 12, 5), 4)

@@ -46,7 +46,7 @@ def test_a_peer_is_tuned_once_for_each_prior_and_task(tmp_path, monkeypatch):
     assert len(json.loads(path.read_text())) == 2
 
 
-def test_the_mean_of_runs_is_told_from_a_single_picture(monkeypatch):
+def test_the_mean_of_runs_is_distinguished_from_a_single_picture(monkeypatch):
     """Pictures of squared error .01 whose errors are independent: the mean of 8 has an eighth of it, 9 dB more."""
     x = 0.25 + picture() / 2
 

@@ -81,9 +81,9 @@ def part(found: float, low: float = 0.0, high: float = 1.0) -> theory.Part:
 def test_a_criterion_that_fails_is_the_exit_code(monkeypatch, capsys, found, code, word):
     monkeypatch.setattr(theory, "PARTS", {"only": (lambda replicas: part(found), 2, 1)})
     assert theory.main([]) == code
-    told = capsys.readouterr().out
-    assert "| a | b |\n|---|---|\n| 0.5 |  |\n" in told and f"- {word}: what" in told
-    assert f"{1 - code} of 1 criteria hold." in told
+    printed = capsys.readouterr().out
+    assert "| a | b |\n|---|---|\n| 0.5 |  |\n" in printed and f"- {word}: what" in printed
+    assert f"{1 - code} of 1 criteria hold." in printed
 
 
 def numbers(rows: int, columns: int) -> theory.Part:

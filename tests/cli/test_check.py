@@ -103,12 +103,15 @@ def test_the_page_of_a_heuristic(capsys, tmp_path):
 
 def test_json_is_one_object(capsys, tmp_path):
     code = Check(algorithm="ddnm", out=tmp_path, json=True, **(TOY | {"draws": 0})).run({"steps": "4"})
-    told = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)
     assert (
-        code == 0 and told["algorithm"] == "ddnm" and told["verdict"].startswith("heuristic") and not told["gaussian"]
+        code == 0
+        and found["algorithm"] == "ddnm"
+        and found["verdict"].startswith("heuristic")
+        and not found["gaussian"]
     )
-    assert set(told["calibration"]) == {"mask", "blur", "super-resolution", "dense", "mixture"}
-    row = told["calibration"]["blur"]
+    assert set(found["calibration"]) == {"mask", "blur", "super-resolution", "dense", "mixture"}
+    row = found["calibration"]["blur"]
     assert len(row["ranks"]["tarp"]) == 20 and len(row["ratios"]) == 36 and row["network_calls"] == 4
     assert row["coverage"].keys() == {f"0.{i}" for i in range(1, 9)}  # 9 samples reach 80 %
 
@@ -120,7 +123,7 @@ def test_numbers_that_json_does_not_have(capsys, tmp_path, monkeypatch):
     assert json.loads(capsys.readouterr().out)["calibration"]["mask"]["variance_ratio"] is None
 
 
-def test_an_algorithm_that_fails_is_told(capsys, tmp_path, monkeypatch):
+def test_an_algorithm_that_fails_is_named(capsys, tmp_path, monkeypatch):
     iterate, dense = DDNM.iterate, []
 
     def diverging(self, prior, likelihood, z, sigmas, streams):
@@ -145,8 +148,8 @@ def test_a_trained_prior(capsys, prior, tmp_path):
     assert code == 0 and "gaussian-blur" in out and "log p" not in out and "Gaussian  " not in out
     assert "Verdict: " in out and (tmp_path / "check.png").is_file()
     assert Check(json=True, **toy).run({"steps": "2"}) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert list(told["calibration"]) == ["inpaint"] and told["calibration"]["inpaint"]["problems"] == 10
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["calibration"]) == ["inpaint"] and found["calibration"]["inpaint"]["problems"] == 10
 
 
 @pytest.mark.parametrize("name", OPERATORS)

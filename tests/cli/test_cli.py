@@ -202,17 +202,17 @@ def test_a_second_run_skips_what_is_finished(capsys, prior, place):
     for name in ("a.png", "grey.png"):
         Path(name).rename(Path("in") / name)
     first = restore(capsys, prior, "in", *INPAINT, "--json")
-    told = [json.loads(line) for line in first[1].splitlines()]
-    assert first[0] == 0 and [t["state"] for t in told] == ["restored", "restored"]
-    assert all(t["chi2"] > 0 and t["seconds"] > 0 and Path(t["folder"], "mean.png").is_file() for t in told)
+    rows = [json.loads(line) for line in first[1].splitlines()]
+    assert first[0] == 0 and [t["state"] for t in rows] == ["restored", "restored"]
+    assert all(t["chi2"] > 0 and t["seconds"] > 0 and Path(t["folder"], "mean.png").is_file() for t in rows)
     again = [json.loads(line) for line in restore(capsys, prior, "in", *INPAINT, "--json")[1].splitlines()]
-    assert [t["state"] for t in again] == ["skipped", "skipped"] and again[0]["chi2"] == told[0]["chi2"]
+    assert [t["state"] for t in again] == ["skipped", "skipped"] and again[0]["chi2"] == rows[0]["chi2"]
 
 
 def test_json_tells_failures_too(capsys, prior, place):
     code, out, err = restore(capsys, prior, "text.png", *INPAINT, "--json")
-    told = json.loads(out)
-    assert code == 2 and told["state"] == "failed" and "not a picture" in told["error"] and told["chi2"] is None
+    rows = json.loads(out)
+    assert code == 2 and rows["state"] == "failed" and "not a picture" in rows["error"] and rows["chi2"] is None
 
 
 def test_split_knobs():

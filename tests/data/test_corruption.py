@@ -97,7 +97,7 @@ def test_noise_has_the_level_that_is_stated():
 
 
 def test_views_of_a_picture_share_its_noise_so_that_averaging_them_reveals_nothing():
-    """Undo crop and flip of a thousand visits to one picture: every visit shows the same numbers."""
+    """Undo crop and flip of a thousand training steps with one picture: every step shows the same numbers."""
     size, crop = 20, 16
     grey = [("one", torch.full((1, size, size), 100, dtype=torch.uint8))]
     stored = next(iter(corrupt(grey, 1, noisy(clean=0.0))))
@@ -115,7 +115,7 @@ def test_views_of_a_picture_share_its_noise_so_that_averaging_them_reveals_nothi
             count[i : i + crop, j : j + crop] += 1
     left = (total / count)[count > 0] - (100 / 127.5 - 1)
     assert count.max() == 1000 and abs(float(left.std()) - 0.2) < 0.02
-    # Control: fresh noise at each visit would average away.
+    # Control: fresh noise at each training step would average away.
     fresh = torch.stack([noise(i, (size, size)) for i in range(1000)]).mean(0)
     assert float(0.2 * fresh.std()) < 0.02
 

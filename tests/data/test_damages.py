@@ -179,7 +179,7 @@ def test_noise_is_added_to_what_is_observed_alone():
 
 
 def test_no_number_of_looks_at_a_stored_picture_reveals_what_is_hidden():
-    """Crops and flips of a stored picture: over thousands of visits no more than 20 % of its pixels is ever shown."""
+    """Crops and flips of a stored picture: thousands of training steps show no more than 20 % of its pixels."""
     size, n = 20, 400
     numbered = (torch.arange(n) + 1.0).reshape(1, size, size)  # whole numbers below 2048 are exact in float16
     sample = damaged(RandomMask(missing=0.8), numbered)

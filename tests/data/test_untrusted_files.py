@@ -59,7 +59,7 @@ def test_the_frames_of_a_dicom_are_counted(tmp_path, monkeypatch):
     frames = dicom(tmp_path / "frames.dcm", 64, 64, 30, False)
     refused(frames, "unpacks to", 1_000_000, monkeypatch)
     assert len(job.read(frames)) == 30
-    # What lies behind the frames that are told comes back as frames, too.
+    # What lies behind the frames that are named comes back as frames, too.
     refused(dicom(tmp_path / "more.dcm", 64, 64, 1, False, beyond=10**6), "unpacks to", 5_000_000, monkeypatch)
 
 

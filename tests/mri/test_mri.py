@@ -167,10 +167,17 @@ def test_samples_of_an_exact_prior_end_at_the_exact_mean():
     assert found.chi2 < 1.5 and set(found.metrics) == {"nrmse", "psnr", "ssim"}
 
 
-def tiny(folder: Path | None = None, planes: int = 1) -> NetworkPrior:
+def tiny(folder: Path | None = None, mask_channels: int = 1) -> NetworkPrior:
     torch.manual_seed(0)
     config = NetworkConfig(
-        channels=2, widths=(8, 16), groups=4, planes=planes, scale=1.0, offset=0.0, sigma_min=0.03, sigma_max=20.0
+        channels=2,
+        widths=(8, 16),
+        groups=4,
+        mask_channels=mask_channels,
+        scale=1.0,
+        offset=0.0,
+        sigma_min=0.03,
+        sigma_max=20.0,
     )
     prior = NetworkPrior(config).eval().requires_grad_(False)
     if folder is not None:
@@ -178,7 +185,7 @@ def tiny(folder: Path | None = None, planes: int = 1) -> NetworkPrior:
     return prior
 
 
-def test_a_told_network_is_told_the_mask_and_shown_what_it_lets_through(monkeypatch):
+def test_a_mask_conditioned_network_is_given_the_mask_and_shown_what_it_lets_through(monkeypatch):
     scan, _ = made()
     p, prior, seen = problem(scan), tiny(), []
     denoise = NetworkPrior.denoise
@@ -187,8 +194,8 @@ def test_a_told_network_is_told_the_mask_and_shown_what_it_lets_through(monkeypa
     )
     found = reconstruct(p, prior, options={"steps": 3}, n_samples=2)
     assert found.settings["algorithm"] == "proximal" and len(found.samples) == 2
-    for z, told in seen:
-        assert torch.equal(told, p.mask.expand(len(z), 1, H, W))
+    for z, cond in seen:
+        assert torch.equal(cond, p.mask.expand(len(z), 1, H, W))
         # What is shown lies in the range of A^H: twice filtered, its missing lines are still explained by the maps.
         basis = conjugate_gradient(p.op.A_adjoint_A, z, 200)
         assert apart(p.op.A_adjoint_A(basis), z) < 0.02
@@ -197,13 +204,13 @@ def test_a_told_network_is_told_the_mask_and_shown_what_it_lets_through(monkeypa
     assert len(reconstruct(p, prior, algorithm="aos", n_samples=8).samples) == 1
 
 
-def test_a_network_may_be_told_another_mask(monkeypatch):
+def test_a_network_may_be_given_another_mask(monkeypatch):
     scan, _ = made()
     p, prior, seen = problem(scan), tiny(), []
     denser = torch.maximum(p.mask, make_mask("random", (H, W), 2, 8, 1))
     denoise = NetworkPrior.denoise
     monkeypatch.setattr(NetworkPrior, "denoise", lambda self, z, s, c=None: seen.append(c) or denoise(self, z, s, c))
-    reconstruct(p, prior, options={"steps": 2}, n_samples=1, told=denser)
+    reconstruct(p, prior, options={"steps": 2}, n_samples=1, prior_mask=denser)
     assert all(torch.equal(c[0, 0], denser) for c in seen) and seen
 
 
@@ -264,8 +271,8 @@ def test_the_command_resumes_and_passes_over_a_bad_slice(tmp_path, monkeypatch, 
     np.save("scan.npy", three.numpy())
     args = ["mri", "scan.npy", "--prior", "prior", "--samples", "2", "--steps", "2", "--out", "out"]
     assert main(args) == 2
-    told = capsys.readouterr()
-    assert "coil 2" in told.err and one_sentence(told.err.strip()) and told.out.count("misfit") == 2
+    printed = capsys.readouterr()
+    assert "coil 2" in printed.err and one_sentence(printed.err.strip()) and printed.out.count("misfit") == 2
     folder = tmp_path / "out" / "scan"
     assert not (folder / "slice-001").exists()
     with np.load(folder / "slice-002/reconstruction.npz", allow_pickle=False) as arrays:

@@ -295,12 +295,12 @@ def test_no_tag_of_a_patient_reaches_an_output(tmp_path, monkeypatch, capsys):
     assert float((scan.reference[0] - disc(48, 40) / disc(48, 40).max()).abs().max()) < 0.02
     args = ["mri", "scan.dcm", "--method", "cg-sense", "--acceleration", "2", "--acs", "12", "--out", "out"]
     assert main(args) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     written = sorted(p for p in (tmp_path / "out").rglob("*") if p.is_file())
     names = {"report.png", "reconstruction.npz", "settings.json", "mean.nii.gz"}
     assert names == {p.name for p in written}
     for part in ("Doe", "Jacqueline", "Clinic"):
-        assert part not in told and not any(part.encode() in contents(p) for p in written)
+        assert part not in printed and not any(part.encode() in contents(p) for p in written)
     assert "simulated k-space" in (tmp_path / "out/scan/slice-000/settings.json").read_text()
     assert b"simulated k-space" in contents(tmp_path / "out/scan/mean.nii.gz")
 

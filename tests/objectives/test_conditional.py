@@ -1,4 +1,4 @@
-"""The conditional objective: the exact posterior denoiser wins, and what is hidden is told to nobody."""
+"""The conditional objective: the exact posterior denoiser wins, and what is hidden is shown to nobody."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ PERTURBED = {
     "measurement trusted twice as much": lambda z, s, c: exact(z, s, c, SIGMA_Y / 2),
     "measurement trusted half as much": lambda z, s, c: exact(z, s, c, 2 * SIGMA_Y),
     "zeros of hidden pixels believed": lambda z, s, c: exact(z, s, all_seen(c)),
-    "told a level 10 % too high": lambda z, s, c: exact(z, 1.1 * s, c),
+    "given a level 10 % too high": lambda z, s, c: exact(z, 1.1 * s, c),
 }
 
 
@@ -110,8 +110,8 @@ def test_control_one_noise_for_both_is_won_by_a_wrong_denoiser():
     assert fooled < -DECISIVE and ours > DECISIVE
 
 
-def told(z: Tensor, seeds: range = range(8)) -> Tensor:
-    """What the network is told of pictures z (8, 2, 5, 4)."""
+def condition_of(z: Tensor, seeds: range = range(8)) -> Tensor:
+    """What the network is shown of pictures z (8, 2, 5, 4)."""
     seen = []
 
     def denoise(z: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
@@ -123,29 +123,29 @@ def told(z: Tensor, seeds: range = range(8)) -> Tensor:
     return seen[0]
 
 
-def test_hidden_values_are_told_to_nobody():
+def test_hidden_values_are_shown_to_nobody():
     z = randn(8, 2, 5, 4, seed=6)
-    cond = told(z)
+    cond = condition_of(z)
     mask = cond[:, 2:]
-    assert cond.shape == (8, OBJECTIVE.planes, 5, 4) and torch.equal(mask, mask.square())
+    assert cond.shape == (8, OBJECTIVE.mask_channels, 5, 4) and torch.equal(mask, mask.square())
     other = torch.where(mask > 0, z, randn(8, 2, 5, 4, seed=7))
-    assert torch.equal(told(other), cond)
-    # Control: a change of what is observed is told.
-    assert not torch.equal(told(torch.where(mask > 0, z + 1, z)), cond)
-    # The measurement has noise, and another one at the next visit.
+    assert torch.equal(condition_of(other), cond)
+    # Control: a change of what is observed is shown.
+    assert not torch.equal(condition_of(torch.where(mask > 0, z + 1, z)), cond)
+    # The measurement has noise, and another one at the next training step.
     seen = (mask > 0).expand_as(z)
     assert 0.1 < float((cond[:, :2] - z)[seen].std()) < 0.3
-    again = told(z, range(8, 16))
+    again = condition_of(z, range(8, 16))
     assert not torch.equal(again[:, 2:], mask)
 
 
 def test_row_depends_on_its_stream_only():
     z = randn(8, 2, 5, 4, seed=8)
-    assert torch.equal(told(z)[3:5], told(z[3:5], range(3, 5)))
+    assert torch.equal(condition_of(z)[3:5], condition_of(z[3:5], range(3, 5)))
 
 
 def test_share_of_hidden_pixels():
-    mask = told(torch.zeros(200, 2, 10, 10), range(200))[:, 2:]
+    mask = condition_of(torch.zeros(200, 2, 10, 10), range(200))[:, 2:]
     # 20000 pixels: a standard error of .0035.
     assert abs(float(mask.mean()) - 0.4) < 0.016
     none = Conditional(missing=0.0, sigma_y=0.1, channels=2)

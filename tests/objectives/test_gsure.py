@@ -87,14 +87,14 @@ def test_expectation_is_the_supervised_loss_for_every_denoiser(damage):
             continue
         # What it says of two denoisers is what the truth says, and decisive.
         truth = supervised(denoise, batch, z0, 6) - supervised(PRIOR.denoise, batch, z0, 6)
-        told = truth + gaps[name] - gaps["exact"]
+        estimated = truth + gaps[name] - gaps["exact"]
         print(
-            f"{damage}, {name}: {float(told.mean()):.4f} worse than exact, in truth {float(truth.mean()):.4f}, "
-            f"{standard_errors(told):.0f} standard errors; difference {standard_errors(told - truth):.1f}"
+            f"{damage}, {name}: {float(estimated.mean()):.4f} worse than exact, in truth {float(truth.mean()):.4f}, "
+            f"{standard_errors(estimated):.0f} standard errors; difference {standard_errors(estimated - truth):.1f}"
         )
-        assert abs(standard_errors(told - truth)) < NULL
+        assert abs(standard_errors(estimated - truth)) < NULL
         if damage == "noise":
-            assert standard_errors(told) > DECISIVE, name
+            assert standard_errors(estimated) > DECISIVE, name
 
 
 @pytest.mark.parametrize("wrong", ["no trace", "half of it", "level for noise"])

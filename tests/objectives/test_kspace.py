@@ -122,7 +122,7 @@ def test_exact_mean_beats_every_perturbation_on_undersampled_data_alone(coils, s
         "zero-filled": lambda d, u, m: u,
         "unseen part left empty": lambda d, u, m: d - prior.missed(d, m),
         "unseen part 50 % larger": lambda d, u, m: d + 0.5 * prior.missed(d, m),
-        "told a level 10 % too high": lambda d, u, m: prior.mean(u, m, 1.1 * SIGMA),
+        "given a level 10 % too high": lambda d, u, m: prior.mean(u, m, 1.1 * SIGMA),
         "one column shifted": lambda d, u, m: d.roll(1, -1),
     }
     found = leads(objective, batch, prior, wrong)
@@ -229,16 +229,16 @@ def test_what_was_not_sampled_cannot_be_known(coils):
 def test_what_is_dropped_depends_on_the_stream_of_the_row_alone():
     batch, heard = some_batch(n=5), Heard(lambda u, m: u)
 
-    def visit(rows: list[int], seeds: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def step(rows: list[int], seeds: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         part = Batch(**{k: v[rows] for k, v in vars(batch).items() if v is not None})
         return KSpace().loss(heard, part, Streams(seeds, 1)), heard.z, heard.seen
 
-    together, apart = visit([0, 1, 2, 3, 4], [10, 11, 12, 13, 14]), visit([3, 1], [13, 11])
+    together, apart = step([0, 1, 2, 3, 4], [10, 11, 12, 13, 14]), step([3, 1], [13, 11])
     assert all(torch.equal(a, t[[3, 1]]) for a, t in zip(apart, together, strict=True))
-    visits = torch.stack([visit([0, 1, 2, 3, 4], list(range(s, s + 5)))[2] for s in range(80)])
-    drawn = visits.amax(0)
-    assert torch.equal(drawn, batch.mask) and torch.equal(visits, visits * batch.mask)
-    assert torch.equal(visits.amin(0), calibration(batch.mask) * batch.mask)
+    steps = torch.stack([step([0, 1, 2, 3, 4], list(range(s, s + 5)))[2] for s in range(80)])
+    drawn = steps.amax(0)
+    assert torch.equal(drawn, batch.mask) and torch.equal(steps, steps * batch.mask)
+    assert torch.equal(steps.amin(0), calibration(batch.mask) * batch.mask)
 
 
 def test_what_is_missing_is_not_better_known_at_low_levels():
@@ -254,7 +254,7 @@ def test_what_is_missing_is_not_better_known_at_low_levels():
     assert weight(0.01, KSpace(missing=0.0)) > 50 * weight(0.1, KSpace(missing=0.0))  # control
     z, mask = randn(1, 2, 8, 8), torch.ones(1, 1, 8, 8)
     for missing, kept in ((0.3, 0.25 / (0.25 + 0.09)), (0.0, 1.0)):
-        config = NetworkConfig(channels=2, widths=(8,), embedding=8, planes=1, missing=missing)
+        config = NetworkConfig(channels=2, widths=(8,), embedding=8, mask_channels=1, missing=missing)
         prior = NetworkPrior(config, precision="float32")
         torch.nn.init.zeros_(list(prior.network.parameters())[-1])
         torch.nn.init.zeros_(list(prior.network.parameters())[-2])
@@ -333,8 +333,8 @@ def test_each_row_has_its_own_acceleration():
     assert torch.equal(further(full, share(full, 1.0), Draws(14)), full)
 
 
-def test_a_network_is_told_the_mask_of_its_input():
-    config = NetworkConfig(channels=2, widths=(8, 8, 8, 8), groups=4, embedding=16, planes=KSpace.planes)
+def test_a_network_is_given_the_mask_of_its_input():
+    config = NetworkConfig(channels=2, widths=(8, 8, 8, 8), groups=4, embedding=16, mask_channels=KSpace.mask_channels)
     batch = some_batch(n=2)
     loss = KSpace().loss(NetworkPrior(config, "float32"), batch, Streams([0, 1], 1))
     assert loss.shape == (2,) and loss.requires_grad

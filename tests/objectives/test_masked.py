@@ -77,7 +77,7 @@ def make_batch(z0: Tensor, mask: Tensor | None, sigma: float = SIGMA, sigma_nois
 # What is learned ---
 
 GROUP = torch.arange(SIZE) % 4
-"""Four groups of entries; a sample misses one, or none, and one more is hidden at a visit."""
+"""Four groups of entries; a sample misses one, or none, and one more is hidden at a training step."""
 
 
 class Cubature:
@@ -186,7 +186,7 @@ def test_exact_mean_beats_every_perturbation_on_masked_data_alone(sigma_noise):
         "hidden ones shifted by .1": lambda d, z, k: d + 0.1 * (1 - k),
         "hidden ones left empty": lambda d, z, k: k * d,
         "mask not believed": lambda d, z, k: prior.mean_given(z, torch.ones_like(k), SIGMA),
-        "told a level 10 % too high": lambda d, z, k: prior.mean_given(z, k, 1.1 * SIGMA),
+        "given a level 10 % too high": lambda d, z, k: prior.mean_given(z, k, 1.1 * SIGMA),
     }
     found = leads(Masked(0.3, 0.3), batch, exact, wrong)
     least = min(found, key=found.get)
@@ -226,12 +226,12 @@ def test_compressed_sensing_learns_the_coefficients_that_were_never_measured():
         "hidden ones left empty": lambda d, z, _: d - hidden(d, z),
         "pixels for coefficients": lambda d, z, _: prior.mean_given(z, torch.ones_like(z), SIGMA),
     }
-    found = leads(Masked(0.3, 0.3, planes=0), batch, exact, wrong)
+    found = leads(Masked(0.3, 0.3, mask_channels=0), batch, exact, wrong)
     least = min(found, key=found.get)
     print(f"\ncompressed sensing: the exact mean leads by at least {found[least]:.1f} standard errors ({least})")
     assert found[least] > DECISIVE, least
     # Control: with delta = 0 what is left empty costs nothing.
-    objective, heard = Masked(delta=0.0, planes=0), Heard(exact)
+    objective, heard = Masked(delta=0.0, mask_channels=0), Heard(exact)
     best = objective.loss(heard, batch, Draws(2))
     empty = wrong["hidden ones left empty"](exact(heard.z.flatten(1), None), heard.z.flatten(1), None)
     same = objective.loss(lambda *_: empty.reshape(batch.z.shape), batch, Draws(2))
@@ -241,8 +241,8 @@ def test_compressed_sensing_learns_the_coefficients_that_were_never_measured():
 # Exact identities ---
 
 
-def some_batch(n: int = 12, channels: int = 3, planes: int = 1, sigma_noise: float = 0.0) -> Batch:
-    mask = (rand(n, planes, 6, 6, seed=11) > 0.4).float()
+def some_batch(n: int = 12, channels: int = 3, mask_channels: int = 1, sigma_noise: float = 0.0) -> Batch:
+    mask = (rand(n, mask_channels, 6, 6, seed=11) > 0.4).float()
     sigma, zero = 0.3 + rand(n, seed=12), torch.zeros(n)
     return Batch(mask * randn(n, channels, 6, 6, seed=10), sigma, zero + sigma_noise, zero, zero, mask)
 
@@ -262,13 +262,13 @@ def net(channels: int = 3):
 
 @pytest.mark.parametrize("sigma_noise", [0.0, 0.2])
 @pytest.mark.parametrize("weight", WEIGHTS)
-@pytest.mark.parametrize("planes", [0, 1])
-def test_with_everything_observed_it_is_denoise_bit_for_bit(planes, weight, sigma_noise):
+@pytest.mark.parametrize("mask_channels", [0, 1])
+def test_with_everything_observed_it_is_denoise_bit_for_bit(mask_channels, weight, sigma_noise):
     batch, denoise = some_batch(sigma_noise=sigma_noise), net()
     expected = Denoise(weight, 0.4).loss(denoise, replace(batch, mask=None), Streams(range(12), 1))
 
     def loss(mask: Tensor | None, delta: float = 0.0) -> Tensor:
-        objective = Masked(delta, planes=planes, weight=weight, sigma_data=0.4)
+        objective = Masked(delta, mask_channels=mask_channels, weight=weight, sigma_data=0.4)
         return objective.loss(denoise, replace(batch, mask=mask), Streams(range(12), 1))
 
     assert torch.equal(loss(None), expected) and torch.equal(loss(torch.ones_like(batch.mask)), expected)
@@ -276,105 +276,109 @@ def test_with_everything_observed_it_is_denoise_bit_for_bit(planes, weight, sigm
     assert not torch.equal(loss(None, 0.1), expected) and not torch.equal(loss(batch.mask), expected)
 
 
-@pytest.mark.parametrize("planes", [1, 3])
-def test_what_was_not_observed_cannot_be_known(planes):
-    """Neither the input nor the loss depends on entries outside the mask, at any visit."""
-    batch, told = some_batch(planes=planes, sigma_noise=0.1), Heard(lambda z, seen: z)
+@pytest.mark.parametrize("mask_channels", [1, 3])
+def test_what_was_not_observed_cannot_be_known(mask_channels):
+    """Neither the input nor the loss depends on entries outside the mask, at any training step."""
+    batch, heard = some_batch(mask_channels=mask_channels, sigma_noise=0.1), Heard(lambda z, seen: z)
     other = replace(batch, z=batch.z + (1 - batch.mask) * randn(*batch.z.shape, seed=14))
-    ever, always, loss = torch.zeros_like(batch.mask), torch.ones_like(batch.mask), Masked(0.3, planes=planes).loss
-    for visit in range(60):
-        first, shown = loss(told, batch, Streams(range(visit, visit + 12), 1)), told.z
-        again = loss(told, other, Streams(range(visit, visit + 12), 1))
-        assert torch.equal(again, first) and torch.equal(told.z, shown)
-        assert torch.equal(shown, shown * told.cond) and told.cond.shape == batch.mask.shape
-        ever, always = torch.maximum(ever, told.cond), torch.minimum(always, told.cond)
-    # All that was observed is shown at some visit and hidden at another, and nothing else ever.
+    ever, always, loss = (
+        torch.zeros_like(batch.mask),
+        torch.ones_like(batch.mask),
+        Masked(0.3, mask_channels=mask_channels).loss,
+    )
+    for step in range(60):
+        first, shown = loss(heard, batch, Streams(range(step, step + 12), 1)), heard.z
+        again = loss(heard, other, Streams(range(step, step + 12), 1))
+        assert torch.equal(again, first) and torch.equal(heard.z, shown)
+        assert torch.equal(shown, shown * heard.cond) and heard.cond.shape == batch.mask.shape
+        ever, always = torch.maximum(ever, heard.cond), torch.minimum(always, heard.cond)
+    # All that was observed is shown at some training step and hidden at another, and nothing else ever.
     assert torch.equal(ever, batch.mask) and not always.any()
-    # Controls: a loss on all entries knows, and so would a mask that is drawn anew at each visit.
-    plain = [Denoise().loss(told, replace(b, mask=None), Draws(1)) for b in (batch, other)]
+    # Controls: a loss on all entries knows, and so would a mask that is drawn anew at each training step.
+    plain = [Denoise().loss(heard, replace(b, mask=None), Draws(1)) for b in (batch, other)]
     assert not torch.equal(*plain)
     with pytest.raises(AmbientSolveError, match="incomplete samples"):
-        Denoise().loss(told, batch, Draws(1))
+        Denoise().loss(heard, batch, Draws(1))
 
 
 def test_coefficients_that_were_not_measured_cannot_be_known():
-    batch, told = some_batch(), Heard(lambda z, _: z)
+    batch, heard = some_batch(), Heard(lambda z, _: z)
     signs = 2.0 * (rand(*batch.z.shape, seed=15) > 0.5) - 1
     clean, rest = randn(*batch.z.shape, seed=16), randn(*batch.z.shape, seed=17)
     rest = rest - project(rest, batch.mask, signs)
     batch = replace(batch, z=project(clean, batch.mask, signs), signs=signs)
-    first, shown = Masked(0.3, planes=0).loss(told, batch, Draws(1)), told.z
-    again = Masked(0.3, planes=0).loss(told, replace(batch, z=batch.z + rest), Draws(1))
+    first, shown = Masked(0.3, mask_channels=0).loss(heard, batch, Draws(1)), heard.z
+    again = Masked(0.3, mask_channels=0).loss(heard, replace(batch, z=batch.z + rest), Draws(1))
     torch.testing.assert_close(again, first, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(told.z, shown, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(heard.z, shown, rtol=1e-4, atol=1e-4)
     # Control: with the signs of another sample it would show.
-    leak = Masked(0.3, planes=0).loss(told, replace(batch, z=batch.z + rest, signs=signs.flip(0)), Draws(1))
+    leak = Masked(0.3, mask_channels=0).loss(heard, replace(batch, z=batch.z + rest, signs=signs.flip(0)), Draws(1))
     assert (leak - first).abs().max() > 0.1
 
 
 def test_what_is_hidden_depends_on_the_stream_of_the_row_alone():
-    batch, told = some_batch(n=5), Heard(lambda z, seen: z)
+    batch, heard = some_batch(n=5), Heard(lambda z, seen: z)
 
-    def visit(rows: list[int], seeds: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def step(rows: list[int], seeds: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         part = Batch(**{k: v[rows] for k, v in vars(batch).items() if v is not None})
-        return Masked(0.4).loss(told, part, Streams(seeds, 1)), told.z, told.cond
+        return Masked(0.4).loss(heard, part, Streams(seeds, 1)), heard.z, heard.cond
 
-    together, apart = visit([0, 1, 2, 3, 4], [10, 11, 12, 13, 14]), visit([3, 1], [13, 11])
+    together, apart = step([0, 1, 2, 3, 4], [10, 11, 12, 13, 14]), step([3, 1], [13, 11])
     assert all(torch.equal(a, t[[3, 1]]) for a, t in zip(apart, together, strict=True))
-    changed = visit([0, 1, 2, 3, 4], [10, 11, 99, 13, 14])[2]
+    changed = step([0, 1, 2, 3, 4], [10, 11, 99, 13, 14])[2]
     assert torch.equal((changed != together[2]).flatten(1).any(1), torch.tensor([False, False, True, False, False]))
 
 
 def test_held_out_pictures_are_judged_on_what_the_denoiser_does_not_see():
-    batch, told = some_batch(), Heard(lambda z, seen: z)
+    batch, heard = some_batch(), Heard(lambda z, seen: z)
     batch.z = randn(*batch.z.shape, seed=18)  # whole and clean
-    found = Masked(0.3).held_out(told, batch, Streams(range(12), 1))
-    assert torch.equal(told.cond, batch.mask) and torch.equal(told.z, told.z * batch.mask)
-    expected = Denoise().weights(batch.sigma, batch.sigma_noise) * (told.z - batch.z).square().flatten(1).mean(1)
+    found = Masked(0.3).held_out(heard, batch, Streams(range(12), 1))
+    assert torch.equal(heard.cond, batch.mask) and torch.equal(heard.z, heard.z * batch.mask)
+    expected = Denoise().weights(batch.sigma, batch.sigma_noise) * (heard.z - batch.z).square().flatten(1).mean(1)
     torch.testing.assert_close(found, expected)
     # Control: the training loss does not judge there.
     other = replace(batch, z=batch.z + (1 - batch.mask))
-    assert (Masked(0.3).held_out(told, other, Streams(range(12), 1)) != found).all()
-    assert torch.equal(*(Masked(0.3).loss(told, b, Streams(range(12), 1)) for b in (batch, other)))
+    assert (Masked(0.3).held_out(heard, other, Streams(range(12), 1)) != found).all()
+    assert torch.equal(*(Masked(0.3).loss(heard, b, Streams(range(12), 1)) for b in (batch, other)))
 
 
 @pytest.mark.parametrize(("delta", "delta_min"), [(0.1, 0.1), (0.5, 0.5), (0.5, 0.1), (0.1, 0.5)])
 def test_the_share_that_is_hidden(delta, delta_min):
-    n, objective, planeless = 4000, Masked(delta, delta_min), Masked(delta, delta_min, planes=0)
-    batch, told = make_batch(torch.zeros(n, SIZE), bernoulli(n, 0.6, 1)), Heard(lambda z, seen: z)
-    objective.loss(told, batch, Draws(2))
+    n, objective, unconditional = 4000, Masked(delta, delta_min), Masked(delta, delta_min, mask_channels=0)
+    batch, heard = make_batch(torch.zeros(n, SIZE), bernoulli(n, 0.6, 1)), Heard(lambda z, seen: z)
+    objective.loss(heard, batch, Draws(2))
     low, high = min(delta_min, delta), delta
     mean, variance = (low + high) / 2, (high - low) ** 2 / 12
     each = batch.mask.flatten(1).sum(1)
     observed = float(each.sum())
-    assert math.isclose(objective.survival(0.6), float(told.cond.mean()), rel_tol=0.02)
-    assert planeless.survival(0.6) is None
+    assert math.isclose(objective.keep_probability(0.6), float(heard.cond.mean()), rel_tol=0.02)
+    assert unconditional.keep_probability(0.6) is None
     # Entries are hidden independently, by the share of the sample: a binomial, whose mean is drawn too.
     binomial = mean * (1 - mean) - variance
     error = math.sqrt(binomial * observed + variance * float(each.square().sum())) / observed
-    assert abs(1 - float(told.cond.sum()) / observed - mean) < NULL * error
-    spread = (batch.mask - told.cond).flatten(1).sum(1) - mean * each
+    assert abs(1 - float(heard.cond.sum()) / observed - mean) < NULL * error
+    spread = (batch.mask - heard.cond).flatten(1).sum(1) - mean * each
     wanted = binomial * observed / n + variance * float(each.square().mean())
     assert abs(float(spread.square().mean()) / wanted - 1) < 0.15
     # Control: the spread of a share that is always the same is another.
     assert low == high or float(spread.square().mean()) > 1.5 * mean * (1 - mean) * observed / n
 
 
-@pytest.mark.parametrize(("given", "planes"), [(1, 0), (1, 1), (1, 3), (3, 3)])
-def test_a_network_is_told_as_many_planes_as_it_has(given, planes):
-    config = NetworkConfig(widths=(8, 8, 8, 8), groups=4, embedding=16, planes=planes)
-    batch = some_batch(n=2, planes=given)
+@pytest.mark.parametrize(("given", "mask_channels"), [(1, 0), (1, 1), (1, 3), (3, 3)])
+def test_a_network_is_shown_as_many_mask_channels_as_it_has(given, mask_channels):
+    config = NetworkConfig(widths=(8, 8, 8, 8), groups=4, embedding=16, mask_channels=mask_channels)
+    batch = some_batch(n=2, mask_channels=given)
     prior = NetworkPrior(config, "float32")
-    assert Masked(planes=planes).loss(prior, batch, Streams([0, 1], 1)).shape == (2,)
-    with pytest.raises(AmbientSolveError, match="planes"):
-        Masked(planes=planes + 1 if given == 1 else 0).loss(prior, batch, Streams([0, 1], 1))
+    assert Masked(mask_channels=mask_channels).loss(prior, batch, Streams([0, 1], 1)).shape == (2,)
+    with pytest.raises(AmbientSolveError, match="mask_channels"):
+        Masked(mask_channels=mask_channels + 1 if given == 1 else 0).loss(prior, batch, Streams([0, 1], 1))
 
 
 def test_bad_input_is_one_sentence():
-    batch = some_batch(n=2, planes=3)
+    batch = some_batch(n=2, mask_channels=3)
     maps, signs = torch.ones(2, 1, 6, 6, dtype=torch.complex64), torch.ones_like(batch.z)
     for match, objective, wrong in (
-        ("planes", Masked(), batch),
+        ("mask_channels", Masked(), batch),
         ("kspace", Masked(), replace(batch, maps=maps)),
         ("coefficients", Masked(), replace(batch, signs=signs)),
     ):

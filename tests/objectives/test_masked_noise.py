@@ -49,7 +49,7 @@ WRONG = {
     "hidden ones 25 % larger": lambda d, z, s, k: d + 0.25 * (1 - k) * d,
     "hidden ones left empty": lambda d, z, s, k: k * d,
     "mask not believed": lambda d, z, s, k: exact(z, s, torch.ones_like(k)),
-    "told twice the level": lambda d, z, s, k: exact(z, 2 * s, k),
+    "given twice the level": lambda d, z, s, k: exact(z, 2 * s, k),
 }
 
 
@@ -67,7 +67,7 @@ def term(objective: Consistency, denoise, batch: Batch, seed: int = 2) -> Tensor
 
 @pytest.mark.parametrize("where", ["below", "boundary"])
 def test_exact_mean_of_masked_and_noisy_data_is_consistent_and_every_wrong_one_is_not(where):
-    objective = Consistency(where=where, planes=1, consistency=1.0, sigma_min=LOWEST, sigma_data=0.8)
+    objective = Consistency(where=where, mask_channels=1, consistency=1.0, sigma_min=LOWEST, sigma_data=0.8)
     batch = masked_and_noisy()
     found = term(objective, exact, batch)
     null = float(found.mean() / found.std() * math.sqrt(ROWS))
@@ -87,7 +87,7 @@ def test_control_without_the_term_nothing_holds_the_levels_below_the_noise():
 
 def test_control_a_run_that_sees_hidden_entries_is_not_consistent():
     """What the objective would ask for if a run were shown entries that its start was not."""
-    objective = Consistency(where="boundary", planes=1, consistency=1.0, sigma_min=LOWEST, sigma_data=0.8)
+    objective = Consistency(where="boundary", mask_channels=1, consistency=1.0, sigma_min=LOWEST, sigma_data=0.8)
     batch, calls = masked_and_noisy(), []
 
     def shown_more(z: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
@@ -153,15 +153,15 @@ class Net(torch.nn.Module):
 def test_weight_zero_is_masked_bit_for_bit(where):
     batch, net = small(), Net()
     expected = Masked().loss(net, batch, Streams(range(6), 1))
-    off = Consistency(where=where, planes=1, consistency=0.0)
+    off = Consistency(where=where, mask_channels=1, consistency=0.0)
     assert torch.equal(off.loss(net, batch, Streams(range(6), 1)), expected)
     assert not torch.equal(replace(off, consistency=0.3).loss(net, batch, Streams(range(6), 1)), expected)
-    assert off.survival(0.5) == Masked().survival(0.5) and Consistency().survival(0.5) is None
+    assert off.keep_probability(0.5) == Masked().keep_probability(0.5) and Consistency().keep_probability(0.5) is None
 
 
 @pytest.mark.parametrize("where", WHERE)
 def test_what_was_never_observed_reaches_neither_network_nor_loss(where):
-    batch, objective = small(), Consistency(where=where, planes=1)
+    batch, objective = small(), Consistency(where=where, mask_channels=1)
     other = replace(batch, z=batch.z + (1 - batch.mask) * randn(*batch.z.shape, seed=3))
     losses = [objective.loss(Net(), b, Streams(range(6), 1)) for b in (batch, other)]
     assert torch.equal(*losses)
@@ -187,7 +187,7 @@ EVERY: dict[str, tuple[Objective, str]] = {
     **{f"kspace {w}": (KSpace(weight=w), "kspace") for w in WEIGHTS},
     **{f"consistency {where}": (Consistency(where=where), "whole") for where in WHERE},
     **{f"consistency {where}, omni": (Consistency(where=where, weight="omni"), "whole") for where in WHERE},
-    **{f"masked consistency {where}": (Consistency(where=where, planes=1), "masked") for where in WHERE},
+    **{f"masked consistency {where}": (Consistency(where=where, mask_channels=1), "masked") for where in WHERE},
     "at the very noise": (Consistency(s_max=math.inf), "whole"),
     "gsure": (GSURE(), "whole"),
     "masked gsure": (GSURE(), "masked"),
@@ -256,10 +256,10 @@ def test_sentences_of_masked_and_noisy_data_lead_to_what_works(monkeypatch):
         known = {"crop": 8, "buffer": buffer(4.0), "batch": 2, "seed": 0, "below": objective.below}
         return Loader(samples, np.ones(4), levels, **known)
 
-    with pytest.raises(AmbientSolveError, match="'consistency' with planes: 1"):
+    with pytest.raises(AmbientSolveError, match="'consistency' with mask_channels: 1"):
         load(Masked())
-    with pytest.raises(AmbientSolveError, match=r"set objective: \{kind: consistency, planes: 1\}"):
+    with pytest.raises(AmbientSolveError, match=r"set objective: \{kind: consistency, mask_channels: 1\}"):
         load(Consistency())
-    objective = Consistency(planes=1)
+    objective = Consistency(mask_channels=1)
     batch, streams = load(objective)(0)
     assert bool(objective.loss(Net(), batch, streams).isfinite().all())

@@ -21,18 +21,18 @@ def test_hidden_entries_weigh_as_at_the_floor_and_stand_for_all_that_is_not_seen
     sigma, noise = torch.full((12,), 0.173), torch.full((12,), 0.15)
     batch = some_batch()
     batch = replace(batch, sigma=sigma, sigma_noise=noise, mask=None if whole else batch.mask)
-    told_last: list[Tensor] = []
+    last_cond: list[Tensor] = []
 
     def counted(seen: bool, floor: float) -> float:
         """Loss of an error of 1 on what is (not) seen, over its share of all entries, observed or not."""
 
-        def denoise(z, s, told):
-            told_last[:] = [told]
+        def denoise(z, s, cond):
+            last_cond[:] = [cond]
             _, tau = unbiased_target(batch, Streams(range(12), 1))
-            return tau + (told if seen else 1 - told)
+            return tau + (cond if seen else 1 - cond)
 
         total = Masked(0.5, 0.3, weight=weight, floor=floor).loss(denoise, batch, Streams(range(12), 1))
-        share = told_last[0] if seen else 1 - told_last[0]
+        share = last_cond[0] if seen else 1 - last_cond[0]
         return float((total / share.mean((1, 2, 3))).mean())
 
     v = float(noise[0] ** 2 * sigma[0] ** 2 / (sigma[0] ** 2 - noise[0] ** 2))

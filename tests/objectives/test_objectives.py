@@ -52,8 +52,8 @@ def perturbed(prior) -> dict:
         "5 % smaller": lambda z, s: 0.95 * exact(z, s),
         "shifted by .1": lambda z, s: exact(z, s) + 0.1,
         "10 % of the noise left": lambda z, s: 0.9 * exact(z, s) + 0.1 * z,
-        "told a level 10 % too high": lambda z, s: exact(z, 1.1 * s),
-        "told a level 10 % too low": lambda z, s: exact(z, 0.9 * s),
+        "given a level 10 % too high": lambda z, s: exact(z, 1.1 * s),
+        "given a level 10 % too low": lambda z, s: exact(z, 0.9 * s),
         "noise of the data added twice": lambda z, s: exact(z, (s**2 + SIGMA_NOISE**2).sqrt()),
         "noise of the data left in": lambda z, s: noisy_mean(exact, z, s),
     }

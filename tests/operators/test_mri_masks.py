@@ -165,8 +165,8 @@ def batch_of(z0: Tensor, seed: int) -> Batch:
     return Batch(gram(z0, mask, maps), zero + 0.05, zero, zero, zero, mask, maps=maps)
 
 
-class Told(torch.nn.Module):
-    """A network of three layers that is told the sampled columns."""
+class MaskConditioned(torch.nn.Module):
+    """A network of three layers that is given the sampled columns."""
 
     def __init__(self, side: int) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Told(torch.nn.Module):
 def unseen_errors(extra: float, steps: int = 300, every: int = 100, side: int = 8, rows: int = 96) -> list[float]:
     """Error in the unsampled part of held-out k-space, over its power, before, during and after training."""
     torch.manual_seed(0)
-    network, objective = Told(side), KSpace(extra=extra, cg_iterations=0)
+    network, objective = MaskConditioned(side), KSpace(extra=extra, cg_iterations=0)
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
     truth, data, errors = images(256, side, 1), batch_of(images(rows * 40, side, 2), 0), []
     held = batch_of(truth, 10**6)

@@ -199,7 +199,7 @@ def test_prox_and_solve_are_those_of_the_dense_matrix(coils, R, monkeypatch):
         wanted.append(torch.linalg.solve(A.T @ A / sigma**2 + eye_n / p**2, right))
         solved.append(torch.linalg.solve(sigma**2 * eye_m + p**2 * A @ A.T, ri))
     wanted, solved = torch.stack(wanted), torch.stack(solved)
-    # As accurate as the solve is told to be by default, and as float32 can be.
+    # As accurate as the solve is asked to be by default, and as float32 can be.
     assert relative(likelihood.prox(v, q), wanted) < 4e-4 and relative(likelihood.solve(q**2, r), solved) < 4e-4
     monkeypatch.setattr("ambient_solve.likelihood.likelihood.ACCURACY", 1e-8)
     assert relative(likelihood.prox(v, q), wanted) < 1e-4 and relative(likelihood.solve(q**2, r), solved) < 1e-4

@@ -1,4 +1,4 @@
-"""A prior that is told what it may see: what it draws, what it restores, and whose mask a sample gets."""
+"""A mask-conditioned prior: what it draws, what it restores, and whose mask a sample gets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ambient_solve import (
     operators,
 )
 from ambient_solve.noise import Streams
-from ambient_solve.priors.ambient import ToldGaussian
+from ambient_solve.priors.ambient import MaskConditionedGaussian
 from helpers import one_sentence, rand, randn, relative
 
 D, SIGMA_MAX = 16, 40.0
@@ -41,17 +41,17 @@ def pictures() -> GaussianPrior:
 
 
 class Spy(Prior):
-    """A told denoiser that keeps what it was given, and returns a curved function of what it was shown."""
+    """A mask-conditioned denoiser that keeps what it was given, and returns a curved function of what it was shown."""
 
     sigma_min, sigma_max = 0.01, 40.0
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.shape, self.seen, self.told = shape, [], []
+        self.shape, self.seen, self.conds = shape, [], []
 
     def denoise(self, z: Tensor, sigma: float, cond: Tensor | None = None) -> Tensor:
         self.seen.append(z.detach())
-        self.told.append(cond)
+        self.conds.append(cond)
         return 0.5 * torch.tanh(z) + 0.1 * cond
 
 
@@ -70,11 +70,11 @@ def conditional_means(prior: GaussianPrior, seen: Tensor, masks: Tensor, noise2:
 # The law of the samplers.
 
 
-@pytest.mark.parametrize("survival", [0.9, 0.6, 0.2])
-def test_a_fixed_mask_draws_the_conditional_mean_given_what_it_shows(survival):
+@pytest.mark.parametrize("keep_probability", [0.9, 0.6, 0.2])
+def test_a_fixed_mask_draws_the_conditional_mean_given_what_it_shows(keep_probability):
     """Sample by sample: the visible block follows its exact flow, the hidden one is its conditional mean."""
     exact, n, steps = correlated(), 300, 30
-    prior = AmbientPrior(ToldGaussian(exact), survival)
+    prior = AmbientPrior(MaskConditionedGaussian(exact), keep_probability)
     found = generate(prior, n, batch=n, steps=steps).double()
 
     start, masks = SIGMA_MAX * prior.noise((n, D), Streams([0], n)).double(), prior._masks.double()
@@ -87,19 +87,23 @@ def test_a_fixed_mask_draws_the_conditional_mean_given_what_it_shows(survival):
     law = D - float(hidden.mean())
     # `wanted` has this trace in expectation: taking its own as a control leaves the error of the sampler alone.
     trace = float(found.square().sum(1).mean() - wanted.square().sum(1).mean()) + law
-    fresh = generate(AmbientPrior(prior.told, survival, policy="per_call"), n, batch=n, steps=steps)
-    whole = generate(AmbientPrior(prior.told, 1.0), n, batch=n, steps=steps)
+    fresh = generate(AmbientPrior(prior.inner, keep_probability, policy="per_call"), n, batch=n, steps=steps)
+    whole = generate(AmbientPrior(prior.inner, 1.0), n, batch=n, steps=steps)
     redrawn, all_seen = (float(z.square().sum(1).mean()) for z in (fresh, whole))
     away = relative(found, wanted)
-    print(f"\nsurvival {survival}: trace {trace:.2f}, law {law:.2f}, per call {redrawn:.2f}, all seen {all_seen:.2f}")
+    print(
+        f"\nkept {keep_probability}: trace {trace:.2f}, law {law:.2f}, per call {redrawn:.2f}, all seen {all_seen:.2f}"
+    )
     assert away < 0.02 and abs(trace / law - 1) < 0.04
     # Controls: a mask at each call, and no mask; the latter is nearly right where nearly all is seen.
     assert redrawn < 0.75 * law and relative(fresh, wanted) > 0.2
-    assert relative(whole, wanted) > (0.02 if survival > 0.8 else 0.2) and (survival > 0.8 or all_seen > 1.15 * law)
+    assert relative(whole, wanted) > (0.02 if keep_probability > 0.8 else 0.2) and (
+        keep_probability > 0.8 or all_seen > 1.15 * law
+    )
 
 
 def test_masks_depend_on_seed_and_sample_alone():
-    prior = AmbientPrior(Spy(2, 5, 4), 0.5, planes=2)
+    prior = AmbientPrior(Spy(2, 5, 4), 0.5, mask_channels=2)
 
     def masks(seed: int, n: int, first: int = 0) -> Tensor:
         prior.noise((n, 2, 5, 4), Streams([seed], n, first_sample=first))
@@ -117,19 +121,19 @@ def test_masks_depend_on_seed_and_sample_alone():
     assert torch.equal(first, second) and torch.equal(first, third)
 
 
-def test_what_the_network_is_shown_and_told():
+def test_what_the_network_is_shown():
     z, spy = randn(4, 3, 5, 4), Spy(3, 5, 4)
     fixed, fresh = AmbientPrior(spy, 0.5), AmbientPrior(spy, 0.5, policy="per_call")
     for prior in (fixed, fresh):
         prior.noise((4, 3, 5, 4), Streams([0], 4))
         prior.denoise(z, 1.0), prior.denoise(z, 1.0)
-        (a, b), seen = spy.told[-2:], spy.seen[-2:]
+        (a, b), seen = spy.conds[-2:], spy.seen[-2:]
         assert a.shape == (4, 1, 5, 4) and torch.equal(seen[0], z * a) and torch.equal(seen[1], z * b)
         assert torch.equal(a, b) == (prior is fixed)
     given = (rand(5, 4) < 0.5).float()
     for mask in (given, given[None], given.expand(3, 5, 4), given.expand(1, 3, 5, 4)):
         fixed.with_mask(mask).denoise(z, 1.0)
-        assert torch.equal(spy.told[-1], given.expand(4, 1, 5, 4)) and torch.equal(spy.seen[-1], z * given)
+        assert torch.equal(spy.conds[-1], given.expand(4, 1, 5, 4)) and torch.equal(spy.seen[-1], z * given)
     fixed.denoise(z, 1.0, given[None, None])  # the caller's own, whatever the policy's
     assert torch.equal(spy.seen[-1], z * given)
 
@@ -137,7 +141,7 @@ def test_what_the_network_is_shown_and_told():
 def test_masks_of_several_measurements_are_image_major():
     spy, masks = Spy(1, 5, 4), (rand(2, 1, 5, 4, seed=3) < 0.5).float()
     AmbientPrior(spy, 0.5, policy="measurement", mask=masks).denoise(randn(6, 1, 5, 4), 1.0)
-    assert torch.equal(spy.told[-1], masks[[0, 0, 0, 1, 1, 1]])
+    assert torch.equal(spy.conds[-1], masks[[0, 0, 0, 1, 1, 1]])
 
 
 def test_k_space_shows_the_adjoint_of_what_was_measured():
@@ -149,46 +153,46 @@ def test_k_space_shows_the_adjoint_of_what_was_measured():
         op = MultiCoilMRI(mask=mask[image : image + 1], coil_maps=maps[image : image + 1], img_size=(2, 8, 6))
         wanted = op.A_adjoint(op.A(z[row : row + 1]))
         torch.testing.assert_close(spy.seen[0][row : row + 1], wanted, atol=1e-4, rtol=1e-4)
-    assert torch.equal(spy.told[0], mask[[0, 0, 1, 1]]) and relative(spy.seen[0], z) > 0.1
+    assert torch.equal(spy.conds[0], mask[[0, 0, 1, 1]]) and relative(spy.seen[0], z) > 0.1
 
 
-# One step, and the exact told denoiser.
+# One step, and the exact mask-conditioned denoiser.
 
 
 @pytest.mark.parametrize("sigma", [None, 0.4])
 def test_restore_once_is_the_conditional_mean(sigma):
     exact = pictures()
-    prior, masks = AmbientPrior(ToldGaussian(exact), 0.5), (rand(5, 1, 3, 4, seed=4) < 0.5).float()
+    prior, masks = AmbientPrior(MaskConditionedGaussian(exact), 0.5), (rand(5, 1, 3, 4, seed=4) < 0.5).float()
     z = exact.sample(5, torch.Generator().manual_seed(1)) + (sigma or 0) * randn(5, 2, 3, 4)
     filled = torch.where(masks.bool(), z, torch.tensor(7.0))
     found = prior.restore_once(filled, masks, sigma)
     wanted, _ = conditional_means(exact, z, masks.expand(-1, 2, -1, -1), (sigma or exact.sigma_min) ** 2)
     assert relative(found, wanted) < 1e-5
-    # Controls: hidden entries shown, noise not told, the mean of the data forgotten, entries kept as they were seen.
-    assert relative(prior.told.denoise(filled, sigma or exact.sigma_min, torch.ones_like(masks)), wanted) > 0.05
+    # Controls: hidden entries shown, noise not given, the mean of the data forgotten, entries kept as they were seen.
+    assert relative(prior.inner.denoise(filled, sigma or exact.sigma_min, torch.ones_like(masks)), wanted) > 0.05
     assert relative(prior.restore_once(filled, masks, 1.0), wanted) > 0.05
     assert relative(found, filled) > 0.05
     assert relative(found, exact.mean.expand(5, 2, 3, 4)) > 0.05
 
 
-def test_the_exact_told_denoiser_at_any_level():
+def test_the_exact_mask_conditioned_denoiser_at_any_level():
     exact = pictures()
-    told, sigma = ToldGaussian(exact), torch.tensor([0.05, 0.5, 5.0])
+    conditioned, sigma = MaskConditionedGaussian(exact), torch.tensor([0.05, 0.5, 5.0])
     z, masks = randn(3, 2, 3, 4), (rand(3, 2, 3, 4, seed=5) < 0.5).float()
-    found = told.denoise(z * masks, sigma, masks)
+    found = conditioned.denoise(z * masks, sigma, masks)
     for row in range(3):
         wanted, _ = conditional_means(exact, z[row : row + 1], masks[row : row + 1], float(sigma[row]) ** 2)
         assert relative(found[row : row + 1], wanted) < 1e-5
-    assert relative(told.denoise(z, 0.5), exact.denoise(z, 0.5)) < 1e-6
+    assert relative(conditioned.denoise(z, 0.5), exact.denoise(z, 0.5)) < 1e-6
     nothing = torch.zeros_like(z)
-    torch.testing.assert_close(told.denoise(nothing, 0.5, nothing), exact.mean.expand_as(z).float())
+    torch.testing.assert_close(conditioned.denoise(nothing, 0.5, nothing), exact.mean.expand_as(z).float())
 
 
 def test_gradients_flow_through_the_masking():
-    """`J' v = M J_told' v`, J_told' v the exact `(C + sigma^2 I)_kk^-1 C_k. v`."""
+    """`J' v = M J_c' v`, J_c' v the exact `(C + sigma^2 I)_kk^-1 C_k. v`."""
     exact = pictures()
     mask, z, v, sigma = (rand(3, 4, seed=6) < 0.5).float(), randn(2, 2, 3, 4), randn(2, 2, 3, 4, seed=7), 0.7
-    prior = AmbientPrior(ToldGaussian(exact), 0.5).with_mask(mask)
+    prior = AmbientPrior(MaskConditionedGaussian(exact), 0.5).with_mask(mask)
     _, vjp = prior.denoise_vjp(z, sigma)
     k = mask.expand(2, 3, 4).flatten().nonzero()[:, 0]
     c, wanted = exact.covariance, torch.zeros(2, 24).double()
@@ -201,12 +205,12 @@ def test_gradients_flow_through_the_masking():
 
 
 class Counted(Prior):
-    """`ToldGaussian`, with its calls counted, and those under gradient."""
+    """`MaskConditionedGaussian`, with its calls counted, and those under gradient."""
 
-    def __init__(self, told: ToldGaussian) -> None:
+    def __init__(self, prior: MaskConditionedGaussian) -> None:
         super().__init__()
-        self.inner, self.shape, self.calls, self.graphs = told, told.shape, 0, 0
-        self.sigma_min, self.sigma_max = told.sigma_min, told.sigma_max
+        self.inner, self.shape, self.calls, self.graphs = prior, prior.shape, 0, 0
+        self.sigma_min, self.sigma_max = prior.sigma_min, prior.sigma_max
 
     def denoise(self, z: Tensor, sigma: float, cond: Tensor | None = None) -> Tensor:
         self.calls += 1
@@ -215,22 +219,22 @@ class Counted(Prior):
 
 
 def test_guidance_of_weight_0_costs_nothing_and_changes_nothing():
-    told = Counted(ToldGaussian(correlated()))
-    prior, steps = AmbientPrior(told, 0.5), 6
+    counted = Counted(MaskConditionedGaussian(correlated()))
+    prior, steps = AmbientPrior(counted, 0.5), 6
     plain = generate(prior, 4, steps=steps)
-    assert (told.calls, told.graphs) == (2 * steps - 1, 0)
+    assert (counted.calls, counted.graphs) == (2 * steps - 1, 0)
     assert torch.equal(generate(prior, 4, steps=steps, guidance=0.0, masks=5), plain)
-    assert (told.calls, told.graphs) == (4 * steps - 2, 0)
-    told.calls = 0
+    assert (counted.calls, counted.graphs) == (4 * steps - 2, 0)
+    counted.calls = 0
     guided = generate(prior, 4, steps=steps, guidance=0.05, masks=3)
     # At each level the run's mask and two others, under gradient; Heun's second call without.
-    assert (told.calls, told.graphs) == (3 * steps + steps - 1, 3 * steps) and not torch.allclose(guided, plain)
+    assert (counted.calls, counted.graphs) == (3 * steps + steps - 1, 3 * steps) and not torch.allclose(guided, plain)
     for batch in (1, 3):
         torch.testing.assert_close(generate(prior, 4, steps=steps, guidance=0.05, masks=3, batch=batch), guided)
 
 
 def test_guidance_makes_predictions_agree(monkeypatch):
-    prior, n = AmbientPrior(ToldGaussian(correlated()), 0.5), 100
+    prior, n = AmbientPrior(MaskConditionedGaussian(correlated()), 0.5), 100
     judges = [(rand(n, D, seed=s) < 0.5).float() for s in range(5)]
 
     def disagreement(**settings) -> float:
@@ -249,7 +253,7 @@ def test_guidance_makes_predictions_agree(monkeypatch):
 
 def test_the_gradient_is_that_of_the_disagreement_of_each_sample():
     exact = correlated()
-    prior, z, sigma = AmbientPrior(ToldGaussian(exact), 0.5), randn(3, D), 0.6
+    prior, z, sigma = AmbientPrior(MaskConditionedGaussian(exact), 0.5), randn(3, D), 0.6
     prior.noise((3, D), Streams([0], 3))
     others = [(rand(3, D, seed=s) < 0.5).float() for s in (1, 2)]
     z0, gradient = prior.disagreement(z, sigma, others)
@@ -269,7 +273,9 @@ def test_the_gradient_is_that_of_the_disagreement_of_each_sample():
 @pytest.fixture(scope="module")
 def network() -> NetworkPrior:
     torch.manual_seed(0)
-    prior = NetworkPrior(NetworkConfig(widths=(8, 16), groups=4, embedding=16, planes=1, survival=0.6), "float32")
+    prior = NetworkPrior(
+        NetworkConfig(widths=(8, 16), groups=4, embedding=16, mask_channels=1, keep_probability=0.6), "float32"
+    )
     for p in prior.parameters():
         torch.nn.init.normal_(p, std=0.05)
     return prior.eval().requires_grad_(False)
@@ -297,19 +303,19 @@ def test_a_solver_run_does_not_know_its_batch(network, policy):
 def test_every_solver_takes_it(network, algorithm):
     op = operators.inpaint_random((3, 12, 10), missing=0.5, sigma=0.05)
     spy = Spy(3, 12, 10)
-    for told in (network, spy):
-        r = Solver(AmbientPrior(told, 0.6), algorithm, steps=3).solve(op(rand(2, 3, 12, 10)), op, n_samples=2)
+    for inner in (network, spy):
+        r = Solver(AmbientPrior(inner, 0.6), algorithm, steps=3).solve(op(rand(2, 3, 12, 10)), op, n_samples=2)
         assert r.samples.shape == (2, 2, 3, 12, 10) and torch.isfinite(r.samples).all()
-    assert all(torch.equal(m, spy.told[0]) for m in spy.told) and len(spy.told) >= 3
+    assert all(torch.equal(m, spy.conds[0]) for m in spy.conds) and len(spy.conds) >= 3
 
 
 def test_the_measurement_policy_sees_what_the_operator_sees(network):
     op, spy = operators.inpaint_random((3, 12, 10), missing=0.5, sigma=0.05), Spy(3, 12, 10)
     mask = op.mask.reshape(3, 12, 10)
     Solver(AmbientPrior(spy, 0.6).with_mask(op.mask), "dps", steps=3).solve(op(rand(2, 3, 12, 10)), op, n_samples=2)
-    assert len(spy.told) == 3
-    for z, told in zip(spy.seen, spy.told, strict=True):
-        assert torch.equal(told, mask[:1].expand(4, 1, 12, 10)) and not (z * (1 - mask)).any() and (z * mask).any()
+    assert len(spy.conds) == 3
+    for z, cond in zip(spy.seen, spy.conds, strict=True):
+        assert torch.equal(cond, mask[:1].expand(4, 1, 12, 10)) and not (z * (1 - mask)).any() and (z * mask).any()
 
 
 def test_a_copy_serves_another_run():
@@ -333,13 +339,16 @@ def test_units_and_sizes_are_those_of_the_network(network):
 
 ones = torch.ones
 REFUSED = {
-    "survival 0": (lambda spy: AmbientPrior(spy, 0.0), "survival=0.0"),
-    "survival none": (lambda spy: AmbientPrior(spy), "survival=None"),
-    "survival of a mask": (lambda spy: AmbientPrior(spy, 7, policy="measurement", mask=ones(8, 6)), "survival=7"),
-    "survival above 1": (lambda spy: AmbientPrior(spy, 1.5), "survival=1.5"),
-    "survival in words": (lambda spy: AmbientPrior(spy, "half"), "survival='half'"),
+    "keep_probability 0": (lambda spy: AmbientPrior(spy, 0.0), "keep_probability=0.0"),
+    "keep_probability none": (lambda spy: AmbientPrior(spy), "keep_probability=None"),
+    "keep_probability of a mask": (
+        lambda spy: AmbientPrior(spy, 7, policy="measurement", mask=ones(8, 6)),
+        "keep_probability=7",
+    ),
+    "keep_probability above 1": (lambda spy: AmbientPrior(spy, 1.5), "keep_probability=1.5"),
+    "keep_probability in words": (lambda spy: AmbientPrior(spy, "half"), "keep_probability='half'"),
     "policy": (lambda spy: AmbientPrior(spy, 0.5, policy="fixd"), "Did you mean 'fixed'"),
-    "planes": (lambda spy: AmbientPrior(spy, 0.5, planes=3), "planes=3"),
+    "mask_channels": (lambda spy: AmbientPrior(spy, 0.5, mask_channels=3), "mask_channels=3"),
     "measurement without a mask": (lambda spy: AmbientPrior(spy, 0.5, policy="measurement"), "without a mask"),
     "mask without measurement": (lambda spy: AmbientPrior(spy, 0.5, mask=ones(8, 6)), "with a mask"),
     "maps without a mask": (lambda spy: AmbientPrior(spy, 0.5, maps=ones(1, 8, 6)), "without a mask"),
@@ -351,7 +360,7 @@ REFUSED = {
     "real maps": (lambda spy: AmbientPrior(spy, 0.5).with_mask(ones(8, 6), ones(1, 8, 6)), "complex"),
     "no run": (lambda spy: AmbientPrior(spy, 0.5).denoise(ones(2, 2, 8, 6), 1.0), "start a run"),
     "rows": (lambda spy: AmbientPrior(spy, 0.5).with_mask(ones(2, 1, 8, 6)).denoise(ones(3, 2, 8, 6), 1.0), "2 masks"),
-    "guidance without survival": (
+    "guidance without keep_probability": (
         lambda spy: generate(AmbientPrior(spy, policy="measurement", mask=ones(8, 6)), 2, guidance=0.1),
         "leave guidance out",
     ),
@@ -375,17 +384,22 @@ def test_a_mask_of_another_size_is_found_before_the_first_call():
     assert one_sentence(error) and not spy.seen
 
 
-def test_hidden_entries_of_a_told_network_are_preconditioned_as_pure_noise():
-    config = NetworkConfig(widths=(8,), groups=4, embedding=8, planes=1, survival=0.5)
-    told, blind = NetworkPrior(config, "float32"), NetworkPrior(replace(config, survival=None), "float32")
+def test_hidden_entries_of_a_mask_conditioned_network_are_preconditioned_as_pure_noise():
+    config = NetworkConfig(widths=(8,), groups=4, embedding=8, mask_channels=1, keep_probability=0.5)
+    conditioned, blind = (
+        NetworkPrior(config, "float32"),
+        NetworkPrior(replace(config, keep_probability=None), "float32"),
+    )
     z, mask = randn(2, 3, 8, 8), (rand(2, 1, 8, 8) > 0.5).float()
     s, data = 0.1, config.sigma_data
     c_skip, c_out = data**2 / (s**2 + data**2), s * data / (s**2 + data**2) ** 0.5
     # A network that answers 0, then 1, everywhere.
-    zero = told.denoise(z, s, mask)
+    zero = conditioned.denoise(z, s, mask)
     assert torch.allclose(zero, mask * c_skip * z, atol=1e-6)
-    for prior in (told, blind):
+    for prior in (conditioned, blind):
         torch.nn.init.ones_(prior.network.leave[-1].bias)
-    assert torch.allclose(told.denoise(z, s, mask) - zero, (mask * c_out + (1 - mask) * data).expand_as(z), atol=1e-6)
+    assert torch.allclose(
+        conditioned.denoise(z, s, mask) - zero, (mask * c_out + (1 - mask) * data).expand_as(z), atol=1e-6
+    )
     # Control: without masks of pixels every entry is that of its level.
     assert torch.allclose(blind.denoise(z, s, mask), c_skip * z + c_out, atol=1e-6)

@@ -23,10 +23,10 @@ def native(monkeypatch):
     monkeypatch.setattr(module, "multiplies_bfloat16", lambda device: True)
 
 
-def made(gain: float = 1.0, planes: int = 0, frozen: bool = True) -> NetworkPrior:
+def made(gain: float = 1.0, mask_channels: int = 0, frozen: bool = True) -> NetworkPrior:
     """Random weights; a last layer with a large `gain` answers with large numbers that nearly cancel."""
     torch.manual_seed(0)
-    prior = NetworkPrior(NetworkConfig(widths=(8, 16), groups=4, embedding=16, planes=planes))
+    prior = NetworkPrior(NetworkConfig(widths=(8, 16), groups=4, embedding=16, mask_channels=mask_channels))
     for p in prior.parameters():
         torch.nn.init.normal_(p, std=0.1)
     last = prior.network.leave[-1]
@@ -95,8 +95,8 @@ def test_it_is_measured_once_and_again_for_other_weights(monkeypatch):
     assert len(calls) == 2 and training.arithmetic == ""
 
 
-def test_planes_are_told_while_it_is_measured():
-    prior = made(planes=1)
+def test_a_mask_is_given_while_it_is_measured():
+    prior = made(mask_channels=1)
     prior.denoise(randn(1, 3, 16, 16), 0.5, torch.ones(1, 1, 16, 16))
     assert prior.arithmetic.startswith("bfloat16")
 

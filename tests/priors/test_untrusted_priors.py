@@ -62,7 +62,7 @@ HOSTILE = {
     "size": {"size": [10**9, 10**9]},
     "size of three": {"size": [8, 8, 8]},
     "a number of 400 digits": {"offset": 10**400},
-    "planes": {"planes": 10**6},
+    "mask_channels": {"mask_channels": 10**6},
     "null": {"sigma_min": None},
 }
 

@@ -54,7 +54,7 @@ def test_samples_are_drawn_fewer_at_once_where_memory_runs_out(kind):
     assert "2 at once" in summary.settings["memory"] and summary.n_samples == 10
 
 
-def test_memory_that_does_not_hold_one_sample_is_told_and_other_errors_stay():
+def test_memory_that_does_not_hold_one_sample_is_named_and_other_errors_stay():
     op = operators.denoise((3, 6, 6), sigma=0.1)
     prior = Limited()
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning):

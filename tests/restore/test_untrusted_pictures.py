@@ -66,7 +66,7 @@ def test_a_picture_in_a_zip_is_no_larger_than_one_alone(tmp_path, prior_folder, 
         rows = update.get("table", rows)
     table = {row[0]: row[2] for row in rows}
     assert "9000x7000; at most 12 million pixels" in table["wide.png"] and "s" in table["small.png"]
-    assert "/" not in table["wide.png"], "the folder of the server is not told"
+    assert "/" not in table["wide.png"], "the folder of the server is not shown"
     assert (9000, 7000) not in decoded and (24, 24) in decoded
 
 
@@ -141,9 +141,11 @@ def test_a_name_writes_no_line_of_its_own(name, tmp_path, prior_folder, capsys):
     said = capsys.readouterr()
     lines = [line for text in said for line in text.splitlines() if "Note:" not in line]
     assert all(c.isprintable() for line in lines for c in line), lines
-    told = shown(inside / name)
+    name_shown = shown(inside / name)
     assert [line for line in lines if line.startswith("restored.png")] == []
-    assert any(line.startswith(f"{told}: misfit") for line in lines) and any(f"bad {shown(name)}" in s for s in lines)
+    assert any(line.startswith(f"{name_shown}: misfit") for line in lines) and any(
+        f"bad {shown(name)}" in s for s in lines
+    )
 
 
 def test_what_is_shown():

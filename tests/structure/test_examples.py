@@ -35,7 +35,7 @@ def run(script: Path, folder: Path, seconds: float = WAITING) -> subprocess.Comp
     )
 
 
-def told(text: str) -> list[list[float]]:
+def numbers(text: str) -> list[list[float]]:
     """The PSNRs of each line that tells some: that of the damaged picture first, that of the prior last."""
     found = [re.findall(r"(-?[\d.]+) dB", line) for line in text.splitlines()]
     return [[float(number) for number in row] for row in found if row]
@@ -53,19 +53,19 @@ def test_script(script, tmp_path):
     if script.name.startswith(("train_", "quickstart")):
         assert list(tmp_path.rglob("mean.png"))
     if script.name.startswith("train_"):
-        rows = told(done.stdout)
+        rows = numbers(done.stdout)
         assert len(rows) >= 2 and all(row[-1] > row[0] + 2 for row in rows), done.stdout
         # What the preconditioning does without a network is no learning.
-        untrained = told("\n".join(line for line in done.stdout.splitlines() if "untrained" in line))
+        untrained = numbers("\n".join(line for line in done.stdout.splitlines() if "untrained" in line))
         assert all(row[2] > row[1] for row in untrained), done.stdout
         (weights,) = tmp_path.glob("out/*/run/prior/model.safetensors")
         assert weights.stat().st_size > 0
 
 
-def test_a_script_that_fails_or_never_ends_is_told(tmp_path):
+def test_a_script_that_fails_or_never_ends_is_reported(tmp_path):
     broken, endless = tmp_path / "broken.py", tmp_path / "endless.py"
     broken.write_text("print('1.00 dB, restored 2.50 dB')\nraise SystemExit(3)\n")
     done = run(broken, tmp_path)
-    assert done.returncode == 3 and told(done.stdout) == [[1.0, 2.5]]
+    assert done.returncode == 3 and numbers(done.stdout) == [[1.0, 2.5]]
     endless.write_text("import resource\nprint(resource.getrlimit(resource.RLIMIT_CPU)[0])\n")
     assert run(endless, tmp_path).stdout.strip() == str(SECONDS)

@@ -1,4 +1,4 @@
-"""A skip that is on no list fails a run of CI, with and without pytest-xdist; elsewhere skips are only told."""
+"""A skip that is on no list fails a run of CI, with and without pytest-xdist; elsewhere skips are only reported."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_noise_of_stated_level_is_found_at_its_level(trainers, epsilon):
         hidden[sigma_noise] = mean_annotation(sigma_noise, 0.0) / sigma_noise
     print(f"\nannotation over the level, stated {ratios}, not stated {hidden}")
     assert all(abs(ratio - 1) < 0.25 for ratio in ratios.values())
-    # Control: added to in full, as if the picture held no noise, it is told apart far above its level.
+    # Control: added to in full, as if the picture held no noise, it is recognised far above its level.
     assert all(ratio > 1.25 for ratio in hidden.values())
 
 

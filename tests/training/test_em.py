@@ -133,7 +133,7 @@ def test_control_an_e_step_without_the_right_spread_ends_lower(sampled_laps, nam
     assert found[-1] < sampled_laps[-1] - 0.15
 
 
-# Laps that are interrupted, and what they are told ---
+# Laps that are interrupted, and what they are given ---
 
 
 SETTINGS = {
@@ -217,7 +217,7 @@ def stub(config) -> Path:
     folder = Path(config.out) / "prior"
     sums = [s.z.float().sum() for s in read_corrupted(Path(config.data_root) / config.sources[0].path.split(":")[1], 1)]
     torch.manual_seed(int(1000 * abs(float(sum(sums)))))
-    network = dataclasses.replace(config.network, planes=config.objective.planes)
+    network = dataclasses.replace(config.network, mask_channels=config.objective.mask_channels)
     NetworkPrior(network, "float32").save(folder, "card")
     CONFIGS.append(config)
     return folder
@@ -233,16 +233,19 @@ def test_each_mode_trains_what_it_says(run, tmp_path, monkeypatch):
     first, second = CONFIGS
     assert first.init == "" and second.init == str(tmp_path / "mmps" / "lap-1" / "prior")
     assert first.sources[0].path == "corrupted:restored-0" and first.sources[0].terms == "made by the test"
-    assert first.objective.planes == 0 and not (tmp_path / "mmps" / "lap-1" / "run.json").exists()
+    assert first.objective.mask_channels == 0 and not (tmp_path / "mmps" / "lap-1" / "run.json").exists()
 
     CONFIGS.clear()
-    run("told", {"mode": "conditional", "steps": 2}, {})
+    run("conditional", {"mode": "conditional", "steps": 2}, {})
     first, second, last = CONFIGS
     assert (first.objective.missing, first.objective.sigma_y, first.objective.channels) == (0.75, 0.05, 1)
-    assert first.objective == second.objective and last.objective.planes == 0
-    assert NetworkPrior.load(tmp_path / "told" / "lap-2" / "prior").config.planes == 2
-    rows = (tmp_path / "told" / "lap-2" / "restored-0" / "manifest.jsonl").read_text()
-    assert '"algorithm": "told"' in rows and NetworkPrior.load(tmp_path / "told" / "prior").config.planes == 0
+    assert first.objective == second.objective and last.objective.mask_channels == 0
+    assert NetworkPrior.load(tmp_path / "conditional" / "lap-2" / "prior").config.mask_channels == 2
+    rows = (tmp_path / "conditional" / "lap-2" / "restored-0" / "manifest.jsonl").read_text()
+    assert (
+        '"algorithm": "conditional"' in rows
+        and NetworkPrior.load(tmp_path / "conditional" / "prior").config.mask_channels == 0
+    )
 
     CONFIGS.clear()
     start = tmp_path / "start"
@@ -263,7 +266,7 @@ BAD = {
     "mode": ({"mode": "map"}, {}, "mode = 'map' is no choice"),
     "laps": ({"laps": 0}, {}, "laps = 0 must be at least 1"),
     "rho": ({"rho": 1.0}, {}, "rho > 1"),
-    "told objective": ({}, {"objective": {"kind": "masked"}}, "M-step learns from restored pictures"),
+    "mask-conditioned objective": ({}, {"objective": {"kind": "masked"}}, "M-step learns from restored pictures"),
     "nothing damaged": ({}, {"corruption": {"clean_share": 1.0}}, "nothing to restore"),
     "start": ({"init": "photos"}, {}, "photos has network.channels"),
     "draws of a dataloop": ({"mode": "dataloop", "init": "photos", "draws": 2}, NOISY, "draws = 1"),

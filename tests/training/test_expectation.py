@@ -132,7 +132,7 @@ def test_posterior_draws_of_a_texture_have_the_exact_law():
 # Restorations ---
 
 
-class ToldGaussian(Prior):
+class ConditionedGaussian(Prior):
     """The minimiser of the objective `Conditional` under the Gaussian above."""
 
     shape, sigma_min, sigma_max = SHAPE, 0.005, 40.0
@@ -145,9 +145,9 @@ class ToldGaussian(Prior):
         return torch.linalg.solve(system, wanted[..., None])[..., 0].reshape(z.shape).float()
 
 
-def test_told_network_draws_from_the_posterior():
+def test_a_conditioned_network_draws_from_the_posterior():
     n, sample = 1500, SAMPLES[0]
-    draws = expectation.Told(18).draw(ToldGaussian(), [sample] * n, range(n)).flatten(1).double()
+    draws = expectation.Conditioned(18).draw(ConditionedGaussian(), [sample] * n, range(n)).flatten(1).double()
     seen = sample.mask.flatten().bool()
     exact = truth().posterior(torch.eye(D)[seen], sample.z.flatten()[seen], NOISE)
     off = (draws.mean(0) - exact.mean.flatten()) / (exact.variance.flatten() / n).sqrt()
@@ -155,7 +155,7 @@ def test_told_network_draws_from_the_posterior():
     print(f"\nmean off by at most {float(off.abs().max()):.1f} standard errors, covariance by {spread:.3f}")
     assert float(off.abs().max()) < 5 and spread < 0.15
     # Control: another measurement's posterior is not it.
-    other = expectation.Told(18).draw(ToldGaussian(), [SAMPLES[1]] * 50, range(50)).flatten(1)
+    other = expectation.Conditioned(18).draw(ConditionedGaussian(), [SAMPLES[1]] * 50, range(50)).flatten(1)
     assert float((other.mean(0) - exact.mean.flatten()).abs().max()) > 0.3
 
 
@@ -235,7 +235,7 @@ def test_what_no_operator_describes_stays_annotated_when_a_picture_is_restored(t
         return Sample("blurred", z, sigma_noise, sigma_min, mask=seen, damage="gaussian-blur")
 
     levels = {0.0: 0.0, sigma_noise: 0.0, 1.5: 1.5, math.inf: math.inf}
-    for method in (expectation.Guided(MMPS(steps=4)), expectation.Told(3)):
+    for method in (expectation.Guided(MMPS(steps=4)), expectation.Conditioned(3)):
         assert all(method.restores(sample(low)) for low in levels)
         assert {low: method.sigma_min(sample(low)) for low in levels} == levels
     method, kept = METHODS["guided"][0], [low for low in levels if math.isfinite(low)]
@@ -249,7 +249,7 @@ def test_what_no_operator_describes_stays_annotated_when_a_picture_is_restored(t
 
 METHODS = {
     "guided": (expectation.Guided(MMPS(steps=4)), truth()),
-    "told": (expectation.Told(3), ToldGaussian()),
+    "conditional": (expectation.Conditioned(3), ConditionedGaussian()),
     "from level": (expectation.FromLevel(3), truth()),
 }
 

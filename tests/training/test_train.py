@@ -301,7 +301,7 @@ BAD = {
     "unknown schedule": ({"schedule": "cosin"}, "Did you mean 'cosine'"),
     "unknown tracker": ({"tracker": "tensorbord"}, "Did you mean 'tensorboard'"),
     "sigma_data": ({"objective": {"sigma_data": 1.0}}, "must be the same"),
-    "planes": ({"network": {"planes": 2}}, "follow from the objective"),
+    "mask_channels": ({"network": {"mask_channels": 2}}, "follow from the objective"),
     "size": ({"network": {"size": [8, 8]}}, "must be the crop of 16"),
     "decay": ({"decay": 0}, "decay = 0 must be more than 0"),
     "shrunk after the damage": ({"sources": [{"path": "corrupted:x", "shrink": 2}]}, "is damaged already"),

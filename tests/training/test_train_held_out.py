@@ -72,7 +72,7 @@ def test_where_none_is_clean_noisy_ones_are_held_out_and_named(read, tmp_path):
 
 
 def test_noisy_loss_is_at_the_levels_that_may_be_used_and_prefers_the_exact_denoiser(trainers):  # noqa: F811
-    """White Gaussian data with noise .3: the denoiser that knows their variance, and one that is told half of it."""
+    """White Gaussian data with noise .3: the denoiser that knows their variance, and one that is given half of it."""
     validation, config, sources = (
         trainers("ambient_solve.training.validation"),
         trainers("ambient_solve.training.config"),

@@ -139,23 +139,25 @@ def test_killed_run_of_every_objective_resumes_bit_for_bit(root, name):
     assert all(np.isfinite(row["loss"]) for row in rows)
 
 
-def test_prior_of_masked_data_is_told_masks(root):
+def test_prior_of_masked_data_is_mask_conditioned(root):
     if not (root / "masked-whole" / "prior").is_dir():
         finish(start(root, configuration(root, "masked"), "masked-whole"))
     prior = load_prior(root / "masked-whole" / "prior")
-    assert isinstance(prior, AmbientPrior) and prior.survival == pytest.approx(Masked().survival(0.6), abs=0.02)
+    assert isinstance(prior, AmbientPrior) and prior.keep_probability == pytest.approx(
+        Masked().keep_probability(0.6), abs=0.02
+    )
 
 
-def test_network_told_k_space_is_not_taken_for_one_told_pixels(root):
+def test_network_conditioned_on_k_space_is_not_taken_for_one_of_pixels(root):
     if not (root / "kspace-whole" / "prior").is_dir():
         finish(start(root, configuration(root, "kspace"), "kspace-whole"))
     config = json.loads((root / "kspace-whole" / "prior" / "config.json").read_text())
-    assert config["planes"] == 1 and config["survival"] is None
+    assert config["mask_channels"] == 1 and config["keep_probability"] is None
     with pytest.raises(AmbientSolveError, match="policy='measurement'"):
         load_prior(root / "kspace-whole" / "prior")
 
 
-def test_start_from_a_prior_changes_nothing_at_first_even_with_new_planes(root, monkeypatch):
+def test_start_from_a_prior_changes_nothing_at_first_even_with_new_mask_channels(root, monkeypatch):
     monkeypatch.syspath_prepend(str(TRAINERS))
     config, weights = (
         importlib.import_module("ambient_solve.training.config"),
@@ -172,9 +174,9 @@ def test_start_from_a_prior_changes_nothing_at_first_even_with_new_planes(root, 
     masked = config.make(
         config.Config, {"out": "x", **SETTINGS, "init": str(root / "saved"), "objective": {"kind": "masked"}}, "test"
     )
-    told = weights.starting_prior(masked, 0.5, cpu)
-    assert torch.allclose(told.denoise(z, 0.5, torch.ones(2, 1, 16, 16)), saved.denoise(z, 0.5), atol=1e-5)
-    assert told.config.survival == 0.5
+    conditioned = weights.starting_prior(masked, 0.5, cpu)
+    assert torch.allclose(conditioned.denoise(z, 0.5, torch.ones(2, 1, 16, 16)), saved.denoise(z, 0.5), atol=1e-5)
+    assert conditioned.config.keep_probability == 0.5
     fresh = config.make(config.Config, {"out": "x", **SETTINGS}, "test")
     control = weights.starting_prior(fresh, None, cpu)
     assert not torch.allclose(control.denoise(z, 0.5), saved.denoise(z, 0.5), atol=1e-2)
