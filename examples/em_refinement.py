@@ -1,10 +1,10 @@
-"""Learn how photographs look when three pixels in four of every one were never seen, lap by lap.
+"""Learn how photographs look when three pixels in four of every one were never seen, by iterations of EM.
 
     python examples/em_refinement.py
 
-Expectation: the holes are filled with samples of the posterior under the prior of the lap before. Maximisation: the
-next prior is learned from the filled pictures (DiEM, arXiv 2405.13712). Here the priors are Gaussians of patches, whose
-second step is a mean and a covariance; trainers/em.py does the same with networks, for pictures of any size:
+Expectation: the holes are filled with samples of the posterior under the prior of the iteration before. Maximisation:
+the next prior is learned from the filled pictures (DiEM, arXiv 2405.13712). Here the priors are Gaussians of patches,
+whose second step is a mean and a covariance; trainers/em.py does the same with networks, for pictures of any size:
 
     python trainers/em.py --config trainers/configs/em_masked.yaml --data-root DATA --out runs/em
 
@@ -18,7 +18,10 @@ from skimage import color, data
 
 from ambient_solve import GaussianPrior, Solver, operators
 
-SIDE, MISSING, SIGMA, LAPS = 8, 0.75, 0.02, 16
+SIDE = 8
+MISSING = 0.75
+SIGMA = 0.02
+ITERATIONS = 16
 
 
 def patches(picture):
@@ -40,14 +43,14 @@ def fitted(z):
     return GaussianPrior(z.mean(0), torch.cov(z.flatten(1).T) + 1e-5 * torch.eye(SIDE**2))
 
 
-# 1. All that is known: a quarter of the pixels of every patch. Lap 0 knows their mean and variance, and no structure.
+# 1. All that is known: a quarter of the pixels of every patch. Iteration 0 knows mean and variance, no structure.
 every = patches(data.camera() / 255.0)
 y, op, mask = measured(every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:800]], seed=1)
 mean = y.sum() / mask.sum()
 variance = (mask * (y - mean) ** 2).sum() / mask.sum()
 prior = GaussianPrior(torch.full((1, SIDE, SIDE), float(mean)), variance * torch.eye(SIDE**2))
 
-# 2. A photograph that no lap sees, and the prior that clean patches would have given.
+# 2. A photograph that no iteration sees, and the prior that clean patches would have given.
 face = color.rgb2gray(data.astronaut())[64:128, 192:256]
 x = patches(face)
 y_new, op_new, mask_new = measured(x, seed=2)
@@ -61,13 +64,13 @@ def restored(prior):
     return r, *(float((hidden * v).sum() / hidden.sum()) ** 0.5 for v in (error, spread))
 
 
-# 3. Laps.
-for lap in range(LAPS + 1):
-    if lap % 4 == 0:
+# 3. Iterations.
+for iteration in range(ITERATIONS + 1):
+    if iteration % 4 == 0:
         r, error, spread = restored(prior)
-        print(f"lap {lap}: error of what was not seen {error:.3f}, claimed spread {spread:.3f}")
-    if lap < LAPS:
-        seeds = range(lap * len(y), (lap + 1) * len(y))
+        print(f"iteration {iteration}: error of what was not seen {error:.3f}, claimed spread {spread:.3f}")
+    if iteration < ITERATIONS:
+        seeds = range(iteration * len(y), (iteration + 1) * len(y))
         prior = fitted(Solver(prior, "mmps", steps=15).solve(y, op, seed=seeds).samples[:, 0])
 _, error, spread = restored(fitted(every))
 print(f"learned from clean patches: error {error:.3f}, claimed spread {spread:.3f}")

@@ -1,12 +1,12 @@
-r"""Learn a prior from damaged pictures alone, in laps of expectation and maximisation.
+r"""Learn a prior from damaged pictures alone, in iterations of expectation and maximisation.
 
     python trainers/em.py --config trainers/configs/em_masked.yaml --data-root DATA --out runs/em
     python trainers/em.py --config trainers/configs/em_masked.yaml --data-root DATA --out runs/em --init runs/a/prior
 
-    E   every damaged picture is replaced by a sample of its posterior under the prior of the lap before
+    E   every damaged picture is replaced by a sample of its posterior under the prior of the iteration before
     M   the loop of trainers/train.py learns the next prior from these, starting at the last one
 
-Where the samples are exact, the likelihood of the measurements rises in every lap (Dempster et al., 1977). Modes:
+Where the samples are exact, the likelihood of the measurements rises in every iteration (Dempster et al., 1977). Modes:
 
     mmps         E by the solver, any algorithm of the library (DiEM; Rozet et al., 2024, arXiv 2405.13712)
     conditional  E by a network that is shown the measurement; M trains it on the restored pictures, damaged anew
@@ -17,9 +17,9 @@ Where the samples are exact, the likelihood of the measurements rises in every l
 Some damaged pictures are held out, and every prior is compared on them (trainers/compare.py): OUT/prior is the best
 one, and a warning says where that is not the last, or the one that the run began with.
 
-Lap 0's prior is --init, or a stationary Gaussian fitted to the measurements (trainers/texture.py). The same command
-resumes: a batch that was restored is not drawn again, and training goes on from its checkpoint. The finished prior is
-in OUT/prior.
+Iteration 0's prior is --init, or a stationary Gaussian fitted to the measurements (trainers/texture.py). The same
+command resumes: a batch that was restored is not drawn again, and training goes on from its checkpoint. The finished
+prior is in OUT/prior.
 """
 
 from __future__ import annotations
@@ -61,28 +61,28 @@ from ambient_solve.training.weights import starting_prior
 
 OTHER_MASKS = ("box-mask", "patch-mask")
 ERRORS = "held-out.json"
-FREE = ("out", "data_root", "laps")
+FREE = ("out", "data_root", "iterations")
 """Settings that may change when a run goes on."""
 
 
 @dataclass(frozen=True)
 class EM:
-    """All of an EM run: its laps, and the training of each."""
+    """All of an EM run: its iterations, and the training of each."""
 
     out: str
-    """Folder of the run: lap-1, lap-2, ..., each with the restored pictures and a training run; and the prior."""
+    """Folder of the run: iteration-1, ..., each with the restored pictures and a training run; and the prior."""
     train: tyro.conf.Suppress[Config]
-    """What trainers/train.py is given in each lap; its sources and corruption are the damaged data."""
+    """What trainers/train.py is given in each iteration; its sources and corruption are the damaged data."""
     data_root: str = "."
     """Relative source paths start here."""
     mode: Literal["mmps", "conditional", "dataloop"] = "mmps"
-    laps: int = 4
+    iterations: int = 4
     init: str = ""
-    """Lap 0's prior: a folder, an embedded name or a hub id; empty fits a Gaussian to the measurements."""
+    """Iteration 0's prior: a folder, an embedded name or a hub id; empty fits a Gaussian to the measurements."""
     keep: bool = True
-    """Each training starts at the prior of the lap before; no is from scratch."""
+    """Each training starts at the prior of the iteration before; no is from scratch."""
     algorithm: str = "mmps"
-    """Of the E-step in mode mmps, and of the first lap in mode conditional."""
+    """Of the E-step in mode mmps, and of the first iteration in mode conditional."""
     knobs: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict)
     """Knobs of the algorithm, in the YAML file."""
     steps: int = 18
@@ -96,14 +96,14 @@ class EM:
     cg_iterations: int = 0
     """Of k-space stored as A^H y: steps to the least picture that explains it, which mri-train stores; then 0."""
     rho: float = 2.0
-    """In mode dataloop: what a lap divides sigma_min by."""
+    """In mode dataloop: what an iteration divides sigma_min by."""
     held_out: int = 16
-    """Damaged pictures of each source, a tenth of them at most, that the priors of all laps are compared on."""
+    """Damaged pictures of each source, a tenth of them at most, that the priors of all iterations are compared on."""
     seed: int = 0
 
 
 def em(settings: EM) -> Path:
-    """Run, or resume, the laps that `settings` describe; returns the folder of the finished prior."""
+    """Run, or resume, the iterations that `settings` describe; returns the folder of the finished prior."""
     check_em(settings)
     with only_run_in(Path(settings.out)):
         return _em(settings)
@@ -120,27 +120,33 @@ def _em(settings: EM) -> Path:
     parts = [hold_out(samples, _method(settings, 1), settings.held_out) for samples in data]
     data, held_out = [own for own, _ in parts], [s for _, apart in parts for s in apart]
     if not held_out:
-        print("No picture is held out, as there are too few or held_out is 0: laps are not compared.", file=sys.stderr)
+        print(
+            "No picture is held out, as there are too few or held_out is 0: iterations are not compared.",
+            file=sys.stderr,
+        )
     prior, errors = settings.init, [_error(settings, 0, settings.init, data, held_out)]
-    for lap in range(1, settings.laps + 1):
-        folder = out / f"lap-{lap}"
-        _expect(settings, lap, prior, data)
-        config = _training(settings, lap, prior, data)
+    for iteration in range(1, settings.iterations + 1):
+        folder = out / f"iteration-{iteration}"
+        _expect(settings, iteration, prior, data)
+        config = _training(settings, iteration, prior, data)
         prior = str(folder / "prior")
         _train(config)
-        errors.append(_error(settings, lap, prior, data, held_out))
+        errors.append(_error(settings, iteration, prior, data, held_out))
         if settings.mode == "dataloop":
             data = [_read(settings, s, folder) for s in config.sources]
     # Without anything to compare them by, the last one is taken.
-    lap = best_of(errors) if held_out else settings.laps
+    iteration = best_of(errors) if held_out else settings.iterations
     kept = "OUT/prior is a copy of that one"
-    if not lap and not settings.init:
-        lap, kept = 1 + best_of(errors[1:]), "OUT/prior is the best of the laps, as a Gaussian is not stored there"
-    prior = out / f"lap-{lap}" / "prior" if lap else prior_folder(settings.init)
-    if settings.mode == "conditional" and lap:
+    if not iteration and not settings.init:
+        iteration, kept = (
+            1 + best_of(errors[1:]),
+            "OUT/prior is the best of the iterations, as a Gaussian is not stored there",
+        )
+    prior = out / f"iteration-{iteration}" / "prior" if iteration else prior_folder(settings.init)
+    if settings.mode == "conditional" and iteration:
         objective = Denoise(sigma_data=settings.train.network.sigma_data)
-        config = _training(settings, lap, "", data)
-        folder = out / f"lap-{lap}" / "unconditional"
+        config = _training(settings, iteration, "", data)
+        folder = out / f"iteration-{iteration}" / "unconditional"
         _train(replace(config, out=str(folder), objective=objective, init=settings.train.init))
         prior = folder / "prior"
     shutil.copytree(prior, out / "prior", dirs_exist_ok=True)
@@ -149,16 +155,16 @@ def _em(settings: EM) -> Path:
     return out / "prior"
 
 
-def _error(settings: EM, lap: int, prior_at: str, data: list[list[Sample]], held_out: list[Sample]) -> float:
-    """The held-out error of the prior after `lap`, 0 being the start; measured once and kept."""
+def _error(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]], held_out: list[Sample]) -> float:
+    """The held-out error of the prior after `iteration`, 0 being the start; measured once and kept."""
     path = Path(settings.out) / ERRORS
     known = json.loads(path.read_text()) if path.is_file() else {}
-    if held_out and str(lap) not in known:
-        method, prior = _method(settings, lap + 1), _prior(settings, lap + 1, prior_at, data)
-        known[str(lap)] = held_out_error(prior, method, held_out, settings.train, settings.batch, settings.seed)
+    if held_out and str(iteration) not in known:
+        method, prior = _method(settings, iteration + 1), _prior(settings, iteration + 1, prior_at, data)
+        known[str(iteration)] = held_out_error(prior, method, held_out, settings.train, settings.batch, settings.seed)
         replace_text(path, json.dumps(known, indent=1) + "\n")
-        print(f"lap {lap}: held-out error {known[str(lap)]:.4g}", file=sys.stderr)
-    return known.get(str(lap), math.nan)
+        print(f"iteration {iteration}: held-out error {known[str(iteration)]:.4g}", file=sys.stderr)
+    return known.get(str(iteration), math.nan)
 
 
 def _read(settings: EM, source: Source, root: Path) -> list[Sample]:
@@ -166,14 +172,14 @@ def _read(settings: EM, source: Source, root: Path) -> list[Sample]:
     return read_data(config, True).samples
 
 
-def _expect(settings: EM, lap: int, prior_at: str, data: list[list[Sample]]) -> None:
-    """The E-step of a lap: what is missing of its restored pictures."""
-    folders = [Path(settings.out) / f"lap-{lap}" / f"restored-{i}" for i in range(len(data))]
+def _expect(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]]) -> None:
+    """The E-step of an iteration: what is missing of its restored pictures."""
+    folders = [Path(settings.out) / f"iteration-{iteration}" / f"restored-{i}" for i in range(len(data))]
     if all((folder / MANIFEST).is_file() for folder in folders):
         return
-    method, prior = _method(settings, lap), _prior(settings, lap, prior_at, data)
-    before = f"lap {lap - 1}" if lap > 1 else settings.init or "a Gaussian fitted to the measurements"
-    record = {"lap": lap, "prior": before}
+    method, prior = _method(settings, iteration), _prior(settings, iteration, prior_at, data)
+    before = f"iteration {iteration - 1}" if iteration > 1 else settings.init or "a Gaussian fitted to the measurements"
+    record = {"iteration": iteration, "prior": before}
     for i, (folder, samples) in enumerate(zip(folders, data, strict=True)):
         if not (folder / MANIFEST).is_file():
             restore(
@@ -183,14 +189,14 @@ def _expect(settings: EM, lap: int, prior_at: str, data: list[list[Sample]]) -> 
                 prior,
                 draws=settings.draws,
                 batch=settings.batch,
-                seed=(settings.seed, lap, i),
+                seed=(settings.seed, iteration, i),
                 record=record,
-                origin=_origin(settings, settings.train.sources[i], lap),
-                title=f"lap {lap}: restore {settings.train.sources[i].path}",
+                origin=_origin(settings, settings.train.sources[i], iteration),
+                title=f"iteration {iteration}: restore {settings.train.sources[i].path}",
             )
 
 
-def _origin(settings: EM, source: Source, lap: int) -> dict[str, Any]:
+def _origin(settings: EM, source: Source, iteration: int) -> dict[str, Any]:
     """How the pictures of a source came to be as they are restored: for the folder of the restored ones."""
     kind, _, rest = source.path.rpartition(":")
     damaged = {"source": source.path, "shrink": source.shrink}
@@ -199,26 +205,26 @@ def _origin(settings: EM, source: Source, lap: int) -> dict[str, Any]:
         damaged = {"source": source.path, **found} if found else {"source": source.path}
     else:
         damaged |= settings_of(settings.train.corruption)
-    return {**damaged, "restored in iteration": lap}
+    return {**damaged, "restored in iteration": iteration}
 
 
-def _method(settings: EM, lap: int) -> Expectation:
+def _method(settings: EM, iteration: int) -> Expectation:
     if settings.mode == "dataloop":
         return FromLevel(settings.steps, settings.rho)
-    if settings.mode == "conditional" and lap > 1:
+    if settings.mode == "conditional" and iteration > 1:
         return Conditioned(settings.steps)
     algorithm = build(ALGORITHMS[settings.algorithm], **settings.knobs)
     return Guided(algorithm, settings.floor, settings.cg_iterations)
 
 
-def _prior(settings: EM, lap: int, prior_at: str, data: list[list[Sample]]) -> Prior:
-    """The prior of the lap before, on the device."""
+def _prior(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]]) -> Prior:
+    """The prior of the iteration before, on the device."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if settings.mode == "conditional" and lap > 1:
+    if settings.mode == "conditional" and iteration > 1:
         return NetworkPrior.load(prior_at).to(device)
     if prior_at:
         return load_prior(prior_at, device=device)
-    stored, network = Path(settings.out) / "lap-0.safetensors", settings.train.network
+    stored, network = Path(settings.out) / "iteration-0.safetensors", settings.train.network
     if not stored.is_file():
         affine = (network.scale, network.offset)
         samples = [s for rows in data for s in rows if s.sigma_min <= s.sigma_noise]
@@ -226,9 +232,9 @@ def _prior(settings: EM, lap: int, prior_at: str, data: list[list[Sample]]) -> P
     return Texture.load(stored).to(device)
 
 
-def _training(settings: EM, lap: int, prior_at: str, data: list[list[Sample]]) -> Config:
-    """What the M-step of a lap is given."""
-    folder, config = Path(settings.out) / f"lap-{lap}", settings.train
+def _training(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]]) -> Config:
+    """What the M-step of an iteration is given."""
+    folder, config = Path(settings.out) / f"iteration-{iteration}", settings.train
     sources = [
         Source(f"corrupted:restored-{i}", share=source.share, terms=source.terms)
         for i, source in enumerate(config.sources)
@@ -240,7 +246,7 @@ def _training(settings: EM, lap: int, prior_at: str, data: list[list[Sample]]) -
         config,
         out=str(folder),
         data_root=str(folder),
-        name=f"{config.name}, lap {lap}",
+        name=f"{config.name}, iteration {iteration}",
         sources=tuple(sources),
         init=(prior_at if settings.keep else "") or config.init,
         objective=objective,
@@ -271,7 +277,7 @@ def check_em(settings: EM) -> None:
     """Say at once what would fail later."""
     check(replace(settings.train, out=settings.out), 1)
     for name, least in (
-        ("laps", 1),
+        ("iterations", 1),
         ("draws", 1),
         ("batch", 1),
         ("steps", 2),

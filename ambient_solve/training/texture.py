@@ -1,4 +1,4 @@
-r"""Lap 0: the stationary Gaussian that explains incomplete, noisy pictures best, by EM in that family.
+r"""Iteration 0: the stationary Gaussian that explains incomplete, noisy pictures best, by EM in that family.
 
     z0 = mean + R w,      w_c independent, stationary, of spectrum S_c(f);      R orthogonal, mixes the channels
 
@@ -104,34 +104,34 @@ def fit_texture(
     samples: Sequence[Sample],
     *,
     seed: int,
-    laps: int = 12,
+    em_iterations: int = 12,
     most: int = 256,
     iterations: int = 40,
     floor: float = 0.005,
     affine: tuple[float, float] = (0.5, 0.5),
     device: torch.device | str = "cpu",
 ) -> Texture:
-    """Fit to the first `most` samples, all of one shape, in `laps` laps.
+    """Fit to the first `most` samples, all of one shape, in `em_iterations` iterations of EM.
 
     `floor` is the least noise of a picture, in z units; `iterations` are the steps of conjugate gradients.
     """
     shapes = {tuple(s.z.shape) for s in samples}
     if len(shapes) != 1:
         raise AmbientSolveError(
-            f"The pictures have {len(shapes)} sizes; the Gaussian of lap 0 needs one. Cut them to one size, or give "
-            "the prior of lap 0 with --init."
+            f"The pictures have {len(shapes)} sizes; the Gaussian of iteration 0 needs one. Cut them to one size, or "
+            "give the prior of iteration 0 with --init."
         )
     if any(s.maps is not None for s in samples):
         raise AmbientSolveError(
-            "The Gaussian of lap 0 is fitted to pictures, these are scans: give its prior with --init, such as "
+            "The Gaussian of iteration 0 is fitted to pictures, these are scans: give its prior with --init, such as "
             "one of L1-wavelet pictures (ambient-solve mri-train --target l1)."
         )
     samples = list(samples[:most])
     prior = _first_guess(samples, affine).to(device)
     y, op, sigma = measurement(samples, prior, floor)
     likelihood = Likelihood(y, op, prior, sigma_y=sigma)
-    for lap in trange(laps, desc="lap 0: Gaussian", unit="lap", leave=False):
-        streams = Streams([_seed(seed, lap, i) for i in range(len(samples))], 1, prior.device)
+    for iteration in trange(em_iterations, desc="iteration 0: Gaussian", unit="iteration", leave=False):
+        streams = Streams([_seed(seed, iteration, i) for i in range(len(samples))], 1, prior.device)
         z = prior.posterior_draw(likelihood, streams, iterations).double()
         mean = z.mean((0, 2, 3))
         power = torch.fft.fft2(prior.turn(z - mean[:, None, None]), norm="ortho").abs().square().mean(0)
@@ -139,8 +139,8 @@ def fit_texture(
     return prior
 
 
-def _seed(seed: int, lap: int, index: int) -> int:
-    return (seed * 1_000_003 + lap) * 1_000_003 + index
+def _seed(seed: int, iteration: int, index: int) -> int:
+    return (seed * 1_000_003 + iteration) * 1_000_003 + index
 
 
 def _first_guess(samples: list[Sample], affine: tuple[float, float]) -> Texture:

@@ -1,4 +1,4 @@
-"""EM: the likelihood of the measurements rises lap by lap, interrupted laps go on, each mode trains what it says."""
+"""EM: each iteration raises the likelihood of the measurements, goes on after a stop, and trains what its mode says."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ em, expectation = (
     importlib.import_module("ambient_solve.training.expectation"),
 )
 
-SEEN, LAPS = 3, 8
+SEEN, ITERATIONS = 3, 8
 
 
-# Laps in an exact family: z0 ~ N(mean, C) in 12 dimensions, 9 of them missing in each sample ---
+# Iterations in an exact family: z0 ~ N(mean, C) in 12 dimensions, 9 of them missing in each sample ---
 
 SAMPLES = incomplete_samples(200, SEEN)
 
@@ -70,10 +70,10 @@ def means_step(prior: GaussianPrior) -> GaussianPrior:
 
 def sampled_step(algorithm: Algorithm):
     rows = [s for s in SAMPLES for _ in range(2)]
-    method, lap = expectation.Guided(algorithm), iter(range(1000))
+    method, iteration = expectation.Guided(algorithm), iter(range(1000))
 
     def step(prior: GaussianPrior) -> GaussianPrior:
-        first = 1000 * next(lap)
+        first = 1000 * next(iteration)
         return moments(method.draw(prior, rows, range(first, first + len(rows))))
 
     return step
@@ -81,22 +81,22 @@ def sampled_step(algorithm: Algorithm):
 
 def likelihoods(step) -> list[float]:
     prior, found = GaussianPrior(torch.zeros(SHAPE), 0.25 * torch.eye(D)), []
-    for _ in range(LAPS):
+    for _ in range(ITERATIONS):
         found.append(posterior(prior)[2])
         prior = step(prior)
     return [*found, posterior(prior)[2]]
 
 
 @pytest.fixture(scope="module")
-def exact_laps() -> list[float]:
+def exact_iterations() -> list[float]:
     return likelihoods(exact_step)
 
 
-def test_exact_e_step_raises_the_likelihood_in_every_lap(exact_laps):
-    print("\nmean log-likelihood, exact E-step:", *(f"{x:.3f}" for x in exact_laps))
+def test_exact_e_step_raises_the_likelihood_in_every_iteration(exact_iterations):
+    print("\nmean log-likelihood, exact E-step:", *(f"{x:.3f}" for x in exact_iterations))
     print(f"of the truth: {posterior(truth())[2]:.3f}")
-    assert all(after >= before - 1e-6 for before, after in zip(exact_laps, exact_laps[1:], strict=False))
-    assert exact_laps[-1] > exact_laps[0] + 0.5
+    assert all(after >= before - 1e-6 for before, after in zip(exact_iterations, exact_iterations[1:], strict=False))
+    assert exact_iterations[-1] > exact_iterations[0] + 0.5
 
 
 def test_batched_posterior_is_that_of_the_prior():
@@ -108,14 +108,14 @@ def test_batched_posterior_is_that_of_the_prior():
 
 
 @pytest.fixture(scope="module")
-def sampled_laps() -> list[float]:
+def sampled_iterations() -> list[float]:
     return likelihoods(sampled_step(MMPS(steps=20)))
 
 
-def test_samples_of_mmps_raise_it_as_far_but_for_the_error_of_drawing(exact_laps, sampled_laps):
-    print("\nmean log-likelihood, MMPS samples:", *(f"{x:.3f}" for x in sampled_laps))
-    assert all(after > before - 0.02 for before, after in zip(sampled_laps, sampled_laps[1:], strict=False))
-    assert abs(sampled_laps[-1] - exact_laps[-1]) < 0.1
+def test_samples_of_mmps_raise_it_as_far_but_for_the_error_of_drawing(exact_iterations, sampled_iterations):
+    print("\nmean log-likelihood, MMPS samples:", *(f"{x:.3f}" for x in sampled_iterations))
+    assert all(after > before - 0.02 for before, after in zip(sampled_iterations, sampled_iterations[1:], strict=False))
+    assert abs(sampled_iterations[-1] - exact_iterations[-1]) < 0.1
 
 
 WRONG = {
@@ -127,17 +127,17 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_control_an_e_step_without_the_right_spread_ends_lower(sampled_laps, name):
+def test_control_an_e_step_without_the_right_spread_ends_lower(sampled_iterations, name):
     found = likelihoods(WRONG[name])
     print(f"\nmean log-likelihood, {name}:", *(f"{x:.3f}" for x in found))
-    assert found[-1] < sampled_laps[-1] - 0.15
+    assert found[-1] < sampled_iterations[-1] - 0.15
 
 
-# Laps that are interrupted, and what they are given ---
+# Iterations that are interrupted, and what they are given ---
 
 
 SETTINGS = {
-    "laps": 2,
+    "iterations": 2,
     "batch": 4,
     "knobs": {"steps": 3, "iterations": 1},
     "train": {
@@ -183,12 +183,16 @@ def run(tmp_path, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_interrupted_laps_end_as_uninterrupted_ones(run, tmp_path, monkeypatch):
+def test_interrupted_iterations_end_as_uninterrupted_ones(run, tmp_path, monkeypatch):
     assert run("out", {}, {}) == tmp_path / "out" / "prior"
     whole = files(tmp_path / "out")
-    assert {"lap-1/prior/model.safetensors", "lap-2/prior/model.safetensors", "prior/model.safetensors"} < set(whole)
-    assert whole["lap-1/prior/model.safetensors"] != whole["lap-2/prior/model.safetensors"]
-    assert whole["prior/model.safetensors"] == whole["lap-2/prior/model.safetensors"]
+    assert {
+        "iteration-1/prior/model.safetensors",
+        "iteration-2/prior/model.safetensors",
+        "prior/model.safetensors",
+    } < set(whole)
+    assert whole["iteration-1/prior/model.safetensors"] != whole["iteration-2/prior/model.safetensors"]
+    assert whole["prior/model.safetensors"] == whole["iteration-2/prior/model.safetensors"]
     (tmp_path / "out").rename(tmp_path / "whole")
 
     original, drawn = expectation.Guided.draw, []
@@ -203,9 +207,11 @@ def test_interrupted_laps_end_as_uninterrupted_ones(run, tmp_path, monkeypatch):
     monkeypatch.setattr(expectation.Guided, "draw", draw)
     with pytest.raises(KeyboardInterrupt):
         run("out", {}, {})
-    assert (tmp_path / "out" / "lap-1" / "prior").is_dir() and not (tmp_path / "out" / "lap-2" / "prior").exists()
+    assert (tmp_path / "out" / "iteration-1" / "prior").is_dir() and not (
+        tmp_path / "out" / "iteration-2" / "prior"
+    ).exists()
     run("out", {}, {})
-    assert drawn == [4, 4, 1, 4, "stopped", 4, 1], "three batches a lap, none of them twice"
+    assert drawn == [4, 4, 1, 4, "stopped", 4, 1], "three batches an iteration, none of them twice"
     resumed = files(tmp_path / "out")
     same = [name for name in whole if "state.json" not in name and "README" not in name]
     assert set(resumed) == set(whole) and [n for n in same if resumed[n] != whole[n]] == []
@@ -231,17 +237,17 @@ def test_each_mode_trains_what_it_says(run, tmp_path, monkeypatch):
     CONFIGS.clear()
     run("mmps", {}, {})
     first, second = CONFIGS
-    assert first.init == "" and second.init == str(tmp_path / "mmps" / "lap-1" / "prior")
+    assert first.init == "" and second.init == str(tmp_path / "mmps" / "iteration-1" / "prior")
     assert first.sources[0].path == "corrupted:restored-0" and first.sources[0].terms == "made by the test"
-    assert first.objective.mask_channels == 0 and not (tmp_path / "mmps" / "lap-1" / "run.json").exists()
+    assert first.objective.mask_channels == 0 and not (tmp_path / "mmps" / "iteration-1" / "run.json").exists()
 
     CONFIGS.clear()
     run("conditional", {"mode": "conditional", "steps": 2}, {})
     first, second, last = CONFIGS
     assert (first.objective.missing, first.objective.sigma_y, first.objective.channels) == (0.75, 0.05, 1)
     assert first.objective == second.objective and last.objective.mask_channels == 0
-    assert NetworkPrior.load(tmp_path / "conditional" / "lap-2" / "prior").config.mask_channels == 2
-    rows = (tmp_path / "conditional" / "lap-2" / "restored-0" / "manifest.jsonl").read_text()
+    assert NetworkPrior.load(tmp_path / "conditional" / "iteration-2" / "prior").config.mask_channels == 2
+    rows = (tmp_path / "conditional" / "iteration-2" / "restored-0" / "manifest.jsonl").read_text()
     assert (
         '"algorithm": "conditional"' in rows
         and NetworkPrior.load(tmp_path / "conditional" / "prior").config.mask_channels == 0
@@ -252,7 +258,10 @@ def test_each_mode_trains_what_it_says(run, tmp_path, monkeypatch):
     NetworkPrior(NetworkConfig(**{**SETTINGS["train"]["network"], "widths": (8,)}), "float32").save(start)
     run("loop", {"mode": "dataloop", "steps": 2, "rho": 3.0}, NOISY, "--init", str(start))
     levels = [
-        {(s.damage, round(s.sigma_min, 6)) for s in read_corrupted(tmp_path / "loop" / f"lap-{k}" / "restored-0", 1)}
+        {
+            (s.damage, round(s.sigma_min, 6))
+            for s in read_corrupted(tmp_path / "loop" / f"iteration-{k}" / "restored-0", 1)
+        }
         for k in (1, 2)
     ]
     assert levels == [{("clean", 0.0), ("restored", 0.1)}, {("clean", 0.0), ("restored", round(0.1 / 3, 6))}]
@@ -262,9 +271,9 @@ def test_each_mode_trains_what_it_says(run, tmp_path, monkeypatch):
 BAD = {
     "algorithm": ({"algorithm": "mmsp"}, {}, "Did you mean 'mmps'"),
     "knob": ({"knobs": {"step": 3}}, {}, "Did you mean 'steps'"),
-    "setting": ({"lap": 2}, {}, "'lap' is unknown. Did you mean 'laps'"),
+    "setting": ({"iteration": 2}, {}, "'iteration' is unknown. Did you mean 'iterations'"),
     "mode": ({"mode": "map"}, {}, "mode = 'map' is no choice"),
-    "laps": ({"laps": 0}, {}, "laps = 0 must be at least 1"),
+    "iterations": ({"iterations": 0}, {}, "iterations = 0 must be at least 1"),
     "rho": ({"rho": 1.0}, {}, "rho > 1"),
     "mask-conditioned objective": ({}, {"objective": {"kind": "masked"}}, "M-step learns from restored pictures"),
     "nothing damaged": ({}, {"corruption": {"clean_share": 1.0}}, "nothing to restore"),
@@ -291,16 +300,18 @@ def test_bad_settings_are_one_sentence(run, tmp_path, monkeypatch, case):
 
 def test_folder_of_another_run_is_refused(run, monkeypatch):
     monkeypatch.setattr(em, "train", stub)
-    run("out", {"laps": 1}, {})
+    run("out", {"iterations": 1}, {})
     with pytest.raises(AmbientSolveError, match=r"other settings \(draws\)"):
-        run("out", {"laps": 1, "draws": 2}, {})
-    run("out", {"laps": 2}, {})
+        run("out", {"iterations": 1, "draws": 2}, {})
+    run("out", {"iterations": 2}, {})
 
 
 def test_configuration_that_comes_with_it_is_valid():
-    settings = em.read_em(["--config", str(TRAINERS / "configs" / "em_masked.yaml"), "--out", "unused", "--laps", "3"])
+    settings = em.read_em(
+        ["--config", str(TRAINERS / "configs" / "em_masked.yaml"), "--out", "unused", "--iterations", "3"]
+    )
     em.check_em(settings)
-    assert settings.laps == 3 and settings.train.corruption.damages[0].missing == 0.75
+    assert settings.iterations == 3 and settings.train.corruption.damages[0].missing == 0.75
 
 
 def test_a_part_of_stored_data_is_the_first_of_it_or_drawn_from_all_of_it(tmp_path):

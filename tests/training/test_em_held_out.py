@@ -88,8 +88,8 @@ def test_warning_is_a_sentence_about_what_got_worse():
 
 
 CASES = {
-    "better each time": ([3.0, 2.0, 1.0], "lap-2", ""),
-    "the first is best": ([3.0, 1.0, 2.0], "lap-1", "than by iteration 1"),
+    "better each time": ([3.0, 2.0, 1.0], "iteration-2", ""),
+    "the first is best": ([3.0, 1.0, 2.0], "iteration-1", "than by iteration 1"),
     "none is better than the start": ([1.0, 2.0, 3.0], "init", "than by the prior that it began with"),
 }
 
@@ -108,7 +108,7 @@ def test_best_prior_is_kept_and_a_worse_end_is_said(run, tmp_path, monkeypatch, 
         options = ["--init", str(tmp_path / "init")]
     run("out", {}, DAMAGED, *options)
     error = capsys.readouterr().err
-    best = {"init": tmp_path / "init" if given else tmp_path / "out" / "lap-1" / "prior"}
+    best = {"init": tmp_path / "init" if given else tmp_path / "out" / "iteration-1" / "prior"}
     folder = best.get(kept, tmp_path / "out" / kept / "prior")
     assert (tmp_path / "out" / "prior" / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
@@ -120,7 +120,7 @@ def test_best_prior_is_kept_and_a_worse_end_is_said(run, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("mode", ["mmps", "conditional", "dataloop"])
-def test_every_mode_measures_its_laps(run, tmp_path, monkeypatch, mode):  # noqa: F811
+def test_every_mode_measures_its_iterations(run, tmp_path, monkeypatch, mode):  # noqa: F811
     monkeypatch.setattr(em, "train", stub)
     noisy = {"corruption": {"clean_share": 0.0, "damages": [{"kind": "noise", "sigma": 0.3}]}}
     options = []
@@ -129,15 +129,15 @@ def test_every_mode_measures_its_laps(run, tmp_path, monkeypatch, mode):  # noqa
         options = ["--init", str(tmp_path / "i")]
     run("out", {"mode": mode, "steps": 2}, noisy if mode == "dataloop" else DAMAGED, *options)
     found = json.loads((tmp_path / "out" / "held-out.json").read_text())
-    # A network that has not learned yet answers alike whatever its weights: the laps of the stub may tie.
+    # A network that has not learned yet answers alike whatever its weights: the iterations of the stub may tie.
     assert set(found) == {"0", "1", "2"} and all(0 < value < 1e6 for value in found.values())
-    names = [json.loads(line)["name"] for line in (tmp_path / "out/lap-1/restored-0/manifest.jsonl").open()]
+    names = [json.loads(line)["name"] for line in (tmp_path / "out/iteration-1/restored-0/manifest.jsonl").open()]
     assert len(names) == 11, "the twelfth is held out"
 
 
 def test_folder_says_what_was_done_to_the_pictures_that_it_restores(run, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(em, "train", stub)
-    run("out", {"laps": 1, "held_out": 0}, DAMAGED)
-    found = json.loads((tmp_path / "out/lap-1/restored-0/corruption.json").read_text())
+    run("out", {"iterations": 1, "held_out": 0}, DAMAGED)
+    found = json.loads((tmp_path / "out/iteration-1/restored-0/corruption.json").read_text())
     assert found["source"] == "pictures" and found["shrink"] == 1 and found["restored in iteration"] == 1
     assert found["damages"][0]["kind"] == "random-mask"

@@ -1,4 +1,4 @@
-"""The E-step: the Gaussian of lap 0, restorations of the exact law, and a folder of them that goes on after a stop."""
+"""The E-step: the Gaussian of iteration 0, restorations of the exact law, a folder that goes on after a stop."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def incomplete_samples(n: int, seen: int = 3) -> list[Sample]:
 SAMPLES = incomplete_samples(7)
 
 
-# The Gaussian of lap 0 ---
+# The Gaussian of iteration 0 ---
 
 
 def coloured_texture(side: int = 8) -> texture.Texture:
@@ -81,10 +81,10 @@ def textured_samples(prior: texture.Texture, n: int, missing: float = 0.75, sigm
     return [Sample(str(i), z[i].half(), sigma, mask=m, damage="random-mask") for i, m in enumerate(masks)]
 
 
-def test_gaussian_of_lap_0_is_found_with_three_pixels_in_four_missing():
+def test_gaussian_of_iteration_0_is_found_with_three_pixels_in_four_missing():
     prior = coloured_texture()
     samples, wanted = textured_samples(prior, 400), covariance_of(prior)
-    fitted = texture.fit_texture(samples, seed=0, laps=6, iterations=20)
+    fitted = texture.fit_texture(samples, seed=0, em_iterations=6, iterations=20)
 
     def error(found: texture.Texture) -> float:
         return float((covariance_of(found) - wanted).norm() / wanted.norm())
@@ -94,7 +94,7 @@ def test_gaussian_of_lap_0_is_found_with_three_pixels_in_four_missing():
     centred = z - z.mean((0, 2, 3), keepdim=True)
     power = torch.fft.fft2(prior.turn(centred), norm="ortho").abs().square().mean(0)
     stored = texture.Texture(prior.mean, power, prior.mixing)
-    first = texture.fit_texture(samples, seed=0, laps=0)
+    first = texture.fit_texture(samples, seed=0, em_iterations=0)
     print(f"\nerror of the covariance: {error(fitted):.3f}; at the start {error(first):.3f}, zeros {error(stored):.3f}")
     assert error(fitted) < 0.2 and error(first) > 0.4 and error(stored) > 0.8
     assert float((fitted.mean - prior.mean).abs().max()) < 0.03
@@ -109,8 +109,10 @@ def test_texture_is_the_gaussian_of_its_covariance(tmp_path):
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(prior.denoise(z, sigma), theirs)
     torch.testing.assert_close(vjp(z), its(z))
-    prior.save(tmp_path / "lap-0.safetensors")
-    assert torch.equal(texture.Texture.load(tmp_path / "lap-0.safetensors").denoise(z, sigma), prior.denoise(z, sigma))
+    prior.save(tmp_path / "iteration-0.safetensors")
+    assert torch.equal(
+        texture.Texture.load(tmp_path / "iteration-0.safetensors").denoise(z, sigma), prior.denoise(z, sigma)
+    )
 
 
 def test_posterior_draws_of_a_texture_have_the_exact_law():
@@ -217,7 +219,7 @@ def test_measurement_of_coils_says_of_the_picture_what_the_scan_said():
     assert float((op.A_adjoint(wrong) - stored).norm() / stored.norm()) > 0.05
 
 
-def test_the_gaussian_of_lap_0_knows_no_scans():
+def test_the_gaussian_of_iteration_0_knows_no_scans():
     maps = torch.ones(1, 4, 4, dtype=torch.complex64)
     with pytest.raises(AmbientSolveError, match="--init") as error:
         texture.fit_texture([Sample("scan", randn(2, 4, 4, seed=1), 0.1, maps=maps)], seed=0)
@@ -265,12 +267,12 @@ def test_restoration_depends_on_its_own_seed_only(name):
     assert not torch.allclose(method.draw(prior, rows, [10, 99, 12, 13, 14])[1], together[1], atol=1e-3)
 
 
-# Laps that are interrupted ---
+# Iterations that are interrupted ---
 
 
 def write(samples: list[Sample], folder: Path, method: expectation.Expectation) -> None:
     restored.restore(
-        samples, folder, method, truth(), draws=2, batch=4, seed=(0, 1, 0), record={"lap": 1}, title="restore"
+        samples, folder, method, truth(), draws=2, batch=4, seed=(0, 1, 0), record={"iteration": 1}, title="restore"
     )
 
 
@@ -314,4 +316,11 @@ def test_interrupted_e_step_goes_on_and_draws_nothing_twice(tmp_path, monkeypatc
     assert torch.equal(back[10].z, blurred.z) and back[10].sigma_min == 1.5 and back[10].damage == "gaussian-blur"
     assert not torch.equal(back[0].z, back[1].z), "two draws of one picture"
     row = json.loads((tmp_path / "whole" / "manifest.jsonl").read_text().splitlines()[0])["restored"]
-    assert row == {"lap": 1, **method.settings, "draw": 0, "of": "random-mask", "sigma_noise": NOISE, "observed": 0.25}
+    assert row == {
+        "iteration": 1,
+        **method.settings,
+        "draw": 0,
+        "of": "random-mask",
+        "sigma_noise": NOISE,
+        "observed": 0.25,
+    }
