@@ -21,7 +21,8 @@ from torch import Tensor
 from ambient_solve import as_deepinv
 from ambient_solve.evaluate.exactness import Draw
 from ambient_solve.noise import Level
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import Prior, Vjp
+from ambient_solve.priors.wrapped import WrappedPrior
 
 LEVELS = 100
 
@@ -43,7 +44,7 @@ class _Mark(torch.autograd.Function):
         return g, None
 
 
-class Watched(Prior):
+class Watched(WrappedPrior):
     """A prior that counts forward and backward passes, however they are asked for, and the CPU time inside them.
 
     Attributes:
@@ -52,18 +53,11 @@ class Watched(Prior):
     """
 
     def __init__(self, inner: Prior) -> None:
-        super().__init__()
-        self.inner = inner
-        self.shape, self.sigma_min, self.sigma_max = inner.shape, inner.sigma_min, inner.sigma_max
-        self.sigma_data, self.sigma_jacobian = inner.sigma_data, inner.sigma_jacobian
+        super().__init__(inner)
         self.reset()
 
     def reset(self) -> None:
         self.calls, self.vjps, self.inside, self.first = 0, 0, 0.0, math.nan
-
-    @property
-    def affine(self) -> tuple[float, float] | None:
-        return self.inner.affine
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         started = time.process_time()
@@ -74,6 +68,9 @@ class Watched(Prior):
         z0 = _Mark.apply(z0, self._enter) if graph else z0
         self.inside += time.process_time() - started
         return z0
+
+    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
+        return Prior.denoise_vjp(self, z, sigma, cond, once=once)
 
     def _enter(self) -> None:
         self._entered = time.process_time()

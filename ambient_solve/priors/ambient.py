@@ -29,15 +29,16 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.noise import Level, Streams
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import Prior, Vjp
 from ambient_solve.priors.gaussian import GaussianPrior
+from ambient_solve.priors.wrapped import WrappedPrior
 from ambient_solve.transforms import from_kspace, to_kspace
 
 POLICIES = ("fixed", "per_call", "measurement")
 
 
 @final
-class AmbientPrior(Prior):
+class AmbientPrior(WrappedPrior):
     """A mask-conditioned denoiser with a policy of what it is shown.
 
     Args:
@@ -46,11 +47,14 @@ class AmbientPrior(Prior):
         keep_probability: Chance in (0, 1] that training showed it an entry: that neither the damage of the data nor the
             further damage of training hid it. Masks are drawn by it, each entry by itself.
         mask_channels: Channels of a mask: 1 is shared by all channels, otherwise one for each.
-        policy: "fixed" draws one mask for each row of a run. "per_call" draws new ones at each call, for comparison:
-            the samples spread far less. "measurement" takes `mask`.
+        policy: What it is shown. "fixed" draws one mask for each row of a run. "per_call" draws new ones at each call,
+            for comparison: the samples spread far less. "measurement" takes `mask`.
         mask: 1 where visible: (H, W), (1, H, W) or (C, H, W), for vectors (d,); a leading axis B gives each of B
             measurements its own. Best where it hides about as much as the network was used to.
         maps: Complex coil maps ([B,] coils, H, W): `mask` is one of k-space.
+
+    Raises:
+        AmbientSolveError: the policy, the mask and the maps do not go together, or do not fit the states.
 
     A run starts at `noise`, which draws the masks of its rows from the streams of these rows: the mask of sample i
     depends on (seed, i) alone. They are kept until the next run starts, so one prior serves one run at a time;
@@ -68,16 +72,10 @@ class AmbientPrior(Prior):
         mask: Tensor | None = None,
         maps: Tensor | None = None,
     ) -> None:
-        super().__init__()
-        self.inner, self.keep_probability, self.mask_channels, self.policy = (
-            inner,
-            keep_probability,
-            mask_channels,
-            policy,
-        )
-        self.shape, self.sigma_min, self.sigma_max = inner.shape, inner.sigma_min, inner.sigma_max
+        super().__init__(inner)
+        self.keep_probability, self.mask_channels, self.policy = keep_probability, mask_channels, policy
         # `sigma^2 dD/dz` is no covariance: its columns of hidden entries are 0.
-        self.sigma_data, self.sigma_jacobian = inner.sigma_data, 0.0
+        self.sigma_jacobian = 0.0
         self._spatial = max(len(inner.shape) - 1, 1)
         self._check(mask is not None, maps is not None)
         self.register_buffer("mask", None if mask is None else self._full_mask(mask), persistent=False)
@@ -107,19 +105,19 @@ class AmbientPrior(Prior):
 
     def with_mask(self, mask: Tensor, maps: Tensor | None = None) -> AmbientPrior:
         """The same network under the policy "measurement": it sees what `mask` (and `maps`) let through."""
+        channels = self.mask_channels
         return AmbientPrior(
-            self.inner,
-            self.keep_probability,
-            mask_channels=self.mask_channels,
-            policy="measurement",
-            mask=mask,
-            maps=maps,
+            self.inner, self.keep_probability, mask_channels=channels, policy="measurement", mask=mask, maps=maps
         )
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         """`E[z0 | M z_sigma, M]`, shape of `z` (B, *shape); `cond` (1 or B, mask_channels, *spatial) is `M`."""
         mask = _rows(self._mask(z) if cond is None else cond, len(z))
         return self.inner.denoise(self.visible(z, mask), sigma, mask.expand(len(z), *mask.shape[1:]))
+
+    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
+        """See `Prior.denoise_vjp`; through the masking."""
+        return Prior.denoise_vjp(self, z, sigma, cond, once=once)
 
     def visible(self, z: Tensor, mask: Tensor) -> Tensor:
         """What `mask` lets through of `z` (B, *shape): `M z`, or `A^H M A z` in k-space; the shape of `z`."""
@@ -192,7 +190,7 @@ class AmbientPrior(Prior):
         sizes = zip(mask.shape[-self._spatial :], self.shape[-self._spatial :], strict=False)
         fits = mask.ndim == axes and all(want in (-1, have) for have, want in sizes)
         if fits and axes > 2:
-            # What is the same in all channels is one channel; one channel is the same in all channels.
+            # A mask that all channels share has one channel; one of one channel is shared by all.
             shared = mask.shape[1] in (1, self.shape[0]) and bool((mask == mask[:, :1]).all())
             fits = mask.shape[1] == self.mask_channels or shared
             mask = mask[:, :1].expand(-1, self.mask_channels, *mask.shape[2:]) if shared else mask
@@ -218,23 +216,6 @@ class AmbientPrior(Prior):
                 f"{full.dtype} {tuple(full.shape)} for states {tuple(self.shape)}."
             )
         return full.to(torch.complex64)
-
-    @property
-    def affine(self) -> tuple[float, float] | None:
-        """That of the network."""
-        return self.inner.affine
-
-    def decode(self, z: Tensor) -> Tensor:
-        """That of the network."""
-        return self.inner.decode(z)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """That of the network."""
-        return self.inner.encode(x)
-
-    def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """That of the network."""
-        return self.inner.state_shape(image_shape)
 
 
 @final

@@ -6,24 +6,27 @@ from typing import Any
 
 from torch import Tensor
 
-from ambient_solve.noise import Level, Streams
+from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior, Vjp
+from ambient_solve.priors.wrapped import WrappedPrior
 
 
-class CountedPrior(Prior):
-    """A prior that counts what an algorithm asks of it, and hands it the condition of this run."""
+class CountedPrior(WrappedPrior):
+    """A prior that counts what an algorithm asks of it, and hands it the condition of this run.
+
+    Args:
+        prior: The prior inside.
+        cond: The condition of the run, which takes the place of any other.
+
+    Attributes:
+        network_calls: Forward passes so far.
+        vjps: Backward passes so far.
+    """
 
     def __init__(self, prior: Prior, cond: Any = None) -> None:
-        super().__init__()
-        self.inner, self.cond = prior, cond
-        self.shape, self.sigma_min, self.sigma_max = prior.shape, prior.sigma_min, prior.sigma_max
-        self.sigma_data, self.sigma_jacobian = prior.sigma_data, prior.sigma_jacobian
+        super().__init__(prior)
+        self.cond = cond
         self.network_calls = self.vjps = 0
-
-    @property
-    def affine(self) -> tuple[float, float] | None:
-        """That of the prior inside."""
-        return self.inner.affine
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         """One network call."""
@@ -42,21 +45,5 @@ class CountedPrior(Prior):
         return z0, counted
 
     def shown(self, z: Tensor, cond: Any = None) -> Tensor:
-        """That of the prior inside, under the condition of this run."""
+        """See `Prior.shown`; under the condition of this run."""
         return self.inner.shown(z, self.cond)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """That of the prior inside."""
-        return self.inner.decode(z)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """That of the prior inside."""
-        return self.inner.encode(x)
-
-    def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
-        """That of the prior inside."""
-        return self.inner.noise(shape, streams)
-
-    def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """That of the prior inside."""
-        return self.inner.state_shape(image_shape)

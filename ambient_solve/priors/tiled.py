@@ -21,28 +21,29 @@ import torch
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.noise import Level, Streams
+from ambient_solve.noise import Level
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior, Vjp
+from ambient_solve.priors.wrapped import WrappedPrior
 
 
 @final
-class TiledPrior(Prior):
+class TiledPrior(WrappedPrior):
     """`prior` on pictures of any size, in the memory of `at_once` tiles.
 
     Pictures that fit one tile go through as they are. A backward pass computes its forward pass again, tile by tile.
 
     Args:
         prior: Any prior of pictures; one of a fixed size takes tiles of that size, and larger pictures than it knows.
-        tile: Side of a tile in pixels. overlap: Pixels that neighbouring tiles share, at most half a tile.
-        at_once: Tiles, of one or several samples, that go through the network together.
+        tile: Side of a tile in pixels.
+        overlap: Pixels that neighbouring tiles share, from 1 to half a tile.
+        at_once: Tiles, of one or several samples, that go through the network together; at least 1.
 
     Raises:
         AmbientSolveError: the sizes do not fit together, or the prior is not one of pixels alone.
     """
 
     def __init__(self, prior: Prior, tile: int = 256, overlap: int = 64, *, at_once: int = 4) -> None:
-        super().__init__()
         if isinstance(prior, AmbientPrior) or prior.affine is None:
             raise AmbientSolveError(
                 "A prior that is mask-conditioned, or whose decode is not affine, cannot be tiled: make the picture "
@@ -58,10 +59,9 @@ class TiledPrior(Prior):
                 f"tile={tile}, overlap={overlap}, at_once={at_once} were given; an overlap of 1 to tile / 2 pixels, "
                 "and at least one tile at once were expected."
             )
-        self.inner, self.tile, self.overlap, self.at_once = prior, tile, overlap, at_once
+        super().__init__(prior)
+        self.tile, self.overlap, self.at_once = tile, overlap, at_once
         self.shape = (prior.shape[0], -1, -1)
-        self.sigma_min, self.sigma_max = prior.sigma_min, prior.sigma_max
-        self.sigma_data, self.sigma_jacobian = prior.sigma_data, prior.sigma_jacobian
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         """See `Prior.denoise`. `z` (B, C, H, W)."""
@@ -80,7 +80,7 @@ class TiledPrior(Prior):
         if self._whole(z):
             return self.inner.denoise_vjp(z, sigma, cond, once=once)
         if len(self._tiles(z)) <= self.at_once:
-            return super().denoise_vjp(z, sigma, cond, once=once)
+            return Prior.denoise_vjp(self, z, sigma, cond, once=once)
         z = z.detach()
         with torch.no_grad():
             z0 = self.denoise(z, sigma, cond)
@@ -115,23 +115,6 @@ class TiledPrior(Prior):
             places, down, along = zip(*every[first : first + self.at_once], strict=True)
             yield list(places), torch.stack(down)[:, None, :, None] * torch.stack(along)[:, None, None, :]
 
-    @property
-    def affine(self) -> tuple[float, float] | None:
-        """That of the prior inside."""
-        return self.inner.affine
-
-    def decode(self, z: Tensor) -> Tensor:
-        """That of the prior inside."""
-        return self.inner.decode(z)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """That of the prior inside."""
-        return self.inner.encode(x)
-
-    def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
-        """That of the prior inside, for the whole picture at once."""
-        return self.inner.noise(shape, streams)
-
     def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """See `Prior.state_shape`."""
         small = len(image_shape) == 3 and -1 not in self.inner.shape and min(image_shape[1:]) < self.tile
@@ -140,7 +123,7 @@ class TiledPrior(Prior):
                 f"The picture is {image_shape[2]}x{image_shape[1]}, the prior makes tiles of {self.tile}x{self.tile}: "
                 "enlarge the picture to at least that."
             )
-        return super().state_shape(image_shape)
+        return Prior.state_shape(self, image_shape)
 
 
 @dataclass(frozen=True)
