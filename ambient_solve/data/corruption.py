@@ -32,7 +32,10 @@ from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.reading.limits import inside, parse_json
 from ambient_solve.saving import save_tensors
 
-MANIFEST, RUN = "manifest.jsonl", "corruption.json"
+MANIFEST = "manifest.jsonl"
+"""File of a damaged folder with a row for each picture."""
+RUN = "corruption.json"
+"""File of a damaged folder with the settings of the damage."""
 SHARING = """A damaged folder keeps no secret from whoever holds it: its noise can be drawn again from the seed, index
 and source that it records, and be subtracted exactly. Before sharing it in place of the clean pictures, damage them
 with a random seed of 64 bits or more, then delete corruption.json, and `seed` from every row of manifest.jsonl."""

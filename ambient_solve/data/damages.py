@@ -27,7 +27,14 @@ from ambient_solve.transforms import derandomised, from_kspace, randomised, to_k
 
 NOISE = (0.0, 0.0, 100.0, "noise level in what is observed, in units of [-1, 1] pictures")
 ABOVE = (0.0, 0.0, 1000.0, "level above which such a picture may be used; at 0 it passes for clean")
-NO_MASK, PIXELS, COEFFICIENTS, K_SPACE = "", "pixels", "coefficients", "k-space"
+NO_MASK = ""
+"""What the mask of a damage is of, `Damage.hides`: nothing, everything is observed."""
+PIXELS = "pixels"
+"""The mask is one of pixels."""
+COEFFICIENTS = "coefficients"
+"""The mask is one of randomised coefficients, `transforms.randomised`."""
+K_SPACE = "k-space"
+"""The mask is one of k-space, `transforms.to_kspace`."""
 
 
 @dataclass(frozen=True, kw_only=True)

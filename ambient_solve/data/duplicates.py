@@ -10,7 +10,10 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 
-BITS, NEAR = 64, 4
+BITS = 64
+"""Bits of a perceptual hash."""
+NEAR = 4
+"""Bits in which the hashes of near duplicates differ at most."""
 
 
 def report(pictures: Iterable[tuple[str, Tensor]]) -> list[list[str]]:

@@ -14,11 +14,15 @@ from torch.nn import functional as F
 
 from ambient_solve.data.sample import Sample
 
-CELLS, ALIKE = 16, 0.97
-"""Cells along a side, and the correlation from which on two pictures count as the same."""
+CELLS = 16
+"""Cells along a side to which a picture is averaged."""
+ALIKE = 0.97
+"""Correlation of the cells from which on two pictures count as the same."""
 BRIGHTNESS = (0.299, 0.587, 0.114)
-SHOWN, CONTRAST = 0.25, 0.02
-"""Share of the cells that must be seen, and the least deviation of them, in [-1, 1] units, that tells anything."""
+SHOWN = 0.25
+"""Share of the cells that must be seen for a comparison."""
+CONTRAST = 0.02
+"""Least standard deviation of the cells for a comparison, in [-1, 1] units."""
 CHUNK = 4096
 
 

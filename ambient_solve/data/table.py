@@ -24,7 +24,12 @@ from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError, reason
 from ambient_solve.reading.limits import parse_json
 
-INK, SOFT, LINES = "#1c1e22", "#c9ccd1", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+INK = "#1c1e22"
+"""Colour of words and ticks of the chart."""
+SOFT = "#c9ccd1"
+"""Colour of its grid."""
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Colours of its curves, one for each damage in turn."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,18 @@ MAX_NUMBER = 1e6
 MAX_STEPS = 100_000
 MAX_ENTRIES = 1000
 """Entries of a file, and of a row in it; but a schedule may be given step by step."""
-MAX_WIDTH, MAX_LEVELS, MAX_LAYERS, MAX_CHANNELS = 8192, 12, 16, 64
-UNET_CONFIG, UNET_WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+MAX_WIDTH = 8192
+"""Channels of the widest level of a UNet."""
+MAX_LEVELS = 12
+"""Levels of a UNet."""
+MAX_LAYERS = 16
+"""Layers of one level of a UNet."""
+MAX_CHANNELS = 64
+"""Channels of its picture."""
+UNET_CONFIG = "config.json"
+"""File of a UNet's settings."""
+UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
+"""File of a UNet's weights."""
 
 
 def checked_scheduler(given: Any, where: object) -> dict[str, Any]:

@@ -22,9 +22,13 @@ from ambient_solve.priors.unet import UNet
 from ambient_solve.reading.limits import read_json
 from ambient_solve.saving import save_tensors
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+WEIGHTS = "model.safetensors"
+"""File of the weights in the folder of a prior."""
+CONFIG = "config.json"
+"""File of its settings, a `NetworkConfig`."""
+CARD = "README.md"
+"""File of its model card."""
 PRECISIONS = ("auto", "float32", "bfloat16")
-
 
 WHOLE = {
     "channels": (1, 64),
@@ -42,32 +46,49 @@ REAL = {
     "offset": (-1e6, 1e6),
     "missing": (0.0, 1e6),
 }
-MAX_SIDE, MAX_LEVELS, MAX_WIDTH, MAX_BLOCKS = 65_536, 8, 8192, 16
+"""Real numbers of a network, and what they may be."""
+MAX_SIDE = 65_536
+"""Pixels along a side of a picture."""
+MAX_LEVELS = 8
+"""Levels of the network."""
+MAX_WIDTH = 8192
+"""Channels of its widest level."""
+MAX_BLOCKS = 16
+"""Residual blocks of one level."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Everything config.json holds about the network. `size` is (H, W), or None for any size."""
+    """Everything config.json holds about the network."""
 
     channels: int = 3
+    """Channels of a picture, 1 to 64."""
     size: tuple[int, int] | None = None
+    """(H, W) in pixels, or None for any size."""
     widths: tuple[int, ...] = (48, 96, 128, 192)
+    """Channels of the levels, from fine to coarse."""
     blocks: int | tuple[int, ...] = 1
     """Residual blocks of each level on the way down and, one more, on the way up: one number, or one for each level."""
     unshuffle: int = 2
+    """Side in pixels of the squares that become channels before the first level; 1 is none."""
     groups: int = 8
     """Of the group normalisations; 0 leaves them out."""
     embedding: int = 192
+    """Numbers that the noise level is embedded in."""
     sigma_min: float = 0.01
+    """Lowest noise level, in units of z."""
     sigma_max: float = 80.0
+    """Highest noise level, in units of z."""
     sigma_data: float = 0.5
+    """Standard deviation of one entry of the data, in units of z."""
     scale: float = 0.5
     """`x = scale * z + offset`: the defaults take z in [-1, 1] to x in [0, 1]."""
     offset: float = 0.5
+    """See `scale`."""
     mask_channels: int = 0
     """Channels that are shown beside the picture (`cond` of `denoise`): a mask of what was observed."""
     keep_probability: float | None = None
-    """Share of the entries that a mask-conditioned network was used to seeing, what `AmbientPrior` draws masks by."""
+    """Share in (0, 1] of the entries that training showed a mask-conditioned network, by which masks are drawn."""
     missing: float = 0.0
     """Deviation of what a mask of k-space leaves out: it counts as noise in the preconditioning."""
 
@@ -80,10 +101,17 @@ class NetworkConfig:
 class NetworkPrior(Prior):
     """`D(z; sigma) = c_skip z + c_out F(c_in z; ln(sigma) / 4)` (Karras et al., 2022, arXiv 2206.00364, equation 7).
 
-    Pictures of any size are padded by reflection to the stride of the network and cropped again. `precision` is
-    "float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it natively and, for frozen weights, its
-    error is small beside the spread of the posterior, which is measured once. State, preconditioning and result stay
-    float32.
+    Pictures of any size are padded by reflection to the stride of the network and cropped again. State, preconditioning
+    and result are float32.
+
+    Args:
+        config: Size of the network, its noise levels and its units.
+        precision: Arithmetic inside the network: "float32", "bfloat16", or "auto", which is bfloat16 where the hardware
+            multiplies it natively and, for frozen weights, its error is small beside the standard deviation of the
+            posterior, which is measured once.
+
+    Raises:
+        AmbientSolveError: no such precision.
     """
 
     def __init__(self, config: NetworkConfig, precision: str = "auto") -> None:
@@ -211,7 +239,13 @@ class NetworkPrior(Prior):
         return {**self.__dict__, "_copied": (None, None)}
 
     def save(self, folder: str | Path, card: str = "", dtype: torch.dtype = torch.float32) -> None:
-        """Write model.safetensors (weights in `dtype`), config.json and, if given, the model card into `folder`."""
+        """Write model.safetensors, config.json and the model card.
+
+        Args:
+            folder: Where to; made where it is missing.
+            card: Text of README.md; none is written where it is empty.
+            dtype: Type of the stored weights.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {k: v.to(dtype).contiguous().cpu() for k, v in self.network.state_dict().items()}
@@ -225,7 +259,18 @@ class NetworkPrior(Prior):
 
     @classmethod
     def load(cls, folder: str | Path, precision: str = "auto") -> NetworkPrior:
-        """Read what `save` wrote. Only safetensors are read; a pickle is refused, whatever its name."""
+        """Read what `save` wrote. Only safetensors are read; a pickle is refused, whatever its name.
+
+        Args:
+            folder: A folder with model.safetensors and config.json.
+            precision: As in the constructor.
+
+        Returns:
+            The prior on the CPU, its weights frozen.
+
+        Raises:
+            AmbientSolveError: a file is missing or unreadable, or the two do not fit each other.
+        """
         folder = Path(folder)
         config = _read_config(folder)
         path = folder / WEIGHTS

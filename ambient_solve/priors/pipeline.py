@@ -31,7 +31,10 @@ from ambient_solve.reading.limits import read_json
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
-INDEX, CARD = "model_index.json", "README.md"
+INDEX = "model_index.json"
+"""File by which a folder is known to be a pipeline of diffusers."""
+CARD = "README.md"
+"""File of its model card."""
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow")
 
 

@@ -16,8 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-SHARE, LEVELS, SIDE = 0.1, (4.0, 1.0, 0.1), 32
-"""Most that the error may be of the spread; levels, in deviations of the data; side of the one state, in pixels."""
+SHARE = 0.1
+"""Most that the error may be, as a share of the posterior standard deviation."""
+LEVELS = (4.0, 1.0, 0.1)
+"""Noise levels at which it is measured, in standard deviations of the data."""
+SIDE = 32
+"""Side of the one state on which it is measured, in pixels."""
 
 
 @dataclass(frozen=True)

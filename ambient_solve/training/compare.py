@@ -27,8 +27,10 @@ from ambient_solve.training.sources import Data
 from ambient_solve.training.validation import held_out_loss
 from ambient_solve.transforms import randomised, to_kspace
 
-HIDDEN, DRAWS = 0.25, 4
-"""Share of the measured entries that is hidden, and how many draws are averaged."""
+HIDDEN = 0.25
+"""Share of the measured entries that is hidden."""
+DRAWS = 4
+"""Posterior draws that are averaged."""
 
 
 def hold_out(samples: Sequence[Sample], method: Expectation, most: int) -> tuple[list[Sample], list[Sample]]:

@@ -20,7 +20,10 @@ from filelock import FileLock, Timeout
 
 from ambient_solve.errors import AmbientSolveError
 
-LOCK, HOLDER = "run.lock", "run.holder"
+LOCK = "run.lock"
+"""File of a run's folder that is locked while it runs."""
+HOLDER = "run.holder"
+"""File beside it that names the process."""
 
 
 @contextlib.contextmanager

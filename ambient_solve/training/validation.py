@@ -24,7 +24,13 @@ from ambient_solve.training.config import Config
 from ambient_solve.training.sources import Data
 
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-PICTURES, SAMPLES, STEPS = 64, 16, 20
+"""Noise levels of the held-out loss, in units of z."""
+PICTURES = 64
+"""Held-out pictures that are denoised, at most."""
+SAMPLES = 16
+"""Samples on the sheet of a validation."""
+STEPS = 20
+"""Noise levels of their reverse process."""
 
 
 @torch.no_grad()
