@@ -45,7 +45,11 @@ LEVELS = ("sigma_noise", "sigma_min", "sigma_max")
 
 @dataclass(frozen=True)
 class Corruption:
-    """One of several kinds of damage to all but a share of the pictures."""
+    """A plan of damage: one of several kinds of it to all but a share of the pictures.
+
+    Raises:
+        AmbientSolveError: no kind of damage, or kinds whose masks one data set cannot hold together.
+    """
 
     seed: int = knob(0, 0, help="decides which pictures stay clean, and the damage of the others")
     clean_share: float = knob(0.1, 0.0, 1.0, help="share of the pictures that stay clean")
@@ -107,10 +111,17 @@ class Corruption:
 def corrupt(
     pictures: Iterable[tuple[str, Tensor]], total: int, corruption: Corruption, skip: int = 0, source: str = ""
 ) -> Iterator[Sample]:
-    """Damage `total` pictures, the first `skip` left out. The clean version of a damaged one is not kept anywhere.
+    """Damage pictures once and for all. The clean version of a damaged one is not kept anywhere.
 
     Args:
+        pictures: (name, uint8 (C, H, W)), as `read_images` yields them.
+        total: How many there are; which of them stay clean depends on it.
+        corruption: Kinds of damage, the share that stays clean, and the seed.
+        skip: The first pictures that are left out, as when a run goes on.
         source: Where they come from, in words that are the same each time; pictures of another source get other noise.
+
+    Returns:
+        One sample for each picture, in their order.
     """
     plan = corruption.plan(total)
     for index, (name, picture) in enumerate(pictures):
@@ -127,6 +138,9 @@ def freeze(samples: Iterable[Sample], sigma: float, seed: int, buffer: float, so
     it cannot learn the picture by heart there (Shah et al., 2025, arXiv 2502.21278). Other samples stay as they are.
 
     Args:
+        samples: Clean and others.
+        sigma: Level of the frozen noise, in units of z.
+        seed: Decides the noise.
         buffer: How far above its own noise a noisy sample may be used, `objectives.denoise.buffer`.
         source: As for `corrupt`.
     """
@@ -168,14 +182,21 @@ def write_corrupted(
     source: str = "",
     options: Mapping[str, Any] | None = None,
 ) -> int:
-    """Damage `total` pictures into `folder`: a safetensors file and a row of manifest.jsonl each; returns `total`.
+    """Damage pictures into a folder: a safetensors file and a row of manifest.jsonl each.
 
     The manifest is written last: a folder without one is unfinished, and the same call goes on with it. What was done
     stands in corruption.json, see `read_settings`.
 
     Args:
+        pictures: As for `corrupt`.
+        total: How many there are.
+        corruption: What is done to them.
+        folder: Where to; made where it is missing.
         source: As for `corrupt`; kept in corruption.json.
         options: What was done to the pictures before, such as {"shrink": 2}; kept there too.
+
+    Returns:
+        `total`.
     """
     folder = Path(folder)
     if (folder / MANIFEST).exists():
@@ -258,8 +279,18 @@ def read_corrupted(folder: str | Path, channels: int = 3, follow_outside: bool =
     A manifest of your own loads too. `file` is a safetensors file with a float `z` (C, H, W) in [-1, 1] units and,
     where not all was observed, a `mask` (1 or C, H, W) of 1 = observed (with `signs` or `maps` if it is a mask of
     coefficients or k-space, see `Sample`); or a picture, read with `channels` 1 or 3. A row may name a picture as its
-    `mask`, in which white is missing, and give `sigma_min` and `sigma_max`. Both files lie in `folder`, unless
-    `follow_outside` trusts the names.
+    `mask`, in which white is missing, and give `sigma_min` and `sigma_max`.
+
+    Args:
+        folder: The data set.
+        channels: 1 or 3, of what is read from pictures.
+        follow_outside: Whether its files may lie outside of it; only if you trust the manifest.
+
+    Returns:
+        The samples, in the order of the rows.
+
+    Raises:
+        AmbientSolveError: a row or a file that is not as described here.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():

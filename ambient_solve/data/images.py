@@ -45,7 +45,15 @@ def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int
 
 
 def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open and fully decode one picture, upright (EXIF). Its size is checked before a pixel is decoded."""
+    """Open and decode one picture, upright (EXIF). Its size is checked before a pixel is decoded.
+
+    Args:
+        path: The file.
+        max_pixels: Most pixels that it may have.
+
+    Raises:
+        AmbientSolveError: it is no picture, cannot be decoded, or is too large.
+    """
     path = Path(path)
     if not path.is_file():
         raise AmbientSolveError(f"There is no file {path}.")
@@ -82,7 +90,15 @@ def _open(file: Path | io.BytesIO, name: str, max_pixels: int) -> Iterator[Image
 
 
 def to_tensor(image: Image.Image, channels: int = 3) -> Tensor:
-    """A picture as uint8 (channels, H, W), `channels` 1 or 3. An alpha channel is laid over white; grey is repeated."""
+    """A picture as a tensor. An alpha channel is laid over white; grey is repeated.
+
+    Args:
+        image: Any mode of Pillow.
+        channels: 1, grey, or 3, colour.
+
+    Returns:
+        uint8 (channels, H, W).
+    """
     if channels not in (1, 3):
         raise AmbientSolveError(
             f"Pictures have 1 or 3 channels, {channels} were asked for: store other data with write_corrupted, and "
@@ -115,7 +131,7 @@ def read_images(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, uint8 (C, H, W)) for every picture of `source`, in a fixed order.
 
-    `shrink` divides both sides, which makes a JPEG's pixels clean again. `source` is one of
+    `source` is one of
 
         FOLDER              every picture in it, searched recursively
         FILE.npz            a pack: `data`, encoded files one after another, and `offsets`
@@ -123,7 +139,14 @@ def read_images(
         dataset:PATH        what `datasets.Dataset.save_to_disk` wrote, with one column of pictures
         imagefolder:PATH    a folder as Hugging Face's reader sees it
 
-    Of the last two, a picture that is named but not held must lie in PATH, unless `follow_outside` trusts the names.
+    Args:
+        source: Where the pictures are, as above.
+        channels: 1, grey, or 3, colour, to which every picture is converted.
+        shrink: What both sides are divided by; 2 makes the pixels of a JPEG clean again.
+        follow_outside: Whether the last two kinds may name pictures outside of PATH; only if you trust the names.
+
+    Raises:
+        AmbientSolveError: there is nothing of the kind, or a picture cannot be read.
     """
     for name, image in _open_all(str(source), follow_outside):
         picture = to_tensor(image, channels)

@@ -36,10 +36,17 @@ class Loader:
     Args:
         samples: The stored data; every picture at least `crop` high and wide, all with the same number of channels.
         share: Relative chance of each sample, (n,).
+        levels: The law of the noise levels.
+        crop: Side in pixels of what is cut out.
+        batch: Samples of a batch.
+        seed: Decides all draws, with the step.
         buffer: How far above its own noise a noisy sample may be used (`objectives.denoise.buffer`).
         below: Whether the objective reaches levels under the noise of all samples by itself (`Objective.below`).
         flat: A crop with a smaller deviation, its noise taken off, is drawn once more: half of many photographs is sky.
             Of complete samples alone.
+
+    Raises:
+        AmbientSolveError: samples that are too small, or cannot be trained on together.
     """
 
     def __init__(
@@ -84,8 +91,8 @@ class Loader:
             # The objective reaches the levels under the noise of all samples by itself: they need not be drawn.
             levels = replace(levels, sigma_min=max(levels.sigma_min, high * (1 + 1e-6)))
         elif max(low, levels.sigma_min) <= min(high, levels.sigma_max):
-            channels = max((s.mask.shape[0] for s in samples if s.mask is not None and s.signs is None), default=0)
-            way = f"the objective 'consistency'{f' with mask_channels: {channels}' if channels else ''}"
+            mask_channels = max((s.mask.shape[0] for s in samples if s.mask is not None and s.signs is None), default=0)
+            way = f"the objective 'consistency'{f' with mask_channels: {mask_channels}' if mask_channels else ''}"
             choice = "Add clean ones, or raise network.sigma_min."
             if not any(s.maps is not None for s in samples):
                 choice = f"Add clean ones, raise network.sigma_min, or choose {way}."

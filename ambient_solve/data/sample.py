@@ -14,8 +14,9 @@ class Sample:
     Attributes:
         z: float16 (C, H, W); 0 where nothing was observed, `A^H y` for compressed sensing and k-space.
         sigma_noise: Physical noise in `z`; 0 is none.
-        sigma_min, sigma_max: May be used at levels above `sigma_min` or below `sigma_max` (Ambient Omni, arXiv
-            2506.10038). 0 and 0 is "everywhere above its own noise"; (inf, s) is "only below s".
+        sigma_min: May be used at levels above this one (Ambient Omni, arXiv 2506.10038); 0 is everywhere above its own
+            noise, inf nowhere.
+        sigma_max: May be used at levels below this one too; 0 is nowhere.
         mask: uint8 (1, H, W) or (C, H, W), 1 where observed; of coefficients or k-space where `signs` or `maps` is
             given. None is everything.
         signs: int8 (C, H, W) of +-1, see `transforms.randomised`.

@@ -34,9 +34,15 @@ LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 @dataclass(frozen=True)
 class Annotation:
-    """One row: may be used at levels above `sigma_min` or below `sigma_max`.
+    """An annotation: one row of a table, at which levels a sample may be used.
 
-    `score` ranks the samples of one annotator, higher is worse; None where it does not rank them.
+    Attributes:
+        name: The sample's.
+        sigma_min: It may be used at levels above this one, in units of z, 0 or more.
+        sigma_max: It may be used at levels below this one too, 0 or more; 0 is at none.
+        damage: The group in which it was counted.
+        annotator: What made the row.
+        score: Ranks the samples of one annotator, higher is worse; None where it does not rank them.
     """
 
     name: str
@@ -94,7 +100,18 @@ def read_table(path: str | Path) -> list[Annotation]:
 
 
 def annotate(samples: Sequence[Sample], table: Sequence[Annotation]) -> list[Sample]:
-    """The samples with the levels of their rows. Rows of other samples are passed over, as where some are held out."""
+    """Give samples the levels of their rows. Rows of other samples are passed over, as where some are held out.
+
+    Args:
+        samples: With names of their own.
+        table: A row for each of them.
+
+    Returns:
+        The samples, in their order.
+
+    Raises:
+        AmbientSolveError: a sample has no row or one of another damage, or a name occurs twice.
+    """
     _unique([sample.name for sample in samples], "samples")
     _unique([row.name for row in table], "rows")
     rows = {row.name: row for row in table}

@@ -23,7 +23,8 @@ class Batch:
         z: What is stored, (B, *shape): the clean sample plus `sigma_noise` times a noise drawn once and for all.
         sigma: Noise level drawn for this training step, (B,).
         sigma_noise: Physical noise already in `z`, (B,); 0 is clean.
-        sigma_min, sigma_max: The sample may be used at `sigma > sigma_min` or `sigma < sigma_max`, (B,).
+        sigma_min: The sample may be used at `sigma > sigma_min`, (B,); 0 is everywhere above its own noise.
+        sigma_max: It may also be used at `sigma < sigma_max`, (B,).
         mask: What was observed, 1 or 0, broadcastable to `z`; None means everything. Unobserved entries of `z` are 0.
         signs: +-1, shape of `z`: the mask is one of coefficients, `transforms.randomised`.
         maps: Complex coil maps (B, coils, H, W): the mask is one of k-space, and `z` is `A^H` of what was measured.
@@ -50,7 +51,8 @@ class Objective(abc.ABC):
     Class attributes:
         mask_channels: How many channels of `cond` it shows the denoiser.
         below: Whether it learns levels at which no sample may be used.
-        incomplete: Whether it knows what a mask hides; noisy: whether it knows of noise and annotations.
+        incomplete: Whether it knows what a mask hides.
+        noisy: Whether it knows of noise and annotations.
     """
 
     mask_channels: int = 0
@@ -60,10 +62,31 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
-        """Loss of each sample, (B,). The noise of row i comes from stream i alone."""
+        """The loss of each sample; the noise of row i comes from stream i alone.
+
+        Args:
+            denoise: The network that is trained.
+            batch: B samples, as stored, and the level drawn for each.
+            streams: B streams of random numbers.
+
+        Returns:
+            (B,), differentiable in the parameters of the network.
+
+        Raises:
+            AmbientSolveError: the batch holds what this objective cannot learn from.
+        """
 
     def held_out(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
-        """Loss against the whole of clean pictures `batch.z`, of which the denoiser sees what `batch.mask` lets it."""
+        """The loss against whole, clean pictures, of which the denoiser sees what the mask lets through.
+
+        Args:
+            denoise: The network that is judged.
+            batch: B clean pictures z; `mask` hides from the denoiser alone.
+            streams: B streams of random numbers.
+
+        Returns:
+            (B,).
+        """
         return self.loss(denoise, batch, streams)
 
     def of_data(self) -> Objective:
@@ -71,13 +94,27 @@ class Objective(abc.ABC):
         return self
 
     def keep_probability(self, observed: float) -> float | None:
-        """Share of the pixels the denoiser is shown, of a share that is observed; None if it is unconditional."""
+        """The share of the pixels that training shows a mask-conditioned denoiser.
+
+        Args:
+            observed: Share of the pixels that the data hold, in (0, 1].
+
+        Returns:
+            A share in (0, 1], what `AmbientPrior` draws masks by; None where the denoiser is unconditional.
+        """
         return None
 
 
 def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
-    """`lambda(sigma) = 1 / sigma^2 + 1 / sigma_data^2` (Karras et al., 2022, arXiv 2206.00364, table 1).
+    """The weight of a level, `1 / sigma^2 + 1 / sigma_data^2` (Karras et al., 2022, arXiv 2206.00364, table 1).
 
-    It is the inverse of the posterior variance of a Gaussian of deviation `sigma_data`.
+    It is the inverse of the posterior variance of a Gaussian of standard deviation `sigma_data`.
+
+    Args:
+        sigma: Levels above 0, of any shape.
+        sigma_data: Standard deviation of one entry of the data, above 0.
+
+    Returns:
+        The weights, shape of sigma.
     """
     return 1 / sigma**2 + 1 / sigma_data**2

@@ -27,7 +27,7 @@ from ambient_solve.objectives.base import Batch, Denoiser, Objective, edm_weight
 @final
 @dataclass(frozen=True)
 class Conditional(Objective):
-    """Every sample must be clean and whole: what is hidden from the network is drawn here."""
+    """Conditional denoising of whole, clean samples: what is hidden from the network is drawn here."""
 
     noisy: ClassVar[bool] = False
 
@@ -60,5 +60,13 @@ class Conditional(Objective):
 
 
 def condition(y: Tensor, mask: Tensor) -> Tensor:
-    """The condition, (B, C + 1, H, W): `y` (B, C, H, W), 0 where unobserved, and `mask` (B, 1, H, W)."""
+    """What the network is shown beside its input.
+
+    Args:
+        y: The measurement (B, C, H, W); what the mask hides of it may be anything finite.
+        mask: 1 where observed, (B, 1, H, W).
+
+    Returns:
+        The measurement, 0 where unobserved, and the mask: (B, C + 1, H, W).
+    """
     return torch.cat([mask * y, mask], 1)

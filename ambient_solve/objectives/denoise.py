@@ -37,7 +37,9 @@ WEIGHTS = ("laws", "omni", "inverse_variance")
 
 @dataclass(frozen=True)
 class Denoise(Objective):
-    """Every sample must have `batch.sigma >= batch.sigma_noise`; for a clean sample the loss is EDM's, bit for bit.
+    """Denoising towards a target that is unbiased whatever noise the samples hold.
+
+    Every sample must have `batch.sigma >= batch.sigma_noise`; for a clean sample the loss is EDM's, bit for bit.
 
     A sample at the level of its own noise says nothing of `z0` (v is infinite): its loss is 0, as are its gradients.
     """
@@ -75,9 +77,16 @@ class Denoise(Objective):
 
 
 def unbiased_target(batch: Batch, streams: Streams) -> tuple[Tensor, Tensor]:
-    """`z_sigma` and `tau`, both of the shape of `z`, for a batch with `sigma >= sigma_noise`.
+    """The input of the network and its target.
 
-    Where the two are equal there is no such `tau`; any finite one will do, as its weight is 0.
+    Where `sigma` equals `sigma_noise` there is no such target; any finite one will do, as its weight is 0.
+
+    Args:
+        batch: B samples with `sigma >= sigma_noise`.
+        streams: B streams of random numbers.
+
+    Returns:
+        `z_sigma` and `tau`, both of the shape of z.
     """
     extra = torch.sqrt(batch.sigma**2 - batch.sigma_noise**2)
     n = streams.normal(batch.z)
@@ -86,8 +95,17 @@ def unbiased_target(batch: Batch, streams: Streams) -> tuple[Tensor, Tensor]:
 
 
 def buffer(s_max: float) -> float:
-    """The factor `b` by which `sigma` must exceed `sigma_noise` so that the target's weight stays bounded:
-    `sigma^2 / (sigma^2 - sigma_noise^2) <= s_max` (arXiv 2506.10038)."""
+    """The factor by which `sigma` must exceed `sigma_noise`, so that the weight of the target stays bounded.
+
+    Args:
+        s_max: Bound of `sigma^2 / (sigma^2 - sigma_noise^2)`, above 1 (arXiv 2506.10038).
+
+    Returns:
+        The factor, above 1.
+
+    Raises:
+        AmbientSolveError: s_max is 1 or less.
+    """
     if not s_max > 1:
         raise AmbientSolveError(f"s_max = {s_max} must exceed 1, the value of a clean sample; 4 is usual.")
     return math.sqrt(1 + 1 / (s_max - 1))

@@ -50,7 +50,10 @@ MOST = 0.9
 @final
 @dataclass(frozen=True)
 class KSpace(Objective):
-    """Samples (B, 2, H, W) with coil maps (B, coils, H, W), |S|^2 summing to 1, and a mask (B, 1, H, W) of k-space."""
+    """Denoising from k-space.
+
+    Samples (B, 2, H, W) with coil maps (B, coils, H, W), |S|^2 summing to 1, and a mask (B, 1, H, W) of k-space.
+    """
 
     mask_channels: ClassVar[int] = 1
     incomplete: ClassVar[bool] = True

@@ -47,7 +47,7 @@ LEAST = 0.01
 @final
 @dataclass(frozen=True)
 class Masked(Objective):
-    """Samples (B, C, H, W) as for `Denoise`, with a mask (B, 1 or C, H, W), 1 where observed.
+    """Denoising from incomplete samples (B, C, H, W) as for `Denoise`, with a mask (B, 1 or C, H, W), 1 where observed.
 
     A mask that the channels share is thinned alike in all of them. With everything observed and `delta = 0` the loss
     is that of `Denoise`, bit for bit.
@@ -76,7 +76,16 @@ class Masked(Objective):
         return self.step(denoise, batch, streams)[0]
 
     def step(self, denoise: Denoiser, batch: Batch, streams: Streams) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The loss, (B,), and what it is of: `z_sigma`, the answer to it, and the mask of what was seen of it."""
+        """One training step of a batch.
+
+        Args:
+            denoise: The network that is trained.
+            batch: B samples and their masks.
+            streams: B streams of random numbers.
+
+        Returns:
+            The loss (B,), `z_sigma` (B, C, H, W), the answer to it, and the mask (B, 1 or C, H, W) of what was shown.
+        """
         mask = self._mask(batch)
         z_sigma, tau = unbiased_target(batch, streams)
         seen = mask * (streams.uniform(mask) >= self._share(batch, streams))
@@ -84,7 +93,18 @@ class Masked(Objective):
         return self._weighted(z0 - tau, seen, mask, batch), z_sigma, z0, seen
 
     def answer(self, denoise: Denoiser, z: Tensor, sigma: Tensor, seen: Tensor, signs: Tensor | None) -> Tensor:
-        """What `denoise` says of `z` (B, *shape) where it sees `seen` of it alone; shape of `z`."""
+        """What a network answers where it sees a part of its input alone.
+
+        Args:
+            denoise: The network.
+            z: Its input (B, C, H, W).
+            sigma: Levels (B,).
+            seen: What of z it is shown, 1 or 0, (B, 1 or C, H, W).
+            signs: +-1, shape of z, where `seen` is of coefficients; else None.
+
+        Returns:
+            The denoised pictures, float32, shape of z.
+        """
         cond = seen.expand(-1, self.mask_channels, -1, -1) if self.mask_channels else None
         return denoise(project(z, seen, signs), sigma, cond).float()
 
@@ -136,5 +156,14 @@ class Masked(Objective):
 
 
 def project(z: Tensor, mask: Tensor, signs: Tensor | None = None) -> Tensor:
-    """`A z`, shape of `z` (B, C, H, W): `mask`, broadcast to it, selects entries, or with `signs` coefficients."""
+    """The projection `A z` onto what a mask selects.
+
+    Args:
+        z: (B, C, H, W).
+        mask: 1 where selected, broadcast to z.
+        signs: +-1, shape of z, where the mask is one of coefficients; else None.
+
+    Returns:
+        Shape of z.
+    """
     return mask * z if signs is None else derandomised(mask * randomised(z, signs), signs)

@@ -1,4 +1,4 @@
-"""`Prior`: who knows what images look like."""
+"""`Prior`: a diffusion prior, a distribution of images that is known by its denoiser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Prior(nn.Module, abc.ABC):
 
     Attributes:
         shape: Shape of one `z` without the batch axis; -1 stands for "any size" (a fully convolutional prior).
-        sigma_min, sigma_max: The range of noise levels, in `z` units, in which `denoise` is valid.
+        sigma_min: Lowest noise level at which `denoise` is valid, in units of z.
+        sigma_max: Highest noise level at which `denoise` is valid, in units of z.
         sigma_data: Typical standard deviation of one entry of `z0`.
         sigma_jacobian: Up to this level the Jacobian of `denoise` may be trusted as a covariance; infinite if exact.
     """
@@ -102,5 +103,14 @@ class Prior(nn.Module, abc.ABC):
 
 
 def score(prior: Prior, z: Tensor, sigma: Level) -> Tensor:
-    """`grad log p_sigma(z) = (D(z) - z) / sigma^2` (Tweedie's formula), shape of `z`."""
+    """The score of a prior, `grad log p_sigma(z) = (D(z) - z) / sigma^2` (Tweedie's formula).
+
+    Args:
+        prior: Any prior.
+        z: States (B, *shape).
+        sigma: Noise level of z, a float, () or (B,), above 0.
+
+    Returns:
+        The score, shape of z.
+    """
     return (prior.denoise(z, sigma) - z) / per_sample(sigma, z) ** 2

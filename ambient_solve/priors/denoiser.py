@@ -24,10 +24,11 @@ class DenoiserPrior(Prior):
 
     Args:
         denoiser: Takes images (B, C, H, W) in [0, 1] and levels (B,) in the same units.
-        channels, size: C, and (H, W) or None where any size will do.
-        sigma_min, sigma_max: The range in which the denoiser is good, in units of [-1, 1] images: twice deepinv's.
-            Sampling starts at `sigma_max`; below about 10 it cannot start from pure noise, and the samples lean on the
-            measurement.
+        channels: C.
+        size: (H, W) in pixels, or None where any size will do.
+        sigma_min: Lowest level at which the denoiser is good, in units of [-1, 1] images: twice deepinv's.
+        sigma_max: Highest such level. Sampling starts there; below about 10 it cannot start from pure noise, and the
+            samples lean on the measurement.
     """
 
     def __init__(
@@ -72,9 +73,14 @@ class _PriorDenoiser(Denoiser):
 
 
 def as_deepinv(prior: Prior) -> Denoiser:
-    """`prior` as a deepinv denoiser, which serves in deepinv's own reconstructors.
+    """A prior as a deepinv denoiser, which serves in deepinv's own reconstructors.
 
-    It is called as `denoiser(x, sigma)` with x (B, C, H, W) and sigma, a number or one per image, in image units.
+    Args:
+        prior: Any prior whose `decode` is affine.
+
+    Returns:
+        A denoiser, called as `denoiser(x, sigma)` with x (B, C, H, W) and sigma, a number or one per image, in image
+        units.
     """
     if prior.affine is None:
         raise AmbientSolveError(

@@ -147,9 +147,16 @@ class ExactPrior(Prior):
     def posterior(self, A: Tensor, y: Tensor, sigma_y: float) -> Self:
         """The exact law of z0 given `y = A decode(z0) + N(0, sigma_y^2 I)`, as a prior of the same class and units.
 
-        `A` (m, d) acts on images (see `dense`), `y` holds one measurement of m numbers in any shape. With
-        `G_k = A C_k A' + sigma_y^2 I`: weights `w_k N(y; A m_k, G_k)`, means `m_k + C_k A' G_k^-1 (y - A m_k)`,
+        With `G_k = A C_k A' + sigma_y^2 I`: weights `w_k N(y; A m_k, G_k)`, means `m_k + C_k A' G_k^-1 (y - A m_k)`,
         covariances `C_k - C_k A' G_k^-1 A C_k`. Only m x m systems are solved.
+
+        Args:
+            A: (m, d), acts on images; see `dense`.
+            y: One measurement of m numbers, in any shape.
+            sigma_y: Standard deviation of its noise, above 0.
+
+        Raises:
+            AmbientSolveError: these do not fit each other or the prior.
         """
         like, d = self.log_weights, self.components.means.shape[1]
         if A.ndim != 2 or A.shape[1] != d or y.numel() != len(A) or not sigma_y > 0:
@@ -168,7 +175,20 @@ class ExactPrior(Prior):
 
 
 class GaussianPrior(ExactPrior):
-    """`z0 ~ N(mean, covariance)`, mean (*shape), covariance (d, d) with d the number of entries of one z."""
+    """A Gaussian prior `z0 ~ N(mean, covariance)`, whose denoiser, samples and posterior are exact.
+
+    Args:
+        mean: (*shape), d numbers.
+        covariance: (d, d), symmetric, positive semi-definite.
+        scale: `x = scale * z + offset` takes z to images.
+        offset: See `scale`.
+        sigma_min: Lowest noise level in units of z; .004 `sigma_data` by default.
+        sigma_max: Highest noise level in units of z; 160 `sigma_data` by default.
+        sigma_data: Standard deviation of one entry; that of the Gaussian by default.
+
+    Raises:
+        AmbientSolveError: mean and covariance do not fit each other.
+    """
 
     def __init__(
         self,
@@ -192,8 +212,15 @@ class GaussianPrior(ExactPrior):
     def stationary(cls, mean: Tensor, spectrum: Tensor, *, scale: float = 1.0, offset: float = 0.0) -> Self:
         """A texture: covariance diagonal in the 2-D Fourier basis of the last two axes, at the cost of an FFT.
 
-        `spectrum`, (H, W) or the shape of `mean`, is `E|F(z0 - mean)|^2` for the orthonormal F, in `fft2` order; a real
-        texture has an even one, `spectrum[f] = spectrum[-f]`.
+        Args:
+            mean: (*shape), at least (H, W).
+            spectrum: `E|F(z0 - mean)|^2` for the orthonormal F, in `fft2` order; (H, W) or the shape of `mean`. A real
+                texture has an even one, `spectrum[f] = spectrum[-f]`.
+            scale: As in the constructor.
+            offset: As in the constructor.
+
+        Raises:
+            AmbientSolveError: the spectrum is negative somewhere, or not even.
         """
         mean, spectrum = _f64(mean), _f64(spectrum).expand(mean.shape)
         mirrored = spectrum.flip(-2, -1).roll((1, 1), (-2, -1))
@@ -208,7 +235,13 @@ class GaussianPrior(ExactPrior):
     def posterior_circulant(self, transfer: Tensor, y: Tensor, sigma_y: float) -> Self:
         """The posterior given `y = ifft2(transfer * fft2(x)) + N(0, sigma_y^2 I)`, stationary again.
 
-        `transfer`, complex, broadcasts to (*shape): `fft2(op.A(delta))`, delta 1 at [0, 0]. `y` has the entries of x.
+        Args:
+            transfer: Complex, broadcasts to (*shape): `fft2(op.A(delta))`, delta 1 at [0, 0].
+            y: One measurement, with as many entries as an image.
+            sigma_y: Standard deviation of its noise, above 0.
+
+        Raises:
+            AmbientSolveError: this prior is not stationary.
         """
         if self.components.columns is not None:
             raise AmbientSolveError("Not a stationary prior. Use posterior(dense(op, shape), y, sigma_y).")
@@ -225,7 +258,14 @@ class GaussianPrior(ExactPrior):
 
 
 class MixturePrior(ExactPrior):
-    """`z0 ~ sum_k weights[k] N(means[k], C_k)`, means (K, *shape), covariances (K, d, d), or (K,) if isotropic."""
+    """A mixture of K Gaussians, `z0 ~ sum_k weights[k] N(means[k], C_k)`, of which all is exact, too.
+
+    Args:
+        weights: (K,), positive; only their ratios count.
+        means: (K, *shape), d numbers each.
+        covariances: (K, d, d), or (K,) variances of isotropic components.
+        scale: As for `GaussianPrior`; so are the other settings.
+    """
 
     def __init__(
         self,
@@ -268,9 +308,16 @@ class MixturePrior(ExactPrior):
 
 
 def dense(operator: Callable[[Tensor], Tensor] | nn.Module, shape: tuple[int, ...], chunk: int = 256) -> Tensor:
-    """The (m, d) float64 matrix, what `posterior` takes, of a linear map of images of `shape` on the CPU.
+    """The matrix of a linear map, as `posterior` takes it.
 
-    `operator` is a deepinv physics (its noiseless `A` is used) or any linear callable on (B, *shape) float32.
+    Args:
+        operator: A deepinv physics on the CPU, whose noiseless `A` is used, or any linear callable on (B, *shape)
+            float32.
+        shape: Shape of one image, d numbers.
+        chunk: Columns that are computed together.
+
+    Returns:
+        (m, d) float64.
     """
     apply, identity = getattr(operator, "A", operator), torch.eye(math.prod(shape)).reshape(-1, *shape)
     with torch.no_grad():

@@ -21,9 +21,13 @@ def embedded_priors() -> list[str]:
 
 
 def prior_folder(name: str | Path) -> Path:
-    """The folder of a prior: embedded if `name` is that of an embedded prior, else a local folder, else the hub's.
+    """The folder of a prior: that of an embedded prior, else a local folder, else one fetched from the hub.
 
-    A hub id may name its revision, as owner/name@revision.
+    Args:
+        name: Name of an embedded prior, a folder, or a hub id as owner/name or owner/name@revision.
+
+    Raises:
+        AmbientSolveError: it is none of these, or cannot be fetched.
     """
     known = embedded_priors()
     if str(name) in known:
@@ -59,10 +63,19 @@ def pinned(name: str) -> str:
 def load_prior(
     name: str | Path = "photos", precision: str = "auto", device: str = "cpu"
 ) -> NetworkPrior | AmbientPrior | PipelinePrior:
-    """Load a prior by embedded name, folder or hub id (owner/name), ready for `Solver`, on `device`.
+    """Load a prior, ready for `Solver`. Only safetensors and JSON are ever read or fetched.
 
-    A `NetworkPrior`; round a mask-conditioned one an `AmbientPrior`, which draws them by the `keep_probability` of its
-    config.json; a `PipelinePrior` for a pipeline of diffusers. Only safetensors and JSON are ever read or fetched.
+    Args:
+        name: Name of an embedded prior (`embedded_priors`), a folder, or a hub id as owner/name or owner/name@revision.
+        precision: Arithmetic of a `NetworkPrior`: "auto", "float32" or "bfloat16"; a pipeline keeps its own.
+        device: Where the weights go, as torch names devices: "cpu", "cuda", "cuda:1".
+
+    Returns:
+        A `NetworkPrior`; around one that is conditioned on masks of pixels an `AmbientPrior`, which draws masks by the
+        `keep_probability` of its config.json; a `PipelinePrior` for a pipeline of diffusers.
+
+    Raises:
+        AmbientSolveError: there is no such prior, or its files are unreadable or do not fit each other.
     """
     folder = prior_folder(name)
     if (folder / INDEX).is_file():
@@ -107,7 +120,18 @@ def _from_hub(repo: str, revision: str | None = None) -> Path:
 
 
 def load(prior: str, device: str) -> Any:
-    """The prior of that name, folder or hub id on `device`, which "auto" chooses."""
+    """The prior that a command names.
+
+    Args:
+        prior: As for `load_prior`.
+        device: "auto", which is the GPU where there is one, "cpu" or "cuda".
+
+    Returns:
+        What `load_prior` returns.
+
+    Raises:
+        AmbientSolveError: there is no such prior or device.
+    """
     import torch
 
     if device == "auto":

@@ -18,7 +18,16 @@ MAX_JSON = 4_000_000
 
 
 def check_bytes(needed: float, what: object, most: float) -> None:
-    """Raise unless `needed` bytes, which `what` takes once it is read, are known and at most `most`."""
+    """Raise unless a file will fit once it is read.
+
+    Args:
+        needed: Bytes that it takes; inf or nan where they are unknown.
+        what: What the error calls it.
+        most: Most bytes that it may take.
+
+    Raises:
+        AmbientSolveError: it takes more, or nobody knows how many.
+    """
     if not needed <= most:
         size = f"{needed / 1e9:.1f} GB" if math.isfinite(needed) else "an unknown size"
         raise AmbientSolveError(
@@ -30,8 +39,12 @@ def check_bytes(needed: float, what: object, most: float) -> None:
 def parse_json(content: bytes | str, what: object) -> Any:
     """The value of a JSON text.
 
+    Args:
+        content: At most `MAX_JSON` characters or bytes of UTF-8.
+        what: What the error calls it.
+
     Raises:
-        AmbientSolveError: it is too long, nested too deeply, or no JSON; `what` names it.
+        AmbientSolveError: it is too long, nested too deeply, or no JSON.
     """
     if len(content) > MAX_JSON:
         raise AmbientSolveError(f"{what} has {len(content)} bytes; at most {MAX_JSON} are read.")
@@ -55,6 +68,8 @@ def inside(folder: Path, name: Any, follow_outside: bool = False) -> Path:
     """The file `name` of `folder`, as a table of `folder` calls it.
 
     Args:
+        folder: Where the table lies.
+        name: What the table calls the file.
         follow_outside: Whether the file may lie outside: by an absolute name, `..` or a symbolic link.
 
     Raises:

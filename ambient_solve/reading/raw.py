@@ -27,7 +27,17 @@ SIMULATED = 4 + 8 * COILS
 
 @dataclass(frozen=True)
 class Raw:
-    """`data` is (slices, coils, H, W) complex, or (slices, 1, H, W) float32 where it is a `magnitude`."""
+    """What a reader found in the file of a scan.
+
+    Attributes:
+        data: K-space (slices, coils, H, W) complex, or pictures (slices, 1, H, W) float32 where it is a `magnitude`.
+        magnitude: Whether it is.
+        mask: What was sampled, where the file says so.
+        noise: A scan of noise alone, where the file holds one.
+        reference: The file's own reconstruction, where it holds one.
+        voxel: Sides of a voxel in mm, where the file says so.
+        notes: What the reader should be aware of, in sentences.
+    """
 
     data: np.ndarray
     magnitude: bool = False
@@ -59,6 +69,8 @@ def load(stored: Stored, where: str, most: float, kinds: str = "biufc") -> np.nd
     """Read an array once it is known that it fits.
 
     Args:
+        stored: The array.
+        where: What an error calls it.
         most: Bytes that it may take.
         kinds: The kinds of numpy types that are expected; numbers by default.
     """

@@ -31,6 +31,7 @@ class Source:
     damaged beforehand."""
 
     path: str
+    """Where the pictures are, below `data_root` unless absolute."""
     share: float = 1.0
     """Share of the training samples drawn from this source."""
     shrink: int = 1
@@ -79,10 +80,12 @@ class Config:
     out: str
     """Folder of the run: checkpoints, stats.jsonl, and the finished prior."""
     name: str = "prior"
+    """What the model card calls it."""
     data_root: str = "."
     """Relative source paths start here."""
     sources: tuple[Source, ...] = ()
     corruption: Corruption = field(default_factory=Corruption)
+    """What is done to the pictures of sources that are clean, once, before training."""
     drop_noisy: bool = False
     """Train on the clean pictures alone: the control arm."""
     note: str = ""
@@ -94,9 +97,11 @@ class Config:
     s_max: float = 4.0
     """Noisy samples are used where sigma^2 / (sigma^2 - sigma_noise^2) stays below this number."""
     level_mean: float = -0.9
+    """Mean of ln sigma: levels are log-normal, truncated to the network's range."""
     level_std: float = 1.6
-    """Levels are log-normal with these moments of ln sigma, truncated to the network's range."""
+    """Standard deviation of ln sigma."""
     crop: int = 64
+    """Side in pixels of the squares that training sees."""
     drop_small: bool = False
     """Leave out pictures that are smaller than the crop, in place of refusing them."""
     flat: float = 0.0
@@ -106,7 +111,9 @@ class Config:
     batch: int = 32
     """Samples in one optimiser step, over all processes and accumulated micro-batches."""
     accumulate: int = 1
+    """Micro-batches of one optimiser step."""
     lr: float = 5e-4
+    """Learning rate after the warm-up."""
     schedule: Literal["cosine", "constant", "inverse_sqrt"] = "cosine"
     """What the learning rate does after the warm-up: fall to 0, stay, or fall as 1 / sqrt(samples) (EDM2)."""
     warmup: int = 3_200
@@ -114,20 +121,24 @@ class Config:
     decay: int = 100_000
     """Samples after which inverse_sqrt begins to fall."""
     clip: float = 1.0
+    """Norm to which the gradient of a step is clipped."""
     ema: Ema = field(default_factory=Ema)
     precision: str = "auto"
     """auto, bf16 or fp32. auto: bf16 where the hardware multiplies it natively, else fp32, which is faster there."""
     compile: Literal["auto", "always", "never"] = "auto"
     """torch.compile the network: a minute or more to start, then faster. auto: in long runs, see `weights.compiles`."""
     seed: int = 0
+    """Decides the initial weights, the order of the samples and all noise."""
     tracker: str = "auto"
     """What accelerate logs to: auto (tensorboard if installed), none, tensorboard, wandb, mlflow, ..."""
     duplicates: bool = True
     """Report near-duplicate pictures before training, those between held-out and training pictures above all."""
     stats_every: int = 50
+    """Optimiser steps between rows of stats.jsonl."""
     checkpoint_every: int = 500
+    """Optimiser steps between checkpoints."""
     validate_every: int = 1_000
-    """All three in optimiser steps. Validation: held-out loss by level, and a sheet of samples; 0 is never."""
+    """Optimiser steps between validations: the held-out loss by level, and a sheet of samples; 0 is never."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 

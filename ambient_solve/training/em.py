@@ -77,6 +77,7 @@ class EM:
     """Relative source paths start here."""
     mode: Literal["mmps", "conditional", "dataloop"] = "mmps"
     iterations: int = 4
+    """Iterations of expectation and maximisation."""
     init: str = ""
     """Iteration 0's prior: a folder, an embedded name or a hub id; empty fits a Gaussian to the measurements."""
     keep: bool = True
@@ -100,6 +101,7 @@ class EM:
     held_out: int = 16
     """Damaged pictures of each source, a tenth of them at most, that the priors of all iterations are compared on."""
     seed: int = 0
+    """Decides the posterior samples; that of `train` the training."""
 
 
 def em(settings: EM) -> Path:

@@ -111,9 +111,20 @@ def fit_texture(
     affine: tuple[float, float] = (0.5, 0.5),
     device: torch.device | str = "cpu",
 ) -> Texture:
-    """Fit to the first `most` samples, all of one shape, in `em_iterations` iterations of EM.
+    """The stationary Gaussian that explains damaged pictures best, by EM.
 
-    `floor` is the least noise of a picture, in z units; `iterations` are the steps of conjugate gradients.
+    Args:
+        samples: Damaged pictures (C, H, W) of one size, no scans.
+        seed: Decides the posterior draws.
+        em_iterations: Iterations of EM; 0 is the first guess.
+        most: Pictures that are used at most.
+        iterations: Steps of conjugate gradients of a draw.
+        floor: Least noise of a picture, in units of z.
+        affine: (a, b) of `x = a z + b`.
+        device: Where the draws are computed.
+
+    Raises:
+        AmbientSolveError: the pictures have several sizes, or are scans.
     """
     shapes = {tuple(s.z.shape) for s in samples}
     if len(shapes) != 1:
