@@ -81,7 +81,8 @@ class Switch:
 
     Attributes:
         sigma_min: The level: the median of the bootstrap.
-        low, high: The interval.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
         decided: Whether it spans a quarter of the levels at most.
     """
 
@@ -190,7 +191,7 @@ def context_levels(sigmas: np.ndarray, losses: np.ndarray, whole: np.ndarray, ex
 
 
 def context_ceiling(levels: np.ndarray, probability: np.ndarray, epsilon: float) -> np.ndarray:
-    """`sigma_max`, (...): up to the largest crop of that level no size can be distinguished from clean; 0 if none.
+    """`sigma_max`, (...): that of the largest crop up to which none can be distinguished from clean; 0 if none is.
 
     `probability` (..., sizes) for crops of rising size, whose `context_levels` are `levels`. Larger crops never tell
     less, so the curve is smoothed to rise.

@@ -39,7 +39,7 @@ K_SPACE = "k-space"
 
 @dataclass(frozen=True, kw_only=True)
 class Damage(abc.ABC):
-    """What happens to a picture.
+    """A kind of damage: what happens to a picture.
 
     Class attributes:
         name: What YAML files and the command line call it, its `kind`.
@@ -346,7 +346,14 @@ DAMAGES: dict[str, type[Damage]] = {
 
 
 def make_damage(settings: Mapping[str, Any]) -> Damage:
-    """The damage that a mapping such as `{"kind": "noise", "sigma": 0.2}` describes; numbers may be given as text."""
+    """The damage that settings describe.
+
+    Args:
+        settings: Its `kind` and its knobs, such as {"kind": "noise", "sigma": 0.2}; numbers may be given as text.
+
+    Raises:
+        AmbientSolveError: there is no such kind or knob, or a value is out of its range.
+    """
     if not isinstance(settings, Mapping) or "kind" not in settings:
         raise AmbientSolveError(f"A damage is given as {{kind: noise, sigma: 0.2}}, not as {settings!r}.")
     kind = settings["kind"]

@@ -23,7 +23,13 @@ def observed(z: Tensor, mask: Tensor) -> Tensor:
 
 
 def with_noise(sample: Sample, sigma: float, rng: np.random.Generator) -> Sample:
-    """A sample without noise measured with noise of level `sigma`: `A^H m e` is added, e white where it is measured."""
+    """A sample measured with noise: `A^H m e` is added, e white where it is measured.
+
+    Args:
+        sample: Without noise.
+        sigma: Level of the noise, in units of z; 0 returns the sample.
+        rng: Where the noise comes from.
+    """
     if sigma == 0:
         return sample
     shape, mask = tuple(sample.z.shape), sample.mask
@@ -38,7 +44,19 @@ def with_noise(sample: Sample, sigma: float, rng: np.random.Generator) -> Sample
 
 
 def read_mask(mask: Any, z: Tensor, what: str) -> Tensor:
-    """`mask` as uint8 (1, H, W) or (C, H, W) that fits `z` (C, H, W); `what` names it where it does not."""
+    """The mask of a sample, once it is known to fit.
+
+    Args:
+        mask: 1 = observed, (H, W), (1, H, W) or (C, H, W).
+        z: The picture (C, H, W).
+        what: What an error calls the mask.
+
+    Returns:
+        uint8 (1, H, W) or (C, H, W).
+
+    Raises:
+        AmbientSolveError: another size, another value than 0 and 1, or nothing observed.
+    """
     mask = torch.as_tensor(mask)
     mask = mask[None] if mask.ndim == 2 else mask
     if mask.ndim != 3 or len(mask) not in (1, len(z)) or mask.shape[1:] != z.shape[1:]:

@@ -83,15 +83,32 @@ class KSpace(Objective):
 
 
 def gram(z: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
-    """`A^H A z`: what the sampled part of k-space says of `z` (B, 2, H, W)."""
+    """What the sampled part of k-space says of a picture, `A^H A z`.
+
+    Args:
+        z: (B, 2, H, W), real and imaginary part.
+        mask: 1 where sampled, (B, 1, H, W).
+        maps: Complex coil maps (B, coils, H, W).
+
+    Returns:
+        Shape of z.
+    """
     return from_kspace(mask * to_kspace(z, maps), maps)
 
 
 def further(mask: Tensor, delta: Level, streams: Streams) -> Tensor:
-    """`mask` (B, 1, H, W) without a share `delta`, a float or (B,), of its lines; the calibration lines stay.
+    """A mask with fewer lines; the calibration lines stay.
 
     Each line outside `calibration` is dropped with chance `delta`, row i by stream i alone. Lines are columns or rows,
     whichever is sampled in full, and single points where neither is.
+
+    Args:
+        mask: 1 where sampled, (B, 1, H, W).
+        delta: Chance in [0, 1) that a line is dropped, a float or (B,).
+        streams: B streams of random numbers.
+
+    Returns:
+        Shape of mask.
     """
     columns, rows = _lines(mask)
     u = streams.uniform(mask)
@@ -100,9 +117,16 @@ def further(mask: Tensor, delta: Level, streams: Streams) -> Tensor:
 
 
 def share(mask: Tensor, extra: float) -> Tensor:
-    """The `delta` of `further` by which the acceleration `R` of `mask` (B, 1, H, W) becomes `R + extra`, (B,).
+    """The `delta` of `further` by which the acceleration `R` of a mask becomes `R + extra`.
 
     `R~ = R + 1` is the published choice. A share `1 / R - 1 / (R + extra)` of k-space is dropped, on average.
+
+    Args:
+        mask: 1 where sampled, (B, 1, H, W).
+        extra: What is added to the acceleration, 0 or more.
+
+    Returns:
+        (B,).
     """
     sampled = mask.flatten(1).mean(1)
     loose = (mask * (1 - calibration(mask))).flatten(1).mean(1)

@@ -31,6 +31,10 @@ UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 def checked_scheduler(given: Any, where: object) -> dict[str, Any]:
     """The entries of a scheduler_config.json, once their types and ranges are known.
 
+    Args:
+        given: What the file holds.
+        where: What an error calls it.
+
     Raises:
         AmbientSolveError: an entry that no scheduler has.
     """
@@ -47,6 +51,9 @@ def checked_scheduler(given: Any, where: object) -> dict[str, Any]:
 
 def check_unet(folder: Path) -> None:
     """Raise unless config.json of a UNet has entries in their ranges, and its weights as many numbers as it asks for.
+
+    Args:
+        folder: The UNet's, with both files.
 
     Raises:
         AmbientSolveError: the files do not fit each other, or are not there.

@@ -26,7 +26,12 @@ SIDE = 32
 
 @dataclass(frozen=True)
 class Verdict:
-    """The largest `share` of the spread that the error is, and the level `sigma` where."""
+    """The verdict on bfloat16.
+
+    Attributes:
+        share: The error, as a share of the posterior standard deviation, at the level where it is largest.
+        sigma: That level, in units of z.
+    """
 
     share: float
     sigma: float
@@ -50,9 +55,14 @@ def compare(
     data: float,
     device: torch.device,
 ) -> Verdict:
-    """The verdict on `half(z, sigma)` beside `full(z, sigma)`, for z (*shape) of deviation `data`.
+    """Judge a denoiser in bfloat16 by the same one in float32; random numbers come from a generator of its own.
 
-    Takes no random number from any generator but its own.
+    Args:
+        full: `denoise(z, sigma)` in float32.
+        half: The same in bfloat16.
+        shape: Shape of z, the batch axis included.
+        data: Standard deviation of one entry of the data.
+        device: Where both compute.
     """
     generator = torch.Generator().manual_seed(0)
     z0, worst = torch.zeros(shape, device=device), Verdict(0.0, data)

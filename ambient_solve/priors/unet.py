@@ -59,8 +59,16 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Maps (B, channels + mask_channels, H, W) and one number per sample to (B, channels, H, W).
 
-    `H` and `W` must be multiples of `stride`. `widths` are the channels of the levels from fine to coarse, `blocks` the
-    residual blocks of each level on the way down and, one more, on the way up.
+    `H` and `W` must be multiples of `stride`.
+
+    Args:
+        channels: Of a picture.
+        widths: Channels of the levels, from fine to coarse.
+        blocks: Residual blocks of each level on the way down and, one more, on the way up.
+        unshuffle: Side in pixels of the squares that become channels before the first level.
+        groups: Of the group normalisations; 0 leaves them out.
+        embedding: Numbers that the noise level is embedded in.
+        mask_channels: Channels of the input beside those of the picture.
     """
 
     def __init__(

@@ -22,9 +22,15 @@ CARD_LEVELS = (0.05, 0.1, 0.2, 0.4, 1.0, 2.0)
 
 @torch.no_grad()
 def denoising_psnr(prior: Prior, pictures: Sequence[Tensor], crop: int) -> dict[float, tuple[float, float]]:
-    """For each level, in z units: mean PSNR in dB of the noisy and the denoised central crops of clean `pictures`.
+    """How well a prior denoises clean pictures.
 
-    They are uint8, or floats in the units of the prior.
+    Args:
+        prior: An unconditional prior.
+        pictures: (C, H, W), uint8 or floats in the units of the prior.
+        crop: Side in pixels of the central square that is used.
+
+    Returns:
+        For each level, in units of z: mean PSNR in dB of the noisy and of the denoised pictures.
     """
     if not pictures:
         return {}
@@ -107,8 +113,11 @@ def model_card(
     """The README.md of a prior, in Hugging Face's form.
 
     Args:
+        name: What it is called.
         settings: All of the run's.
         samples: What it learned from.
+        steps: Optimiser steps of the training.
+        seconds: How long it took.
         metrics: What `denoising_psnr` found; empty where nothing was measured.
         computed_in: The arithmetic of the network.
         damaged_before: Of each source, by its path, that was damaged before the run: what is recorded of that, see

@@ -34,7 +34,16 @@ DRAWS = 4
 
 
 def hold_out(samples: Sequence[Sample], method: Expectation, most: int) -> tuple[list[Sample], list[Sample]]:
-    """What EM learns from and what it is compared on: the last damaged pictures, `most` or a tenth of them."""
+    """Hold out damaged pictures, on which the priors of EM are compared.
+
+    Args:
+        samples: Of one source.
+        method: Decides which of them are damaged.
+        most: Pictures that are held out at most, the last damaged ones; at most a tenth of them.
+
+    Returns:
+        What EM learns from, and what it is compared on.
+    """
     damaged = [i for i, s in enumerate(samples) if method.restores(s)]
     apart = set(damaged[len(damaged) - min(most, len(damaged) // 10) :])
     return [s for i, s in enumerate(samples) if i not in apart], [samples[i] for i in sorted(apart)]

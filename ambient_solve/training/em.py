@@ -105,7 +105,17 @@ class EM:
 
 
 def em(settings: EM) -> Path:
-    """Run, or resume, the iterations that `settings` describe; returns the folder of the finished prior."""
+    """Run, or resume, EM.
+
+    Args:
+        settings: All of the run; `iterations` may have grown since it was interrupted.
+
+    Returns:
+        The folder of the finished prior, OUT/prior.
+
+    Raises:
+        AmbientSolveError: settings that cannot work, or a folder with a run of other settings.
+    """
     check_em(settings)
     with only_run_in(Path(settings.out)):
         return _em(settings)
@@ -328,7 +338,14 @@ def _remember(settings: EM) -> None:
 
 
 def read_em(args: list[str]) -> EM:
-    """The YAML file after `--config`, then the command line on top of it; `train` is in the file alone."""
+    """The settings of an EM run: a YAML file, then the command line on top of it.
+
+    Args:
+        args: `--config FILE` and any other options; the section `train` is in the file alone.
+
+    Raises:
+        AmbientSolveError: the file is unreadable, or has a setting that there is not.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", required=True)
     known, args = parser.parse_known_args(args)

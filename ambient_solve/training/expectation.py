@@ -64,11 +64,17 @@ def incomplete(sample: Sample) -> bool:
 def measurement(
     samples: Sequence[Sample], prior: Prior, floor: float, cg_iterations: int = 0
 ) -> tuple[Tensor, LinearPhysics, Tensor]:
-    """`y`, the operator and `sigma_y` (B,), in the units of `prior.decode`, of samples of one shape and kind.
+    """What stored samples measured, as the solver takes it.
 
-    A picture with fewer than `floor` of noise, in z units, is taken to have that much: files are rounded. Of k-space
-    the least picture `w` with `A^H A w = A^H y` is expected, as `ambient-solve mri-train` stores it, or `A^H y` and the
-    `cg_iterations` that make it of that.
+    Args:
+        samples: B samples of one shape and kind. Of k-space the least picture `w` with `A^H A w = A^H y` is expected,
+            as `ambient-solve mri-train` stores it, or `A^H y`.
+        prior: In whose units of images the measurement is.
+        floor: Noise that a picture is taken to have at least, in units of z: files are rounded.
+        cg_iterations: Steps of conjugate gradients that make `w` of `A^H y`; 0 where `w` is stored.
+
+    Returns:
+        `y`, the operator and `sigma_y` (B,).
     """
     scale, device = abs(prior.affine[0]), prior.device
     z = torch.stack([s.z for s in samples]).float().to(device)
@@ -186,8 +192,18 @@ def _start(sample: Sample) -> float:
 def heun(prior: Prior, z: Tensor, start: Tensor, steps: int, cond: Tensor | None = None, rho: float = 7.0) -> Tensor:
     """The probability-flow ODE from level `start` (B,) to 0 (Karras et al., 2022, arXiv 2206.00364, algorithm 1).
 
-    `z` (B, *shape) at level `start`; `2 steps - 1` network calls. If `z` is distributed as the prior's `z_sigma`, the
-    result is as its `z0`.
+    If `z` is distributed as the prior's `z_sigma`, the result is as its `z0`.
+
+    Args:
+        prior: Any prior, asked `2 steps - 1` times.
+        z: States (B, *shape) at level `start`.
+        start: Levels (B,).
+        steps: Noise levels, at least 1.
+        cond: Condition of the prior, if it takes one.
+        rho: How closely the levels lie at the low end; 7 is EDM's.
+
+    Returns:
+        Shape of z, at level 0.
     """
     low, high = start.clamp(max=prior.sigma_min) ** (1 / rho), start ** (1 / rho)
     levels = [(high + i / max(steps - 1, 1) * (low - high)) ** rho for i in range(steps)]

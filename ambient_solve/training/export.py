@@ -37,7 +37,19 @@ def latest(out: Path) -> tuple[dict[str, Tensor], int, float]:
 def write_prior(
     config: Config, averages: dict[str, Tensor], step: int, seconds: float, data: Data, computed_in: str
 ) -> Path:
-    """Write the prior of these weights, in float16, and its model card; returns its folder, OUT/prior."""
+    """Write the prior of averaged weights, in float16, and its model card.
+
+    Args:
+        config: Of the run.
+        averages: The averaged weights by name.
+        step: Optimiser steps that they were trained for.
+        seconds: How long that took.
+        data: What they learned from.
+        computed_in: The arithmetic of the network.
+
+    Returns:
+        Its folder, OUT/prior.
+    """
     prior = starting_prior(config, data.keep_probability(config.objective), torch.device("cpu"))
     prior.load_state_dict(averages)
     prior.eval().requires_grad_(False)

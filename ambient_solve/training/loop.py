@@ -44,7 +44,13 @@ from ambient_solve.training.weights import about_arithmetic, arithmetic, average
 
 
 def learning_rate(config: Config, step: int, steps: int) -> float:
-    """Linear warm-up, then what `config.schedule` says."""
+    """The learning rate of a step: a linear warm-up, then what `config.schedule` says.
+
+    Args:
+        config: Of the run.
+        step: From 0.
+        steps: Of the whole run.
+    """
     seen = (step + 1) * config.batch
     rise = min(1.0, seen / max(config.warmup, 1))
     fall = {
@@ -56,7 +62,17 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
 
 
 def train(config: Config) -> Path:
-    """Run, or resume, the training that `config` describes; returns the folder of the finished prior."""
+    """Run, or resume, a training; a resumed run is bit-identical to an uninterrupted one.
+
+    Args:
+        config: All of the run.
+
+    Returns:
+        The folder of the finished prior, OUT/prior.
+
+    Raises:
+        AmbientSolveError: settings or data that cannot work, or a folder with a run of other settings.
+    """
     check(config, 1)
     accelerator = Accelerator(
         mixed_precision="no",  # the prior chooses bfloat16 for its network itself: all else stays float32

@@ -38,9 +38,14 @@ def restore(
     title: str,
     origin: dict[str, Any] | None = None,
 ) -> None:
-    """Write `draws` restorations of each sample into `folder`; samples that need none are written as they are.
+    """Write restorations of damaged samples into a folder; samples that need none are written as they are.
 
     Args:
+        samples: Damaged or not.
+        folder: Where to; one that is unfinished is gone on with.
+        method: How a posterior sample is drawn.
+        prior: Under which prior.
+        draws: Restorations of each sample.
         batch: Pictures that are restored together.
         seed: What the draws depend on, beside the picture and the number of the draw.
         record: Where the restorations come from, kept in their rows of the manifest.

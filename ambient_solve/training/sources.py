@@ -52,7 +52,15 @@ class Data:
 
 
 def read_data(config: Config, main: bool) -> Data:
-    """Read every source of the configuration; `main` shows progress and reports duplicates."""
+    """Read every source of a run, damage what is to be damaged, and hold out what is to be held out.
+
+    Args:
+        config: Of the run.
+        main: Whether this process shows progress and reports duplicates.
+
+    Raises:
+        AmbientSolveError: a source that cannot be read, or that the objective cannot learn from.
+    """
     samples, share, held_out, noisy = [], [], [], []
     pictures = [_pictures(source, config) for source in config.sources]
     damaged: list[list[Sample]] = []

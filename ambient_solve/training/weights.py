@@ -26,10 +26,16 @@ SAME = "channels widths unshuffle groups embedding sigma_data scale offset".spli
 def starting_prior(
     config: Config, keep_probability: float | None, device: torch.device, sharded: bool = False
 ) -> NetworkPrior | PipelinePrior:
-    """The prior to train, on `device`, with the mask channels of the objective; from `config.init` where given.
+    """The prior to train, with the mask channels of the objective; from `config.init` where given.
 
-    `keep_probability` is the share of the pixels that it will be shown; None if it is shown everything. Parameters that
-    will be `sharded` keep the plain memory layout, the only one that FSDP takes.
+    Args:
+        config: Of the run.
+        keep_probability: Share in (0, 1] of the pixels that it will be shown; None if it is shown everything.
+        device: Where its weights go.
+        sharded: Whether its parameters will be: then they keep the plain memory layout, the only one that FSDP takes.
+
+    Raises:
+        AmbientSolveError: the prior to start from does not fit the settings.
     """
     mask_channels = config.objective.mask_channels
     folder = prior_folder(config.init) if config.init else None
