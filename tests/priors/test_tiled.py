@@ -148,7 +148,7 @@ def test_what_cannot_be_tiled_is_said():
         ("at least one tile", lambda: TiledPrior(Recorder(), 16, 4, at_once=0)),
         ("mask-conditioned", lambda: TiledPrior(ambient, 16, 4)),
         ("not affine", lambda: TiledPrior(Decoded(), 16, 4)),
-        ("cond as mask_channels", lambda: TiledPrior(Recorder(), 16, 4).denoise(randn(1, 1, 20, 20), 1.0, "a word")),
+        ("takes cond as", lambda: TiledPrior(Recorder(), 16, 4).denoise(randn(1, 1, 20, 20), 1.0, "a word")),
     ):
         with pytest.raises(AmbientSolveError, match=words) as error:
             call()
