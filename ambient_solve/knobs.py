@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, UnknownKnob, suggestion
 
 
 @dataclass(frozen=True)
@@ -78,5 +78,5 @@ def build(cls: type, **values: Any) -> Any:
     names = [k.name for k in knobs(cls)]
     for name in values:
         if name not in names:
-            raise AmbientSolveError(f"{cls.__name__} has no knob {name!r}. {suggestion(name, names)}")
+            raise UnknownKnob(cls.__name__, name, names)
     return cls(**values)

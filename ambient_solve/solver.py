@@ -21,7 +21,7 @@ from torch import Tensor
 from ambient_solve.algorithms import ALGORITHMS, DAPS, MMPS, TDS, Algorithm, State
 from ambient_solve.algorithms.mmps import TWICE
 from ambient_solve.budget import Budget, Plan, wait
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, UnknownKnob, suggestion
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.likelihood.measurement import Measurement
@@ -84,7 +84,7 @@ class Solver:
             names = {cls: [k.name for k in knobs(cls)] for cls in (MMPS, DAPS)}
             for name in settings:
                 if not any(name in own for own in names.values()):
-                    raise AmbientSolveError(f"'auto' has no knob {name!r}. {suggestion(name, sum(names.values(), []))}")
+                    raise UnknownKnob("'auto'", name, sum(names.values(), []))
             for cls, own in names.items():
                 build(cls, **{name: value for name, value in settings.items() if name in own})
         self.budget = None if seconds is None and calls is None else Budget(seconds=seconds, calls=calls)
@@ -358,16 +358,14 @@ def make_solver(prior: Prior, algorithm: str = "auto", options: Mapping[str, Any
 
     try:
         return Solver(prior, algorithm, **(options or {}))
-    except AmbientSolveError as error:
-        own = [k.name for k in knobs(ALGORITHMS[algorithm])] if algorithm in ALGORITHMS else []
-        for name in options or {}:
-            owners = [a for a, cls in ALGORITHMS.items() if name in (k.name for k in knobs(cls))]
-            if f"no knob {name!r}" in str(error) and owners and name not in own:
-                raise AmbientSolveError(
-                    f"{algorithm!r} has no knob {name!r}; "
-                    f"it belongs to {', '.join(owners)}: choose algorithm {owners[0]!r}."
-                ) from None
-        raise
+    except UnknownKnob as error:
+        owners = [a for a, cls in ALGORITHMS.items() if error.name in (k.name for k in knobs(cls))]
+        if not owners:
+            raise
+        raise AmbientSolveError(
+            f"{algorithm!r} has no knob {error.name!r}; "
+            f"it belongs to {', '.join(owners)}: choose algorithm {owners[0]!r}."
+        ) from None
 
 
 __all__ = ["CountedPrior", "Restoration", "Solver", "State", "Summary"]

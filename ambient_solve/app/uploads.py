@@ -12,7 +12,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from ambient_solve.errors import AmbientSolveError, reason, without_folders
+from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
 from ambient_solve.reading.archives import open_zip
 from ambient_solve.restore.pictures import Picture, read_measurement
 
@@ -37,8 +37,8 @@ def open_upload(path: str | Path, *, max_pixels: int = MAX_PIXELS, channels: int
     notes = _examine(path, max_pixels)
     try:
         picture = read_measurement(path, channels, max_pixels)
-    except AmbientSolveError as error:
-        raise AmbientSolveError(without_folders(error, path)) from None
+    except UnreadableFile as error:
+        raise error.called_by_name() from None
     return replace(picture, notes=(*notes, *picture.notes))
 
 

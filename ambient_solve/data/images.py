@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError, reason
+from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
 from ambient_solve.reading.limits import FORMATS, check_bytes, inside
 from ambient_solve.reading.numpy_files import open_numpy
 from ambient_solve.reading.raw import LIMIT, load
@@ -33,14 +33,14 @@ def check_pixels(size: tuple[int, int], name: object, max_pixels: int = MAX_PIXE
     """Raise where a picture of `size` (width, height) has more than `max_pixels`: the one limit of every door."""
     width, height = size
     if width * height > max_pixels:
-        raise AmbientSolveError(
-            f"{name} is {width}x{height}; at most {max_pixels / 1e6:g} million pixels are read, make it smaller first."
+        raise UnreadableFile(
+            name, f"is {width}x{height}; at most {max_pixels / 1e6:g} million pixels are read, make it smaller first."
         )
 
 
 def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height of a picture as its file says, not turned upright; no pixel is decoded."""
-    with _open(Path(path), str(path), max_pixels) as image:
+    with _open(Path(path), path, max_pixels) as image:
         return image.size
 
 
@@ -56,13 +56,13 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     path = Path(path)
     if not path.is_file():
-        raise AmbientSolveError(f"There is no file {path}.")
+        raise UnreadableFile(path, ".", "There is no file ")
     if path.stat().st_size == 0:
-        raise AmbientSolveError(f"{path} is empty (0 bytes); expected a picture.")
-    return _decode(path, str(path), max_pixels)
+        raise UnreadableFile(path, "is empty (0 bytes); expected a picture.")
+    return _decode(path, path, max_pixels)
 
 
-def _decode(file: Path | io.BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def _decode(file: Path | io.BytesIO, name: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture in `file`, upright; what is wrong with it is said of `name`."""
     with _open(file, name, max_pixels) as image:
         image.load()
@@ -70,7 +70,7 @@ def _decode(file: Path | io.BytesIO, name: str, max_pixels: int = MAX_PIXELS) ->
 
 
 @contextlib.contextmanager
-def _open(file: Path | io.BytesIO, name: str, max_pixels: int) -> Iterator[Image.Image]:
+def _open(file: Path | io.BytesIO, name: str | Path, max_pixels: int) -> Iterator[Image.Image]:
     """The picture in `file`, none of it decoded; what is wrong with it, then or later, is said of `name`."""
     most = f"{max_pixels / 1e6:g} million pixels"
     try:
@@ -80,13 +80,13 @@ def _open(file: Path | io.BytesIO, name: str, max_pixels: int) -> Iterator[Image
             check_pixels(image.size, name, max_pixels)
             yield image
     except Image.DecompressionBombError:
-        raise AmbientSolveError(f"{name} claims more than {most}. Make it smaller.") from None
+        raise UnreadableFile(name, f"claims more than {most}. Make it smaller.") from None
     except UnidentifiedImageError:
-        raise AmbientSolveError(f"{name} is not a picture that can be read ({', '.join(SUFFIXES)}).") from None
+        raise UnreadableFile(name, f"is not a picture that can be read ({', '.join(SUFFIXES)}).") from None
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, AmbientSolveError):
             raise
-        raise AmbientSolveError(f"{name} is a damaged picture file: {reason(error)}.") from None
+        raise UnreadableFile(name, f"is a damaged picture file: {reason(error, name)}.") from None
 
 
 def to_tensor(image: Image.Image, channels: int = 3) -> Tensor:
@@ -161,7 +161,7 @@ def shuffled(pictures: Sequence[T], seed: int) -> list[T]:
 def _shrink(name: str, picture: Tensor, by: int) -> Tensor:
     height, width = (n // by for n in picture.shape[-2:])
     if not height or not width:
-        raise AmbientSolveError(f"{name} is {picture.shape[-1]}x{picture.shape[-2]}, too small to be divided by {by}.")
+        raise UnreadableFile(name, f"is {picture.shape[-1]}x{picture.shape[-2]}, too small to be divided by {by}.")
     array = picture[0] if len(picture) == 1 else picture.permute(1, 2, 0)
     small = Image.fromarray(array.contiguous().numpy()).resize((width, height), Image.Resampling.LANCZOS)
     return to_tensor(small, len(picture))
@@ -200,7 +200,7 @@ def _open_pack(path: Path) -> Iterator[tuple[str, Image.Image]]:
 def _read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """`data` and `offsets` of a pack, once they are known to fit together."""
     if not zipfile.is_zipfile(path):
-        raise AmbientSolveError(f"{path} is no .npz file, or not all of it: copy it again, or give a folder.")
+        raise UnreadableFile(path, "is no .npz file, or not all of it: copy it again, or give a folder.")
     try:
         with open_numpy(path) as pack:
             held = list(pack)
@@ -208,14 +208,15 @@ def _read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 check_bytes(pack["data"].bytes + pack["offsets"].bytes, path, LIMIT)
                 data, offsets = (load(pack[name], name, LIMIT) for name in ("data", "offsets"))
     except AmbientSolveError as error:
-        raise AmbientSolveError(f"{path} is a damaged pack: {error}") from None
+        raise UnreadableFile(path, f"is a damaged pack: {error}") from None
     if not {"data", "offsets"} <= set(held):
-        raise AmbientSolveError(f"{path} is no picture pack: it holds {held[:8]}, expected data and offsets.")
+        raise UnreadableFile(path, f"is no picture pack: it holds {held[:8]}, expected data and offsets.")
     wanted = data.dtype == np.uint8 and offsets.dtype.kind in "iu" and data.ndim == offsets.ndim == 1 and len(offsets)
     if not wanted or offsets[0] < 0 or (offsets[1:] < offsets[:-1]).any() or offsets[-1] > len(data):
-        raise AmbientSolveError(
-            f"{path} is no picture pack: data must be bytes (uint8), offsets rising positions in them, one more than "
-            "there are pictures."
+        raise UnreadableFile(
+            path,
+            "is no picture pack: data must be bytes (uint8), offsets rising positions in them, one more than "
+            "there are pictures.",
         )
     return data, offsets
 
@@ -227,11 +228,11 @@ def _open_shards(source: str) -> Iterator[tuple[str, Image.Image]]:
             found = True
             where = f"{name} of {path}"
             if member.size > MAX_BYTES:
-                raise AmbientSolveError(f"{where} claims {member.size} bytes; at most {MAX_BYTES} are read.")
+                raise UnreadableFile(where, f"claims {member.size} bytes; at most {MAX_BYTES} are read.")
             try:
                 content = shard.extractfile(member).read()
             except (tarfile.TarError, OSError) as error:
-                raise AmbientSolveError(f"{where} cannot be read: {reason(error)}; copy the shard again.") from None
+                raise UnreadableFile(where, f"cannot be read: {reason(error)}; copy the shard again.") from None
             yield f"{path.stem}/{name}", _decode(io.BytesIO(content), where)
     if not found:
         raise AmbientSolveError(f"The shards {source} hold no picture ({', '.join(SUFFIXES)}).")
@@ -245,13 +246,13 @@ def _members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile
             size = file.seek(0, io.SEEK_END)
             file.seek(max(size - tarfile.BLOCKSIZE, 0))
             if size % tarfile.BLOCKSIZE or file.read().strip(b"\0"):
-                raise AmbientSolveError(f"{path} is no .tar shard, or not all of it: copy it again.")
+                raise UnreadableFile(path, "is no .tar shard, or not all of it: copy it again.")
         with tarfile.open(path, "r:") as shard:
             for member in shard:
                 if member.isreg() and member.name.lower().endswith(SUFFIXES):
                     yield member.name, member, shard
     except (tarfile.TarError, OSError) as error:
-        raise AmbientSolveError(f"{path} is no .tar shard that can be read: {reason(error)}.") from None
+        raise UnreadableFile(path, f"is no .tar shard that can be read: {reason(error)}.") from None
 
 
 def _shards(source: str) -> list[Path]:
@@ -286,15 +287,14 @@ def _open_hugging_face(kind: str, folder: str, follow_outside: bool) -> Iterator
         else:
             rows = datasets.load_dataset("imagefolder", data_dir=folder, split="train")
     except (datasets.exceptions.DatasetsError, OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise AmbientSolveError(f"{kind}:{folder} cannot be read: {reason}.") from None
+        raise AmbientSolveError(f"{kind}:{folder} cannot be read: {reason(error, longest=200)}.") from None
     column = _picture_column(rows, f"{kind}:{folder}")
     # Decoded here, not there: sizes are checked first, and a bad picture is named.
     for i, row in enumerate(rows.select_columns(column).cast_column(column, datasets.Image(decode=False))):
         where, stored = f"Picture {i} of {folder}", row[column] or {}
         content, path = stored.get("bytes"), stored.get("path")
         if content is None and path is None:
-            raise AmbientSolveError(f"{where} is empty; expected a picture.")
+            raise UnreadableFile(where, "is empty; expected a picture.")
         if content is None:
             yield f"{kind}/{i}", open_image(inside(Path(folder), path, follow_outside))
         else:

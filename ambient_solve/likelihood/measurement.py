@@ -16,7 +16,7 @@ from deepinv.physics.noise import NoiseModel
 from deepinv.utils import TensorList
 from torch import Tensor, nn
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, first_line
 
 Measurement = Tensor | TensorList
 """What a deepinv operator returns, the batch axis first."""
@@ -56,7 +56,7 @@ def find_image_shape(
     except AmbientSolveError:
         raise
     except Exception as error:  # deepinv and torch raise half a dozen types for a shape that does not fit
-        problem = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        problem = first_line(error, 160)
     else:
         if shape == tuple(y.shape):
             return tuple(image.shape[1:])

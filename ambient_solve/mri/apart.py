@@ -17,7 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from ambient_solve.errors import AmbientSolveError, shown
+from ambient_solve.errors import (
+    AmbientSolveError,
+    AmbiguousAxes,
+    Part,
+    UnnamedArray,
+    UnreadableFile,
+    WrongAxes,
+)
 from ambient_solve.mri.files import read, read_array, read_noise
 from ambient_solve.reading.raw import Raw
 
@@ -26,6 +33,9 @@ SECONDS = 300
 BESIDE = 512_000_000
 """Bytes for the program itself and its libraries, beside twice what the scan may take."""
 ARRAYS = ("data", "mask", "noise", "reference")
+
+KINDS = {kind.__name__: kind for kind in (UnreadableFile, AmbiguousAxes, WrongAxes, UnnamedArray)}
+"""Errors that keep their fields on the way; others come as their sentence."""
 
 _ONE = threading.Lock()
 
@@ -44,28 +54,22 @@ def read_apart(path: str, axes: str | None, mask: str | None, noise: str | None,
     Raises:
         AmbientSolveError: what `read_all` says; or the process took more memory or time than it may.
     """
-    asked = {"path": path, "mask": mask, "noise": noise}
-    whole = {name: None if file is None else os.path.abspath(file) for name, file in asked.items()}
     with _ONE, tempfile.TemporaryDirectory(prefix="ambient-solve-scan-") as folder:
-        order = json.dumps({**whole, "axes": axes, "most": most})
+        order = json.dumps({"path": path, "mask": mask, "noise": noise, "axes": axes, "most": most, "folder": folder})
         paths = os.pathsep.join(p for p in sys.path if p)
         environment = {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", "from ambient_solve.mri.apart import main; main()"]
+        # -P, as it works where the caller does, so that its errors call files as the caller did.
+        command = [sys.executable, "-P", "-c", "from ambient_solve.mri.apart import main; main()"]
         try:
-            ended = subprocess.run(
-                command, input=order.encode(), cwd=folder, env=environment, capture_output=True, timeout=SECONDS
-            )
+            ended = subprocess.run(command, input=order.encode(), env=environment, capture_output=True, timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            raise AmbientSolveError(f"{path} takes more than {SECONDS} seconds to read: give a part of it.") from None
+            raise UnreadableFile(path, f"takes more than {SECONDS} seconds to read: give a part of it.") from None
         answer = _answer(ended.stdout)
         if "error" in answer:
-            words = answer["error"]
-            for name, file in asked.items():
-                words = words if file is None else words.replace(shown(whole[name]), shown(file))
-            raise AmbientSolveError(words)
+            raise _error(**answer["error"])
         if ended.returncode or not answer:
-            raise AmbientSolveError(
-                f"{path} cannot be read: the process that read it was ended, most likely for the memory it took."
+            raise UnreadableFile(
+                path, "cannot be read: the process that read it was ended, most likely for the memory it took."
             )
         arrays = {n: np.load(Path(folder, f"{n}.npy"), allow_pickle=False) for n in ARRAYS if n in answer["arrays"]}
     voxel = None if answer["voxel"] is None else tuple(answer["voxel"])
@@ -82,20 +86,34 @@ def _answer(said: bytes) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read what standard input asks for; arrays go to files of the working folder, the rest to standard output."""
+    """Read what standard input asks for; arrays go to files of a folder, the rest to standard output."""
     order = json.loads(sys.stdin.buffer.read())
+    folder = order.pop("folder")
     limit_memory(2 * order["most"] + BESIDE)
     try:
         raw = read_all(**order)
         arrays = {name: getattr(raw, name) for name in ARRAYS if getattr(raw, name) is not None}
         for name, array in arrays.items():
-            np.save(f"{name}.npy", array, allow_pickle=False)
+            np.save(Path(folder, f"{name}.npy"), array, allow_pickle=False)
         answer = {"arrays": list(arrays), "magnitude": raw.magnitude, "voxel": raw.voxel, "notes": raw.notes}
     except AmbientSolveError as error:
-        answer = {"error": str(error)}
+        answer = {"error": _described(error)}
     except MemoryError:
-        answer = {"error": f"{shown(order['path'])} takes more memory to read than it may: give a part of it."}
-    print(json.dumps(answer), flush=True)
+        told = UnreadableFile(order["path"], "takes more memory to read than it may: give a part of it.")
+        answer = {"error": _described(told)}
+    print(json.dumps(answer, default=str), flush=True)
+
+
+def _described(error: AmbientSolveError) -> dict[str, Any]:
+    """What `_error` makes the same error of."""
+    fields = error.fields if isinstance(error, UnreadableFile) else {"message": str(error)}
+    return {"kind": type(error).__name__, "fields": fields}
+
+
+def _error(kind: str, fields: dict[str, Any]) -> AmbientSolveError:
+    if isinstance(fields.get("path"), list):
+        fields["path"] = Part(*fields["path"])
+    return KINDS.get(kind, AmbientSolveError)(**fields)
 
 
 def limit_memory(most: float) -> None:

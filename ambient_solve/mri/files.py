@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ambient_solve.errors import AmbientSolveError, shown
+from ambient_solve.errors import AmbiguousAxes, Part, UnnamedArray, UnreadableFile, WrongAxes, shown
 from ambient_solve.mri.ismrmrd_files import cropped_readout, is_ismrmrd, read_ismrmrd, voxel_of
 from ambient_solve.mri.magnitudes import read_dicom, read_nifti
 from ambient_solve.reading.hdf5 import open_hdf5, stored_arrays
@@ -44,7 +44,7 @@ def read(path: str | Path, axes: str | None = None, most: float = LIMIT) -> Raw:
         return read_nifti(path, most)
     if name.endswith(".dcm"):
         return read_dicom([path], path, most)
-    raise AmbientSolveError(f"{path} is no scan by its name; known are {', '.join(SUFFIXES)} and folders of DICOM.")
+    raise UnreadableFile(path, f"is no scan by its name; known are {', '.join(SUFFIXES)} and folders of DICOM.")
 
 
 def locate(path: str | Path) -> tuple[Path, str | None]:
@@ -55,7 +55,7 @@ def locate(path: str | Path) -> tuple[Path, str | None]:
     path = Path(path)
     known = path.exists() or path.with_suffix(".cfl").exists()
     if not known:
-        raise AmbientSolveError(f"There is no file {path}.")
+        raise UnreadableFile(path, ".", "There is no file ")
     return path, key
 
 
@@ -64,31 +64,33 @@ def read_array(path: str | Path, keys: tuple[str, ...], most: float = LIMIT) -> 
     path, key = locate(path)
     with _arrays(path) as arrays:
         name = _key(arrays, key, keys, path)
-        return load(arrays[name], f"{name} of {path}", most)
+        return load(arrays[name], Part(name, path), most)
 
 
 def read_noise(path: str | Path, coils: int, most: float = LIMIT) -> np.ndarray:
     """A noise scan, complex64 (coils, n), from an array that has the coils along its first or its last axis."""
     noise = read_array(path, ("noise",), most)
     if not noise.ndim:
-        raise AmbientSolveError(f"{path}: the noise scan is a single number; complex ({coils}, n) was expected.")
+        raise UnreadableFile(path, f": the noise scan is a single number; complex ({coils}, n) was expected.")
     if noise.shape[0] != coils and noise.shape[-1] == coils:
         noise = np.moveaxis(noise, -1, 0)
     if noise.shape[0] != coils or not np.iscomplexobj(noise) or noise.size < 2 * coils * coils:
-        raise AmbientSolveError(
-            f"{path}: the noise scan is {noise.dtype} {noise.shape}; complex ({coils}, n), n at least {2 * coils}, was "
-            "expected."
+        raise UnreadableFile(
+            path,
+            f": the noise scan is {noise.dtype} {noise.shape}; complex ({coils}, n), n at least {2 * coils}, was "
+            "expected.",
         )
     return noise.reshape(coils, -1).astype(np.complex64)
 
 
-def arranged(data: np.ndarray, axes: str | None, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def arranged(data: np.ndarray, axes: str | None, where: str | Part) -> tuple[np.ndarray, tuple[str, ...]]:
     """`data` as (slices, coils, H, W), and what was assumed. Two reals beside each other are one complex number."""
     if not np.iscomplexobj(data):
         if data.shape[-1:] != (2,) or data.ndim < 4:
-            raise AmbientSolveError(
-                f"{where} is {data.dtype} {data.shape}: k-space is complex, or has a last axis of 2 for real and "
-                "imaginary part."
+            raise UnreadableFile(
+                where,
+                f"is {data.dtype} {data.shape}: k-space is complex, or has a last axis of 2 for real and "
+                "imaginary part.",
             )
         data = data[..., 0] + 1j * data[..., 1]
     notes: tuple[str, ...] = ()
@@ -99,12 +101,9 @@ def arranged(data: np.ndarray, axes: str | None, where: str) -> tuple[np.ndarray
             axes = "hw"[: short[0]] + "c" + "hw"[short[0] :]
             notes = (f"the axes {data.shape} of the array were read as {', '.join(axes)}",)
         if axes is None:
-            raise AmbientSolveError(
-                f"{where} has the axes {data.shape}, and which are slices, coils, height and width is not plain; say "
-                'so, as axes="chw" or axes="shw". A three-dimensional scan is transformed along its third axis first.'
-            )
+            raise AmbiguousAxes(where, data.shape, {"chw": "", "shw": ""})
     if len(axes) != data.ndim or set("hw") - set(axes) or set(axes) - set("schw") or len(set(axes)) < len(axes):
-        raise AmbientSolveError(f'axes={axes!r} does not name the axes {data.shape} of {where}; give such as "chw".')
+        raise WrongAxes(where, axes, data.shape)
     data = np.transpose(data, [axes.index(a) for a in "schw" if a in axes])
     for at, axis in enumerate("sc"):
         if axis not in axes:
@@ -130,21 +129,19 @@ def _key(arrays: Mapping[str, Stored], key: str | None, known: tuple[str, ...], 
         found = names[0]
     if found is None:
         held = ", ".join(shown(n)[:40] for n in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise AmbientSolveError(
-            f"{path} has no {key or known[0]!r}; it holds {held or 'nothing'}: name one as {path}:KEY."
-        )
+        raise UnnamedArray(path, key or known[0], held)
     return found
 
 
 def _known(arrays: Mapping[str, Stored], names: tuple[str, ...], path: Path, most: float) -> np.ndarray | None:
     found = next((n for n in names if n in arrays), None)
-    return None if found is None else load(arrays[found], f"{found} of {path}", most)
+    return None if found is None else load(arrays[found], Part(found, path), most)
 
 
 def _raw(arrays: Mapping[str, Stored], key: str | None, axes: str | None, path: Path, most: float) -> Raw:
     """k-space and what stands beside it, for arrays by name."""
     name = _key(arrays, key, KSPACE, path)
-    where, found = f"{name} of {path}", arrays[name]
+    where, found = Part(name, path), arrays[name]
     # Beside the array itself, where it is of another type: what is kept of it, complex64.
     copies = 0 if found.dtype == np.complex64 else 8 * math.prod(found.shape)
     references = [n for n in REFERENCES if n in arrays][: 0 if key else 1]
@@ -172,10 +169,8 @@ def _hdf5(path: Path, key: str | None, axes: str | None, most: float) -> Raw:
         header = arrays.pop(HEADER, None)
         name = _key(arrays, key, KSPACE, path)
         if len(arrays[name].shape) == 3 and axes is None:
-            raise AmbientSolveError(
-                f'{name} of {path} has the axes {arrays[name].shape}: say axes="shw" (slices of a single coil, as in '
-                'fastMRI) or axes="chw" (coils of a single slice).'
-            )
+            meanings = {"shw": "slices of a single coil, as in fastMRI", "chw": "coils of a single slice"}
+            raise AmbiguousAxes(Part(name, path), arrays[name].shape, meanings)
         raw = _raw(arrays, key, axes, path, most)
         text = "" if header is None or header.shape else header.read()[()]
     return Raw(**{**raw.__dict__, "voxel": voxel_of(text.decode() if isinstance(text, bytes) else str(text))})
@@ -186,23 +181,25 @@ def _bart(stem: Path, most: float) -> Raw:
     header, numbers = stem.with_suffix(".hdr"), stem.with_suffix(".cfl")
     for part in (header, numbers):
         if not part.is_file():
-            raise AmbientSolveError(f"There is no {part}: BART keeps an array in two files, .hdr and .cfl.")
+            raise UnreadableFile(part, ": BART keeps an array in two files, .hdr and .cfl.", "There is no ")
     with readable(header), header.open() as file:
         lines = [row for row in file.read(MAX_TEXT).splitlines() if row and not row.startswith("#")]
         shape = [int(n) for n in lines[0].split()] if lines else []
     if not 0 < len(shape) <= 16 or min(shape) < 1:
-        raise AmbientSolveError(f"{header} names no sizes that can be read: {str(shape)[:80]}.")
+        raise UnreadableFile(header, f"names no sizes that can be read: {str(shape)[:80]}.")
     check_bytes(8 * math.prod(shape), numbers, most)
     shape += [1] * (16 - len(shape))
     if numbers.stat().st_size != 8 * math.prod(shape):
-        raise AmbientSolveError(
-            f"{numbers} has {numbers.stat().st_size} bytes, {header.name} promises {8 * math.prod(shape)}: one of "
-            "the two is not complete."
+        raise UnreadableFile(
+            numbers,
+            f"has {numbers.stat().st_size} bytes, {header.name} promises {8 * math.prod(shape)}: one of "
+            "the two is not complete.",
         )
     if shape[2] > 1 or any(n > 1 for i, n in enumerate(shape) if i not in (0, 1, 2, 3, 13)):
-        raise AmbientSolveError(
-            f"{numbers} has the axes {[n for n in shape if n > 1]}; two-dimensional slices of several coils are "
-            "expected: transform a three-dimensional scan along its third axis (bart fft -u -i 4) and take slices."
+        raise UnreadableFile(
+            numbers,
+            f"has the axes {[n for n in shape if n > 1]}; two-dimensional slices of several coils are "
+            "expected: transform a three-dimensional scan along its third axis (bart fft -u -i 4) and take slices.",
         )
     data = np.fromfile(numbers, np.complex64).reshape(shape, order="F")
     return Raw(data.reshape(shape[0], shape[1], shape[3], shape[13], order="F").transpose(3, 2, 0, 1))

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ambient_solve.errors import AmbientSolveError, reason
+from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
 from ambient_solve.reading.hdf5 import stored
 from ambient_solve.reading.limits import check_bytes
 from ambient_solve.reading.raw import Raw, readable
@@ -54,11 +54,12 @@ def read_ismrmrd(file: Any, path: Path, most: float) -> Raw:
         idx, noise = heads["idx"], heads["flags"] & NOISE_LINE != 0
         lines = np.flatnonzero(~noise)
         if not len(lines):
-            raise AmbientSolveError(f"{path} holds no line of k-space.")
+            raise UnreadableFile(path, "holds no line of k-space.")
         if idx["kspace_encode_step_2"][lines].any():
-            raise AmbientSolveError(
-                f"{path} is a three-dimensional scan and two-dimensional slices are expected: transform it along its "
-                "third axis, and store the slices."
+            raise UnreadableFile(
+                path,
+                "is a three-dimensional scan and two-dimensional slices are expected: transform it along its "
+                "third axis, and store the slices.",
             )
         coils, samples = (int(heads[name][lines[0]]) for name in ("active_channels", "number_of_samples"))
         step, at = (idx[name].astype(int) for name in ("kspace_encode_step_1", "slice"))
@@ -96,7 +97,7 @@ def cropped_readout(kspace: np.ndarray, rows: int) -> np.ndarray:
 def _text(dataset: Any, path: Path) -> str:
     xml = stored(dataset["xml"])
     if math.prod(xml.shape) != 1:
-        raise AmbientSolveError(f"{path} has {math.prod(xml.shape)} XML headers; one was expected.")
+        raise UnreadableFile(path, f"has {math.prod(xml.shape)} XML headers; one was expected.")
     found = dataset["xml"][(0,) * len(xml.shape)]
     return found.decode() if isinstance(found, bytes) else str(found)
 
@@ -105,7 +106,7 @@ def _heads(rows: Any, path: Path, most: float) -> np.ndarray:
     """The headers of all lines: small, and all that is needed to know how large the scan is."""
     names = rows.dtype.names or ()
     if not {"head", "data"} <= set(names) or rows.ndim != 1:
-        raise AmbientSolveError(f"{path} holds no lines as ISMRMRD stores them.")
+        raise UnreadableFile(path, "holds no lines as ISMRMRD stores them.")
     whole = stored(rows)
     # One line refers to its numbers, which lie elsewhere in the file.
     check_bytes(whole.bytes, path, most)
@@ -118,8 +119,8 @@ def _lines(rows: Any, heads: np.ndarray, path: Path) -> Iterator[tuple[int, np.n
         for i, numbers in enumerate(rows.fields("data")[start : start + AT_ONCE], start):
             coils, samples = int(heads["active_channels"][i]), int(heads["number_of_samples"][i])
             if numbers.dtype != np.float32 or numbers.size != 2 * coils * samples:
-                raise AmbientSolveError(
-                    f"{path}: line {i} has {numbers.size} numbers; {coils} coils of {samples} samples were promised."
+                raise UnreadableFile(
+                    path, f": line {i} has {numbers.size} numbers; {coils} coils of {samples} samples were promised."
                 )
             yield i, np.ascontiguousarray(numbers).view(np.complex64).reshape(coils, samples)
 
@@ -140,12 +141,13 @@ def read_header(text: str, path: Path) -> Header:
     except (ElementTree.ParseError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, AmbientSolveError):
             raise
-        raise AmbientSolveError(
-            f"{path} has an XML header that cannot be read ({reason(error)}); the sizes of encodedSpace and reconSpace "
-            "were expected, as whole numbers."
+        raise UnreadableFile(
+            path,
+            f"has an XML header that cannot be read ({reason(error)}); the sizes of encodedSpace and reconSpace "
+            "were expected, as whole numbers.",
         ) from None
     if min(header.lines, header.readout) < 1:
-        raise AmbientSolveError(f"{path} has an XML header with sizes of {header.lines} and {header.readout}.")
+        raise UnreadableFile(path, f"has an XML header with sizes of {header.lines} and {header.readout}.")
     return header
 
 

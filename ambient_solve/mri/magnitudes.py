@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, UnreadableFile
 from ambient_solve.reading.limits import check_bytes
 from ambient_solve.reading.raw import SIMULATED, Raw, module, readable
 
@@ -35,8 +35,8 @@ def read_nifti(path: Path, most: float) -> Raw:
         image = kind.from_filename(path)
         shape, dtype = image.shape, image.get_data_dtype()
         if len(shape) not in (2, 3) or dtype.kind not in "biufc":
-            raise AmbientSolveError(
-                f"{path} has the axes {shape} of {dtype}; one volume, (H, W) or (H, W, slices), was expected."
+            raise UnreadableFile(
+                path, f"has the axes {shape} of {dtype}; one volume, (H, W) or (H, W, slices), was expected."
             )
         # As stored; scaled by slope and intercept, which makes double numbers; its magnitude; and what is kept.
         wide = max(dtype.itemsize, 16 if dtype.kind == "c" else 8)
@@ -59,16 +59,16 @@ def _nifti_kind(nibabel: Any, path: Path) -> Any:
         if len(head) >= size and size in (int.from_bytes(head[:4], order) for order in ("little", "big")):
             offset = float(kind.header_class(head[:size], check=False)["vox_offset"])
             if not 0 <= offset <= MAX_OFFSET:
-                raise AmbientSolveError(f"{path} claims a header of {offset:g} bytes; at most {MAX_OFFSET} are read.")
+                raise UnreadableFile(path, f"claims a header of {offset:g} bytes; at most {MAX_OFFSET} are read.")
             return kind
-    raise AmbientSolveError(f"{path} cannot be read; it is no NIfTI file, or not all of it.")
+    raise UnreadableFile(path, "cannot be read; it is no NIfTI file, or not all of it.")
 
 
 def read_dicom(paths: list[Path], where: Path, most: float) -> Raw:
     """Pixels and their size; no other tag is read but the place of a slice in its series."""
     pydicom = module("pydicom")
     if not paths:
-        raise AmbientSolveError(f"The folder {where} holds no DICOM file (.dcm).")
+        raise UnreadableFile(where, "holds no DICOM file (.dcm).", "The folder ")
     found, needed, voxel = [], 0.0, None
     for path in paths:
         with readable(path):
@@ -84,14 +84,14 @@ def read_dicom(paths: list[Path], where: Path, most: float) -> Raw:
             elif pixels.ndim == 2:
                 pixels = [pixels]
             else:
-                raise AmbientSolveError(f"{path} has pixels {pixels.shape}; grey slices were expected.")
+                raise UnreadableFile(path, f"has pixels {pixels.shape}; grey slices were expected.")
             found += [(int(data.get(KEPT[2]) or 0), i, p) for i, p in enumerate(pixels)]
             spacing = [float(n) for n in data.get(KEPT[0]) or (1, 1)]
             voxel = (*spacing, float(data.get(KEPT[1]) or 1))
             if len(voxel) != 3 or not all(0 < v < math.inf for v in voxel):
-                raise AmbientSolveError(f"{path} says that its pixels are {voxel} mm large.")
+                raise UnreadableFile(path, f"says that its pixels are {voxel} mm large.")
     if len({p.shape for _, _, p in found}) > 1:
-        raise AmbientSolveError(f"The slices of {where} have different sizes; give one series at a time.")
+        raise UnreadableFile(where, "have different sizes; give one series at a time.", "The slices of ")
     slices = np.stack([p for _, _, p in sorted(found, key=lambda row: row[:2])])
     return Raw(slices[:, None], magnitude=True, voxel=voxel)
 
@@ -109,7 +109,7 @@ def _open_dicom(pydicom: Any, path: Path, most: float) -> Any:
     inflate, room = zlib.decompressobj(-zlib.MAX_WBITS), max(int(most) // 8, 1)
     content = inflate.decompress(packed, room)
     if inflate.unconsumed_tail:
-        raise AmbientSolveError(f"{path} unpacks to more than {room / 1e9:g} GB; give fewer slices, or smaller ones.")
+        raise UnreadableFile(path, f"unpacks to more than {room / 1e9:g} GB; give fewer slices, or smaller ones.")
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     whole = io.BytesIO()
     whole.write(b"\0" * 128 + b"DICM")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, UnreadableFile
 from ambient_solve.mri.apart import read_all, read_apart
 from ambient_solve.mri.simulate import simulate
 from ambient_solve.operators.coils import birdcage, normalise
@@ -62,9 +62,10 @@ class Scan:
         object.__setattr__(self, "mask", _checked_mask(mask, self.kspace, self.source))
         own = max(acs_of(m) for m in self.mask)
         if own < LEAST_ACS:
-            raise AmbientSolveError(
-                f"{self.source}: the fully sampled centre of the mask is {own} lines wide, at least {LEAST_ACS} are "
-                "needed to calibrate the coils; sample more of the centre, or accelerate less."
+            raise UnreadableFile(
+                self.source,
+                f": the fully sampled centre of the mask is {own} lines wide, at least {LEAST_ACS} are "
+                "needed to calibrate the coils; sample more of the centre, or accelerate less.",
             )
         object.__setattr__(self, "acs", own if not self.acs else min(self.acs, own))
         if len(self) == 1:
@@ -90,9 +91,10 @@ class Scan:
     def undersampled(self, kind: str, acceleration: float, acs: int, seed: int) -> Scan:
         """What would be left had only a part been sampled; its own picture becomes the reference where it has none."""
         if float(self.mask.mean()) < 1:
-            raise AmbientSolveError(
-                f"{self.source} is undersampled already, R = {1 / float(self.mask.mean()):.1f}: leave the acceleration "
-                "out, or give a fully sampled scan."
+            raise UnreadableFile(
+                self.source,
+                f"is undersampled already, R = {1 / float(self.mask.mean()):.1f}: leave the acceleration "
+                "out, or give a fully sampled scan.",
             )
         mask = make_mask(kind, tuple(self.kspace.shape[-2:]), acceleration, acs, seed)
         reference = root_sum_of_squares(self.kspace) if self.reference is None else self.reference
@@ -164,7 +166,7 @@ def simulated(magnitudes: Tensor, seed: int, known: dict) -> Scan:
     """Fully sampled k-space of magnitudes (slices, H, W), the brightest pixels of the volume near 1."""
     top = float(magnitudes.flatten()[:: max(magnitudes.numel() // 1_000_000, 1)].quantile(0.999))
     if not 0 < top < float("inf"):
-        raise AmbientSolveError(f"{known['source']}: the picture is empty or has values that are no numbers.")
+        raise UnreadableFile(known["source"], ": the picture is empty or has values that are no numbers.")
     magnitudes = (magnitudes / top).clamp(min=0)
     maps = birdcage(COILS, tuple(magnitudes.shape[1:]))
     # Written in place: the k-space of a volume is by far the largest that there is.
@@ -183,12 +185,12 @@ def simulated(magnitudes: Tensor, seed: int, known: dict) -> Scan:
 
 def _check_kspace(kspace: Tensor, source: str) -> None:
     if kspace.ndim != 4 or not kspace.is_complex():
-        raise AmbientSolveError(
-            f"{source}: k-space is {kspace.dtype} {tuple(kspace.shape)}; complex (slices, coils, H, W) was expected."
+        raise UnreadableFile(
+            source, f": k-space is {kspace.dtype} {tuple(kspace.shape)}; complex (slices, coils, H, W) was expected."
         )
     if min(kspace.shape[-2:]) < 2 * SCALE_BOX or 0 in kspace.shape:
-        raise AmbientSolveError(
-            f"{source}: slices are {kspace.shape[-2]}x{kspace.shape[-1]}; at least {2 * SCALE_BOX} was expected."
+        raise UnreadableFile(
+            source, f": slices are {kspace.shape[-2]}x{kspace.shape[-1]}; at least {2 * SCALE_BOX} was expected."
         )
 
 
@@ -199,12 +201,13 @@ def _checked_mask(mask: Tensor, kspace: Tensor, source: str) -> Tensor:
     mask = mask.float().reshape(-1)[None, None] if mask.numel() == width else mask.float()
     mask = mask[None] if mask.ndim == 2 else mask
     if mask.ndim != 3 or len(mask) not in (1, slices) or mask.shape[1] not in (1, height) or mask.shape[2] != width:
-        raise AmbientSolveError(
-            f"{source}: the mask has shape {given} and does not fit slices of {height} rows and {width} columns; "
-            f"({width},), ({height}, {width}) or one such for each of {slices} slices was expected."
+        raise UnreadableFile(
+            source,
+            f": the mask has shape {given} and does not fit slices of {height} rows and {width} columns; "
+            f"({width},), ({height}, {width}) or one such for each of {slices} slices was expected.",
         )
     if not bool(((mask == 0) | (mask == 1)).all()):
-        raise AmbientSolveError(f"{source}: the mask has values besides 0 (not sampled) and 1 (sampled).")
+        raise UnreadableFile(source, ": the mask has values besides 0 (not sampled) and 1 (sampled).")
     return mask.expand(-1, height, -1).contiguous()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.network import CARD, CONFIG, WEIGHTS, NetworkPrior
 from ambient_solve.priors.pipeline import INDEX, PipelinePrior
@@ -112,7 +112,7 @@ def _from_hub(repo: str, revision: str | None = None) -> Path:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD, *PIPELINE]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         known = embedded_priors()
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise AmbientSolveError(
             f"{repo!r} is no local folder and could not be fetched from the hub ({reason}). "
             + (f"Give a folder, or one of the embedded priors: {', '.join(known)}." if known else NONE_EMBEDDED)

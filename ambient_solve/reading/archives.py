@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import UnreadableFile
 
 MAX_ENTRIES = 10_000
 MAX_DIRECTORY = 4_000_000
@@ -18,7 +18,7 @@ MAX_DIRECTORY = 4_000_000
 class _Measured:
     """A file whose reads are refused beyond `most` bytes, as long as there is a `most`."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, name: str | Path) -> None:
         self.file, self.name, self.most = file, name, MAX_DIRECTORY
 
     def read(self, size: int = -1) -> bytes:
@@ -26,8 +26,8 @@ class _Measured:
             return self.file.read(size)
         content = self.file.read(min(size, self.most + 1) if size >= 0 else self.most + 1)
         if len(content) > self.most:
-            raise AmbientSolveError(
-                f"{self.name} has a list of more than {MAX_ENTRIES} entries: pack fewer files into one archive."
+            raise UnreadableFile(
+                self.name, f"has a list of more than {MAX_ENTRIES} entries: pack fewer files into one archive."
             )
         return content
 
@@ -42,7 +42,7 @@ class _Measured:
 
 
 @contextlib.contextmanager
-def open_zip(path: Path, name: str, max_entries: int = MAX_ENTRIES) -> Iterator[zipfile.ZipFile]:
+def open_zip(path: Path, name: str | Path, max_entries: int = MAX_ENTRIES) -> Iterator[zipfile.ZipFile]:
     """The zip file `path`, with at most `max_entries` entries.
 
     Raises:
@@ -54,7 +54,5 @@ def open_zip(path: Path, name: str, max_entries: int = MAX_ENTRIES) -> Iterator[
         with zipfile.ZipFile(measured) as archive:
             measured.most = 0
             if len(archive.infolist()) > max_entries:
-                raise AmbientSolveError(
-                    f"{name} holds {len(archive.infolist())} entries; at most {max_entries} are read."
-                )
+                raise UnreadableFile(name, f"holds {len(archive.infolist())} entries; at most {max_entries} are read.")
             yield archive

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import Part, UnreadableFile
 from ambient_solve.reading.raw import Stored, module, readable
 
 MAX_OBJECTS = 10_000
@@ -43,15 +43,15 @@ def _check_links(h5py: Any, file: Any, path: Path) -> None:
         group = pending.pop()
         links += group.get_num_objs()
         if links > MAX_OBJECTS:
-            raise AmbientSolveError(f"{path} holds more than {MAX_OBJECTS} groups, arrays and links.")
+            raise UnreadableFile(path, f"holds more than {MAX_OBJECTS} groups, arrays and links.")
         for name in list(group):
-            called = f"{name.decode(errors='replace')!r} of {path}"
+            called = Part(repr(name.decode(errors="replace")), path)
             kind = group.links.get_info(name).type
             if kind == h5py.h5l.TYPE_SOFT:
                 continue
             if kind != h5py.h5l.TYPE_HARD:
                 what = "a link to another file" if kind == h5py.h5l.TYPE_EXTERNAL else "a link of an unknown type"
-                raise AmbientSolveError(f"{called} is {what}; store the array itself.")
+                raise UnreadableFile(called, f"is {what}; store the array itself.")
             found = h5py.h5o.open(group, name)
             info = h5py.h5o.get_info(found)
             if (info.fileno, info.addr) in seen:
@@ -62,15 +62,15 @@ def _check_links(h5py: Any, file: Any, path: Path) -> None:
             elif isinstance(found, h5py.h5g.GroupID):
                 pending.append(found)
             elif not isinstance(found, h5py.h5t.TypeID):
-                raise AmbientSolveError(f"{called} is neither a group nor an array.")
+                raise UnreadableFile(called, "is neither a group nor an array.")
 
 
-def _check_storage(h5py: Any, dataset: Any, called: str) -> None:
+def _check_storage(h5py: Any, dataset: Any, called: Part) -> None:
     made = dataset.get_create_plist()
     if made.get_layout() == h5py.h5d.VIRTUAL:
-        raise AmbientSolveError(f"{called} is a virtual array, made of other files; store the array itself.")
+        raise UnreadableFile(called, "is a virtual array, made of other files; store the array itself.")
     if made.get_external_count():
-        raise AmbientSolveError(f"{called} keeps its numbers in another file; store the array itself.")
+        raise UnreadableFile(called, "keeps its numbers in another file; store the array itself.")
 
 
 def stored_arrays(group: Any) -> dict[str, Stored]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import features
 
-from ambient_solve.errors import AmbientSolveError, reason
+from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", *(("AVIF",) if features.check("avif") else ()))
 """What is decoded at all; Pillow knows more, some of it (EPS) by starting another program. AVIF from Pillow 11.3 on."""
@@ -30,9 +30,10 @@ def check_bytes(needed: float, what: object, most: float) -> None:
     """
     if not needed <= most:
         size = f"{needed / 1e9:.1f} GB" if math.isfinite(needed) else "an unknown size"
-        raise AmbientSolveError(
-            f"{what} unpacks to {size}; at most {most / 1e9:g} GB are read at a time: give a part of it, such as fewer "
-            "slices."
+        raise UnreadableFile(
+            what,
+            f"unpacks to {size}; at most {most / 1e9:g} GB are read at a time: give a part of it, such as fewer "
+            "slices.",
         )
 
 
@@ -47,11 +48,11 @@ def parse_json(content: bytes | str, what: object) -> Any:
         AmbientSolveError: it is too long, nested too deeply, or no JSON.
     """
     if len(content) > MAX_JSON:
-        raise AmbientSolveError(f"{what} has {len(content)} bytes; at most {MAX_JSON} are read.")
+        raise UnreadableFile(what, f"has {len(content)} bytes; at most {MAX_JSON} are read.")
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise AmbientSolveError(f"{what} is not readable JSON: {reason(error)}.") from None
+        raise UnreadableFile(what, f"is not readable JSON: {reason(error)}.") from None
 
 
 def read_json(path: Path) -> Any:
@@ -60,7 +61,7 @@ def read_json(path: Path) -> Any:
         with path.open("rb") as file:
             content = file.read(MAX_JSON + 1)
     except OSError as error:
-        raise AmbientSolveError(f"{path} cannot be read: {reason(error)}.") from None
+        raise UnreadableFile(path, f"cannot be read: {reason(error)}.") from None
     return parse_json(content, path)
 
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import UnreadableFile
 from ambient_solve.reading.archives import open_zip
 from ambient_solve.reading.raw import Stored, readable
 
@@ -25,13 +25,13 @@ def open_numpy(path: Path, alone: str = "data") -> Iterator[dict[str, Stored]]:
     """
     with readable(path):
         if zipfile.is_zipfile(path):
-            with open_zip(path, str(path)) as archive:
+            with open_zip(path, path) as archive:
                 names = (m for m in archive.infolist() if m.filename.endswith(".npy"))
                 yield {m.filename.removesuffix(".npy"): _member(archive, m) for m in names}
             return
         with path.open("rb") as file:
             if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
-                raise AmbientSolveError(f"{path} cannot be read; it is no such file, or not all of it.")
+                raise UnreadableFile(path, "cannot be read; it is no such file, or not all of it.")
             file.seek(0)
             shape, dtype = _header(file, path)
             held = path.stat().st_size - file.tell()
@@ -59,11 +59,11 @@ def _header(file: BinaryIO | Any, name: object) -> tuple[tuple[int, ...], np.dty
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
-        raise AmbientSolveError(f"{name} has a header of version {version}; 1.0 or 2.0, as of numbers, was expected.")
+        raise UnreadableFile(name, f"has a header of version {version}; 1.0 or 2.0, as of numbers, was expected.")
     try:
         shape, _, dtype = readers[version](file)
     except (SyntaxError, tokenize.TokenError) as error:  # of a text that is no header; the rest is a ValueError
-        raise AmbientSolveError(f"{name} cannot be read; its header is no text of NumPy ({error.args[0]}).") from None
+        raise UnreadableFile(name, f"cannot be read; its header is no text of NumPy ({type(error).__name__}).") from None
     if any(type(n) is not int or n < 0 for n in shape):
-        raise AmbientSolveError(f"{name} has the axes {shape}.")
+        raise UnreadableFile(name, f"has the axes {shape}.")
     return shape, dtype

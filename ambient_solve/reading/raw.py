@@ -14,7 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
-from ambient_solve.errors import AmbientSolveError, reason, without_folders
+from ambient_solve.errors import AmbientSolveError, Part, UnreadableFile, reason
 from ambient_solve.reading.limits import check_bytes
 
 LIMIT = 16e9
@@ -65,7 +65,7 @@ class Stored:
         return max(math.prod(self.shape) * self.dtype.itemsize, self.piece)
 
 
-def load(stored: Stored, where: str, most: float, kinds: str = "biufc") -> np.ndarray:
+def load(stored: Stored, where: str | Part, most: float, kinds: str = "biufc") -> np.ndarray:
     """Read an array once it is known that it fits.
 
     Args:
@@ -75,11 +75,11 @@ def load(stored: Stored, where: str, most: float, kinds: str = "biufc") -> np.nd
         kinds: The kinds of numpy types that are expected; numbers by default.
     """
     if stored.dtype.kind not in kinds or stored.dtype.itemsize == 0:
-        raise AmbientSolveError(f"{where} is no array of numbers that can be read ({stored.dtype}).")
+        raise UnreadableFile(where, f"is no array of numbers that can be read ({stored.dtype}).")
     check_bytes(stored.bytes, where, most)
     if stored.bytes > stored.held:
-        raise AmbientSolveError(
-            f"{where} promises {stored.shape} numbers, for which the file is too short; it is not all of it."
+        raise UnreadableFile(
+            where, f"promises {stored.shape} numbers, for which the file is too short; it is not all of it."
         )
     return stored.read()
 
@@ -93,10 +93,11 @@ def readable(path: Path) -> Iterator[None]:
     except AmbientSolveError:
         raise
     except MemoryError:
-        raise AmbientSolveError(f"{path} takes more memory to read than there is: give a part of it.") from None
+        raise UnreadableFile(path, "takes more memory to read than there is: give a part of it.") from None
     except (*wrong, NotImplementedError, zipfile.BadZipFile, zlib.error, SyntaxError) as error:
-        words = without_folders(reason(error), path)
-        raise AmbientSolveError(f"{path} cannot be read ({words}); it is no such file, or not all of it.") from None
+        raise UnreadableFile(
+            path, f"cannot be read ({reason(error, path)}); it is no such file, or not all of it."
+        ) from None
 
 
 def module(name: str) -> ModuleType:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ambient_solve.errors import AmbientSolveError, reason, shown
+from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason, shown
 from ambient_solve.knobs import knobs
 from ambient_solve.restore import memory
 from ambient_solve.restore.estimate import advice
@@ -45,6 +45,7 @@ class Outcome:
         chi2: Mean data misfit of the samples, 1 is right. warning: A sentence where it is far from 1, else empty.
         notes: What was converted. error: Why the file could not be restored, else empty.
         skipped: Whether an earlier run with the same settings had finished it.
+        problem: The error of which `error` is the sentence.
         drawn: Where other processes draw samples of it too, and this one does not save it: how many it has drawn.
     """
 
@@ -58,6 +59,7 @@ class Outcome:
     error: str = ""
     skipped: bool = False
     drawn: int | None = None
+    problem: AmbientSolveError | None = None
 
 
 def restore_file(
@@ -192,9 +194,10 @@ def restore_files(
             if outcome.drawn != 0:
                 yield outcome
         except AmbientSolveError as error:
-            yield Outcome(path, error=str(error))
+            yield Outcome(path, error=str(error), problem=error)
         except OSError as error:
-            yield Outcome(path, error=f"{shown(path)} cannot be restored: {reason(error)}.")
+            problem = UnreadableFile(path, f"cannot be restored: {reason(error)}.")
+            yield Outcome(path, error=str(problem), problem=problem)
 
 
 def plan(inputs: Sequence[str | Path], out: Path) -> list[tuple[Path, Path]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import UnreadableFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +47,8 @@ def read_measurement(path: str | Path, channels: int = 3, max_pixels: int | None
         y = torch.from_numpy(np.asarray(image).astype(np.float32))[None].expand(channels, -1, -1)
         y = y / 65535 if image.mode != "F" else y
         if not bool(((y >= -1) & (y <= 2)).all()):
-            raise AmbientSolveError(
-                f"{path} has values of an unknown scale; 8 bit, 16 bit, or floats from 0 to 1 were expected."
+            raise UnreadableFile(
+                path, "has values of an unknown scale; 8 bit, 16 bit, or floats from 0 to 1 were expected."
             )
     else:
         y = to_tensor(image, channels).float() / 255
@@ -72,17 +72,17 @@ def read_mask(path: str | Path, size: Sequence[int], what: str = "the picture") 
     image = open_image(path) if sorted(found) == sorted(size) else None
     found = found if image is None else image.size
     if image is None or found != (size[1], size[0]):
-        raise AmbientSolveError(f"The mask {path} is {found[0]}x{found[1]}, but {what} is {size[1]}x{size[0]}.")
+        raise UnreadableFile(path, f"is {found[0]}x{found[1]}, but {what} is {size[1]}x{size[0]}.", "The mask ")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("L")
     missing = to_tensor(image, 1)[0] >= 128
     if bool(missing.all()):
-        raise AmbientSolveError(
-            f"The mask {path} is white everywhere: every pixel is missing. White marks what is MISSING."
+        raise UnreadableFile(
+            path, "is white everywhere: every pixel is missing. White marks what is MISSING.", "The mask "
         )
     if not bool(missing.any()):
-        raise AmbientSolveError(f"The mask {path} has no white pixel: nothing is missing. White marks what is MISSING.")
+        raise UnreadableFile(path, "has no white pixel: nothing is missing. White marks what is MISSING.", "The mask ")
     return (~missing).float()
 
 
@@ -96,7 +96,7 @@ def read_kernel(path: str | Path, max_pixels: int | None = None) -> Tensor:
     kernel = read_measurement(path, 1, max_pixels).y[0, 0]
     lit = kernel.nonzero()
     if not len(lit):
-        raise AmbientSolveError(f"The kernel {path} is black everywhere; a blur kernel is bright where the light went.")
+        raise UnreadableFile(path, "is black everywhere; a blur kernel is bright where the light went.", "The kernel ")
     # Equal margins on both sides: the middle of the picture stays the middle of the kernel.
     margins = [min(int(lit[:, i].min()), n - 1 - int(lit[:, i].max())) for i, n in enumerate(kernel.shape)]
     kernel = kernel[margins[0] : kernel.shape[0] - margins[0], margins[1] : kernel.shape[1] - margins[1]]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, UnknownKnob, suggestion
 from ambient_solve.knobs import build, knobs
 from ambient_solve.restore.tasks import TASKS, Task, make_task
 
@@ -206,7 +206,7 @@ def _check_algorithm(algorithm: str, settings: Mapping[str, Any]) -> None:
         names = [k.name for cls in (MMPS, DAPS) for k in knobs(cls)]
         for name in settings:
             if name not in names:
-                raise AmbientSolveError(f"'auto' has no knob {name!r}. {suggestion(name, names)}")
+                raise UnknownKnob("'auto'", name, names)
         for cls in (MMPS, DAPS):
             own = [k.name for k in knobs(cls)]
             build(cls, **{name: value for name, value in settings.items() if name in own})

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.saving import reach_disk, replace_text, save_tensors
 
 KEPT = 2
@@ -90,7 +90,7 @@ class Checkpoints:
             try:
                 found = _read(folder, model, ema, optimizer)
             except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-                broken.append((folder, next(iter(str(error).strip().splitlines()), type(error).__name__)))
+                broken.append((folder, first_line(error)))
                 continue
             for other, reason in broken if self.main else ():
                 print(f"{other} cannot be read ({reason}): going on from {folder.name}.", file=sys.stderr)

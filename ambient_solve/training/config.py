@@ -15,7 +15,7 @@ import yaml
 
 from ambient_solve.data.corruption import Corruption
 from ambient_solve.data.damages import DAMAGES, Damage, make_damage
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, one_line, suggestion
 from ambient_solve.objectives import OBJECTIVES, Objective
 from ambient_solve.objectives.denoise import Denoise
 from ambient_solve.priors.network import NetworkConfig, check_network
@@ -205,7 +205,7 @@ def read_config(args: list[str], description: str | None = None) -> Config:
     try:
         settings = {} if known.config is None else yaml.safe_load(Path(known.config).read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise AmbientSolveError(f"--config needs a readable YAML file: {' '.join(str(error).split())}.") from None
+        raise AmbientSolveError(f"--config needs a readable YAML file: {one_line(error)}.") from None
     default = make(Config, {"out": "", **settings} if isinstance(settings, dict) else settings, str(known.config))
     default = dataclasses.replace(default, out=default.out or tyro.MISSING)
     # Kinds are the YAML file's to choose: tyro takes the type of the default, and so sets the knobs of what was chosen.

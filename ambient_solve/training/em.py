@@ -41,7 +41,7 @@ import yaml
 from ambient_solve.algorithms import ALGORITHMS
 from ambient_solve.data.corruption import MANIFEST, read_settings
 from ambient_solve.data.sample import Sample
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, one_line, suggestion
 from ambient_solve.knobs import build
 from ambient_solve.objectives.conditional import Conditional
 from ambient_solve.objectives.denoise import Denoise
@@ -352,7 +352,7 @@ def read_em(args: list[str]) -> EM:
     try:
         written = yaml.safe_load(Path(known.config).read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise AmbientSolveError(f"--config needs a readable YAML file: {' '.join(str(error).split())}.") from None
+        raise AmbientSolveError(f"--config needs a readable YAML file: {one_line(error)}.") from None
     if not isinstance(written, dict) or not isinstance(written.get("train"), dict):
         raise AmbientSolveError(f"{known.config} needs a section `train` as trainers/configs/em_masked.yaml has one.")
     default = make(EM, {"out": "", **written, "train": {"out": "", **written["train"]}}, known.config)

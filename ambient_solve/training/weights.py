@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, first_line
 from ambient_solve.objectives.denoise import Denoise
 from ambient_solve.objectives.kspace import KSpace
 from ambient_solve.priors.load import prior_folder
@@ -106,7 +106,7 @@ def compiles(config: Config, device: torch.device, processes: int) -> bool:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
     except RuntimeError as error:
         if asked:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise AmbientSolveError(
                 f"compile: always, but torch.compile does not work here ({reason}). Install a C++ compiler, or "
                 "compile: never."

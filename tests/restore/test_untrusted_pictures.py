@@ -14,7 +14,7 @@ from PIL import Image
 
 from ambient_solve.app.uploads import open_upload, unzip_pictures
 from ambient_solve.cli.dispatch import main
-from ambient_solve.errors import AmbientSolveError, shown, without_folders
+from ambient_solve.errors import AmbientSolveError, UnreadableFile, on_a_page, shown
 from ambient_solve.restore.files import restore_files
 from ambient_solve.restore.pictures import read_kernel, read_mask, read_measurement
 from ambient_solve.restore.tasks import make_task
@@ -153,7 +153,7 @@ def test_what_is_shown():
     assert shown("a\x1b[2J\n\u202e\x7f\x9b") == "a\\x1b[2J\\n\\u202e\\x7f\\x9b"
     assert shown("a\n\tb\x1b", lines=True) == "a\n\tb\\x1b"
     assert str(AmbientSolveError("There is no file a\nb.")) == "There is no file a\\nb."
-    assert without_folders("/srv/x/a\nb.png is empty", "/srv/x/a\nb.png") == "a\\nb.png is empty"
+    assert on_a_page(UnreadableFile("/srv/x/a\nb.png", "is empty")) == "a\\nb.png is empty"
 
 
 def test_an_error_of_the_system_does_not_name_a_path(tmp_path, prior_folder, monkeypatch):
@@ -168,7 +168,7 @@ def test_an_error_of_the_system_does_not_name_a_path(tmp_path, prior_folder, mon
     Image.new("RGB", (24, 24)).save(tmp_path / "a.png")
     (outcome,) = restore_files([tmp_path / "a.png"], prior, damage, out=tmp_path / "out", n_samples=1)
     assert outcome.error == f"{tmp_path / 'a.png'} cannot be restored: Permission denied."
-    assert without_folders(outcome.error, outcome.path) == "a.png cannot be restored: Permission denied."
+    assert on_a_page(outcome.problem) == "a.png cannot be restored: Permission denied."
 
 
 def test_the_page_does_not_name_the_folder_of_a_file_that_fails():

@@ -17,7 +17,7 @@ from ambient_solve.app.photographs.session import Session
 from ambient_solve.app.uploads import open_upload, unzip_pictures, zip_folder
 from ambient_solve.app.wiring import libraries
 from ambient_solve.app.work import QUICK, asked, checked
-from ambient_solve.errors import AmbientSolveError, shown, without_folders
+from ambient_solve.errors import AmbientSolveError, on_a_page, shown
 
 MOST = 200
 """Pictures that one run takes."""
@@ -46,7 +46,6 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     session.stopped, session.share = False, 0.0
     started = panels.progress_bar(0, f"{len(pictures)} pictures")
     yield {"session": session, "status": started, "table": rows, "stop": gr.update(interactive=True)}
-    own = [str(file) for file in files.values()]
     outcomes = restore_files(pictures, prior, damage, out=out, seed=order.seed, max_pixels=MAX_PIXELS, **settings)
     for outcome in DESK.serve(job, iter(outcomes), lambda words: words):
         if isinstance(outcome, str):
@@ -55,7 +54,7 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield {"status": panels.progress_bar(0, "Stopped."), "stop": gr.update(interactive=False)}
                 return
             continue
-        failed = without_folders(outcome.error, outcome.path, *own)
+        failed = "" if outcome.problem is None else on_a_page(outcome.problem)
         state = failed or ("finished before" if outcome.skipped else f"{outcome.seconds:.1f} s")
         rows.append([shown(outcome.path.name), "" if outcome.error else f"{outcome.chi2:.2f}", state, outcome.warning])
         session.share = len(rows) / len(pictures)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,7 +23,14 @@ from ambient_solve.app.scans import panels as scan_panels
 from ambient_solve.app.scans.job import ScanOrder
 from ambient_solve.app.scans.panels import Look, Slice
 from ambient_solve.app.wiring import libraries
-from ambient_solve.errors import AmbientSolveError, on_a_page
+from ambient_solve.errors import (
+    AmbientSolveError,
+    AmbiguousAxes,
+    UnnamedArray,
+    WrongAxes,
+    on_a_page,
+    without_folder,
+)
 
 OWN_PRIOR = "brain-mri"
 """The embedded prior that the tab starts with, where it is there."""
@@ -32,13 +38,8 @@ NEEDS_SIGPY = ("l1-wavelet", "tv")
 SIMULATED = "# The page simulates the k-space of a picture; ambient-solve mri reads scans, not pictures."
 EXAMPLE_COMMAND = "# python -m ambient_solve.app.scans.example, in a clone, makes the example again."
 MORE = "under More about the scan"
-FIELDS = (
-    (r'say so, as axes="(\w+)" or axes="(\w+)"', rf"write it into Axes, {MORE}: \1 or \2"),
-    (r'say axes="(\w+)" (\(.*?\)) or axes="(\w+)"', rf"write into Axes, {MORE}, \1 \2 or \3"),
-    (r"^axes='(.*?)' does not name", rf"'\1' in Axes, {MORE}, does not name"),
-    (r": name one as .*:KEY\.", f": write the name of one into Array, {MORE}."),
-)
-"""What an error says in words of Python and of the command line, and where it is on the page."""
+HELPED = (AmbiguousAxes, WrongAxes, UnnamedArray)
+"""Errors that a field of the page may still help to mend; the library speaks of arguments."""
 
 
 @dataclass
@@ -137,19 +138,26 @@ def put_in(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         yield upload(values)
     except (AmbientSolveError, OSError) as error:
-        words, session = on_page(on_a_page(error)), values["session"]
+        words, session = on_page(error), values["session"]
         standing = "the example" if session is None or session.path is None else session.path.name
         status = panels.progress_bar(0, f"{words} Reconstruct takes {standing}, as before.")
-        emptied = {} if words != on_a_page(error) else {"files" if values["files"] else "mask": None}
+        emptied = {} if isinstance(error, HELPED) else {"files" if values["files"] else "mask": None}
         yield {"status": status, **emptied}
         raise AmbientSolveError(words) from None
 
 
-def on_page(words: str) -> str:
+def on_page(error: Exception) -> str:
     """An error in the words of the page, where it speaks of arguments that are fields here."""
-    for pattern, field_ in FIELDS:
-        words = re.sub(pattern, field_, words)
-    return words
+    error = without_folder(error)
+    if isinstance(error, AmbiguousAxes):
+        ways = " or ".join(f"{axes} ({meaning})" if meaning else axes for axes, meaning in error.choices.items())
+        how = f": write into Axes, {MORE}, " if any(error.choices.values()) else f"; write it into Axes, {MORE}: "
+        return f"{error.problem}{how}{ways}{error.rest}"
+    if isinstance(error, WrongAxes):
+        return f"'{error.axes}' in Axes, {MORE}, does not name the axes {error.shape} of {error.path}{error.reason}"
+    if isinstance(error, UnnamedArray):
+        return f"{error.problem}: write the name of one into Array, {MORE}."
+    return on_a_page(error)
 
 
 def upload(values: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +236,7 @@ def reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         yield from _reconstruct(values)
     except (AmbientSolveError, OSError) as error:
-        words = on_page(on_a_page(error))
+        words = on_page(error)
         ended = panels.progress_bar(0, f"Not reconstructed. {words}")
         session, index = values["session"], int(values["index"] or 0)
         gone = session is not None and session.path is not None and not session.view(index).is_file()

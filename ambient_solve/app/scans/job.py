@@ -20,7 +20,7 @@ import numpy as np
 from ambient_solve.app.folders import tame
 from ambient_solve.app.panels import duration
 from ambient_solve.app.uploads import open_upload
-from ambient_solve.errors import AmbientSolveError, reason, suggestion, without_folders
+from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason, suggestion
 
 if TYPE_CHECKING:
     from ambient_solve.mri.problem import Problem
@@ -133,11 +133,10 @@ def read(path: Path, axes: str = "", mask: str | Path | None = None, seed: int =
             return _of_picture(path, seed)
         place = f"{path}:{array.strip()}" if array.strip() else path
         scan = read_scan(place, axes=axes.strip() or None, mask=mask, seed=seed, most=MAX_BYTES, apart=True)
-    except AmbientSolveError as error:
-        known = [path, path.with_suffix(""), *([] if mask is None else [mask])]
-        raise AmbientSolveError(without_folders(error, *known)) from None
+    except UnreadableFile as error:
+        raise error.called_by_name() from None
     except OSError as error:
-        raise AmbientSolveError(f"{path.name} cannot be read: {without_folders(reason(error), path)}.") from None
+        raise AmbientSolveError(f"{path.name} cannot be read: {reason(error, path)}.") from None
     if max(scan.kspace.shape[-2:]) > MAX_SIDE:
         raise AmbientSolveError(
             f"{path.name} has slices of {scan.kspace.shape[-2]}x{scan.kspace.shape[-1]}; the page takes sides up to "
