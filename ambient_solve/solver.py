@@ -18,8 +18,7 @@ import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
-from ambient_solve.algorithms import ALGORITHMS, DAPS, MMPS, TDS, Algorithm, State
-from ambient_solve.algorithms.mmps import TWICE
+from ambient_solve.algorithms import ALGORITHMS, MMPS, Algorithm, State, auto
 from ambient_solve.budget import Budget, Plan, wait
 from ambient_solve.errors import AmbientSolveError, UnknownKnob, suggestion
 from ambient_solve.knobs import build, knobs
@@ -31,9 +30,6 @@ from ambient_solve.priors.base import Prior
 from ambient_solve.priors.counted import CountedPrior
 from ambient_solve.results import Restoration, Summary, join, summarise
 from ambient_solve.version import __version__
-
-PARTICLES, FEW, PASSES = 64, 2, 125
-"""So many samples of so few measurements "auto" draws as particles, at no more passes than mmps takes."""
 
 
 class Solver:
@@ -74,42 +70,19 @@ class Solver:
                     "Knobs belong to the algorithm object when one is given: dataclasses.replace changes them."
                 )
             self.algorithm = algorithm
-        elif algorithm != "auto":
+        elif algorithm != auto.AUTO:
             if algorithm not in ALGORITHMS:
                 raise AmbientSolveError(
-                    f"There is no algorithm {algorithm!r}. {suggestion(str(algorithm), [*ALGORITHMS, 'auto'])}"
+                    f"There is no algorithm {algorithm!r}. {suggestion(str(algorithm), [*ALGORITHMS, auto.AUTO])}"
                 )
             self.algorithm = build(ALGORITHMS[algorithm], **settings)
         else:
-            names = {cls: [k.name for k in knobs(cls)] for cls in (MMPS, DAPS)}
-            for name in settings:
-                if not any(name in own for own in names.values()):
-                    raise UnknownKnob("'auto'", name, sum(names.values(), []))
-            for cls, own in names.items():
-                build(cls, **{name: value for name, value in settings.items() if name in own})
+            auto.check_settings(settings)
         self.budget = None if seconds is None and calls is None else Budget(seconds=seconds, calls=calls)
         known = self.algorithm or MMPS()
         if self.budget is not None and ("steps" in settings or known.steps != type(known).steps):
             steps = settings.get("steps", known.steps)
             raise AmbientSolveError(f"{self.budget} chooses steps, and steps={steps!r} was given; leave one out.")
-
-    def _automatic(self, likelihood: Likelihood, together: bool) -> tuple[Algorithm, str]:
-        """The algorithm that "auto" stands for, with the reason in words; `together` if all samples are drawn at once.
-
-        What it takes for exact priors is what is nearest to the posterior of mixtures (benchmarks/exactness.py).
-        """
-        if likelihood.linear and likelihood.gaussian:
-            why = "linear operator: moment matching needs no weight and follows the prior's Jacobian"
-            if math.isinf(self.prior.sigma_jacobian):
-                few = likelihood.measurements <= FEW and likelihood.n_samples >= PARTICLES
-                if few and together and not self._settings and self.budget is None:
-                    steps = PASSES // (1 + likelihood.measurements)
-                    return TDS(steps=steps), "few measurements, many samples, exact prior: particles find all modes"
-                # Pictures of a learned prior gain in PSNR, but spread too little where much is missing.
-                return build(MMPS, **(TWICE | self._settings)), why + "; that is exact: steps taken twice pay"
-            return build(MMPS, **self._settings), why
-        why = f"{'photon noise' if likelihood.linear else 'non-linear operator'}: Langevin draws of the measurement"
-        return build(DAPS, **self._settings), why
 
     def solve(
         self,
@@ -284,7 +257,8 @@ class Run:
         self.likelihood = Likelihood(y, op, self.prior, sigma_y=sigma_y, n_samples=n_samples)
         self.algorithm, self.why = solver.algorithm, "chosen by the caller"
         if self.algorithm is None:
-            self.algorithm, self.why = solver._automatic(self.likelihood, parts == 1 and first_sample == 0)
+            particles = parts == 1 and first_sample == 0 and solver.budget is None
+            self.algorithm, self.why = auto.choose(solver.prior, self.likelihood, solver._settings, particles=particles)
         self.algorithm.check(self.likelihood)
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
         self.seed, self.operator = seed, type(op).__name__

@@ -32,9 +32,10 @@ PASSES = {
 def passes(algorithm: str, settings: Mapping[str, Any]) -> float:
     """Passes of one sample, forward and backward, at most; of "auto" the larger of what it may choose."""
     from ambient_solve.algorithms import ALGORITHMS
+    from ambient_solve.algorithms.auto import TUNABLE
 
     if algorithm == "auto":
-        return max(passes(name, settings) for name in ("mmps", "daps"))
+        return max(passes(cls.name, settings) for cls in TUNABLE)
     cls = ALGORITHMS.get(algorithm)
     if cls is None:  # whoever runs it says what is wrong
         return 0.0
@@ -58,9 +59,9 @@ def work_of(problem: Problem) -> float:
 
 def scan_work(order: ScanOrder, height: int, width: int) -> float:
     """What the reconstruction of slices of this size asks for."""
-    from ambient_solve.mri.reconstruction import automatic
+    from ambient_solve.algorithms.auto import for_scans
 
-    each = CLASSICAL if order.method != "prior" else order.samples * passes(automatic(order.algorithm), order.knobs)
+    each = CLASSICAL if order.method != "prior" else order.samples * passes(for_scans(order.algorithm), order.knobs)
     return checked(len(order.slices) * each * height * width)
 
 

@@ -21,7 +21,6 @@ from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.evaluate.verdict import ALPHA, MIXTURE, Found, finite, p_words
 from ambient_solve.figures.charts import SIDE, bars, curve, ratio_bars
 from ambient_solve.figures.sheet import Row, Tile, contact_sheet
-from ambient_solve.knobs import build
 from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ class Check:
 
     def _analytic(self, options: Mapping[str, Any]) -> Found:
         """Against the posteriors of Gaussians and mixtures."""
-        from ambient_solve.algorithms.mmps import MMPS, TWICE
+        from ambient_solve.algorithms.auto import exact
         from ambient_solve.evaluate.distances import mcgdiff_problem
         from ambient_solve.evaluate.exactness import (
             GAUSSIAN,
@@ -129,7 +128,7 @@ class Check:
         prior = gaussian_prior()
         # What "auto" takes for linear operators and exact priors, where it draws no particles.
         algorithm = make_solver(prior, self.algorithm, options).algorithm
-        algorithm = algorithm or build(MMPS, **(TWICE | options))
+        algorithm = algorithm or exact(options)
         mixture = mcgdiff_problem(8, 2, self.seed)
         sets = {name: (prior, gaussian_operator(name)) for name in GAUSSIAN}
         if algorithm.interacting:

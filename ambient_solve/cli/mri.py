@@ -89,14 +89,15 @@ class Mri:
             )
         check_folder(self.out)
         check_packages(self.method)
+        from ambient_solve.algorithms.auto import for_scans
         from ambient_solve.mri.problem import NOTICE
-        from ambient_solve.mri.reconstruction import automatic, load_mri_prior
+        from ambient_solve.mri.reconstruction import load_mri_prior
         from ambient_solve.solver import Solver
 
         options = knob_values(texts, self.algorithm, [f.name for f in fields(self)])
         prior = load_mri_prior(self.prior, self._device()) if self.method == "prior" else None
         if prior is not None:
-            Solver(prior, automatic(self.algorithm), **options)
+            Solver(prior, for_scans(self.algorithm), **options)
         bad = sum(self._scan(name, prior, options) for name in self.scans)
         print(NOTICE)
         return 2 if bad else 0

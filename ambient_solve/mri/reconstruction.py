@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ambient_solve.algorithms import auto
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri.classical import CLASSICAL, default_weight, zero_filled
 from ambient_solve.mri.problem import NOTICE, Problem, misfit, problem
@@ -98,7 +99,7 @@ def reconstruct(
     progress: bool = False,
 ) -> Reconstruction:
     """Posterior samples of one slice. A mask-conditioned prior gets the mask of the scan, or `prior_mask` (H, W)."""
-    algorithm = automatic(algorithm)
+    algorithm = auto.for_scans(algorithm)
     prior = for_scan(prior, p, prior_mask)
     n_samples = 1 if algorithm == "aos" else n_samples
     device = prior.device
@@ -106,11 +107,6 @@ def reconstruct(
         p.y.to(device), p.op.to(device), n_samples=n_samples, seed=seed, sigma_y=p.sigma, progress=progress
     )
     return reconstruction(p, found.samples[0].cpu(), found.seconds, {"method": "prior", **found.settings})
-
-
-def automatic(algorithm: str) -> str:
-    """What "auto" stands for here: `proximal`, which needs no backward pass and no weight (docs/benchmarks/mri.md)."""
-    return "proximal" if algorithm == "auto" else algorithm
 
 
 def for_scan(prior: Prior, p: Problem, prior_mask: Tensor | None = None) -> Prior:

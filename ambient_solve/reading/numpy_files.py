@@ -63,7 +63,8 @@ def _header(file: BinaryIO | Any, name: object) -> tuple[tuple[int, ...], np.dty
     try:
         shape, _, dtype = readers[version](file)
     except (SyntaxError, tokenize.TokenError) as error:  # of a text that is no header; the rest is a ValueError
-        raise UnreadableFile(name, f"cannot be read; its header is no text of NumPy ({type(error).__name__}).") from None
+        kind = type(error).__name__
+        raise UnreadableFile(name, f"cannot be read; its header is no text of NumPy ({kind}).") from None
     if any(type(n) is not int or n < 0 for n in shape):
         raise UnreadableFile(name, f"has the axes {shape}.")
     return shape, dtype

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ambient_solve.errors import AmbientSolveError, UnknownKnob, suggestion
+from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import build, knobs
 from ambient_solve.restore.tasks import TASKS, Task, make_task
 
@@ -200,16 +200,11 @@ def _checked_values(name: str, values: Any) -> dict[str, Any]:
 
 
 def _check_algorithm(algorithm: str, settings: Mapping[str, Any]) -> None:
-    from ambient_solve.algorithms import ALGORITHMS, DAPS, MMPS
+    from ambient_solve.algorithms import ALGORITHMS
+    from ambient_solve.algorithms.auto import check_settings
 
     if algorithm == "auto":
-        names = [k.name for cls in (MMPS, DAPS) for k in knobs(cls)]
-        for name in settings:
-            if name not in names:
-                raise UnknownKnob("'auto'", name, names)
-        for cls in (MMPS, DAPS):
-            own = [k.name for k in knobs(cls)]
-            build(cls, **{name: value for name, value in settings.items() if name in own})
+        check_settings(settings)
     elif algorithm in ALGORITHMS:
         build(ALGORITHMS[algorithm], **settings)
     else:

@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "restore": (*GROUND, "algorithms", "data", "operators", "priors", "reading", "results", "solver"),
     "evaluate": (*GROUND, "algorithms", "data", "operators", "priors", "results", "sampling", "solver"),
     "mri": (
+        "algorithms",
         *(*GROUND, "data", "evaluate.baselines", "figures", "linalg", "operators", "priors", "reading"),
         "solver",
     ),

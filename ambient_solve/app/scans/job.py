@@ -234,10 +234,11 @@ def _sampled(p: Problem, prior: Prior, order: ScanOrder) -> Iterator[tuple[float
     """Share, words, and a preview or the reconstruction of the samples that are finished."""
     import torch
 
-    from ambient_solve.mri.reconstruction import automatic, for_scan, reconstruction
+    from ambient_solve.algorithms.auto import for_scans
+    from ambient_solve.mri.reconstruction import for_scan, reconstruction
     from ambient_solve.solver import Run, Solver
 
-    algorithm = automatic(order.algorithm)
+    algorithm = for_scans(order.algorithm)
     solver, wanted = Solver(for_scan(prior, p), algorithm, **order.knobs), 1 if algorithm == "aos" else order.samples
     together = prior.device.type != "cpu" or (solver.algorithm is not None and solver.algorithm.interacting)
     size, samples, shown, started = wanted if together else 1, [], 0.0, time.perf_counter()
