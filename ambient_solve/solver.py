@@ -12,6 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +31,28 @@ from ambient_solve.priors.base import Prior
 from ambient_solve.priors.counted import CountedPrior
 from ambient_solve.results import Restoration, Summary, join, summarise
 from ambient_solve.version import __version__
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is asked of a solver; see `Solver.solve`.
+
+    Attributes:
+        y, op: The measurement and the operator that made it; neither is changed.
+        n_samples: Samples of each measurement.
+        seed: One integer, or one for each measurement.
+        sigma_y: Noise of the measurement where the operator does not hold it.
+        cond: Passed on to the prior.
+        first_sample: The number of the first sample in a larger set.
+    """
+
+    y: Measurement
+    op: Physics
+    n_samples: int = 1
+    seed: int | Sequence[int] = 0
+    sigma_y: float | Tensor | None = None
+    cond: Any = None
+    first_sample: int = 0
 
 
 class Solver:
@@ -119,7 +142,8 @@ class Solver:
             torch.OutOfMemoryError: not even one sample of each measurement fits.
         """
         said: dict[str, str] = {}
-        result = join([*self._parts(y, op, n_samples, seed, sigma_y, cond, at_once, progress, said, first_sample)])
+        request = Request(y, op, n_samples, seed, sigma_y, cond, first_sample)
+        result = join([*self._parts(request, at_once, progress, said)])
         return dataclasses.replace(result, settings=result.settings | said)
 
     def summarise(
@@ -145,24 +169,15 @@ class Solver:
         if at_once is None and not (self.algorithm is not None and self.algorithm.interacting):
             at_once = 8
         said: dict[str, str] = {}
-        parts = self._parts(y, op, n_samples, seed, sigma_y, cond, at_once, progress, said)
-        summary = summarise(parts, probabilities)
+        request = Request(y, op, n_samples, seed, sigma_y, cond)
+        summary = summarise(self._parts(request, at_once, progress, said), probabilities)
         return dataclasses.replace(summary, settings=summary.settings | said)
 
     def _parts(
-        self,
-        y: Any,
-        op: Any,
-        n_samples: int,
-        seed: Any,
-        sigma_y: Any,
-        cond: Any,
-        at_once: int | None,
-        progress: bool,
-        said: dict[str, str],
-        first_sample: int = 0,
+        self, request: Request, at_once: int | None, progress: bool, said: dict[str, str]
     ) -> Iterator[Restoration]:
         """The samples, `at_once` at a time; what `settings` should say of the memory goes to `said`."""
+        n_samples, first_sample = request.n_samples, request.first_sample
         for name, value, least in (
             ("at_once", 1 if at_once is None else at_once, 1),
             ("first_sample", first_sample, 0),
@@ -180,9 +195,10 @@ class Solver:
         while True:
             size = min(at_once, n_samples - drawn) if drawn else at_once
             parts = 1 if size == n_samples else math.ceil(n_samples / at_once)
-            first, run, part = first_sample + drawn, None, None
+            asked = dataclasses.replace(request, n_samples=size, first_sample=first_sample + drawn)
+            run, part = None, None
             try:
-                run = Run(self, y, op, size, seed, sigma_y, cond, first_sample=first, parts=parts, plan=plan)
+                run = Run(self, asked, parts=parts, plan=plan)
                 part = self._solve(run, progress)
             except RuntimeError as error:
                 alone = together or (run is not None and run.algorithm.interacting)
@@ -228,7 +244,7 @@ class Solver:
 
         `prior.decode(state.z0)` is a preview.
         """
-        return Run(self, y, op, n_samples, seed, sigma_y, cond).states()
+        return Run(self, Request(y, op, n_samples, seed, sigma_y, cond)).states()
 
     def __call__(self, y: Measurement, op: Physics) -> Tensor:
         """One sample per measurement, (B, C, *spatial): a deepinv reconstructor in all but name."""
@@ -236,33 +252,26 @@ class Solver:
 
 
 class Run:
-    """One call of `solve` or `stream`: everything is checked when it is made."""
+    """A request at work: everything is checked when it is made.
 
-    def __init__(
-        self,
-        solver: Solver,
-        y: Any,
-        op: Any,
-        n_samples: int,
-        seed: Any,
-        sigma_y: Any,
-        cond: Any,
-        *,
-        first_sample: int = 0,
-        parts: int = 1,
-        plan: Plan | None = None,
-    ) -> None:
+    Args:
+        parts: Requests of this size that one call makes; they share its budget.
+        plan: What the first of them has planned.
+    """
+
+    def __init__(self, solver: Solver, request: Request, *, parts: int = 1, plan: Plan | None = None) -> None:
         started = time.perf_counter()
-        self.prior = CountedPrior(solver.prior, cond)
-        self.likelihood = Likelihood(y, op, self.prior, sigma_y=sigma_y, n_samples=n_samples)
+        n_samples, first_sample = request.n_samples, request.first_sample
+        self.prior = CountedPrior(solver.prior, request.cond)
+        self.likelihood = Likelihood(request.y, request.op, self.prior, sigma_y=request.sigma_y, n_samples=n_samples)
         self.algorithm, self.why = solver.algorithm, "chosen by the caller"
         if self.algorithm is None:
             particles = parts == 1 and first_sample == 0 and solver.budget is None
             self.algorithm, self.why = auto.choose(solver.prior, self.likelihood, solver._settings, particles=particles)
         self.algorithm.check(self.likelihood)
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
-        self.seed, self.operator = seed, type(op).__name__
-        seeds, device = _seeds(seed, self.images), solver.prior.device
+        self.seed, self.operator = request.seed, type(request.op).__name__
+        seeds, device = _seeds(request.seed, self.images), solver.prior.device
         self.streams = Streams(seeds, n_samples, device, first_sample)
         self.plan = plan
         if solver.budget is not None and plan is None:

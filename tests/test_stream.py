@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
 
 from ambient_solve import ALGORITHMS, GaussianPrior, Solver, operators
+from ambient_solve.solver import Request, Run
 from helpers import rand
 
 SAMPLERS = [name for name in ALGORITHMS if name != "aos"]  # that one makes one mean
@@ -65,3 +67,20 @@ def test_closing_the_stream_frees_the_run(name):
     running.close()
     assert alive(kept) == 0 and len(prior.asked) == calls
     assert torch.is_grad_enabled() and next(running, None) is None
+
+
+def test_a_request_is_frozen_and_a_run_draws_what_solve_draws():
+    prior, op = GaussianPrior(torch.zeros(3, 4, 4), torch.eye(48)), operators.denoise((3, 4, 4), sigma=0.2)
+    request = Request(op(torch.full((1, 3, 4, 4), 0.5)), op, n_samples=3, seed=7)
+    with pytest.raises(FrozenInstanceError):
+        request.seed = 8
+    solver = Solver(prior, "proximal", steps=3)
+    whole = solver.solve(request.y, op, n_samples=3, seed=7).samples[0]
+
+    def drawn(asked):
+        *_, last = Run(solver, asked).states()
+        return prior.decode(last.z)
+
+    assert torch.equal(drawn(request), whole)
+    torch.testing.assert_close(drawn(replace(request, n_samples=1, first_sample=2)), whole[2:])
+    assert not torch.allclose(drawn(replace(request, seed=8)), whole), "control: another seed"

@@ -25,7 +25,7 @@ from ambient_solve.knobs import knobs
 from ambient_solve.operators import inpaint
 from ambient_solve.restore.recipe import read_png
 from ambient_solve.restore.tasks import make_task
-from ambient_solve.solver import Run
+from ambient_solve.solver import Request, Run
 
 HEIGHT, WIDTH = 24, 32
 STEPS = {"steps": 3}
@@ -283,7 +283,7 @@ def test_a_preset_is_one_that_the_solver_takes_for_the_task(name, task, tmp_path
         options = {"sigma": 0.1} | ({"width": 1.0} if task == "gaussian-blur" else {})
         order = Order(task, options, painted=hole(), algorithm=algorithm, knobs=settings, samples=1)
         problem = prepare(order, tiny(), upload)
-        return Run(problem.solver, problem.piece.picture.y, problem.op, 1, 0, 0.1, None)
+        return Run(problem.solver, Request(problem.piece.picture.y, problem.op, sigma_y=0.1))
 
     algorithm, settings = presets.PRESETS[name].chosen(task)
     begin(algorithm, settings)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ambient_solve.app.panels import duration
 from ambient_solve.app.photographs.job import Problem
-from ambient_solve.solver import Run
+from ambient_solve.solver import Request, Run
 
 INTERVAL = 1 / 3
 """Seconds between two previews, at least."""
@@ -72,7 +72,7 @@ def run(problem: Problem) -> Iterator[Moment]:
     clock, shown, result, frames = _Clock(order.samples), 0.0, None, []
     for first in range(0, order.samples, problem.at_once):
         size = min(problem.at_once, order.samples - first)
-        part = Run(problem.solver, y, problem.op, size, order.seed, sigma_y, None, first_sample=first)
+        part = Run(problem.solver, Request(y, problem.op, size, order.seed, sigma_y, first_sample=first))
         clock.begin([part.algorithm.gradient and s <= part.prior.sigma_jacobian for s in part.sigmas[:-1]])
         kept = {round(i) for i in np.linspace(1, part.algorithm.steps, FRAMES)} if first == 0 else set()
         for state in part.states():

@@ -236,7 +236,7 @@ def _sampled(p: Problem, prior: Prior, order: ScanOrder) -> Iterator[tuple[float
 
     from ambient_solve.algorithms.auto import for_scans
     from ambient_solve.mri.reconstruction import for_scan, reconstruction
-    from ambient_solve.solver import Run, Solver
+    from ambient_solve.solver import Request, Run, Solver
 
     algorithm = for_scans(order.algorithm)
     solver, wanted = Solver(for_scan(prior, p), algorithm, **order.knobs), 1 if algorithm == "aos" else order.samples
@@ -244,7 +244,7 @@ def _sampled(p: Problem, prior: Prior, order: ScanOrder) -> Iterator[tuple[float
     size, samples, shown, started = wanted if together else 1, [], 0.0, time.perf_counter()
     y, op = p.y.to(prior.device), p.op.to(prior.device)
     for first in range(0, wanted, size):
-        part = Run(solver, y, op, size, order.seed, p.sigma, None, first_sample=first)
+        part = Run(solver, Request(y, op, size, order.seed, p.sigma, first_sample=first))
         for state in part.states():
             share = (first + size * state.step / state.steps) / wanted
             if time.perf_counter() - shown >= INTERVAL and state.step < state.steps:
