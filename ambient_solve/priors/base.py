@@ -94,6 +94,18 @@ class Prior(nn.Module, abc.ABC):
             )
         return image_shape
 
+    def memory(self, pixels: int, backward: bool) -> float | None:
+        """Bytes that one state of so many `pixels` takes in `denoise`, or None where that is not known.
+
+        Args:
+            backward: Whether a backward pass follows.
+        """
+        return None
+
+    def takes_tiles(self, side: int) -> bool:
+        """Whether larger pictures may be denoised in tiles of that side, in pixels."""
+        return False
+
     @property
     def device(self) -> torch.device:
         """Where the prior's tensors live; states are made there."""

@@ -98,6 +98,13 @@ class NetworkConfig:
         return (self.blocks,) * len(self.widths) if isinstance(self.blocks, int) else self.blocks
 
 
+BYTES_FORWARD = 800
+"""Memory per pixel and sample without a backward pass, measured for a network of `WIDTH` channels per pixel."""
+BYTES_BACKWARD = 2700
+"""The same with a backward pass."""
+WIDTH = 20.75
+
+
 class NetworkPrior(Prior):
     """`D(z; sigma) = c_skip z + c_out F(c_in z; ln(sigma) / 4)` (Karras et al., 2022, arXiv 2206.00364, equation 7).
 
@@ -136,6 +143,16 @@ class NetworkPrior(Prior):
         self._judged: tuple[Any, Verdict | None] = (None, None)
         self._copied: tuple[Any, nn.Module | None] = (None, None)
         self.set_precision(precision)
+
+    def memory(self, pixels: int, backward: bool) -> float:
+        """See `Prior.memory`."""
+        levels = enumerate(zip(self.config.widths, self.config.depths, strict=True))
+        width = sum(n * blocks / 4**i for i, (n, blocks) in levels) / self.config.unshuffle**2
+        return (BYTES_BACKWARD if backward else BYTES_FORWARD) * width / WIDTH * pixels
+
+    def takes_tiles(self, side: int) -> bool:
+        """See `Prior.takes_tiles`."""
+        return self.config.mask_channels == 0 and self.config.size in (None, (side, side))
 
     def set_precision(self, precision: str) -> NetworkPrior:
         """Choose the arithmetic of the network; returns the prior itself."""

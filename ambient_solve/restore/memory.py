@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from ambient_solve.results import Restoration
     from ambient_solve.solver import Solver
 
-BYTES = (2700, 800)
-"""Memory per pixel and sample, with and without a backward pass, measured for a network of WIDTH channels per pixel."""
-WIDTH = 20.75
 TILE, OVERLAP, AT_ONCE, STATE = 256, 64, 4, 350
 """Tiles of a picture that does not fit whole: side, overlap, how many together; bytes per pixel and sample beside."""
 
@@ -64,7 +61,7 @@ class Drawing:
             if not out_of_memory(error):
                 raise
         # Outside of the handler, which holds on to the memory of the run.
-        if self.tiled is not None or max(self.size) <= self.tile[0] or not takes_tiles(self.solver.prior, self.tile[0]):
+        if self.tiled is not None or max(self.size) <= self.tile[0] or not self.solver.prior.takes_tiles(self.tile[0]):
             raise AmbientSolveError(
                 f"The memory of the device does not suffice for {self.picture.path.name}. Make the picture smaller."
             )
@@ -109,12 +106,6 @@ def size_of(op: Physics, picture: Picture) -> tuple[int, int]:
     return tuple(getattr(op, "img_size", picture.y.shape[1:])[-2:])
 
 
-def takes_tiles(prior: Prior, tile: int) -> bool:
-    """Whether pictures can be restored in tiles of that side with this prior."""
-    config = getattr(prior, "config", None)
-    return config is not None and config.mask_channels == 0 and config.size in (None, (tile, tile))
-
-
 def fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tuple[int, TiledPrior | None]:
     """How many samples to draw at once: a backward pass through a large picture takes gigabytes.
 
@@ -124,21 +115,18 @@ def fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tu
 
     from ambient_solve.priors.tiled import TiledPrior
 
-    config, free = getattr(solver.prior, "config", None), _free_memory(solver.prior)
-    if config is None or free is None:
-        return n_samples, None
-    levels = enumerate(zip(config.widths, config.depths, strict=True))
-    width = sum(n * blocks / 4**i for i, (n, blocks) in levels) / config.unshuffle**2
     backward = isinstance(op, LinearPhysics) if solver.algorithm is None else solver.algorithm.gradient
     height, columns = size_of(op, picture)
-    per_pixel = BYTES[0 if backward else 1] * width / WIDTH
+    one, free = solver.prior.memory(height * columns, backward), _free_memory(solver.prior)
+    if one is None or free is None:
+        return n_samples, None
     # A part of what is free: other programs want some, and the estimate is one.
-    usable, one = 0.7 * free, per_pixel * height * columns
+    usable = 0.7 * free
     least = n_samples if solver.algorithm is not None and solver.algorithm.interacting else 1
     if usable >= least * one:
         return min(int(usable / one), n_samples), None
-    state, tile = STATE * height * columns, per_pixel * TILE**2
-    if max(height, columns) > TILE and takes_tiles(solver.prior, TILE) and usable >= least * state + tile:
+    state, tile = STATE * height * columns, solver.prior.memory(TILE**2, backward)
+    if max(height, columns) > TILE and solver.prior.takes_tiles(TILE) and usable >= least * state + tile:
         together = min(AT_ONCE, int((usable - least * state) / tile))
         samples = max(least, min(int((usable - together * tile) / state), n_samples))
         return samples, TiledPrior(solver.prior, TILE, OVERLAP, at_once=together)

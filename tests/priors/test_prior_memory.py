@@ -1,0 +1,33 @@
+"""What a prior says that it takes: the model by which samples are drawn together, or in tiles."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ambient_solve import GaussianPrior, NetworkConfig, NetworkPrior
+
+CONFIG = NetworkConfig(widths=(8, 16), blocks=(1, 3), groups=4, embedding=16, unshuffle=2)
+
+
+def test_a_network_counts_its_channels_at_each_resolution():
+    prior = NetworkPrior(CONFIG)
+    channels = (8 * 1 + 16 * 3 / 4) / 4
+    assert prior.memory(100, backward=False) == pytest.approx(100 * 800 * channels / 20.75)
+    assert prior.memory(100, backward=True) == pytest.approx(100 * 2700 * channels / 20.75)
+    assert prior.memory(300, backward=True) == pytest.approx(3 * prior.memory(100, backward=True))
+
+
+@pytest.mark.parametrize(
+    ("size", "planes", "tiles"), [(None, 0, True), ((32, 32), 0, True), ((32, 48), 0, False), (None, 1, False)]
+)
+def test_which_networks_take_tiles(size, planes, tiles):
+    from dataclasses import replace
+
+    assert NetworkPrior(replace(CONFIG, size=size, planes=planes)).takes_tiles(32) == tiles
+
+
+def test_a_prior_that_does_not_say_is_not_guessed_at():
+    prior = GaussianPrior(torch.zeros(3, 4, 4), torch.eye(48))
+    prior.config = CONFIG  # what others call config says nothing of memory
+    assert prior.memory(100, backward=True) is None and not prior.takes_tiles(32)
