@@ -1,4 +1,4 @@
-"""Rank, number of processes and their common exit code, as torchrun and accelerate set them."""
+"""Rank, number of processes and their common exit code, as torchrun and accelerate set them; and the device."""
 
 from __future__ import annotations
 
@@ -30,6 +30,20 @@ def processes(environment: Mapping[str, str]) -> tuple[int, int, int]:
             "WORLD_SIZE were expected, as torchrun sets them."
         )
     return int(texts[0]), int(texts[1]), int(texts[2])
+
+
+def choose_device(name: str = "auto") -> str:
+    """The device of that name; "auto" is the graphics card where there is one, else the CPU.
+
+    Raises:
+        AmbientSolveError: it is neither auto, cpu nor cuda, or there is no graphics card.
+    """
+    import torch
+
+    there = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not there):
+        raise AmbientSolveError(f"The device {name!r} is not there. Choose auto or cpu.")
+    return "cuda" if there and name != "cpu" else "cpu"
 
 
 def enter(environment: Mapping[str, str]) -> tuple[int, int]:

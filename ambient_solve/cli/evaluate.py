@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ambient_solve.cli.flags import knob_values
-from ambient_solve.distributed import processes
+from ambient_solve.distributed import choose_device, processes
 from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.evaluate.tables import _words, write_tables
 from ambient_solve.knobs import build, knobs
@@ -217,7 +217,5 @@ def _left_out(job: Job, reason: str) -> str:
 def _device(device: str, local: int) -> str:
     import torch
 
-    there = torch.cuda.is_available()
-    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not there):
-        raise AmbientSolveError(f"The device {device!r} is not there. Choose auto or cpu.")
-    return f"cuda:{local % torch.cuda.device_count()}" if there and device != "cpu" else "cpu"
+    device = choose_device(device)
+    return device if device == "cpu" else f"cuda:{local % torch.cuda.device_count()}"

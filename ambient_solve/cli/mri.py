@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ambient_solve.cli.flags import knob_values
+from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.saving import check_folder
 
@@ -95,21 +96,12 @@ class Mri:
         from ambient_solve.solver import Solver
 
         options = knob_values(texts, self.algorithm, [f.name for f in fields(self)])
-        prior = load_mri_prior(self.prior, self._device()) if self.method == "prior" else None
+        prior = load_mri_prior(self.prior, choose_device(self.device)) if self.method == "prior" else None
         if prior is not None:
             Solver(prior, for_scans(self.algorithm), **options)
         bad = sum(self._scan(name, prior, options) for name in self.scans)
         print(NOTICE)
         return 2 if bad else 0
-
-    def _device(self) -> str:
-        import torch
-
-        if self.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        if self.device not in ("cpu", "cuda") or (self.device == "cuda" and not torch.cuda.is_available()):
-            raise AmbientSolveError(f"The device {self.device!r} is not there. Choose auto or cpu.")
-        return self.device
 
     def _scan(self, name: str, prior: Prior | None, options: dict[str, Any]) -> int:
         """All slices of one scan; returns how many failed."""

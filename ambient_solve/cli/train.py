@@ -12,6 +12,7 @@ from pathlib import Path
 import tyro
 import yaml
 
+from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
 
@@ -87,7 +88,7 @@ def export_command(argv: Sequence[str]) -> None:
         config = read_config(list(argv), export.__doc__)
         check(config, 1)
         averages, step, seconds = latest(Path(config.out))
-        computed_in = arithmetic(config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        computed_in = arithmetic(config.precision, torch.device(choose_device()))
         write_prior(config, averages, step, seconds, read_data(config, True), computed_in)
     except AmbientSolveError as error:
         print(error, file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.network import CARD, CONFIG, WEIGHTS, NetworkPrior
@@ -132,10 +133,4 @@ def load(prior: str, device: str) -> Any:
     Raises:
         AmbientSolveError: there is no such prior or device.
     """
-    import torch
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise AmbientSolveError(f"The device {device!r} is not there. Choose auto or cpu.")
-    return load_prior(prior, device=device)
+    return load_prior(prior, device=choose_device(device))

@@ -41,6 +41,7 @@ import yaml
 from ambient_solve.algorithms import ALGORITHMS
 from ambient_solve.data.corruption import MANIFEST, read_settings
 from ambient_solve.data.sample import Sample
+from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, one_line, suggestion
 from ambient_solve.knobs import build
 from ambient_solve.objectives.conditional import Conditional
@@ -231,7 +232,7 @@ def _method(settings: EM, iteration: int) -> Expectation:
 
 def _prior(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]]) -> Prior:
     """The prior of the iteration before, on the device."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device()
     if settings.mode == "conditional" and iteration > 1:
         return NetworkPrior.load(prior_at).to(device)
     if prior_at:

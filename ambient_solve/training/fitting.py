@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ambient_solve.data.corruption import fingerprint
 from ambient_solve.data.sample import Sample
 from ambient_solve.data.table import Annotation, group
+from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.training.checkpoints import Checkpoints, refuse_another_run, remember
@@ -136,7 +137,7 @@ def seeded(make: Callable[..., nn.Module], seed: int, *settings: Any) -> nn.Modu
     """A network whose first weights depend on the seed alone, on the first GPU or the CPU."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return make(*settings).to("cuda" if torch.cuda.is_available() else "cpu")
+        return make(*settings).to(choose_device())
 
 
 def view(z: Tensor, side: int, rng: np.random.Generator) -> Tensor:

@@ -23,6 +23,7 @@ from ambient_solve.app.scans import panels as scan_panels
 from ambient_solve.app.scans.job import ScanOrder
 from ambient_solve.app.scans.panels import Look, Slice
 from ambient_solve.app.wiring import libraries
+from ambient_solve.distributed import choose_device
 from ambient_solve.errors import (
     AmbientSolveError,
     AmbiguousAxes,
@@ -80,11 +81,9 @@ class ScanSession:
 def prior_of(name: str, device: str, lane: str = "quick") -> Any:
     """A prior of complex pictures, kept for the next run; each lane works with its own."""
     libraries()
-    import torch
-
     from ambient_solve.mri.reconstruction import load_mri_prior
 
-    return load_mri_prior(name, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    return load_mri_prior(name, choose_device(device))
 
 
 def priors() -> list[str]:
