@@ -10,14 +10,19 @@ from typing import Any
 SETTINGS = "settings.json"
 
 
-def finished(folder: Path, request: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of an earlier run of the same request, or None. Written last: a folder without it is unfinished."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """What an earlier run has written of itself, last of all; empty where the folder is unfinished."""
     try:
         record = json.loads((folder / SETTINGS).read_text())
     except (OSError, ValueError):
-        return None
-    same = isinstance(record, dict) and record.get("request") == json.loads(json.dumps(request))
-    return record if same else None
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def finished(folder: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of an earlier run of the same request, or None."""
+    record = read_record(folder)
+    return record if record.get("request") == json.loads(json.dumps(request)) else None
 
 
 def digest(*parts: bytes) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import shlex
 import subprocess
 import sys
@@ -17,6 +15,7 @@ import tyro
 from ambient_solve.cli.flags import knob_values
 from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, shown, suggestion
+from ambient_solve.resume import digest, finished, read_record
 from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
@@ -134,16 +133,16 @@ class Mri:
         from ambient_solve.mri.reconstruction import classical, reconstruct, retrospective
         from ambient_solve.mri.report import save_slice
 
-        digest = hashlib.sha256(scan.kspace.numpy().tobytes() + scan.mask.numpy().tobytes())
-        if scan.noise is not None:
-            digest.update(scan.noise.numpy().tobytes())
-        for p in prior.state_dict().values() if prior is not None else ():
-            digest.update(p.detach().cpu().numpy().tobytes())
+        data = [scan.kspace, scan.mask, *([] if scan.noise is None else [scan.noise])]
+        data += [p.detach().cpu() for p in prior.state_dict().values()] if prior is not None else []
         asked = {f.name: getattr(self, f.name) for f in fields(self)}
         left_out = ("scans", "slices", "out", "device")
-        request = {**{k: v for k, v in asked.items() if k not in left_out}, **options, "data": digest.hexdigest()[:16]}
-        done = _record(folder)
-        if done.get("request") == json.loads(json.dumps(request)):
+        request = {
+            **{k: v for k, v in asked.items() if k not in left_out},
+            **options,
+            "data": digest(*(tensor.numpy().tobytes() for tensor in data)),
+        }
+        if finished(folder, request) is not None:
             print(f"{shown(folder)}: finished before")
             return
         if self.acceleration > 1:
@@ -169,7 +168,7 @@ class Mri:
         from ambient_solve.mri.report import save_nifti
 
         found = [folder / f"slice-{i:03d}" for i in chosen]
-        found = [slice_ for slice_ in found if _record(slice_)]
+        found = [slice_ for slice_ in found if read_record(slice_)]
         for what in ("mean", "spread"):
             volume = []
             for slice_ in found:
@@ -186,15 +185,6 @@ def check_packages(method: str) -> None:
     for package, what in needed.items():
         if importlib.util.find_spec(package) is None:
             raise AmbientSolveError(f"{package} was expected for {what}: pip install 'ambient-solve[mri]'.")
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    """What settings.json of a finished slice holds; empty where there is none."""
-    try:
-        record = json.loads((folder / "settings.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 @dataclass(frozen=True)
