@@ -10,7 +10,7 @@ import inspect
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 
 class AmbientSolveError(ValueError):
@@ -62,7 +62,7 @@ class UnreadableFile(AmbientSolveError):
         """What it was made of; `type(error)(**error.fields)` is the same error."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
-    def called_by_name(self) -> Self:
+    def called_by_name(self) -> UnreadableFile:
         """The same error of the same file, without the folder that it lies in."""
         path = self.path
         path = Part(path.name, Path(path.path).name) if isinstance(path, Part) else Path(str(path)).name

@@ -58,8 +58,9 @@ def read_apart(path: str, axes: str | None, mask: str | None, noise: str | None,
         order = json.dumps({"path": path, "mask": mask, "noise": noise, "axes": axes, "most": most, "folder": folder})
         paths = os.pathsep.join(p for p in sys.path if p)
         environment = {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        # -P, as it works where the caller does, so that its errors call files as the caller did.
-        command = [sys.executable, "-P", "-c", "from ambient_solve.mri.apart import main; main()"]
+        # It works where the caller does and calls files as the caller did, but imports nothing from there.
+        program = "import sys; sys.path = [p for p in sys.path if p]; from ambient_solve.mri.apart import main; main()"
+        command = [sys.executable, "-c", program]
         try:
             ended = subprocess.run(command, input=order.encode(), env=environment, capture_output=True, timeout=SECONDS)
         except subprocess.TimeoutExpired:
