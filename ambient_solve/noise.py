@@ -64,15 +64,24 @@ def per_sample(value: Level, like: Tensor) -> Level:
     return value
 
 
-def churn(sigma: float, sigma_next: float, eta: float) -> float:
-    """The fresh noise `b` of the reverse kernel."""
+def ancestral_noise(sigma: float, sigma_next: float, eta: float) -> float:
+    """The deviation `b` of the fresh noise of an ancestral step: of the reverse kernel `K_eta`.
+
+    Args:
+        sigma: Level before the step, in `z` units, > 0.
+        sigma_next: Level after it, 0 to `sigma`.
+        eta: Share of the ancestral noise, 0 to 1: 1 is DDPM, 0 is DDIM.
+
+    Returns:
+        `eta sigma_next sqrt(1 - (sigma_next / sigma)^2)`, in `z` units.
+    """
     return eta * sigma_next * math.sqrt(max(0.0, 1 - (sigma_next / sigma) ** 2))
 
 
 def reverse(z: Tensor, z0: Tensor, sigma: float, sigma_next: float, fresh: float, streams: Streams) -> Tensor:
     """Move `z` (B, *shape) from `sigma` to `sigma_next` towards the estimate `z0`; fresh noise has deviation `fresh`.
 
-    `fresh = churn(sigma, sigma_next, eta)` gives `K_eta`. No noise is drawn where `fresh` is 0.
+    `fresh = ancestral_noise(sigma, sigma_next, eta)` gives `K_eta`. No noise is drawn where `fresh` is 0.
     """
     kept = math.sqrt(max(0.0, sigma_next**2 - fresh**2)) / sigma
     z = z0.lerp(z, kept)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
-from ambient_solve.noise import Streams, churn, karras, reverse
+from ambient_solve.noise import Streams, ancestral_noise, karras, reverse
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior
 
@@ -93,7 +93,7 @@ def _draw(prior: Prior, shape: tuple[int, ...], sampling: Sampling, streams: Str
     for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
         # The gradient is taken only where it counts: it costs several times what a prediction does.
         z0, gradient = prior.disagreement(z, sigma, others) if others else (prior.denoise(z, sigma), None)
-        moved = reverse(z, z0, sigma, sigma_next, churn(sigma, sigma_next, sampling.eta), streams)
+        moved = reverse(z, z0, sigma, sigma_next, ancestral_noise(sigma, sigma_next, sampling.eta), streams)
         if sampling.order == 2 and sigma_next > 0:
             slope = (z - z0) / sigma
             slope_next = (moved - prior.denoise(moved, sigma_next)) / sigma_next

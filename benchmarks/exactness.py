@@ -35,7 +35,7 @@ from ambient_solve import (
     REDdiff,
     RePaint,
 )
-from ambient_solve.algorithms.mmps import TWICE
+from ambient_solve.algorithms.mmps import TIME_TRAVEL_SETTINGS
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.exactness import GAUSSIAN, Exactness, on_gaussian, on_mixture
 
@@ -45,8 +45,8 @@ ALGORITHMS: dict[str, Algorithm | str] = {
     "auto": "auto",
     "mmps, 100 levels, k = 12": MMPS(steps=100, iterations=12),
     "mmps": MMPS(),
-    "mmps, 13 levels taken twice": MMPS(**TWICE),
-    "mmps, published rule": MMPS(spread=False),
+    "mmps, 13 levels taken twice": MMPS(**TIME_TRAVEL_SETTINGS),
+    "mmps, published rule": MMPS(covariance_noise=False),
     "tds": TDS(),
     "fps": FPS(),
     "pigdm": PiGDM(),

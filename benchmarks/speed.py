@@ -52,8 +52,8 @@ TASKS: dict[str, Callable[[int], Physics]] = {
 PRECISIONS = ("float32", "auto")
 OURS: dict[str, Callable[[int], Algorithm]] = {
     **{name: lambda levels, cls=cls: build(cls, steps=levels) for name, cls in ALGORITHMS.items()},
-    "mmps, published, 1 iteration": lambda levels: MMPS(steps=levels, iterations=1, spread=False),
-    "mmps, published, 3 iterations": lambda levels: MMPS(steps=levels, iterations=3, spread=False),
+    "mmps, published, 1 iteration": lambda levels: MMPS(steps=levels, iterations=1, covariance_noise=False),
+    "mmps, published, 3 iterations": lambda levels: MMPS(steps=levels, iterations=3, covariance_noise=False),
 }
 THEIRS = {name: peer for name, peer in PEERS.items() if peer.settings.keys() <= {"k"}}
 """Other settings of a sampler cost the same."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ambient_solve.algorithms.base import Algorithm
 from ambient_solve.evaluate.exactness import Exactness, gaussian_operator, matrix_operator, on_gaussian
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import churn
+from ambient_solve.noise import ancestral_noise
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.gaussian import ExactPrior, GaussianPrior
 from ambient_solve.solver import Solver
@@ -55,7 +55,7 @@ def ancestral_variance(variance: float, sigmas: list[float]) -> float:
     found = sigmas[0] ** 2
     for s, t in zip(sigmas, sigmas[1:], strict=False):
         kept, shrink = (t / s) ** 2, variance / (variance + s**2)
-        found = (kept + (1 - kept) * shrink) ** 2 * found + churn(s, t, 1.0) ** 2
+        found = (kept + (1 - kept) * shrink) ** 2 * found + ancestral_noise(s, t, 1.0) ** 2
     return found
 
 

@@ -69,9 +69,9 @@ def test_calls_are_kept_and_used(name, jacobian):
 
 
 def test_costly_knobs_count():
-    """A plan from the passes of one kind of level alone is wrong here: travel leaves the last level out."""
+    """A plan from the passes of one kind of level alone is wrong here: time travel leaves the last level out."""
     conditioned = prior(1.0)
-    for algorithm in (MMPS(travel=3, iterations=5), MMPS(spread=False), Proximal()):
+    for algorithm in (MMPS(time_travel=3, iterations=5), MMPS(covariance_noise=False), Proximal()):
         result = solve(Solver(conditioned, algorithm, calls=100))
         assert (
             spent(result) <= 100 < spent(solve(Solver(conditioned, replace(algorithm, result.settings["steps"] + 1))))
@@ -203,7 +203,7 @@ def test_bad_budgets(given, words):
 
 def test_auto_is_planned_too_and_an_object_keeps_its_other_knobs():
     auto = solve(Solver(prior(), calls=100))
-    assert auto.settings["algorithm"] == "mmps" and auto.settings["travel"] == 1 and spent(auto) <= 100
+    assert auto.settings["algorithm"] == "mmps" and auto.settings["time_travel"] == 1 and spent(auto) <= 100
     kept = solve(Solver(prior(), Proximal(zeta=0.3), calls=30))
     assert kept.settings["zeta"] == 0.3 and kept.settings["steps"] == 30
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ambient_solve.noise import Streams, churn, reverse
+from ambient_solve.noise import Streams, ancestral_noise, reverse
 from helpers import Draws, randn
 
 STEPS = [(80.0, 60.0), (2.0, 1.9), (1.0, 0.3), (0.1, 0.001)]
@@ -17,10 +17,10 @@ def test_the_ancestral_step_is_the_conditional_law_of_a_brownian_path(s, t):
     covariance = torch.tensor([[min(a, b) for b in (t**2, s**2)] for a in (t**2, s**2)], dtype=torch.float64)
     slope = covariance[0, 1] / covariance[1, 1]
     variance = covariance[0, 0] - slope * covariance[1, 0]
-    assert churn(s, t, 1.0) ** 2 == pytest.approx(float(variance), rel=1e-9)
+    assert ancestral_noise(s, t, 1.0) ** 2 == pytest.approx(float(variance), rel=1e-9)
     z, z0 = randn(5, 4), randn(5, 4, seed=1)
     noise = Draws(3).normal(z)
-    found = reverse(z, z0, s, t, churn(s, t, 1.0), Draws(3))
+    found = reverse(z, z0, s, t, ancestral_noise(s, t, 1.0), Draws(3))
     right = z0 + float(slope) * (z - z0) + float(variance) ** 0.5 * noise
     torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4 * t)
     # The control: all of the noise fresh, as for data that keep nothing of the state before.
@@ -38,7 +38,7 @@ def test_the_kernel_is_that_of_ddim_in_its_own_variables(s, t, eta):
     noise = Draws(3).normal(x)
     e = (x - alpha**0.5 * x0) / (1 - alpha) ** 0.5
     wanted = alpha_next**0.5 * x0 + (1 - alpha_next - deviation**2) ** 0.5 * e + deviation * noise
-    found = alpha_next**0.5 * reverse(x / alpha**0.5, x0, s, t, churn(s, t, eta), Draws(3))
+    found = alpha_next**0.5 * reverse(x / alpha**0.5, x0, s, t, ancestral_noise(s, t, eta), Draws(3))
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)
 
 
@@ -47,7 +47,7 @@ def test_without_fresh_noise_none_is_drawn_and_at_level_0_the_estimate_comes_out
     moved = reverse(z, z0, 2.0, 1.0, 0.0, draws)
     torch.testing.assert_close(moved, z0 + (z - z0) / 2)
     assert torch.equal(draws.normal(z), Draws(3).normal(z))
-    assert torch.equal(reverse(z, z0, 2.0, 0.0, churn(2.0, 0.0, 1.0), draws), z0)
+    assert torch.equal(reverse(z, z0, 2.0, 0.0, ancestral_noise(2.0, 0.0, 1.0), draws), z0)
 
 
 SEEDS = [0, 1, 2, 3, 17, 2**31, 2**32, 2**32 + 1, 2**63 + 5]

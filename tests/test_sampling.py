@@ -25,7 +25,7 @@ from ambient_solve import (
 from ambient_solve import sampling as module
 from ambient_solve.cli.dispatch import main
 from ambient_solve.evaluate.distances import gaussian_report, sliced_wasserstein
-from ambient_solve.noise import churn, karras
+from ambient_solve.noise import ancestral_noise, karras
 from helpers import one_sentence, randn
 
 VARIANCE = 0.3
@@ -121,7 +121,7 @@ def test_fresh_noise_is_that_of_the_reverse_kernel(eta):
     for candidate in (0.0, 0.5, 1.0):
         variance = prior.sigma_max**2
         for sigma, after in zip(sigmas, sigmas[1:], strict=False):
-            fresh, shrunk = churn(sigma, after, candidate), VARIANCE / (VARIANCE + sigma**2)
+            fresh, shrunk = ancestral_noise(sigma, after, candidate), VARIANCE / (VARIANCE + sigma**2)
             kept = math.sqrt(after**2 - fresh**2) / sigma
             variance = (shrunk + kept * (1 - shrunk)) ** 2 * variance + fresh**2
         expected[candidate] = variance

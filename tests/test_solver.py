@@ -346,7 +346,7 @@ def test_bad_input():
     refuse("outside", algorithm="mmps", build={"steps": 0})
     refuse("whole number", algorithm="mmps", build={"steps": 2.5})
     refuse("whole number", algorithm="mmps", build={"steps": 3.0})
-    refuse("True or False", algorithm="mmps", build={"spread": "no"})
+    refuse("True or False", algorithm="mmps", build={"covariance_noise": "no"})
     refuse("draws all samples", algorithm="tds", build={"twist": "isotropic"}, n_samples=4, at_once=2)
     refuse("n_samples=64", algorithm="tds", build={"twist": "isotropic"})
     refuse("not a number", algorithm="mmps", build={"steps": "many"})
@@ -371,6 +371,6 @@ def test_auto_builds_what_it_chose_from_the_knobs_it_knows():
     prior = GaussianPrior(torch.zeros(3, 6, 6), 0.25 * torch.eye(108))
     op = operators.inpaint_random((3, 6, 6), missing=0.5, sigma=0.1)
     y = op(picture(6, 6))
-    assert Solver(prior, iterations=2).solve(y, op).settings["travel"] == 1
+    assert Solver(prior, iterations=2).solve(y, op).settings["time_travel"] == 1
     with pytest.raises(AmbientSolveError, match="MMPS has no knob 'ode_steps'"):
         Solver(prior, ode_steps=2).solve(y, op)

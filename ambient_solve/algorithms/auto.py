@@ -13,7 +13,7 @@ from typing import Any
 
 from ambient_solve.algorithms.base import Algorithm
 from ambient_solve.algorithms.daps import DAPS
-from ambient_solve.algorithms.mmps import MMPS, TWICE
+from ambient_solve.algorithms.mmps import MMPS, TIME_TRAVEL_SETTINGS
 from ambient_solve.algorithms.tds import TDS
 from ambient_solve.errors import UnknownKnob
 from ambient_solve.knobs import build, knobs
@@ -55,7 +55,7 @@ def choose(
 def exact(settings: Mapping[str, Any]) -> MMPS:
     """The choice for linear operators where the prior's Jacobian is exact and no particles are drawn."""
     # Pictures of a learned prior gain in PSNR, but spread too little where much is missing.
-    return build(MMPS, **(TWICE | dict(settings)))
+    return build(MMPS, **(TIME_TRAVEL_SETTINGS | dict(settings)))
 
 
 def for_scans(algorithm: str) -> str:

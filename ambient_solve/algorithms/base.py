@@ -12,7 +12,7 @@ from torch import Tensor
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, churn, karras, reverse
+from ambient_solve.noise import Streams, ancestral_noise, karras, reverse
 from ambient_solve.priors.base import Prior
 
 
@@ -104,5 +104,5 @@ class Guided(Algorithm):
         """See `Algorithm.iterate`."""
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0 = self.guide(prior, likelihood, z, sigma)
-            z = reverse(z, z0, sigma, sigma_next, churn(sigma, sigma_next, self.eta), streams)
+            z = reverse(z, z0, sigma, sigma_next, ancestral_noise(sigma, sigma_next, self.eta), streams)
             yield State(i + 1, self.steps, sigma, z, z0)

@@ -24,7 +24,7 @@ from torch import Tensor
 from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, churn, reverse
+from ambient_solve.noise import Streams, ancestral_noise, reverse
 from ambient_solve.priors.base import Prior
 
 
@@ -51,5 +51,6 @@ class DPS(Algorithm):
             z0, vjp = prior.denoise_vjp(z, sigma, once=True)
             descent = vjp(likelihood.descent(z0))
             length = self.zeta * math.sqrt((1 + sigma**2) * (1 + sigma_next**2))
-            z = reverse(z, z0, sigma, sigma_next, churn(sigma, sigma_next, self.eta), streams) + length * descent
+            fresh = ancestral_noise(sigma, sigma_next, self.eta)
+            z = reverse(z, z0, sigma, sigma_next, fresh, streams) + length * descent
             yield State(i + 1, self.steps, sigma, z, z0)

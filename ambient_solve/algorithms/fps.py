@@ -28,7 +28,7 @@ from ambient_solve.algorithms.resampling import resample
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, churn, per_sample
+from ambient_solve.noise import Streams, ancestral_noise, per_sample
 from ambient_solve.priors.base import Prior
 
 
@@ -55,7 +55,7 @@ class FPS(Algorithm):
         """See `Algorithm.iterate`."""
         log_w, counted = torch.zeros(len(z), device=z.device), torch.zeros(len(z), device=z.device)
         for i, (s, t) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
-            z0, b = prior.denoise(z, s), churn(s, t, 1.0)
+            z0, b = prior.denoise(z, s), ancestral_noise(s, t, 1.0)
             mean = z0 + (t / s) ** 2 * (z - z0)
             log_w = log_w + _log_normal(likelihood, mean, t**2 + b**2) - counted
             keep, log_w = resample(log_w, streams.uniform_per_image(), always=t == 0)

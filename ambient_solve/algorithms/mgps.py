@@ -29,7 +29,7 @@ from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.algorithms.sitcom import Adam
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, churn, per_sample
+from ambient_solve.noise import Streams, ancestral_noise, per_sample
 from ambient_solve.priors.base import Prior
 
 
@@ -69,7 +69,7 @@ class MGPS(Algorithm):
         self, prior: Prior, likelihood: Likelihood, z: Tensor, z0: Tensor, s: float, level: float, streams: Streams
     ) -> Tensor:
         """`z_l`, shape of `z`."""
-        m, b = z0 + (level / s) ** 2 * (z - z0), churn(s, level, 1.0)
+        m, b = z0 + (level / s) ** 2 * (z - z0), ancestral_noise(s, level, 1.0)
         u, rho, adam = torch.zeros_like(z), torch.zeros_like(z), Adam()
         precision = 1 / per_sample(likelihood.sigma, z) ** 2
         for _ in range(self.iterations):

@@ -13,13 +13,14 @@ its posterior covariance, and the exact step holds a share of it: a draw `e`, ti
     z <- K_eta(z, E[z0 | z, y]) + (1 - sqrt(sigma_next^2 - b^2) / sigma) e,    e ~ N(0, (A'A / sigma_y^2 + I / q^2)^-1)
 
 with `q^2 = w' sigma^2 J w / w'w` for one white probe `w`, which estimates the mean of the posterior variances and
-costs one more backward pass. Without it (`spread=False`, the published rule) samples spread too little: under a
-Gaussian prior 25 levels give .65 of the exact variance, with it 1.0.
+costs one more backward pass. Without it (`covariance_noise=False`, the published rule) samples differ too little: under
+a Gaussian prior 25 levels give .65 of the exact variance, with it 1.0.
 
-A step may be taken back and taken again (`travel`, as in arXiv 2201.09865): `z + sqrt(sigma^2 - sigma_next^2) n` leads
-from `p(z | y)` at `sigma_next` to that at `sigma`, whatever y is. Where `z0 | z` is not Gaussian, while modes are being
-chosen, the chain of such steps forgets part of the error of each. Half the levels, taken twice, cost the same and come
-nearer to the posterior of a mixture; with a network the pictures get better and their spread too small.
+Time travel (`time_travel`, as in arXiv 2201.09865) takes a step back and takes it again: `z + sqrt(sigma^2 -
+sigma_next^2) n` leads from `p(z | y)` at `sigma_next` to that at `sigma`, whatever y is. Where `z0 | z` is not
+Gaussian, while modes are being chosen, the chain of such steps forgets part of the error of each. Half the levels,
+taken twice, cost the same and come nearer to the posterior of a mixture; with a network the pictures get better and
+their standard deviation too small.
 
 A network learns `D`, not `J`: at high noise an error of `J` too small to be seen in the training loss is multiplied by
 `sigma^2`. Above `prior.sigma_jacobian` (infinite for exact priors) the covariance is therefore taken as `q^2 I`, with
@@ -39,11 +40,11 @@ from torch import Tensor
 from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, churn, reverse
+from ambient_solve.noise import Streams, ancestral_noise, reverse
 from ambient_solve.priors.base import Prior
 
-TWICE = {"steps": 13, "travel": 1}
-"""Half the levels, each step taken twice: as dear as the default and, where the Jacobian is exact, nearer."""
+TIME_TRAVEL_SETTINGS = {"steps": 13, "time_travel": 1}
+"""Knobs of `MMPS`: half the levels, each step taken twice, as expensive as the default; nearer for exact Jacobians."""
 
 
 @final
@@ -57,13 +58,13 @@ class MMPS(Algorithm):
 
     steps: int = knob(25, 1, 10_000, "noise levels; more is slower and usually better")
     iterations: int = knob(3, 1, 1000, "conjugate-gradient steps, each one backward pass; more for dense measurements")
-    travel: int = knob(0, 0, 100, "how often each step is taken back by fresh noise and taken again")
+    time_travel: int = knob(0, 0, 100, "how often each step is taken back by fresh noise and repeated")
     eta: float = knob(1.0, 0.0, 1.0, "fresh noise: 1 is ancestral (DDPM), 0 deterministic (DDIM)")
     tolerance: float = knob(
         0.0, 0.0, 10.0, "stop a sample's conjugate gradients at this residual, in units of the noise; 0 never does"
     )
-    spread: bool = knob(
-        True, help="keep the posterior's own width in each step, for one more backward pass; false is the paper"
+    covariance_noise: bool = knob(
+        True, help="add a draw of the posterior covariance to each step, for one more backward pass; false is the paper"
     )
 
     def iterate(
@@ -71,9 +72,9 @@ class MMPS(Algorithm):
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
-            for left in reversed(range(1 + (self.travel if sigma_next > 0 else 0))):
+            for left in reversed(range(1 + (self.time_travel if sigma_next > 0 else 0))):
                 z0, fluctuation = self._guide(prior, likelihood, z, sigma, streams)
-                fresh = churn(sigma, sigma_next, self.eta)
+                fresh = ancestral_noise(sigma, sigma_next, self.eta)
                 z = reverse(z, z0, sigma, sigma_next, fresh, streams)
                 if fluctuation is not None:
                     z = z + (1 - math.sqrt(max(0.0, sigma_next**2 - fresh**2)) / sigma) * fluctuation
@@ -84,16 +85,16 @@ class MMPS(Algorithm):
     def _guide(
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigma: float, streams: Streams
     ) -> tuple[Tensor, Tensor | None]:
-        """`E[z0 | z, y]` and, for `spread`, a draw of what `z0` differs from it; both of the shape of `z`."""
+        """`E[z0 | z, y]` and, for `covariance_noise`, a draw of `z0` less that; both shaped as `z`."""
         if sigma > prior.sigma_jacobian:
             v = prior.sigma_data**2
             q2 = torch.full_like(likelihood.sigma, sigma**2 * v / (sigma**2 + v))
             z0 = likelihood.prox(prior.denoise(z, sigma), q2.sqrt())
-            return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if self.spread else None
+            return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if self.covariance_noise else None
         z0, vjp = prior.denoise_vjp(z, sigma)
         r = likelihood.residual(z0)
         _, shift = likelihood.solve_carrying(lambda p: sigma**2 * vjp(p), r, self.iterations, self.tolerance)
-        if not self.spread:
+        if not self.covariance_noise:
             return z0 + shift, None
         w = streams.normal(z)
         q2 = sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)

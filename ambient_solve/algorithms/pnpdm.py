@@ -25,7 +25,7 @@ from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, churn, karras, log_linear, reverse
+from ambient_solve.noise import Streams, ancestral_noise, karras, log_linear, reverse
 from ambient_solve.priors.base import Prior
 
 SIGMA_DATA = 0.5
@@ -70,5 +70,5 @@ class PnPDM(Algorithm):
         """A draw of `z0` given `z0 + rho n = z`."""
         grid = karras(self.inner_steps, prior.sigma_min, rho)
         for sigma, lower in zip(grid, grid[1:], strict=False):
-            z = reverse(z, prior.denoise(z, sigma), sigma, lower, churn(sigma, lower, 1.0), streams)
+            z = reverse(z, prior.denoise(z, sigma), sigma, lower, ancestral_noise(sigma, lower, 1.0), streams)
         return z

@@ -24,7 +24,7 @@ from ambient_solve.algorithms.resampling import resample
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, churn
+from ambient_solve.noise import Streams, ancestral_noise
 from ambient_solve.priors.base import Prior
 
 LARGEST_JACOBIAN = 64
@@ -69,7 +69,7 @@ class TDS(Algorithm):
             log_w = log_w + log_twist - last
             keep, log_w = resample(log_w, streams.uniform_per_image(), always=sigma_next == 0)
             z, z0, zh, last = z[keep], z0[keep], zh[keep], log_twist[keep]
-            fresh = churn(sigma, sigma_next, 1.0)
+            fresh = ancestral_noise(sigma, sigma_next, 1.0)
             kept = math.sqrt(max(0.0, sigma_next**2 - fresh**2)) / sigma
             mean, unguided = zh + kept * (z - zh), z0 + kept * (z - z0)
             z = mean

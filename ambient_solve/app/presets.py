@@ -35,11 +35,11 @@ FLOWER = {"steps": 50, "trust": "data", "draw": True}
 
 # Thick strokes stay visible under the proximal rule, and go where the Jacobian is used; JPEG is not linear.
 FAST = {
-    "inpaint": ("mmps", {"steps": 12, "iterations": 2, "spread": False}),
+    "inpaint": ("mmps", {"steps": 12, "iterations": 2, "covariance_noise": False}),
     "jpeg": ("daps", {"steps": 12, "ode_steps": 1, "langevin_steps": 10}),
 }
 BALANCED = {
-    "inpaint": ("mmps", {"steps": 12, "spread": False}),
+    "inpaint": ("mmps", {"steps": 12, "covariance_noise": False}),
     "jpeg": ("daps", {"steps": 20, "ode_steps": 1, "langevin_steps": 20}),
 }
 CREATIVE = {"jpeg": ("daps", {"steps": 20, "ode_steps": 2, "langevin_steps": 20, "width": 1.0})}

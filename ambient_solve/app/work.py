@@ -41,7 +41,7 @@ def passes(algorithm: str, settings: Mapping[str, Any]) -> float:
         return 0.0
     values = {k.name: settings.get(k.name, k.default) for k in knobs(cls) if k.type is int}
     level = 2.0 + sum(weight * float(values[name]) for name, weight in PASSES.items() if name in values)
-    return (float(values["steps"]) + 1.0) * level * (1.0 + float(values.get("travel", 0)))
+    return (float(values["steps"]) + 1.0) * level * (1.0 + float(values.get("time_travel", 0)))
 
 
 def asked(order: Order) -> float:

@@ -18,7 +18,7 @@ from ambient_solve.evaluate.exactness import (
     on_gaussian,
     on_mixture,
 )
-from ambient_solve.noise import churn, karras, log_linear, reverse
+from ambient_solve.noise import ancestral_noise, karras, log_linear, reverse
 from exactness import ALGORITHMS as MEASURED
 from exactness import SHORT
 from samplers import RECORD, agrees, calls
@@ -37,7 +37,7 @@ def worse(algorithm):
     if isinstance(algorithm, DPS | ADPS):
         return dataclasses.replace(algorithm, **{"zeta": 2.0} if isinstance(algorithm, DPS) else {"l_ss": 0.6})
     if isinstance(algorithm, MMPS):
-        return dataclasses.replace(algorithm, spread=not algorithm.spread)
+        return dataclasses.replace(algorithm, covariance_noise=not algorithm.covariance_noise)
     if isinstance(algorithm, PiGDM):
         return dataclasses.replace(algorithm, width=2.0)
     if isinstance(algorithm, DDNM):
@@ -107,7 +107,7 @@ def test_without_the_jacobian_it_is_not_exact(operator):
 
 
 def test_the_published_mmps_converges_in_the_number_of_levels():
-    rules = [MMPS(steps=steps, iterations=12, spread=False) for steps in (25, 50, 100, 200)]
+    rules = [MMPS(steps=steps, iterations=12, covariance_noise=False) for steps in (25, 50, 100, 200)]
     ratios = [on_gaussian(rule, "mask").ratio.value for rule in rules]
     errors = [1 - r for r in ratios]
     assert all(later < 0.65 * earlier for earlier, later in zip(errors, errors[1:], strict=False))
@@ -129,13 +129,13 @@ def distances(algorithm, d, dy, problems):
 @pytest.mark.parametrize("d", [8, 80])
 def test_mmps_on_the_mixture_protocol(d):
     """Steps taken twice forget part of their error: at equal cost the once-taken ones do not pass."""
-    twice, once = (distances(a, d, 4, 20).mean() for a in (MMPS(steps=13, travel=1), MMPS(steps=25)))
+    twice, once = (distances(a, d, 4, 20).mean() for a in (MMPS(steps=13, time_travel=1), MMPS(steps=25)))
     assert twice <= 0.35 and twice < 0.85 * once
 
 
 @pytest.mark.parametrize("operator", GAUSSIAN)
 def test_taking_steps_back_keeps_the_exact_posterior(operator):
-    assert exact(MMPS(steps=50, iterations=12, travel=1), operator)
+    assert exact(MMPS(steps=50, iterations=12, time_travel=1), operator)
 
 
 @pytest.mark.slow
@@ -185,10 +185,10 @@ def test_the_jacobian_free_rules_fail_on_the_mixture_protocol():
         (DDNM(steps=7), (7, 0)),
         (DPS(steps=7), (7, 7)),
         (PiGDM(steps=7), (7, 7)),
-        (MMPS(steps=7, iterations=1, spread=False), (7, 7)),
-        (MMPS(steps=7, iterations=4, spread=False), (7, 28)),
+        (MMPS(steps=7, iterations=1, covariance_noise=False), (7, 7)),
+        (MMPS(steps=7, iterations=4, covariance_noise=False), (7, 28)),
         (MMPS(steps=7, iterations=4), (7, 35)),
-        (MMPS(steps=7, iterations=4, travel=2), (19, 95)),
+        (MMPS(steps=7, iterations=4, time_travel=2), (19, 95)),
         (DAPS(steps=7, ode_steps=3), (21, 0)),
         (TDS(steps=7, twist="isotropic"), (7, 7)),
     ],
@@ -201,7 +201,7 @@ def test_network_calls(algorithm, expected):
 def test_mmps_spends_no_vjp_above_the_trusted_jacobian():
     prior, op = gaussian_prior(), gaussian_operator("mask")
     prior.sigma_jacobian = 1.0
-    algorithm = MMPS(steps=20, iterations=2, spread=False)
+    algorithm = MMPS(steps=20, iterations=2, covariance_noise=False)
     below = sum(0 < sigma <= 1.0 for sigma in algorithm.levels(prior))
     r = Solver(prior, algorithm).solve(op.A(torch.zeros(1, 1, 6, 6)), op)
     assert (r.network_calls, r.vjps) == (20, 2 * below) and 0 < below < 20
@@ -241,8 +241,8 @@ def test_reverse_kernel_keeps_the_level_of_the_noise(eta):
     z0 = torch.randn(200_000, 1, generator=generator)
     z = z0 + 2.0 * torch.randn(200_000, 1, generator=generator)
     streams = Streams([0], 1)
-    moved = reverse(z.T, z0.T, 2.0, 1.2, churn(2.0, 1.2, eta), streams).T
+    moved = reverse(z.T, z0.T, 2.0, 1.2, ancestral_noise(2.0, 1.2, eta), streams).T
     assert abs(float((moved - z0).std()) / 1.2 - 1) < 0.01
     # The control: fresh noise on top, without taking old noise away.
-    wrong = z0 + 0.6 * (z - z0) + churn(2.0, 1.2, 1.0) * torch.randn(200_000, 1, generator=generator)
+    wrong = z0 + 0.6 * (z - z0) + ancestral_noise(2.0, 1.2, 1.0) * torch.randn(200_000, 1, generator=generator)
     assert abs(float((wrong - z0).std()) / 1.2 - 1) > 0.05

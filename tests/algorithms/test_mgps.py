@@ -5,7 +5,7 @@ import torch
 
 from ambient_solve.algorithms.mgps import MGPS
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import churn, karras
+from ambient_solve.noise import ancestral_noise, karras
 from samplers import (
     OneStream,
     agrees,
@@ -27,7 +27,7 @@ def test_the_midpoint_is_the_nearest_gaussian():
     prior, n = isotropic(4, C, 0.01, S), 4000
     likelihood = Likelihood(Y, diagonal(GAINS, SIGMA_Y), prior, n_samples=n)
     z = torch.full((n, 4), 0.8)
-    z0, b = prior.denoise(z, S), churn(S, LEVEL, 1.0)
+    z0, b = prior.denoise(z, S), ancestral_noise(S, LEVEL, 1.0)
     algorithm = MGPS(iterations=400, rate=0.01)
     found = algorithm._midpoint(prior, likelihood, z, z0, S, LEVEL, OneStream(0))
     g, k = torch.tensor(GAINS, dtype=torch.float64), C / (C + LEVEL**2)

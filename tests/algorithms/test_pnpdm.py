@@ -12,7 +12,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.distances import gaussian_report
 from ambient_solve.evaluate.exactness import GAUSSIAN, SIGMA_Y, gaussian_operator, gaussian_prior
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import churn, karras, log_linear
+from ambient_solve.noise import ancestral_noise, karras, log_linear
 from ambient_solve.priors.gaussian import dense
 from helpers import Draws, one_sentence, problem
 from samplers import agrees
@@ -45,7 +45,7 @@ def law(prior, A, y, rho, rounds, inner):
     image, fresh = one, 0 * one
     grid = karras(inner, prior.sigma_min, rho)
     for sigma, t in zip(grid, grid[1:], strict=False):
-        D, b = C @ torch.linalg.inv(C + sigma**2 * one), churn(sigma, t, 1.0)
+        D, b = C @ torch.linalg.inv(C + sigma**2 * one), ancestral_noise(sigma, t, 1.0)
         step = D + math.sqrt(t**2 - b**2) / sigma * (one - D)
         image, fresh = step @ image, step @ fresh @ step.T + b**2 * one
     mean, cov = torch.zeros(36, dtype=torch.float64), prior.sigma_data**2 * one

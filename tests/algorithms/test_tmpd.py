@@ -107,7 +107,8 @@ def test_one_measurement_makes_it_mmps(sigma):
         op = matrix_operator(problem.A, problem.sigma_y, (8,))
         likelihood = Likelihood(problem.y[None], op, problem.prior, n_samples=20)
         z = problem.prior.sample(20, torch.Generator().manual_seed(0)) + sigma * randn(20, 8)
-        mmps = MMPS(iterations=dy, spread=False)._guide(problem.prior, likelihood, z, sigma, Streams([0], 20))[0]
+        published = MMPS(iterations=dy, covariance_noise=False)
+        mmps = published._guide(problem.prior, likelihood, z, sigma, Streams([0], 20))[0]
         return TMPD().guide(problem.prior, likelihood, z, sigma), mmps
 
     found, mmps = both(1)

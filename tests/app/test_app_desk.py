@@ -204,7 +204,7 @@ def counted(name: str, **settings) -> int:
     return restored.network_calls + restored.vjps
 
 
-COUNTED = {*PASSES, "travel"}
+COUNTED = {*PASSES, "time_travel"}
 INNER = [(name, k.name) for name, cls in ALGORITHMS.items() for k in knobs(cls) if k.name in COUNTED]
 PLAIN = [name for name in ALGORITHMS if name not in ("tds", "aos", "fps")]
 

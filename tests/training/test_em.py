@@ -122,7 +122,7 @@ WRONG = {
     "posterior means": means_step,
     "fixed covariance (PiGDM)": sampled_step(PiGDM(steps=20)),
     "no covariance (DPS)": sampled_step(DPS(steps=20)),
-    "the published step of MMPS": sampled_step(MMPS(steps=20, spread=False)),
+    "the published step of MMPS": sampled_step(MMPS(steps=20, covariance_noise=False)),
 }
 
 
