@@ -34,10 +34,10 @@ from ambient_solve.likelihood.measurement import (
     Measurement,
     check_measurement,
     find_image_shape,
+    frozen_copy,
     name_of,
     pack,
     real,
-    shadow,
     unpack,
 )
 from ambient_solve.likelihood.noise_law import noise_law
@@ -51,11 +51,13 @@ Covariance = Level | Callable[[Tensor], Tensor]
 """A variance `q^2` (float or (N,)) that stands for `q^2 I`, or a product `v -> C v` on (N, *z_shape)."""
 
 FAINT = 0.5
-"""Counted noise has at least the variance that this part of one photon would have: a weight must stay finite."""
-ACCURACY = 5e-6
+"""Counted noise has at least the variance of this many photons: a weight must stay finite."""
+RTOL = 5e-6
 """Relative residual at which an iterative solve ends: its error is then far below the noise of a sample."""
-SWEEPS, RELAXATION = 16, 0.3
-"""Langevin steps of a `draw` under counted noise, and the share of the way that each goes."""
+SWEEPS = 16
+"""Langevin steps of a `draw` under counted noise."""
+RELAXATION = 0.3
+"""Share of the way to the proximal point that each of these steps goes, 0 to 1."""
 
 
 class Likelihood:
@@ -95,7 +97,7 @@ class Likelihood:
         check_measurement(y, op, n_samples, cg_iterations)
         device = prior.device
         tensors: list[Tensor] = []
-        self._op, self._prior, self._iterations = shadow(op, device, tensors, {}), prior, cg_iterations
+        self._op, self._prior, self._iterations = frozen_copy(op, device, tensors, {}), prior, cg_iterations
         self._template = y.detach().to(device)
         packed = pack(self._template).contiguous()
         self._images = len(packed)
@@ -203,8 +205,8 @@ class Likelihood:
         """`1 / variance(r)`, 0 in entries of counted noise that the operator never sees; broadcasts to `r`."""
         if self.gaussian:
             return 1 / self.variance(r)
-        floor = FAINT * (per_sample(self._photon, r) / self._a) ** 2
-        return torch.where(self._seen, 1 / self.variance(r).maximum(floor), 0)
+        faintest = FAINT * (per_sample(self._photon, r) / self._a) ** 2
+        return torch.where(self._seen, 1 / self.variance(r).maximum(faintest), 0)
 
     def _scale(self, r: Tensor) -> Tensor:
         """Weights to measure a Langevin step by, between those of the noiseless `y_z - r` and those of y itself.
@@ -332,7 +334,7 @@ class Likelihood:
         warm, nearly = warm or WarmStart(), getattr(self._op, "precondition", None)
         warm.solution = conjugate_gradient(
             lambda p: p + ratio * self._normal(p),
-            *(ratio * self.At(y - self.A(v)), self._iterations, warm.solution, ACCURACY),
+            *(ratio * self.At(y - self.A(v)), self._iterations, warm.solution, RTOL),
             precondition=nearly and partial(nearly, ratio=ratio),
         )
         return v + warm.solution
@@ -349,7 +351,7 @@ class Likelihood:
             return self.gram.function(self._inverse(cov), r)
         variance, noise = per_sample(cov, r), per_sample(self.sigma, r) ** 2
         return conjugate_gradient(
-            lambda p: noise * p + variance * self.A(self.At(p)), r, iterations or self._iterations, accuracy=ACCURACY
+            lambda p: noise * p + variance * self.A(self.At(p)), r, iterations or self._iterations, rtol=RTOL
         )
 
     def solve_carrying(
@@ -366,8 +368,8 @@ class Likelihood:
             moved = cov(self.At(p))
             return noise * p + self.A(moved), moved
 
-        enough = tolerance * self.sigma * self.count.sqrt() if tolerance else None
-        return carrying_conjugate_gradient(matvec, r, iterations or self._iterations, self.sigma**2, enough)
+        atol = tolerance * self.sigma * self.count.sqrt() if tolerance else None
+        return carrying_conjugate_gradient(matvec, r, iterations or self._iterations, self.sigma**2, atol)
 
     def spectral(self, f: Scalar, u: Tensor) -> Tensor:
         """`f(AA') u` for `u` (N, *measurement); `f` acts on eigenvalues, its constants may be (N, 1, ..., 1)."""

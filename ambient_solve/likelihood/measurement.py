@@ -69,20 +69,31 @@ def find_image_shape(
     ) from None
 
 
-def shadow(module: nn.Module, device: torch.device, tensors: list[Tensor], done: dict[int, nn.Module]) -> nn.Module:
-    """A shallow copy that shares the parameters, in float32 on `device`; `tensors` collects them.
+def frozen_copy(
+    module: nn.Module, device: torch.device, tensors: list[Tensor], copies: dict[int, nn.Module]
+) -> nn.Module:
+    """A shallow copy of an operator, which shares its parameters, in float32 on `device`.
 
     deepinv's `A` and `A_adjoint` assign attributes and buffers (image sizes, the transform of the filter). On the copy
     this does not reach the user's operator. The noise model has no part in `A`.
+
+    Args:
+        module: The operator, or a part of it.
+        device: Where the copy works.
+        tensors: Collects the tensors of the copy.
+        copies: Parts that are copied already, by `id`: a part that is used in two places is copied once.
+
+    Returns:
+        The copy.
     """
     if isinstance(module, NoiseModel):
         return module
-    if id(module) in done:
-        return done[id(module)]
+    if id(module) in copies:
+        return copies[id(module)]
 
     def convert(value: Any) -> Any:
         if isinstance(value, nn.Module):
-            return shadow(value, device, tensors, done)
+            return frozen_copy(value, device, tensors, copies)
         if isinstance(value, Tensor):
             moved = value.detach().to(device)
             moved = moved.to(torch.complex64) if moved.is_complex() else moved
@@ -92,7 +103,7 @@ def shadow(module: nn.Module, device: torch.device, tensors: list[Tensor], done:
             return type(value)(convert(v) for v in value)
         return value
 
-    twin = done[id(module)] = copy.copy(module)
+    twin = copies[id(module)] = copy.copy(module)
     for name, value in vars(module).items():
         table = name in ("_parameters", "_buffers", "_modules")
         twin.__dict__[name] = {k: convert(v) for k, v in value.items()} if table else convert(value)
@@ -107,7 +118,7 @@ def pack(y: Measurement) -> Tensor:
 
 
 def unpack(rows: Tensor, like: Measurement) -> Measurement:
-    """The inverse of `pack` for any number of rows; `like` gives the shapes."""
+    """The inverse of `pack` for any number of rows; `like` gives the shapes and the kind."""
     if isinstance(like, TensorList):
         shapes = [(*part.shape[1:], 2) if part.is_complex() else part.shape[1:] for part in like.x]
         pieces = rows.split([torch.Size(shape).numel() for shape in shapes], 1)

@@ -1,4 +1,4 @@
-"""Conjugate gradients on a batch of independent systems: coefficients per row, no more steps than asked, no sync."""
+"""Conjugate gradients on a batch of independent systems: coefficients per row, a bounded number of steps, no sync."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ CarryingMatvec = Callable[[Tensor], tuple[Tensor, Tensor]]
 """`p -> (M p, E p)`, `E` any linear map that is computed on the way to `M p`."""
 
 ROUNDING = 1e-7
+"""Relative residual at which a row stops: the rounding error of float32."""
 
 
 @dataclass
 class WarmStart:
-    """What a sequence of similar solves remembers: the last solution, where the next one starts."""
+    """The last solution of a sequence of similar solves, where the next one starts.
+
+    Args:
+        solution: (N, *shape), or None before the first solve, which then starts at zero.
+    """
 
     solution: Tensor | None = None
 
@@ -31,60 +36,76 @@ def conjugate_gradient(
     b: Tensor,
     iterations: int,
     x0: Tensor | None = None,
-    accuracy: float = 0.0,
+    rtol: float = 0.0,
     precondition: Matvec | None = None,
 ) -> Tensor:
-    """Solve `M x = b` row by row (Hestenes and Stiefel, 1952) for `b` (N, *shape), starting at `x0` (zero by default).
+    """Solve `M x = b` row by row by conjugate gradients (Hestenes and Stiefel, 1952).
 
-    Without `x0` it costs `iterations` products, with it one more. A row whose residual is at most `accuracy |b|` stays
-    where it is; on the CPU the products end when all have come so far. `precondition` is nearly `M^-1`, symmetric and
-    positive definite on each row.
+    Args:
+        matvec: `p -> M p`, symmetric and positive definite on each row.
+        b: Right-hand sides, (N, *shape).
+        iterations: Most products with `M`, 1 or more; `x0` costs one more.
+        x0: Where to start, (N, *shape); zero by default.
+        rtol: A row whose residual is at most `rtol |b|` stays where it is. On the CPU the products end when all have
+            converged. 0 does every product.
+        precondition: Nearly `M^-1`, symmetric and positive definite on each row.
+
+    Returns:
+        `x`, (N, *shape).
     """
-    enough = accuracy * _dot(b, b).sqrt() if accuracy else None
+    atol = rtol * _dot(b, b).sqrt() if rtol else None
     r = b if x0 is None else b - matvec(x0)
-    x = _iterate(lambda p: (matvec(p), None), r, iterations, 0.0, enough, precondition)[0]
+    x = _iterate(lambda p: (matvec(p), None), r, iterations, 0.0, atol, precondition)[0]
     return x if x0 is None else x0 + x
 
 
 def carrying_conjugate_gradient(
-    matvec: CarryingMatvec, b: Tensor, iterations: int, floor: Level = 0.0, enough: Level | None = None
+    matvec: CarryingMatvec, b: Tensor, iterations: int, curvature_floor: Level = 0.0, atol: Level | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Solve `M x = b` from zero and return `(x, E x)` at a cost of `iterations` products, or fewer with `enough`.
+    """Solve `M x = b` from zero, and carry `E x` along.
 
     `x = sum_j alpha_j p_j`, so `E x = sum_j alpha_j E p_j` needs no product of its own. In moment matching (Rozet et
     al., 2024, arXiv 2405.13712) `M p = sigma^2 p + A C A'p` and `E p = C A'p`: one network call less.
 
-    `floor` (float or (N,)) is a known lower bound of the spectrum of `M`. The Jacobian of a network is only nearly
-    symmetric and positive; a curvature `p'Mp` below `floor * p'p` is its error and would throw the row far away.
+    The Jacobian of a network is only nearly symmetric and positive: a curvature `p'Mp` below `curvature_floor * p'p` is
+    its error and would throw the row far away.
 
-    A row whose residual `|b - M x|` is at most `enough` (float or (N,)) stays where it is, whatever the others do. When
-    all rows have come so far the products end, but only on the CPU: looking would make an accelerator wait.
+    Args:
+        matvec: `p -> (M p, E p)`.
+        b: Right-hand sides, (N, *shape).
+        iterations: Most products with `M`, 1 or more.
+        curvature_floor: A known lower bound of the spectrum of `M`, a float or (N,); 0 knows none.
+        atol: A row whose residual `|b - M x|` is at most this, a float or (N,), stays where it is, whatever the others
+            do. When all rows have converged the products end, but only on the CPU: an accelerator would have to wait.
+
+    Returns:
+        `x` (N, *shape), and `E x`.
     """
-    return _iterate(matvec, b, max(iterations, 1), floor, enough)
+    return _iterate(matvec, b, max(iterations, 1), curvature_floor, atol)
 
 
 def _iterate(
     matvec: Callable,
     b: Tensor,
     iterations: int,
-    floor: Level,
-    enough: Level | None = None,
+    curvature_floor: Level,
+    atol: Level | None = None,
     precondition: Matvec | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     x, r, carried = torch.zeros_like(b), b, None
     p, rr, rs = _residuals(r, precondition)
     converged = ROUNDING**2 * rr
-    if enough is not None:
-        converged = torch.maximum(converged, enough**2 * torch.ones_like(rr))
-    looks = enough is not None and b.device.type == "cpu"
-    bounded = isinstance(floor, Tensor) or floor > 0
+    if atol is not None:
+        converged = torch.maximum(converged, atol**2 * torch.ones_like(rr))
+    can_sync = atol is not None and b.device.type == "cpu"
+    bounded = isinstance(curvature_floor, Tensor) or curvature_floor > 0
     for step in range(iterations):
         product, extra = matvec(p)
         # A row at the rounding level of float32 is frozen: left running for hundreds of steps its coefficients become
         # quotients of denormal numbers, and it diverges.
         rs = torch.where(rr > converged, rs, 0)
         curvature = _dot(p, product)
-        alpha = _ratio(rs, torch.maximum(curvature, floor * _dot(p, p)) if bounded else curvature)
+        alpha = _ratio(rs, torch.maximum(curvature, curvature_floor * _dot(p, p)) if bounded else curvature)
         x = torch.addcmul(x, per_sample(alpha, p), p)
         if extra is not None:
             moved = per_sample(alpha, extra) * extra
@@ -93,7 +114,7 @@ def _iterate(
             r = torch.addcmul(r, per_sample(alpha, r), product, value=-1)
             before = rs
             s, rr, rs = _residuals(r, precondition)
-            if looks and bool((rr <= converged).all()):
+            if can_sync and bool((rr <= converged).all()):
                 break
             p = torch.addcmul(s, per_sample(_ratio(rs, before), p), p)
     return x, carried

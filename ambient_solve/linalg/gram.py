@@ -21,7 +21,9 @@ Scalar = Callable[[Tensor], Tensor]
 N, so that per-sample constants of shape (N, 1, ..., 1) broadcast against it."""
 
 TOLERANCE = 1e-5
+"""Relative error on random vectors below which a form of AA' is taken to be right."""
 LARGEST_DENSE = 256
+"""Most entries of one measurement for which AA' is written as a matrix."""
 
 
 class Gram(abc.ABC):

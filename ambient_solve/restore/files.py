@@ -114,7 +114,7 @@ def restore_file(
     def finish(parts: list[Restoration]) -> Restoration:
         result = joined(parts, picture)
         settings = {**result.settings, "request": request, "misfit": float(result.chi2.mean())}
-        return replace(result, samples=damage.handed_out(result.samples, picture), settings=settings)
+        return replace(result, samples=damage.to_output(result.samples, picture), settings=settings)
 
     if folder is None or len(every) == 1:
         if share is not None and not share.takes(0):

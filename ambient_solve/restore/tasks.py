@@ -40,7 +40,7 @@ class Task(abc.ABC):
     def operator(self, picture: Picture) -> Physics:
         """The operator that measured this picture."""
 
-    def handed_out(self, samples: Tensor, picture: Picture) -> Tensor:
+    def to_output(self, samples: Tensor, picture: Picture) -> Tensor:
         """What the user gets of the restored `samples` (B, S, C, H, W): their frame, and no tint on a grey picture."""
         framed = self.frame(samples, picture)
         return framed if picture.copies == 1 else framed.mean(-3, keepdim=True).expand_as(framed)

@@ -64,7 +64,7 @@ def test_conjugate_gradient_does_not_diverge_long_after_convergence():
 def test_curvature_floor_bounds_the_step():
     b = randn(2, 5)
     wrong = lambda p: (-3 * p, p)  # noqa: E731  a "covariance" with negative curvature
-    x, carried = carrying_conjugate_gradient(wrong, b, 1, floor=torch.tensor([0.25, 0.5]))
+    x, carried = carrying_conjugate_gradient(wrong, b, 1, curvature_floor=torch.tensor([0.25, 0.5]))
     torch.testing.assert_close(x, b / torch.tensor([[0.25], [0.5]]))
     torch.testing.assert_close(carried, x)
 
@@ -99,27 +99,27 @@ def counted(spectra: Tensor, calls: list[int]):
 def test_enough_stops_rows_at_their_own_residual():
     """Row 0 is solved by one step, the others need many; without the rule all would get all of them."""
     spectra, b, calls = diagonal(3)
-    enough = torch.tensor([0.5, 0.5, 0.05])
-    x, carried = carrying_conjugate_gradient(counted(spectra, calls), b, 200, enough=enough)
+    atol = torch.tensor([0.5, 0.5, 0.05])
+    x, carried = carrying_conjugate_gradient(counted(spectra, calls), b, 200, atol=atol)
     residual = (b - spectra * x).norm(dim=1)
-    assert (residual <= 1.01 * enough).all() and 1 < len(calls) < 200
+    assert (residual <= 1.01 * atol).all() and 1 < len(calls) < 200
     torch.testing.assert_close(carried, 2 * x)
     fully = carrying_conjugate_gradient(counted(spectra, []), b, 200)[0]
-    assert ((x - fully).norm(dim=1) <= 1.01 * enough + 1e-4).all()  # the spectrum is at least 1
-    assert (x[1] - fully[1]).norm() > 1e-3, "the loose row went on after it had enough"
+    assert ((x - fully).norm(dim=1) <= 1.01 * atol + 1e-4).all()  # the spectrum is at least 1
+    assert (x[1] - fully[1]).norm() > 1e-3, "the loose row went on after it had converged"
     short = carrying_conjugate_gradient(counted(spectra, []), b, len(calls) // 2)[0]
-    assert ((b - spectra * short).norm(dim=1) > enough).any(), "half the steps would have done"
+    assert ((b - spectra * short).norm(dim=1) > atol).any(), "half the steps would have done"
 
 
 def test_enough_does_not_look_at_the_batch():
     spectra, b, calls = diagonal(4)
-    enough = torch.tensor([0.5, 1.0, 0.1, 0.02])
-    together, carried = carrying_conjugate_gradient(counted(spectra, calls), b, 100, enough=enough)
+    atol = torch.tensor([0.5, 1.0, 0.1, 0.02])
+    together, carried = carrying_conjugate_gradient(counted(spectra, calls), b, 100, atol=atol)
     alone_calls = []
     for i in range(4):
         calls = []
         one = slice(i, i + 1)
-        alone = carrying_conjugate_gradient(counted(spectra[one], calls), b[one], 100, enough=enough[one])
+        alone = carrying_conjugate_gradient(counted(spectra[one], calls), b[one], 100, atol=atol[one])
         assert torch.equal(alone[0], together[one]) and torch.equal(alone[1], carried[one])
         alone_calls.append(len(calls))
     assert alone_calls[0] == 1 and len(set(alone_calls)) > 2  # a rule for the whole batch would give one number
@@ -127,6 +127,6 @@ def test_enough_does_not_look_at_the_batch():
 
 def test_a_row_that_has_enough_at_the_start_does_not_move():
     spectra, b, calls = diagonal(2)
-    enough = torch.tensor([100.0, 0.5])
-    x, carried = carrying_conjugate_gradient(counted(spectra, calls), b, 50, enough=enough)
+    atol = torch.tensor([100.0, 0.5])
+    x, carried = carrying_conjugate_gradient(counted(spectra, calls), b, 50, atol=atol)
     assert (x[0] == 0).all() and (carried[0] == 0).all() and (x[1] != 0).any()

@@ -201,14 +201,14 @@ def test_prox_and_solve_are_those_of_the_dense_matrix(coils, R, monkeypatch):
     wanted, solved = torch.stack(wanted), torch.stack(solved)
     # As accurate as the solve is asked to be by default, and as float32 can be.
     assert relative(likelihood.prox(v, q), wanted) < 4e-4 and relative(likelihood.solve(q**2, r), solved) < 4e-4
-    monkeypatch.setattr("ambient_solve.likelihood.likelihood.ACCURACY", 1e-8)
+    monkeypatch.setattr("ambient_solve.likelihood.likelihood.RTOL", 1e-8)
     assert relative(likelihood.prox(v, q), wanted) < 1e-4 and relative(likelihood.solve(q**2, r), solved) < 1e-4
     # Control: a mask drawn with another seed.
     assert relative(wrong.prox(v, q), wanted) > 0.05
 
 
 def test_one_coil_that_sees_all_alike_has_a_closed_form(monkeypatch):
-    monkeypatch.setattr("ambient_solve.likelihood.likelihood.ACCURACY", 1e-8)
+    monkeypatch.setattr("ambient_solve.likelihood.likelihood.RTOL", 1e-8)
     mask, phase = mask_of("columns", (10, 12)), torch.polar(torch.ones(10, 12), randn(10, 12))
     op, x = MultiCoil(phase[None], mask, sigma=0.1), randn(2, 2, 10, 12)
     y = op(x)

@@ -115,7 +115,7 @@ def test_a_batch_is_its_slices():
 
 
 def test_prox_is_that_of_the_dense_matrix_and_the_preconditioner_helps(monkeypatch):
-    monkeypatch.setattr("ambient_solve.likelihood.likelihood.ACCURACY", 1e-8)
+    monkeypatch.setattr("ambient_solve.likelihood.likelihood.RTOL", 1e-8)
     size, sigma, q = (12, 10), 0.1, 1.0
     op, v = NonCartesian(birdcage(3, size), radial(14, 24)), randn(1, 2, *size, seed=2)
     y = op.A(randn(1, 2, *size))

@@ -144,7 +144,7 @@ class _Clock:
 def _estimate(problem: Problem, part: Run, z: Tensor) -> np.ndarray:
     """The first of the states `z` as a picture (h, w, C) of the working size."""
     with torch.no_grad():
-        x = problem.damage.handed_out(part.prior.decode(z[:1])[:, None], problem.piece.picture)[0, 0].float().cpu()
+        x = problem.damage.to_output(part.prior.decode(z[:1])[:, None], problem.piece.picture)[0, 0].float().cpu()
     if problem.piece.mask is not None and problem.order.keep:
         x = torch.where(problem.piece.mask > 0, problem.piece.picture.y[0], x)
     return x.permute(1, 2, 0).numpy()
@@ -152,7 +152,7 @@ def _estimate(problem: Problem, part: Run, z: Tensor) -> np.ndarray:
 
 def _handed_out(problem: Problem, samples: Tensor) -> np.ndarray:
     """Samples (1, S, C, h, w) as handed out (S, H, W, C): framed, at full size, measured pixels copied back."""
-    x, piece = problem.damage.handed_out(samples, problem.piece.picture).float().cpu(), problem.piece
+    x, piece = problem.damage.to_output(samples, problem.piece.picture).float().cpu(), problem.piece
     if piece.picture.y.shape != piece.whole.y.shape:
         x = piece.paste(x)
     elif piece.mask is not None and problem.order.keep:
