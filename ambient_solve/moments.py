@@ -1,10 +1,10 @@
-r"""Mean, spread and quantiles of more samples than memory holds: each sample is folded in and forgotten.
+r"""Mean, standard deviation and quantiles of more samples than memory holds: each sample is folded in and forgotten.
 
 Mean and sum of squared deviations are merged by (Chan, Golub and LeVeque, 1979), for `a` and `b` samples, `n = a + b`,
 
     mean = mean_a + (b / n) (mean_b - mean_a),      M = M_a + M_b + (a b / n) (mean_b - mean_a)^2
 
-which loses nothing to rounding where the spread is small beside the mean, as sums of squares do.
+which loses nothing to rounding where the deviation is small beside the mean, as sums of squares do.
 
 Quantiles follow the P-square rule (Jain and Chlamtac, 1985, Communications of the ACM 28(10)): markers of heights q_i
 and positions n_i (how many samples lie at or below q_i) stand at the probabilities asked for, at 0 and 1, and half way
@@ -65,12 +65,12 @@ class Running:
 
     @property
     def mean(self) -> Tensor:
-        """(B, *shape)."""
+        """Mean of the samples, (B, *shape)."""
         return self._mean
 
     @property
     def std(self) -> Tensor:
-        """That of `torch.std`, (B, *shape); NaN with one sample, which has no spread."""
+        """Standard deviation over the samples, as `torch.std` has it, (B, *shape); NaN with one sample."""
         if self.count == 1:
             return torch.full_like(self._mean, torch.nan)
         return (self._squares / (self.count - 1)).sqrt()

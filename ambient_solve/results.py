@@ -45,7 +45,7 @@ class Restoration:
 
     @property
     def std(self) -> Tensor:
-        """Posterior standard deviation of each pixel, (B, C, *spatial); NaN with one sample, which has no spread."""
+        """Posterior standard deviation of each pixel, (B, C, *spatial); NaN with one sample."""
         if self.samples.shape[1] == 1:
             return torch.full_like(self.samples[:, 0], torch.nan)
         return self.samples.std(1)
@@ -55,7 +55,7 @@ class Restoration:
         return self.samples.quantile(p, dim=1)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write samples.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, spread and samples.
+        """Write samples.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, std and samples.
 
         Each PNG carries the settings in its text chunk. Returns the paths written.
         """
@@ -73,8 +73,8 @@ class Restoration:
             prefix = f"{b:03d}-" if len(self.samples) > 1 else ""
             pictures = {"mean": self.mean[b], **{f"sample-{s}": x for s, x in enumerate(self.samples[b])}}
             if self.samples.shape[1] > 1:
-                spread = self.std[b]
-                pictures["spread"] = spread / spread.max().clamp_min(1e-12)
+                std = self.std[b]
+                pictures["std"] = std / std.max().clamp_min(1e-12)
             for name, picture in pictures.items():
                 written.append(folder / f"{prefix}{name}.png")
                 save_png(picture, written[-1], text)
@@ -127,7 +127,7 @@ class Summary:
         return self.quantiles[self.probabilities.index(p)]
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write summary.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, spread and one sample.
+        """Write summary.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, std and one sample.
 
         Each PNG carries the settings in its text chunk. Returns the paths written.
         """
@@ -146,7 +146,7 @@ class Summary:
             prefix = f"{b:03d}-" if len(self.mean) > 1 else ""
             pictures = {"mean": self.mean[b], "sample": self.sample[b]}
             if self.n_samples > 1:
-                pictures["spread"] = self.std[b] / self.std[b].max().clamp_min(1e-12)
+                pictures["std"] = self.std[b] / self.std[b].max().clamp_min(1e-12)
             for name, picture in pictures.items():
                 written.append(folder / f"{prefix}{name}.png")
                 save_png(picture, written[-1], text)

@@ -159,11 +159,11 @@ class Solver:
         cond: Any = None,
         progress: bool = False,
     ) -> Summary:
-        """What many samples say, without keeping them: their mean, spread, misfit and `quantiles`.
+        """What many samples say, without keeping them: their mean, std, misfit and `quantiles`.
 
         The samples are those of `solve`, drawn `at_once` at a time (8, or all if they interact); memory does not depend
         on `n_samples`. Mean and
-        spread are exact, quantiles follow the P-square rule (exact for up to 50 samples); none of them, less memory.
+        std are exact, quantiles follow the P-square rule (exact for up to 50 samples); none of them, less memory.
         """
         probabilities = check_probabilities(quantiles)
         if at_once is None and not (self.algorithm is not None and self.algorithm.interacting):

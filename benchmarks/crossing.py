@@ -183,7 +183,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Score:
-    """NRMSE of one sample, NRMSE of the mean of all, and `V / B`, 1 where the spread is right."""
+    """NRMSE of one sample, NRMSE of the mean of all, and `V / B`, 1 where the variance is right."""
 
     single: float
     mean: float
@@ -205,7 +205,7 @@ def criteria(columns: dict[int, dict[str, Score]]) -> list[tuple[str, float, flo
     clean, first, last = "DPS, clean prior", columns[RATES[0]], columns[RATES[-1]]
     exact, own = "exact posterior", "A-DPS, conditioned on the measured mask"
     learned, every = [f"A-DPS, prior R = {rate}" for rate in RATES], columns.values()
-    spread = [column[name].calibration for column in every for name in learned]
+    ratios = [column[name].calibration for column in every for name in learned]
     return [
         (
             "R = 2: best A-DPS over DPS, clean prior",
@@ -221,7 +221,7 @@ def criteria(columns: dict[int, dict[str, Score]]) -> list[tuple[str, float, flo
             0,
             1,
         ),
-        ("V / B of A-DPS, largest", max(spread), 0, 0.6),
+        ("V / B of A-DPS, largest", max(ratios), 0, 0.6),
         ("V / B of DPS, clean prior, smallest (control)", min(c[clean].calibration for c in every), 0.8, 1.2),
         ("V / B of the exact posterior, smallest (control)", min(c[exact].calibration for c in every), 0.9, 1.1),
         ("A-DPS over A-OS, smallest", min(c[n].single / c["A-OS"].single for c in every for n in learned), 1.05, 9),

@@ -196,7 +196,7 @@ def pictures(method: str, runs: int) -> int:
 
 
 def measure(name: str, x: Tensor, task: str, method: str, prior, metrics: Metrics, setting: dict, runs: int) -> dict:
-    """One row: quality of the first picture and of the mean of all, misfit, and how honest the spread is."""
+    """One row: quality of the first picture and of the mean of all, misfit, and how honest the std is."""
     op = TASKS[task]()
     # A peer's own noise goes on where that of the measurement ends: it follows from the photograph alone.
     torch.manual_seed(sum(map(ord, name)))

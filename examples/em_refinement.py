@@ -57,23 +57,23 @@ y_new, op_new, mask_new = measured(x, seed=2)
 
 
 def restored(prior):
-    """Posterior samples of the photograph, and the error and the claimed spread of what was not seen."""
+    """Posterior samples of the photograph, and the error and the claimed standard deviation of what was not seen."""
     r = Solver(prior, "mmps", steps=20).solve(y_new, op_new, n_samples=4)
     hidden = 1 - mask_new
-    error, spread = (r.mean - x).square(), r.std.square()
-    return r, *(float((hidden * v).sum() / hidden.sum()) ** 0.5 for v in (error, spread))
+    error, std = (r.mean - x).square(), r.std.square()
+    return r, *(float((hidden * v).sum() / hidden.sum()) ** 0.5 for v in (error, std))
 
 
 # 3. Iterations.
 for iteration in range(ITERATIONS + 1):
     if iteration % 4 == 0:
-        r, error, spread = restored(prior)
-        print(f"iteration {iteration}: error of what was not seen {error:.3f}, claimed spread {spread:.3f}")
+        r, error, std = restored(prior)
+        print(f"iteration {iteration}: error of what was not seen {error:.3f}, claimed std {std:.3f}")
     if iteration < ITERATIONS:
         seeds = range(iteration * len(y), (iteration + 1) * len(y))
         prior = fitted(Solver(prior, "mmps", steps=15).solve(y, op, seed=seeds).samples[:, 0])
-_, error, spread = restored(fitted(every))
-print(f"learned from clean patches: error {error:.3f}, claimed spread {spread:.3f}")
+_, error, std = restored(fitted(every))
+print(f"learned from clean patches: error {error:.3f}, claimed std {std:.3f}")
 
 # 4. The photograph as one picture again.
 tiles = r.samples.reshape(len(face) // SIDE, -1, *r.samples.shape[1:])  # (down, across, S, 1, SIDE, SIDE)

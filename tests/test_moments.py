@@ -193,7 +193,7 @@ def test_saved(tmp_path):
     y, op = problem()
     found = Watched("proximal", steps=2).summarise(y[:1], op, n_samples=5)
     written = {p.name for p in found.save(tmp_path)}
-    assert written == {"summary.safetensors", "settings.json", "mean.png", "spread.png", "sample.png"}
+    assert written == {"summary.safetensors", "settings.json", "mean.png", "std.png", "sample.png"}
     record = json.loads((tmp_path / "settings.json").read_text())
     assert record["n_samples"] == 5 and record["probabilities"] == [0.05, 0.5, 0.95]
     alone = Watched("proximal", steps=2).summarise(y, op, n_samples=1, quantiles=())

@@ -175,7 +175,7 @@ def test_restoration(network, tmp_path):
     torch.testing.assert_close(r.quantile(0.5), r.samples.median(1).values)
     assert r.std.shape == r.mean.shape and r.chi2.shape == (1, 3)
     written = {p.name for p in r.save(tmp_path)}
-    assert written == {"samples.safetensors", "settings.json", "mean.png", "spread.png"} | {
+    assert written == {"samples.safetensors", "settings.json", "mean.png", "std.png"} | {
         f"sample-{s}.png" for s in range(3)
     }
     assert json.loads((tmp_path / "settings.json").read_text())["steps"] == 2

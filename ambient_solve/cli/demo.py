@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ambient_solve.cli.flags import Device
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.figures.sheet import Row, contact_sheet, picture_tile, spread_tile
+from ambient_solve.figures.sheet import Row, contact_sheet, picture_tile, std_tile
 from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ambient_solve.results import Restoration
 
 SIDE, SIGMA, SHEET = 128, 0.02, "demo.png"
-COLUMNS = ("original", "damaged", "mean", "sample 1", "sample 2", "spread")
+COLUMNS = ("original", "damaged", "mean", "sample 1", "sample 2", "std")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ def run_demo(
     from ambient_solve.solver import Solver
 
     if n_samples < 2:
-        raise AmbientSolveError(f"The demo shows two samples and their spread; n_samples={n_samples} was given.")
+        raise AmbientSolveError(
+            f"The demo shows two samples; n_samples={n_samples} was given, 2 or more were expected."
+        )
     if prior.shape[0] != 3:
         raise AmbientSolveError(
             f"The demo's photograph has 3 channels, this prior makes {prior.shape[0]}. Choose another prior."
@@ -124,7 +126,7 @@ def _row(x: Tensor, shown: Tensor, result: Restoration, score: Score) -> Row:
         picture_tile(shown, captions["damaged"]),
         picture_tile(result.mean[0], captions["mean"]),
         *(picture_tile(s, caption) for s, caption in zip(samples, one, strict=False)),
-        spread_tile(result.std[0]),
+        std_tile(result.std[0]),
     ]
     return Row(
         f"{score.name[0].upper()}{score.name[1:]}, noise {SIGMA}", f"data misfit {score.chi2:.2f} (1 is right)", tiles

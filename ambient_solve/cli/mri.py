@@ -33,7 +33,7 @@ class Mri:
 
     Each SCAN is a file of k-space (fastMRI or ISMRMRD .h5, BART .cfl, .npy, .npz, or FILE:ARRAY), or of a magnitude
     (NIfTI, DICOM), whose k-space is simulated. A knob of the algorithm is given as --KNOB VALUE. OUT/NAME gets, for
-    each slice, report.png, reconstruction.npz and settings.json; mean.nii.gz and spread.nii.gz hold all slices. What
+    each slice, report.png, reconstruction.npz and settings.json; mean.nii.gz and std.nii.gz hold all slices. What
     an earlier run has finished is skipped, and a bad slice stops no other.
     """
 
@@ -169,7 +169,7 @@ class Mri:
 
         found = [folder / f"slice-{i:03d}" for i in chosen]
         found = [slice_ for slice_ in found if read_record(slice_)]
-        for what in ("mean", "spread"):
+        for what in ("mean", "std"):
             volume = []
             for slice_ in found:
                 with np.load(slice_ / "reconstruction.npz", allow_pickle=False) as arrays:

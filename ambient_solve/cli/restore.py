@@ -25,7 +25,7 @@ class Restore:
     """Restore damaged pictures. Each IMAGE is the measurement itself: a file, or a folder of files.
 
     A knob of the algorithm is given as --KNOB VALUE, such as --steps 20; `ambient-solve info` lists them. Results go to
-    OUT/NAME: mean.png, samples, spread.png, settings.json. What an earlier run has finished is skipped. Under torchrun
+    OUT/NAME: mean.png, samples, std.png, settings.json. What an earlier run has finished is skipped. Under torchrun
     or accelerate launch each process does its share: the same samples, whatever the number of processes.
     """
 

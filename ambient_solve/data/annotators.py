@@ -129,8 +129,8 @@ def calibrated(clean: np.ndarray, damaged: np.ndarray) -> np.ndarray:
     Platt's scaling `expit(a s + b)` (1999), both classes weighing the same. The penalty, the square of `a` and `b` over
     the number of samples, and `a >= 0` draw a classifier that has learned nothing to even odds exactly.
     """
-    middle, spread = np.concatenate([clean, damaged]).mean(), np.concatenate([clean, damaged]).std()
-    u, v = ((s.ravel() - middle) / max(spread, 1e-12) for s in (clean, damaged))
+    middle, scale = np.concatenate([clean, damaged]).mean(), np.concatenate([clean, damaged]).std()
+    u, v = ((s.ravel() - middle) / max(scale, 1e-12) for s in (clean, damaged))
     weight = 1 / min(len(clean), len(damaged))
 
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
@@ -140,7 +140,7 @@ def calibrated(clean: np.ndarray, damaged: np.ndarray) -> np.ndarray:
         return value, np.array([(right * u).mean() + (wrong * v).mean(), right.mean() + wrong.mean()]) + weight * w
 
     a, b = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)]).x
-    return expit(a * (damaged - middle) / max(spread, 1e-12) + b)
+    return expit(a * (damaged - middle) / max(scale, 1e-12) + b)
 
 
 def autocovariance(pictures: Sequence[np.ndarray], reach: int) -> np.ndarray:

@@ -57,9 +57,9 @@ def correlation(ours: Tensor, theirs: Tensor, seen: Tensor, noise: Tensor) -> Te
     variance = (weight * theirs**2).sum(1) - own**2
     signal = torch.maximum(variance - noise, variance / 4)
     both = ours @ (weight * theirs).T - mean * own
-    spread = (square - mean**2).clamp_min(0)
-    flat = (spread < CONTRAST**2) | (signal < CONTRAST**2) | ((seen > 0).double().mean(1) < SHOWN)
-    return torch.where(flat, -1.0, both / (spread * signal).clamp_min(1e-12).sqrt())
+    variance = (square - mean**2).clamp_min(0)
+    flat = (variance < CONTRAST**2) | (signal < CONTRAST**2) | ((seen > 0).double().mean(1) < SHOWN)
+    return torch.where(flat, -1.0, both / (variance * signal).clamp_min(1e-12).sqrt())
 
 
 def prior_units(picture: Tensor) -> Tensor:

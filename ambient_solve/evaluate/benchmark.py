@@ -29,7 +29,7 @@ from torch import Tensor
 from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.calibration import coverage
-from ambient_solve.evaluate.metrics import Metrics, spread_and_error
+from ambient_solve.evaluate.metrics import Metrics, variance_and_error
 from ambient_solve.noise import Level, Streams
 from ambient_solve.priors.base import Prior
 from ambient_solve.results import Restoration
@@ -188,7 +188,7 @@ def measure(job: Job, metrics: Metrics, at_once: int | None = None) -> tuple[Row
     result = job.solver(y).solve(y, job.op, n_samples=S, seed=seed, at_once=None if together else at_once)
     samples = result.samples[0].cpu()
     learned = job.prior is not None
-    V, B = spread_and_error(samples, x) if S > 1 else (math.nan, math.nan)
+    V, B = variance_and_error(samples, x) if S > 1 else (math.nan, math.nan)
     row = {
         "key": job.key,
         "task": job.task.label,
@@ -213,7 +213,7 @@ def measure(job: Job, metrics: Metrics, at_once: int | None = None) -> tuple[Row
 
 
 def save_pictures(job: Job, result: Restoration, folder: Path) -> None:
-    """The truth, what was measured, and the mean, the first sample and the spread, which is white at its largest."""
+    """The truth, what was measured, and the mean, the first sample and the standard deviation, white at its largest."""
     folder.mkdir(parents=True, exist_ok=True)
     save_png(job.picture.x, folder / f"{job.measured}-truth.png")
     save_png(as_picture(job.measurement(), job.op), folder / f"{job.measured}-damaged.png")
@@ -221,8 +221,8 @@ def save_pictures(job: Job, result: Restoration, folder: Path) -> None:
     if job.prior is not None:
         save_png(result.samples[0, 0], folder / f"{job.key}-sample.png")
     if job.samples > 1:
-        spread = result.std[0].mean(0, keepdim=True)
-        save_png(spread / spread.max().clamp_min(1e-12), folder / f"{job.key}-spread.png")
+        std = result.std[0].mean(0, keepdim=True)
+        save_png(std / std.max().clamp_min(1e-12), folder / f"{job.key}-std.png")
 
 
 def as_picture(y: Tensor, op: Physics) -> Tensor:

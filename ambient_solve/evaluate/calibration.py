@@ -40,9 +40,9 @@ def variance_ratio(samples: Tensor, truth: Tensor) -> float:
             f"got {tuple(samples.shape)} and {tuple(truth.shape)}."
         )
     samples, truth = samples.double(), truth.double()
-    spread = samples.var(1).mean()
-    error = ((samples.mean(1) - truth) ** 2).mean() - spread / S
-    return float(spread / error) if error > 0 else math.inf
+    variance = samples.var(1).mean()
+    error = ((samples.mean(1) - truth) ** 2).mean() - variance / S
+    return float(variance / error) if error > 0 else math.inf
 
 
 def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> float:

@@ -91,7 +91,7 @@ def _layer(key: str) -> tuple[int, bool]:
     return int(key.split(".")[1]), key.endswith("bias")
 
 
-def spread_and_error(samples: Tensor, truth: Tensor) -> tuple[float, float]:
+def variance_and_error(samples: Tensor, truth: Tensor) -> tuple[float, float]:
     """`V` and `B` of `variance_ratio` for the samples (S, *shape) of one picture; `B` may come out below 0.
 
     The ratio over many pictures is that of their sums: a mean of ratios would be ruled by one picture of little error.

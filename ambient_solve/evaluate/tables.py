@@ -110,7 +110,7 @@ def _page(
             title = f"{job.task.label}: {job.picture.name}"
             start = [figure(f"{job.measured}-{kind}", kind) for kind in ("truth", "damaged")]
             label = f"{job.arm.label}{', ' if job.prior_label else ''}{job.prior_label}"
-            own = [figure(f"{job.key}-{kind}", f"{label}: {kind}") for kind in ("mean", "spread", "sample")]
+            own = [figure(f"{job.key}-{kind}", f"{label}: {kind}") for kind in ("mean", "std", "sample")]
             strips.setdefault(title, start).extend(own)
     shown = [f"<h2>{escape(title)}</h2><div class=strip>{''.join(all_)}</div>" for title, all_ in strips.items()]
     return "\n".join(
@@ -118,7 +118,7 @@ def _page(
             "<!doctype html><html lang=en><meta charset=utf-8><title>ambient-solve evaluate</title>",
             f"<style>{STYLE}</style><h1>Restorations held against the truth</h1>",
             f"<table>{row('th', head)}{''.join(row('td', words) for words in cells)}</table>",
-            f"<p>{escape(legend)} In the pictures of a spread, white is its own largest value.</p>",
+            f"<p>{escape(legend)} In the pictures of a standard deviation (std), white is its own largest value.</p>",
             *(f"<p>Left out: {escape(sentence)}</p>" for sentence in left_out),
             *shown,
             "</html>\n",

@@ -21,10 +21,10 @@ def bars(counts: np.ndarray, bad: bool) -> np.ndarray:
     """A rank histogram; the band holds 99 % of the bars of an exact sampler."""
     image, pen = _canvas()
     expected = counts.mean()
-    spread = 2.58 * np.sqrt(expected * (1 - 1 / len(counts)))
-    scale = 0.95 * SIDE / max(counts.max(), 2 * expected, expected + spread)
+    band = 2.58 * np.sqrt(expected * (1 - 1 / len(counts)))
+    scale = 0.95 * SIDE / max(counts.max(), 2 * expected, expected + band)
     level = lambda value: SIDE - 1 - scale * value  # noqa: E731
-    pen.rectangle((0, level(expected + spread), SIDE, level(max(expected - spread, 0))), BAND)
+    pen.rectangle((0, level(expected + band), SIDE, level(max(expected - band, 0))), BAND)
     edges = np.linspace(0, SIDE, len(counts) + 1)
     for left, right, count in zip(edges, edges[1:], counts, strict=False):
         pen.rectangle((left + 1, level(count), right - 2, SIDE), BAD if bad else BAR)

@@ -42,12 +42,14 @@ def picture_tile(x: Tensor, caption: str = "") -> Tile:
     return Tile(np.ascontiguousarray(array.transpose(1, 2, 0).repeat(3 // len(array), 2)), caption)
 
 
-def spread_tile(std: Tensor) -> Tile:
-    """A tile of a standard deviation (C, H, W), averaged over channels. The brightest colour is its largest value but
-    for one pixel in 200, and is written beside the bar."""
-    spread = std.detach().float().cpu().mean(0).numpy()
-    top = max(float(np.quantile(spread, 0.995)), 1e-12)
-    return Tile(_heat((spread / top).clip(0, 1)), bar=("0", f"{top:.2g}+"))
+def std_tile(std: Tensor) -> Tile:
+    """A tile of a standard deviation `std` (C, H, W), averaged over channels.
+
+    The brightest colour is its largest value but for one pixel in 200, and is written beside the bar.
+    """
+    mean = std.detach().float().cpu().mean(0).numpy()
+    top = max(float(np.quantile(mean, 0.995)), 1e-12)
+    return Tile(_heat((mean / top).clip(0, 1)), bar=("0", f"{top:.2g}+"))
 
 
 def contact_sheet(title: str, columns: Sequence[str], rows: Sequence[Row], side: int = 256) -> Image.Image:

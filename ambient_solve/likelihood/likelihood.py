@@ -40,7 +40,7 @@ from ambient_solve.likelihood.measurement import (
     real,
     unpack,
 )
-from ambient_solve.likelihood.noise_law import noise_law
+from ambient_solve.likelihood.noise_law import FAINT, noise_law
 from ambient_solve.linalg.conjugate_gradient import WarmStart, carrying_conjugate_gradient, conjugate_gradient
 from ambient_solve.linalg.convolution import Convolution, find_convolution
 from ambient_solve.linalg.gram import CirculantGram, Gram, Scalar, find_gram, find_normal
@@ -50,8 +50,6 @@ from ambient_solve.priors.base import Prior
 Covariance = Level | Callable[[Tensor], Tensor]
 """A variance `q^2` (float or (N,)) that stands for `q^2 I`, or a product `v -> C v` on (N, *z_shape)."""
 
-FAINT = 0.5
-"""Counted noise has at least the variance of this many photons: a weight must stay finite."""
 RTOL = 5e-6
 """Relative residual at which an iterative solve ends: its error is then far below the noise of a sample."""
 SWEEPS = 16

@@ -11,8 +11,10 @@ from torch import Tensor
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.likelihood.measurement import Measurement, name_of
 
+FAINT = 0.5
+"""Photons: counted noise has at least their variance, for a weight must stay finite."""
 COUNTING = (PoissonNoise, PoissonGaussianNoise)
-"""Noise of photons, whose variance grows with the signal."""
+"""Types of noise of photons, whose variance grows with the signal."""
 
 
 def noise_law(op: Physics, sigma_y: float | Tensor | None, y: Measurement) -> tuple[Tensor, Tensor | None]:

@@ -1,8 +1,8 @@
-"""One slice of a scan to a picture, with samples, a spread and a misfit; and the classical pictures beside it.
+"""One slice of a scan to a picture, with samples, a std and a misfit; and the classical pictures beside it.
 
     scan = read_scan("scan.h5")
     made = reconstruct(scan.slice(0), load_mri_prior("brain-mri"), n_samples=8)
-    made.mean, made.spread, made.chi2           # in the units of the scan
+    made.mean, made.std, made.chi2              # in the units of the scan
 
 Coil maps and scale come from the calibration region alone, the noise level from the noise scan or the outermost of
 k-space: nothing is used that a real, undersampled scan would lack.
@@ -62,8 +62,8 @@ class Reconstruction:
         return self.mean.norm(dim=0)
 
     @property
-    def spread(self) -> Tensor | None:
-        """The deviation of the magnitude over the samples, (H, W); None with one sample."""
+    def std(self) -> Tensor | None:
+        """Posterior standard deviation of the magnitude, (H, W), in the units of the scan; None with one sample."""
         return self.samples.norm(dim=1).std(0) if len(self.samples) > 1 else None
 
 
@@ -141,7 +141,17 @@ def magnitude_metrics(x: Tensor, reference: Tensor) -> dict[str, float]:
 
 
 def reconstruction(p: Problem, x: Tensor, seconds: float, settings: dict[str, Any]) -> Reconstruction:
-    """What became of `p`: samples `x` (S, 2, H, W) as a method made them, normalised, in the units of the scan."""
+    """The outcome of `p`, in the units of the scan.
+
+    Args:
+        p: The slice.
+        x: Samples, (S, 2, H, W), as a method made them: normalised.
+        seconds: Wall time of the method.
+        settings: How they were made.
+
+    Returns:
+        The reconstruction, with its metrics where the scan has a reference.
+    """
     x = x.detach()
     known = {"coils": len(p.maps), "R": acceleration(p.mask), "acs": p.scan.acs, "sigma_y": p.sigma, "scale": p.scale}
     known |= {"simulated_kspace": p.scan.simulated, "notes": list(p.scan.notes), "notice": NOTICE}

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.figures.sheet import Row, Tile, contact_sheet, picture_tile, spread_tile
+from ambient_solve.figures.sheet import Row, Tile, contact_sheet, picture_tile, std_tile
 from ambient_solve.mri.classical import zero_filled
 from ambient_solve.mri.problem import NOTICE
 from ambient_solve.mri.reconstruction import Reconstruction
@@ -35,11 +35,11 @@ def report(made: Reconstruction) -> Image.Image:
         grey(filled, "zero-filled"),
         grey(made.magnitude, "mean" if len(made.samples) > 1 else "reconstruction"),
     ]
-    if made.spread is not None:
-        spread = spread_tile(made.spread[None])
+    if made.std is not None:
+        std = std_tile(made.std[None])
         pictures += [
             grey(made.samples[0].norm(dim=0), "one sample"),
-            Tile(spread.picture, "", ("spread 0", spread.bar[1])),
+            Tile(std.picture, "", ("std 0", std.bar[1])),
         ]
     if reference is not None:
         pictures += [grey(reference[0], "reference")]
@@ -99,7 +99,7 @@ def save_slice(made: Reconstruction, folder: Path) -> None:
         "simulated_kspace": np.bool_(p.scan.simulated),
         "notice": np.str_(NOTICE),
     }
-    arrays |= {} if made.spread is None else {"spread": made.spread.numpy()}
+    arrays |= {} if made.std is None else {"std": made.std.numpy()}
     arrays |= {} if p.scan.reference is None else {"reference": p.scan.reference[0].numpy()}
     np.savez(folder / "reconstruction.npz", **arrays)
     (folder / "settings.json").write_text(text + "\n")

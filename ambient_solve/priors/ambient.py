@@ -16,7 +16,7 @@ part follows its exact flow and the hidden part ends at its conditional mean, so
 where `p` is Gaussian of covariance `C`: less diverse than the data, the more so the less is visible. With a fresh mask
 at each call the samples shrink towards the mean of the data. Under a solver, too, what the mask hides ends at its
 conditional mean, also where it was measured: a mask that hides measured entries loses them, `with_mask` of the
-operator's own does not. The mean of many samples is then right, the spread of what was not measured is missing.
+operator's own does not. The mean of many samples is then right, the variance of what was not measured is missing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class AmbientPrior(WrappedPrior):
             further damage of training hid it. Masks are drawn by it, each entry by itself.
         mask_channels: Channels of a mask: 1 is shared by all channels, otherwise one for each.
         policy: What it is shown. "fixed" draws one mask for each row of a run. "per_call" draws new ones at each call,
-            for comparison: the samples spread far less. "measurement" takes `mask`.
+            for comparison: the samples differ far less. "measurement" takes `mask`.
         mask: 1 where visible: (H, W), (1, H, W) or (C, H, W), for vectors (d,); a leading axis B gives each of B
             measurements its own. Best where it hides about as much as the network was used to.
         maps: Complex coil maps ([B,] coils, H, W): `mask` is one of k-space.

@@ -38,7 +38,7 @@ class ExactPrior(Prior):
     """What `GaussianPrior` and `MixturePrior` share: K components, log weights, `decode(z) = scale * z + offset`.
 
     The default noise range and `sigma_data` follow EDM: `sigma_data` is the root of the mean variance of an entry (the
-    spread of the component means included), the range .004 to 160 of them (.002 to 80 where `sigma_data` is .5).
+    the variance of the component means included), the range .004 to 160 of them (.002 to 80 where `sigma_data` is .5).
     """
 
     @abc.abstractmethod
@@ -82,15 +82,15 @@ class ExactPrior(Prior):
     @property
     def variance(self) -> Tensor:
         """Variance of each entry of z0, (*shape) float64."""
-        spread = self.components.means - self.mean.flatten()
-        return (self.weights @ (self.components.diagonal() + spread**2)).reshape(self.shape)
+        offsets = self.components.means - self.mean.flatten()
+        return (self.weights @ (self.components.diagonal() + offsets**2)).reshape(self.shape)
 
     @property
     def covariance(self) -> Tensor:
         """Covariance of z0, (d, d) float64."""
-        spread = self.components.means - self.mean.flatten()
-        within = self.components.times(torch.eye(spread.shape[1]).to(spread))
-        return torch.einsum("k,kde->de", self.weights, within) + (self.weights[:, None] * spread).T @ spread
+        offsets = self.components.means - self.mean.flatten()
+        within = self.components.times(torch.eye(offsets.shape[1]).to(offsets))
+        return torch.einsum("k,kde->de", self.weights, within) + (self.weights[:, None] * offsets).T @ offsets
 
     def _flat(self, z: Tensor, sigma: Level) -> tuple[Tensor, Tensor]:
         """`z` as (B, d) and the squared level as (B or 1, 1), in the dtype of the buffers."""

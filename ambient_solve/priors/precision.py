@@ -1,8 +1,8 @@
-r"""Whether bfloat16 does for a network: its error against float32, beside the spread that a solver claims there.
+r"""Whether bfloat16 does for a network: its error against float32, beside the posterior deviation there.
 
-    error = rms(D_16(z) - D_32(z)),      spread^2 = sigma^2 v'J v / n,      v of random signs
+    error = rms(D_16(z) - D_32(z)),      std^2 = sigma^2 v'J v / n,      v of random signs
 
-For an exact denoiser `sigma^2 J` is the posterior covariance (Efron, 2011) and `spread` the deviation of a pixel. The
+For an exact denoiser `sigma^2 J` is the posterior covariance (Efron, 2011) and `std` the deviation of a pixel. The
 states are the network's own: noise at the first level, then what it makes of that with the noise of the next.
 """
 
@@ -38,14 +38,13 @@ class Verdict:
 
     @property
     def fine(self) -> bool:
-        """Whether bfloat16 may be used; no where the network gives NaN, or claims no spread."""
+        """Whether bfloat16 may be used; no where the network gives NaN, or claims no deviation."""
         return self.share <= SHARE
 
     def __str__(self) -> str:
         chosen = "bfloat16" if self.fine else "float32"
-        return (
-            f"{chosen}: bfloat16 errs by {self.share:.2g} of the spread at sigma = {self.sigma:g}; {SHARE} is allowed"
-        )
+        found = f"bfloat16 errs by {self.share:.2g} of the posterior std at sigma = {self.sigma:g}"
+        return f"{chosen}: {found}; {SHARE} is allowed"
 
 
 def compare(
@@ -75,8 +74,8 @@ def compare(
         (pulled,) = pull(v)
         with torch.no_grad():
             error = float((half(z, sigma) - z0).square().mean().sqrt())
-        spread = sigma * math.sqrt(max(0.0, float((v * pulled).mean())))
-        share = error / spread if spread > 0 else 0.0 if error == 0 else math.inf
+        std = sigma * math.sqrt(max(0.0, float((v * pulled).mean())))
+        share = error / std if std > 0 else 0.0 if error == 0 else math.inf
         # A comparison with NaN is false: what is not below the worst so far is worse.
         worst = worst if share <= worst.share else Verdict(share, sigma)
     return worst

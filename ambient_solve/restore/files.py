@@ -252,12 +252,12 @@ def _save(result: Restoration, folder: Path) -> None:
     part = folder / PART
     shutil.rmtree(part, ignore_errors=True)
     if result.samples.shape[1] > 1:
-        # spread.png is scaled to its largest value: say which.
-        result = replace(result, settings={**result.settings, "spread_white": float(result.std.max())})
+        # std.png is scaled to its largest value: say which.
+        result = replace(result, settings={**result.settings, "std_white": float(result.std.max())})
     written = result.save(part)
     if (folder / SETTINGS).exists():
         (folder / SETTINGS).unlink()
-        for old in [*folder.glob("sample-*.png"), *folder.glob("spread.png")]:
+        for old in [*folder.glob("sample-*.png"), *folder.glob("std.png")]:
             old.unlink()
     for file in sorted(written, key=lambda p: p.name == SETTINGS):
         os.replace(file, folder / file.name)

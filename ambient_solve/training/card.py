@@ -183,8 +183,8 @@ def model_card(
         "",
         "## Limits",
         "",
-        "What the data did not hold, the prior invents: look at the spread, and at the data misfit, before you believe "
-        "a detail.",
+        "What the data did not hold, the prior invents: look at the standard deviation, and at the data misfit, "
+        "before you believe a detail.",
         "",
         *([settings["note"], ""] if settings.get("note") else []),
     ]

@@ -54,6 +54,6 @@ class Encoder(nn.Module):
             for layer in self.down:
                 h = layer(h, level) if isinstance(layer, Block) else layer(h)
                 if isinstance(layer, Block):
-                    spread = (h.float().flatten(2).var(-1, unbiased=False) + 1e-8).log() / 2
-                    pooled += [F.silu(h.float()).mean((-2, -1)), spread]
+                    log_std = (h.float().flatten(2).var(-1, unbiased=False) + 1e-8).log() / 2
+                    pooled += [F.silu(h.float()).mean((-2, -1)), log_std]
         return self.leave(torch.cat([p.float() for p in pooled], 1))

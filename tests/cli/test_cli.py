@@ -102,7 +102,7 @@ def test_restore_writes_pictures(capsys, prior, place, words):
     name = next(w for w in words if w.endswith(".png") and w != "mask.png").removesuffix(".png")
     assert out.startswith(f"{name}.png: misfit ") and f"restored/{name}" in out
     folder = place / "restored" / name
-    assert {"mean.png", "sample-1.png", "spread.png", "settings.json"} <= {p.name for p in folder.iterdir()}
+    assert {"mean.png", "sample-1.png", "std.png", "settings.json"} <= {p.name for p in folder.iterdir()}
 
 
 def test_knobs_reach_the_algorithm(capsys, prior, place):

@@ -10,7 +10,7 @@ import torch
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.calibration import variance_ratio
-from ambient_solve.evaluate.metrics import Metrics, psnr, spread_and_error
+from ambient_solve.evaluate.metrics import Metrics, psnr, variance_and_error
 from helpers import one_sentence, rand, randn
 
 ALEXNET = Path(__file__).parents[3] / "shared" / "data" / "weights" / "alexnet_features_fp16.safetensors"
@@ -55,11 +55,11 @@ def test_pictures_that_cannot_be_compared_are_refused():
         assert one_sentence(error)
 
 
-def test_spread_and_error_have_no_bias_in_the_number_of_samples():
+def test_variance_and_error_have_no_bias_in_the_number_of_samples():
     """Samples N(0, 4) about a mean that errs by 1: V = 4, B = 1, with two samples as with many."""
     for S in (2, 16):
         truth, samples = torch.ones(40_000), 2 * randn(S, 40_000)
-        V, B = spread_and_error(samples, truth)
+        V, B = variance_and_error(samples, truth)
         assert abs(V - 4) < 0.15 and abs(B - 1) < 0.15
         assert abs(V / B - variance_ratio(samples[None], truth[None])) < 1e-9
         naive = float((samples.mean(0) - truth).square().mean())

@@ -163,7 +163,7 @@ def test_samples_of_an_exact_prior_end_at_the_exact_mean():
     chance = float(found.samples.std(0).norm() / 24**0.5 / found.mean.norm())
     assert apart(found.mean / p.scale, exact[0]) < 2 * chance < 0.2
     assert apart(zero_filled(p)[0], exact[0]) > 2.5 * chance  # which is no answer
-    assert found.samples.shape == (24, 2, H, W) and found.spread.shape == (H, W)
+    assert found.samples.shape == (24, 2, H, W) and found.std.shape == (H, W)
     assert found.chi2 < 1.5 and set(found.metrics) == {"nrmse", "psnr", "ssim"}
 
 
@@ -251,7 +251,7 @@ def test_the_report_shows_what_there_is(tmp_path):
     scan, _ = made()
     found = reconstruct(problem(scan), tiny(), options={"steps": 2}, n_samples=2)
     bare = classical(problem(replace(scan, reference=None)), "cg-sense")
-    assert report(found).height > report(bare).height  # samples, spread, reference and error take a row more
+    assert report(found).height > report(bare).height  # samples, std, reference and error take a row more
     phase = torch.tensor([[-3.14159, 0.0, 3.14159]])
     colours = cyclic(phase, torch.ones(1, 3)).astype(int)
     assert np.abs(colours[0, 0] - colours[0, 2]).max() <= 1 < np.abs(colours[0, 0] - colours[0, 1]).max()

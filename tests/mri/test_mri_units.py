@@ -85,13 +85,13 @@ def test_the_deviation_is_that_of_the_magnitude_in_the_units_of_the_scan(unit):
     p = problem(measured(unit)[0])
     angle = torch.tensor([0.0, 0.7, 2.0, 3.0])[:, None, None, None]
     turned = torch.cat([angle.cos(), angle.sin()], 1) * (0.5 + disc())
-    assert float(of(p, turned).spread.abs().max()) < 1e-5 * p.scale
+    assert float(of(p, turned).std.abs().max()) < 1e-5 * p.scale
     x = randn(6, 2, H, W)
     found, magnitudes = of(p, x), np.hypot(*x.double().numpy().transpose(1, 0, 2, 3))
-    np.testing.assert_allclose(found.spread / p.scale, magnitudes.std(0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(found.std / p.scale, magnitudes.std(0, ddof=1), rtol=1e-4)
     # The control: the deviation of the complex picture, which counts phases too.
-    assert float((x.var(0).sum(0).sqrt() / (found.spread / p.scale)).median()) > 1.3
-    assert of(p, x[:1]).spread is None
+    assert float((x.var(0).sum(0).sqrt() / (found.std / p.scale)).median()) > 1.3
+    assert of(p, x[:1]).std is None
     np.testing.assert_allclose(found.magnitude / p.scale, np.hypot(*x.double().mean(0).numpy()), rtol=1e-4, atol=1e-5)
 
 

@@ -175,9 +175,9 @@ def test_denoise_of_an_odd_size_saves_and_repeats(tmp_path):
     first = restore_file(path, tiny(), Denoise(sigma=0.1), out=tmp_path / "out", **FAST)
     assert first.restoration.mean.shape == (1, 3, 67, 101) and not first.skipped
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert names == {"mean.png", "sample-0.png", "sample-1.png", "spread.png", "samples.safetensors", "settings.json"}
+    assert names == {"mean.png", "sample-0.png", "sample-1.png", "std.png", "samples.safetensors", "settings.json"}
     record = json.loads((tmp_path / "out" / "settings.json").read_text())
-    assert record["request"]["task"] == "denoise" and record["spread_white"] > 0
+    assert record["request"]["task"] == "denoise" and record["std_white"] > 0
     again = restore_file(path, tiny(), Denoise(sigma=0.1), **FAST)
     assert torch.equal(again.restoration.samples, first.restoration.samples)
 

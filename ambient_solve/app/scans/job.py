@@ -220,7 +220,7 @@ def pack(stem: str, folder: Path, scan: Scan) -> Path:
     there = importlib.util.find_spec("nibabel") is not None
     if not there:
         (folder / "no-NIfTI.txt").write_text("NIfTI volumes need nibabel: pip install 'ambient-solve[mri]'.\n")
-    for what in ("mean", "spread") if there else ():
+    for what in ("mean", "std") if there else ():
         volume = []
         for path in sorted(folder.glob("slice-*/reconstruction.npz")):
             with np.load(path, allow_pickle=False) as arrays:

@@ -105,7 +105,7 @@ def shown(made: Reconstruction) -> Slice:
     maps = (255 * maps / maps.max().clamp_min(1e-30)).round().byte()
     return Slice(
         magnitudes={name: (x / top).numpy().astype(np.float16) for name, x in magnitudes.items()},
-        spread=None if made.spread is None else (made.spread / top).numpy().astype(np.float16),
+        spread=None if made.std is None else (made.std / top).numpy().astype(np.float16),
         phase=cyclic(torch.atan2(made.mean[1], made.mean[0]), made.magnitude / top),
         mask=p.mask.numpy().astype(np.uint8),
         kspace=(255 * log_kspace(p.y)).round().numpy().astype(np.uint8),
