@@ -21,8 +21,14 @@ if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
     from ambient_solve.results import Restoration
 
-SIDE, SIGMA, SHEET = 128, 0.02, "demo.png"
+SIDE = 128
+"""Side of the photograph, in pixels."""
+SIGMA = 0.02
+"""Noise of every damage, where pixel values go from 0 to 1."""
+SHEET = "demo.png"
+"""File name of the contact sheet."""
 COLUMNS = ("original", "damaged", "mean", "sample 1", "sample 2", "std")
+"""Headings of the contact sheet."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from ambient_solve.mri.scan import Scan
     from ambient_solve.priors.base import Prior
 
-MAX_COILS, MAX_ACCELERATION = 64, 64
+MAX_COILS = 64
+"""Most virtual coils that may be kept."""
+MAX_ACCELERATION = 64
+"""Largest acceleration R, entries of k-space over sampled ones."""
 METHODS = ("prior", "zero-filled", "cg-sense", "l1-wavelet", "tv")
 
 

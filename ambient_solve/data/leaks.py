@@ -24,6 +24,7 @@ SHOWN = 0.25
 CONTRAST = 0.02
 """Least standard deviation of the cells for a comparison, in [-1, 1] units."""
 CHUNK = 4096
+"""Pictures that are compared at once."""
 
 
 def damaged_copies(held_out: Sequence[tuple[str, Tensor]], samples: Sequence[Sample]) -> list[list[str]]:

@@ -36,9 +36,14 @@ from ambient_solve.results import Restoration
 from ambient_solve.saving import save_png
 from ambient_solve.solver import Solver
 
-ROWS, PICTURES = "rows.jsonl", "pictures"
-LEVEL, LEAST = 0.9, 19
-"""The interval whose coverage is measured, and the samples it takes."""
+ROWS = "rows.jsonl"
+"""File name of the results, a row for each job."""
+PICTURES = "pictures"
+"""Folder name of the pictures that are shown."""
+LEVEL = 0.9
+"""Probability of the interval whose coverage is measured."""
+LEAST = 19
+"""Fewest samples that such an interval takes."""
 Row = dict[str, Any]
 Size = tuple[int, int, int]
 

@@ -24,7 +24,10 @@ from ambient_solve.errors import AmbientSolveError
 
 Statistic = Callable[[Tensor], Tensor]
 """A number for each of the samples of each image: (B, S, *shape) to (B, S)."""
-MOST_BINS, PER_BIN = 20, 5
+MOST_BINS = 20
+"""Most bins of a histogram of ranks."""
+PER_BIN = 5
+"""Fewest ranks that a bin is expected to hold."""
 
 
 def variance_ratio(samples: Tensor, truth: Tensor) -> float:

@@ -24,7 +24,10 @@ from ambient_solve.solver import Solver
 
 Draw = Callable[[Tensor, Physics, Prior, int, int], Tensor]
 """Any sampler: `(y (1, *measurement), op, prior, n, seed) -> images (n, *shape)`."""
-SIDE, SIGMA_Y = 6, 0.05
+SIDE = 6
+"""Side of the images of the Gaussian problems, in pixels."""
+SIGMA_Y = 0.05
+"""Measurement noise of all problems."""
 GAUSSIAN = ("mask", "blur", "super-resolution", "dense")
 
 

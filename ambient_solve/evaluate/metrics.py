@@ -15,8 +15,10 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 
-SMALLEST, SMALLEST_LPIPS = 7, 31
-"""Sides in pixels: the window of SSIM, and what the layers of AlexNet leave a pixel of."""
+SMALLEST = 7
+"""Least side for SSIM, in pixels: that of its window."""
+SMALLEST_LPIPS = 31
+"""Least side for LPIPS, in pixels: the layers of AlexNet leave one pixel of it."""
 
 
 def psnr(x: Tensor, truth: Tensor, peak: float = 1.0) -> float:

@@ -40,8 +40,14 @@ from ambient_solve.solver import Solver
 Sampler = Callable[[Tensor, Physics, int, int], Tensor]
 """`(y, op, n_samples, seed) -> samples`: y (B, *measurement) to (B, n_samples, C, *spatial), the rows independent."""
 LEVELS = tuple(i / 10 for i in range(1, 10))
-LARGEST_EXACT, TWO_SAMPLE = 256, 400
-STRIDE, BEYOND = 1_000_000, 3.0
+LARGEST_EXACT = 256
+"""Most entries of an image for which the exact posterior is formed."""
+TWO_SAMPLE = 400
+"""Points of each set of the classifier two-sample test."""
+STRIDE = 1_000_000
+"""Distance of the seeds of two runs: more than one run uses."""
+BEYOND = 3.0
+"""Lengths of a steepest descent by which the points of TARP are moved."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 
-FOLDS, HIDDEN, STEPS, RATE, DECAY = 5, 32, 120, 0.02, 1e-3
+FOLDS = 5
+"""Parts of the data, each held out once."""
+HIDDEN = 32
+"""Hidden units of the classifier."""
+STEPS = 120
+"""Training steps, each on all points."""
+RATE = 0.02
+"""Learning rate of AdamW."""
+DECAY = 1e-3
+"""Weight decay of a step: AdamW is given it over the learning rate."""
 
 
 class TwoSample(NamedTuple):

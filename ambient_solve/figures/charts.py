@@ -9,7 +9,14 @@ from PIL import Image, ImageDraw
 
 from ambient_solve.figures.sheet import INK, SOFT
 
-SIDE, BAR, BAND, BAD = 168, (72, 108, 168), (226, 230, 238), (212, 72, 66)
+SIDE = 168
+"""Side of a chart, in pixels."""
+BAR = (72, 108, 168)
+"""Colour of bars and curves, RGB 0 to 255."""
+BAND = (226, 230, 238)
+"""Colour of the band that exact samples stay in, RGB 0 to 255."""
+BAD = (212, 72, 66)
+"""Colour of what lies outside, RGB 0 to 255."""
 
 
 def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:

@@ -12,10 +12,17 @@ from PIL import Image, ImageDraw, ImageFont
 if TYPE_CHECKING:
     from torch import Tensor
 
-GUTTER, MARGIN = 20, 36
-INK, SOFT = (28, 30, 34), (105, 110, 118)
-# Dark to bright through violet and orange: ordered also for readers who do not see all colours, and in grey print.
+GUTTER = 20
+"""Space between two tiles, in pixels."""
+MARGIN = 36
+"""Space around the sheet, in pixels."""
+INK = (28, 30, 34)
+"""Colour of headings, RGB 0 to 255."""
+SOFT = (105, 110, 118)
+"""Colour of captions, RGB 0 to 255."""
 HEAT = ("000004", "280b54", "65156e", "9f2a63", "d44842", "f57d15", "fac127", "fcffa4")
+"""Colours of a map, hexadecimal RGB: dark to bright through violet and orange, ordered also for readers who do not see
+all colours, and in grey print."""
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,28 @@ FIT = (0.5, 2.0)
 """Outside this range of chi2 the stated damage is doubtful."""
 JPEG_FIT = 3.0
 """That of a JPEG file ends here: rounding turns the little noise of a sample into whole steps."""
-PATCH, DELTA, ROUNDS, MOST = 7, 1 - 1e-6, 10, 200_000
-FEWEST, ENOUGH = 100, 1000
-"""Patches without which there is no covariance, and with which one may choose."""
-MIN_BLOCKS, MOST_BLOCKS, ROUNDING, OUTLIERS, DECISIVE = 16, 2000, 0.4, 0.05, 0.2
-"""How many blocks are looked at; deviation of a decoded coefficient, in grey levels, and share of those that are off by
-more; log-likelihood ratio, for each block, above which a picture was a JPEG."""
+PATCH = 7
+"""Side of a patch, in pixels."""
+DELTA = 1 - 1e-6
+"""Probability that the gradient of noise alone stays below the threshold of weak texture."""
+ROUNDS = 10
+"""Most updates of the noise level."""
+MOST = 200_000
+"""Most patches of a channel that are used."""
+FEWEST = 100
+"""Patches below which no covariance is estimated."""
+ENOUGH = 1000
+"""Patches inside the range of values from which on those at its ends are left out."""
+MIN_BLOCKS = 16
+"""Fewest blocks of 8 x 8 pixels by which a JPEG is recognised."""
+MOST_BLOCKS = 2000
+"""Most blocks that are used."""
+ROUNDING = 0.4
+"""Standard deviation of a decoded coefficient, in grey levels of 255."""
+OUTLIERS = 0.05
+"""Share of the coefficients that are off by more."""
+DECISIVE = 0.2
+"""Log-likelihood ratio, for each block, above which a picture was a JPEG."""
 
 
 def noise_level(x: Tensor) -> Tensor:

@@ -21,8 +21,14 @@ if TYPE_CHECKING:
     from ambient_solve.results import Restoration
     from ambient_solve.solver import Solver
 
-TILE, OVERLAP, AT_ONCE, STATE = 256, 64, 4, 350
-"""Tiles of a picture that does not fit whole: side, overlap, how many together; bytes per pixel and sample beside."""
+TILE = 256
+"""Side of a tile of a picture that does not fit whole, in pixels."""
+OVERLAP = 64
+"""Overlap of two such tiles, in pixels."""
+AT_ONCE = 4
+"""Tiles that the network is given together."""
+STATE = 350
+"""Bytes per pixel and sample of a tiled run beside the network."""
 
 
 @dataclass

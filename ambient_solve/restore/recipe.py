@@ -25,10 +25,18 @@ from ambient_solve.restore.tasks import TASKS, Task, make_task
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEY, VERSION = "ambient_solve", 1
+KEY = "ambient_solve"
+"""Text chunk of a PNG that holds its recipe."""
+VERSION = 1
+"""Version of the format of a recipe."""
 MAX_TEXT = 20_000
 """Characters of the longest recipe that is read; real ones have a few hundred."""
-MAX_WORD, MAX_SAMPLES, MAX_SEED = 300, 10_000, 2**63 - 1
+MAX_WORD = 300
+"""Characters of the longest text in a recipe."""
+MAX_SAMPLES = 10_000
+"""Most samples that a recipe may ask for."""
+MAX_SEED = 2**63 - 1
+"""Largest seed of a recipe."""
 FILES = ("mask", "kernel")
 """Knobs of a damage that are files."""
 
