@@ -34,10 +34,10 @@ class Running:
     """Statistics of samples (B, *shape) that come one chunk after another; memory does not depend on their number.
 
     Args:
-        probabilities: Of the quantiles that are wanted, each between 0 and 1.
+        probabilities: Those of the quantiles that are wanted, each between 0 and 1; none need less memory.
 
     Raises:
-        AmbientSolveError: a probability that is none.
+        AmbientSolveError: a probability is not strictly between 0 and 1.
     """
 
     def __init__(self, probabilities: Sequence[float] = ()) -> None:
@@ -86,6 +86,10 @@ class PSquare:
 
     The first `start` samples are kept and their quantiles exact. Starting with as few as there are markers, as the
     paper does, would put the marker of a small probability far too high at first.
+
+    Args:
+        probabilities: Of the quantiles, increasing, each between 0 and 1.
+        start: Samples of which quantiles are exact.
     """
 
     def __init__(self, probabilities: Sequence[float], start: int = START) -> None:
@@ -139,7 +143,17 @@ class PSquare:
 
 
 def check_probabilities(given: Sequence[float]) -> tuple[float, ...]:
-    """Increasing, each once; raises where one is not strictly between 0 and 1."""
+    """The probabilities of quantiles, checked.
+
+    Args:
+        given: Numbers in any order.
+
+    Returns:
+        The same, increasing, each once.
+
+    Raises:
+        AmbientSolveError: one is not strictly between 0 and 1.
+    """
     for p in given:
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 < p < 1:
             raise AmbientSolveError(f"The quantile {p!r} was asked for, a number between 0 and 1 was expected.")

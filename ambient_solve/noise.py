@@ -27,13 +27,32 @@ Level = float | Tensor
 
 
 def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> list[float]:
-    """`steps` levels from `sigma_max` to `sigma_min`, then 0 (Karras et al., 2022, arXiv 2206.00364, equation 5)."""
+    """The noise levels of EDM (Karras et al., 2022, arXiv 2206.00364, equation 5).
+
+    Args:
+        steps: Levels above 0, 1 or more.
+        sigma_min: The last of them, in `z` units, > 0.
+        sigma_max: The first.
+        rho: Curvature of the grid, > 0: larger puts more levels at low noise; 7 is that of the paper.
+
+    Returns:
+        `steps + 1` floats, decreasing, the last one 0.
+    """
     lo, hi = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return [(hi + i / max(steps - 1, 1) * (lo - hi)) ** rho for i in range(steps)] + [0.0]
 
 
 def log_linear(steps: int, sigma_min: float, sigma_max: float) -> list[float]:
-    """`steps` geometrically spaced levels from `sigma_max` down to `sigma_min`, then 0."""
+    """Geometrically spaced noise levels.
+
+    Args:
+        steps: Levels above 0, 1 or more.
+        sigma_min: The last of them, in `z` units, > 0.
+        sigma_max: The first.
+
+    Returns:
+        `steps + 1` floats, decreasing, the last one 0.
+    """
     return [sigma_max * (sigma_min / sigma_max) ** (i / max(steps - 1, 1)) for i in range(steps)] + [0.0]
 
 
@@ -79,9 +98,18 @@ def ancestral_noise(sigma: float, sigma_next: float, eta: float) -> float:
 
 
 def reverse(z: Tensor, z0: Tensor, sigma: float, sigma_next: float, fresh: float, streams: Streams) -> Tensor:
-    """Move `z` (B, *shape) from `sigma` to `sigma_next` towards the estimate `z0`; fresh noise has deviation `fresh`.
+    """Take a reverse step from `sigma` to `sigma_next`, towards the estimate `z0`.
 
-    `fresh = ancestral_noise(sigma, sigma_next, eta)` gives `K_eta`. No noise is drawn where `fresh` is 0.
+    Args:
+        z: State at level `sigma`, (B, *shape).
+        z0: Estimate of the clean state, the same shape.
+        sigma: Level before the step, in `z` units, > 0.
+        sigma_next: Level after it, 0 to `sigma`.
+        fresh: Deviation of the fresh noise, 0 to `sigma_next`: `ancestral_noise(sigma, sigma_next, eta)` gives `K_eta`.
+        streams: Where the noise comes from; none is drawn where `fresh` is 0.
+
+    Returns:
+        State at level `sigma_next`, (B, *shape).
     """
     kept = math.sqrt(max(0.0, sigma_next**2 - fresh**2)) / sigma
     z = z0.lerp(z, kept)

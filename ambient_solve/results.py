@@ -20,13 +20,14 @@ from ambient_solve.saving import save_png
 
 @dataclass(frozen=True)
 class Restoration:
-    """What `Solver.solve` returns.
+    """Posterior samples of a batch of measurements, with their misfit and a record of the run: what `solve` returns.
 
     Attributes:
         samples: Posterior samples, (B, S, C, *spatial), float32.
         chi2: Data misfit of each sample, (B, S): the mean squared residual in units of the measurement noise. 1 is
             right; well above, the sample does not explain the measurement; well below, it has fitted the noise.
-        network_calls, vjps: Forward and backward passes per sample.
+        network_calls: Forward passes through the network per sample.
+        vjps: Backward passes per sample.
         seconds: Wall time of the sampling.
         settings: Algorithm, knobs, seed and versions; with these the run can be repeated.
     """
@@ -51,13 +52,26 @@ class Restoration:
         return self.samples.std(1)
 
     def quantile(self, p: float) -> Tensor:
-        """The `p`-quantile of each pixel over the samples, (B, C, *spatial), for `p` in [0, 1]."""
+        """The `p`-quantile of each pixel over the samples.
+
+        Args:
+            p: Probability, 0 to 1; .5 gives the median.
+
+        Returns:
+            (B, C, *spatial).
+        """
         return self.samples.quantile(p, dim=1)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write samples.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, std and samples.
 
-        Each PNG carries the settings in its text chunk. Returns the paths written.
+        In the PNG of std, white is its own largest value. Each PNG carries the settings in its text chunk.
+
+        Args:
+            folder: Where; it is made if it is not there.
+
+        Returns:
+            The paths written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,14 +108,19 @@ def join(parts: list[Restoration]) -> Restoration:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `Solver.summarise` returns: a `Restoration` without its samples.
+    """Statistics of many posterior samples, a `Restoration` without its samples: what `summarise` returns.
 
     Attributes:
-        mean, std: Of all samples, (B, C, *spatial). sample: The first of them, to look at.
-        quantiles: (Q, B, C, *spatial) at the `probabilities`, which increase.
+        mean: Posterior mean, (B, C, *spatial).
+        std: Posterior standard deviation of each pixel, (B, C, *spatial); NaN with one sample.
+        sample: The first sample, (B, C, *spatial), to look at.
+        quantiles: (Q, B, C, *spatial) at the `probabilities`; None where there are none.
+        probabilities: Those of the quantiles, increasing, each between 0 and 1.
         chi2: Mean data misfit of the samples, (B,); 1 is right.
         n_samples: How many there were.
-        network_calls, vjps: Forward and backward passes per sample. seconds: Wall time of the sampling.
+        network_calls: Forward passes through the network per sample.
+        vjps: Backward passes per sample.
+        seconds: Wall time of the sampling.
         settings: As `Restoration.settings`.
     """
 
@@ -118,7 +137,17 @@ class Summary:
     settings: dict[str, Any]
 
     def quantile(self, p: float) -> Tensor:
-        """The `p`-quantile of each pixel, (B, C, *spatial), for a `p` that was asked for before the run."""
+        """The `p`-quantile of each pixel over the samples.
+
+        Args:
+            p: One of the `probabilities`, which were chosen before the run.
+
+        Returns:
+            (B, C, *spatial).
+
+        Raises:
+            AmbientSolveError: `p` is none of them.
+        """
         if p not in self.probabilities:
             known = ", ".join(map(str, self.probabilities)) or "none"
             raise AmbientSolveError(
@@ -129,7 +158,13 @@ class Summary:
     def save(self, folder: str | Path) -> list[Path]:
         """Write summary.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, std and one sample.
 
-        Each PNG carries the settings in its text chunk. Returns the paths written.
+        In the PNG of std, white is its own largest value. Each PNG carries the settings in its text chunk.
+
+        Args:
+            folder: Where; it is made if it is not there.
+
+        Returns:
+            The paths written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

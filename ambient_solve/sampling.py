@@ -31,7 +31,7 @@ from ambient_solve.priors.base import Prior
 @final
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How `generate` samples."""
+    """The knobs of `generate`, checked."""
 
     steps: int = knob(40, 1, 10_000, "noise levels; order 2 calls the network twice at each but the last")
     order: int = knob(2, 1, 2, "2 is Heun's method, 1 is Euler's, or ancestral with eta")
@@ -63,9 +63,16 @@ def generate(
     """Draw `n` samples of `prior`; sample i depends on (seed, i) alone, not on `batch`.
 
     Args:
+        prior: Any `Prior`, such as `load_prior("photos")`.
+        n: Samples, 1 or more.
         size: (H, W) of the samples, or one number for both, where the prior takes any; otherwise it may be left out.
-        steps, order, eta, guidance, masks: See `Sampling`.
-        batch: Samples that are drawn together; fewer need less memory.
+        steps: Noise levels, 1 or more; order 2 calls the network at each twice, but once at the last.
+        order: 2 is Heun's method, 1 is Euler's, or ancestral with `eta`.
+        eta: Fresh noise of order 1, 0 to 1: 1 is ancestral (DDPM), 0 deterministic (DDIM).
+        guidance: Weight of reconstruction guidance, 0 to 1, for an `AmbientPrior`; 0 is none.
+        masks: Masks that guidance compares, 2 or more, that of the run included.
+        seed: Whole number of 0 or more.
+        batch: Samples that are drawn together, 1 or more; fewer need less memory.
         progress: Show a progress bar.
 
     Returns:

@@ -56,16 +56,18 @@ class Request:
 
 
 class Solver:
-    """Draws posterior samples; holds no state between calls.
+    """A prior and an algorithm that draw posterior samples; it holds no state between calls.
 
     Args:
         prior: Any `Prior`, such as `load_prior("photos")`.
         algorithm: An `Algorithm`, the name of one with its knobs as keywords, or "auto": mmps where the operator
             is linear and the prior's decode affine, daps elsewhere; tds for 64 samples and more, drawn at once, of one
             or two measurements, where the prior is exact. `Restoration.settings` says which and why.
-        seconds: Choose `steps` so that one call of `solve` takes about as long, a trial of a few levels included.
-        calls: Choose `steps` so that the passes through the network, forward and backward together, are at most as
-            many for each sample. The same on every machine. `Restoration.settings` tells the plan.
+        seconds: Wall time, > 0: choose `steps` so that one call of `solve` takes about as long, a trial of a few levels
+            included.
+        calls: Passes per sample, 1 or more: choose `steps` so that the passes through the network, forward and backward
+            together, are at most as many. The same on every machine. `Restoration.settings` holds the plan.
+        settings: Knobs of the algorithm by name, such as `steps=50`; `ambient-solve info` lists them.
 
     Raises:
         AmbientSolveError: unknown algorithm or knob (with a suggestion), or a knob outside its range.
@@ -123,11 +125,14 @@ class Solver:
         """Draw `n_samples` posterior samples for each measurement in `y`.
 
         Args:
-            y: What `op` returns, batch of B first. Neither `y` nor `op` is changed.
-            seed: With one integer, sample s of every image depends on (seed, s) alone, not on the batch (but for tds
-                and fps, whose samples interact). A sequence of B integers gives each image its own noise.
-            sigma_y: Measurement noise in the operator's units, when `op.noise_model` does not hold it.
-            cond: Passed on to the prior.
+            y: What `op` returns: (B, *measurement), real or complex, or a `TensorList`. It is not changed, nor is `op`.
+            op: A deepinv physics; its parameters may be shared or have one entry per measurement (leading axis B).
+            n_samples: S, samples of each measurement, 1 or more.
+            seed: Whole number of 0 or more. With one, sample s of every image depends on (seed, s) alone, not on the
+                batch (but for tds and fps, whose samples interact). A sequence of B gives each image its own noise.
+            sigma_y: Level of Gaussian noise in the operator's units, >= 0, a number or one per measurement; by default
+                that of `op.noise_model`.
+            cond: Passed on to the prior, which says what it takes.
             at_once: Samples of each measurement that are drawn together; fewer need less memory, for the same result
                 (but for the particles of "auto", which are drawn at once or not at all). Where the device runs out of
                 memory they are halved, down to 1, with a warning and a note in `settings`.
@@ -135,7 +140,7 @@ class Solver:
             progress: Show a progress bar.
 
         Returns:
-            The samples (B, S, C, *spatial) in float32 and what is known of them.
+            The samples (B, S, C, *spatial) in float32, their misfit, and how they were made.
 
         Raises:
             AmbientSolveError: before the first network call, where the input does not fit.
@@ -159,11 +164,21 @@ class Solver:
         cond: Any = None,
         progress: bool = False,
     ) -> Summary:
-        """What many samples say, without keeping them: their mean, std, misfit and `quantiles`.
+        """Draw many samples and keep their statistics alone: mean, std, misfit and quantiles.
 
-        The samples are those of `solve`, drawn `at_once` at a time (8, or all if they interact); memory does not depend
-        on `n_samples`. Mean and
-        std are exact, quantiles follow the P-square rule (exact for up to 50 samples); none of them, less memory.
+        The samples are those of `solve`; memory does not depend on `n_samples`. Mean and std are exact, quantiles
+        follow the P-square rule, which is exact for up to 50 samples.
+
+        Args:
+            y, op, n_samples, seed, sigma_y, cond, progress: As for `solve`.
+            at_once: Samples of each measurement that are drawn together: by default 8, or all if they interact.
+            quantiles: Probabilities, each between 0 and 1; none need less memory.
+
+        Returns:
+            The statistics, and the first sample.
+
+        Raises:
+            AmbientSolveError: before the first network call, where the input does not fit.
         """
         probabilities = check_probabilities(quantiles)
         if at_once is None and not (self.algorithm is not None and self.algorithm.interacting):
@@ -336,9 +351,16 @@ def _seeds(seed: Any, images: int) -> list[int]:
 
 
 def make_solver(prior: Prior, algorithm: str = "auto", options: Mapping[str, Any] | None = None) -> Solver:
-    """A `Solver` with these knobs; a knob of another algorithm raises with the name of that algorithm."""
-    from ambient_solve.algorithms import ALGORITHMS
+    """A `Solver` whose knobs come as a mapping, such as those of a command line.
 
+    Args:
+        prior: Any `Prior`.
+        algorithm: The name of one, or "auto".
+        options: Its knobs by name.
+
+    Raises:
+        AmbientSolveError: as `Solver`; a knob of another algorithm is refused with the name of that algorithm.
+    """
     try:
         return Solver(prior, algorithm, **(options or {}))
     except UnknownKnob as error:

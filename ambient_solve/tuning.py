@@ -32,7 +32,12 @@ FAILED = -99.0
 
 @dataclass(frozen=True)
 class Tuned:
-    """The algorithm with its best weight, and the PSNR in dB of every value tried, in the order of the values."""
+    """The outcome of `tune`.
+
+    Attributes:
+        algorithm: The algorithm with its best weight.
+        tried: The mean PSNR in dB of every value tried, in the order of the values.
+    """
 
     algorithm: Algorithm
     tried: dict[float, float]
@@ -48,12 +53,20 @@ def tune(
     ratio: float = 2.0,
     seed: int = 0,
 ) -> Tuned:
-    """Choose a weight by the mean PSNR of one sample of each of `pictures` (B, C, *spatial), what `op` works on.
+    """Choose a weight by the mean PSNR of one sample of each picture.
 
     Args:
-        algorithm: With the other knobs as they shall be, or a name. op: As for `Solver.solve`; its noise is drawn once.
-        knob: Which one; by default that of `WEIGHTS`. ratio: Between two values of the grid, which starts at the
-            algorithm's own and is extended until the best stands inside, or at the end of the knob's range.
+        algorithm: With the other knobs as they shall be, or a name.
+        prior: Any `Prior`.
+        op: As for `Solver.solve`; its noise is drawn once.
+        pictures: What `op` works on, (B, C, *spatial), in its units.
+        knob: Name of the weight; by default that of `WEIGHTS`.
+        ratio: Quotient of two neighbouring values of the grid, > 1. The grid starts at the algorithm's own value and is
+            extended until the best stands inside, or at the end of the knob's range.
+        seed: Decides the noise of the measurements and of the samples.
+
+    Returns:
+        The algorithm with its best weight, and the PSNR of every value tried.
 
     Raises:
         AmbientSolveError: no such algorithm or knob, or one that does not scale; and all that `Solver.solve` refuses.
@@ -86,7 +99,17 @@ def tune(
 def best_inside(
     values: list[float], score: Callable[[float], float], most: float = math.inf, least: float = 0.0
 ) -> float:
-    """The best of a geometric grid, which is extended (to two digits, in place) until the best stands inside."""
+    """The best of a geometric grid, which is extended until the best stands inside.
+
+    Args:
+        values: The grid, increasing, 2 values or more; it is extended in place, to two digits.
+        score: What is to be large.
+        most: No value above this.
+        least: No value at or below this.
+
+    Returns:
+        The value with the highest score.
+    """
     ratio, known = values[1] / values[0], {}
     while True:
         known |= {value: score(value) for value in values if value not in known}

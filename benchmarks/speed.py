@@ -225,7 +225,7 @@ def cost(row: dict[str, Any]) -> float:
 
 
 def targets(rows: list[dict[str, Any]]) -> list[tuple[bool, str]]:
-    """Whether each target holds: overhead, passes of mmps, and no rule dearer than a peer's."""
+    """Whether each target holds: overhead, passes of mmps, and no rule more expensive than a peer's."""
     found = {(r["precision"], r["task"], r["method"]): r for r in rows if "skipped" not in r}
     verdicts = []
     for (precision, task, method), row in found.items():

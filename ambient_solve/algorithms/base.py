@@ -18,10 +18,12 @@ from ambient_solve.priors.base import Prior
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands after `step` of `steps` levels.
+    """Where a run stands after one of its noise levels.
 
     Attributes:
-        sigma: The level just left; `z` is at the next one.
+        step: Levels that are done, from 1.
+        steps: Levels of the run.
+        sigma: The level just left, in `z` units; `z` is at the next one.
         z: Current iterate, (B * S, *z_shape), row `b * S + s`.
         z0: Estimate of the clean state from which `z` was made, the same shape: what a preview shows.
     """
@@ -40,8 +42,9 @@ class Algorithm(abc.ABC):
     Class attributes:
         name: What `Solver(prior, name)` and the command line call it.
         paper: Author, year and arXiv number.
-        linear: Whether it needs a linear operator. spectral: Whether it needs the operator's spectrum in closed form.
+        linear: Whether it needs a linear operator.
         gaussian: Whether it needs Gaussian noise.
+        spectral: Whether it needs the operator's spectrum in closed form.
         gradient: Whether it differentiates through the denoiser.
         interacting: Whether the samples of an image depend on one another.
     """
@@ -60,11 +63,19 @@ class Algorithm(abc.ABC):
         check_knobs(self)
 
     def levels(self, prior: Prior) -> list[float]:
-        """The decreasing grid of levels, `steps + 1` floats, the last one 0."""
+        """The noise levels of a run: `steps + 1` floats in `z` units, decreasing, the last one 0."""
         return karras(self.steps, prior.sigma_min, prior.sigma_max)
 
     def check(self, likelihood: Likelihood) -> None:
-        """Raise `AmbientSolveError` where this algorithm cannot work with this measurement."""
+        """Check that this algorithm can work with this measurement.
+
+        Args:
+            likelihood: The measurement and its operator.
+
+        Raises:
+            AmbientSolveError: the operator is not linear, its noise not Gaussian or its spectrum not in closed form,
+                and this algorithm needs it.
+        """
         if self.linear and not likelihood.linear:
             raise AmbientSolveError(
                 f"{self.name} needs a linear operator and a prior with an affine decode. "
@@ -85,7 +96,18 @@ class Algorithm(abc.ABC):
     def iterate(
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
     ) -> Iterator[State]:
-        """Move `z` (B * S, *z_shape) from level `sigmas[0]` along the grid; the last state's `z` holds the samples."""
+        """Move states from noise to clean images, level after level.
+
+        Args:
+            prior: The denoiser.
+            likelihood: The measurement and its operator.
+            z: States at level `sigmas[0]`, (B * S, *z_shape), row `b * S + s` sample `s` of image `b`.
+            sigmas: `steps + 1` levels in `z` units, decreasing, the last one 0: those of `levels`.
+            streams: Where all randomness comes from, one stream for each row.
+
+        Yields:
+            A `State` after each level; the last one's `z` holds the samples.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +118,17 @@ class Guided(Algorithm):
 
     @abc.abstractmethod
     def guide(self, prior: Prior, likelihood: Likelihood, z: Tensor, sigma: float) -> Tensor:
-        """`E[z0 | z_sigma = z, y]`, shape of `z`."""
+        """Estimate the clean state, given the measurement too.
+
+        Args:
+            prior: The denoiser.
+            likelihood: The measurement and its operator.
+            z: States at level `sigma`, (B * S, *z_shape).
+            sigma: Level, in `z` units, > 0.
+
+        Returns:
+            An estimate of `E[z0 | z_sigma = z, y]`, the shape of `z`.
+        """
 
     def iterate(
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams

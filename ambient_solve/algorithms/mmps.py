@@ -50,7 +50,7 @@ TIME_TRAVEL_SETTINGS = {"steps": 13, "time_travel": 1}
 @final
 @dataclass(frozen=True, kw_only=True)
 class MMPS(Algorithm):
-    """Exact for Gaussian priors when converged; no step size, no weight."""
+    """Moment matching posterior sampling: exact for Gaussian priors when converged; no step size, no weight."""
 
     name: ClassVar[str] = "mmps"
     paper: ClassVar[str] = "Rozet et al., 2024, arXiv 2405.13712"

@@ -41,7 +41,7 @@ from ambient_solve.objectives.denoise import WEIGHTS, Denoise, unbiased_target
 from ambient_solve.transforms import derandomised, randomised
 
 LEAST = 0.01
-"""Share of the entries that what is hidden is taken to be at least, lest few entries count for very many."""
+"""Share of the entries that what is hidden is taken to be at least, so that few entries do not count for very many."""
 
 
 @final

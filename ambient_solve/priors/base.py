@@ -1,4 +1,4 @@
-"""`Prior`: a diffusion prior, a distribution of images that is known by its denoiser."""
+"""`Prior`: a diffusion prior, which is a denoiser and the range of noise levels in which it is good."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Picture:
     """A picture file as a measurement: `y` (1, C, H, W) float32; `notes` say in words what was converted.
 
-    `copies` is 3 where a grey picture stands in the three channels of a colour prior: one measurement, written thrice.
+    `copies` is 3 where a grey picture stands in all channels of a colour prior: one measurement, written three times.
     """
 
     path: Path

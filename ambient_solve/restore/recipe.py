@@ -4,8 +4,8 @@
     read_png("restored.png") == recipe
     print(python_snippet(recipe)); print(cli_command(recipe))
 
-A recipe read from a file is data from a stranger: names and numbers that are checked, nothing that is evaluated. Masks
-and kernels are known by their file names alone; a recipe never points into a folder.
+A recipe read from a file is untrusted data: names and numbers that are checked, nothing that is evaluated. Masks and
+kernels are known by their file names alone; a recipe never points into a folder.
 """
 
 from __future__ import annotations
