@@ -30,12 +30,27 @@ from ambient_solve.operators.jpeg import Jpeg
 from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantisation
 
 Size = tuple[int, int, int]
+"""(C, H, W)."""
 FILTERS = ("bicubic", "bilinear", "gaussian", "sinc")
+"""Anti-aliasing filters of `super_resolution`."""
 BOUNDARIES = ("circular", "valid")
+"""What a blur sees beyond the edge of the image: the other side, or nothing."""
 
 
 def inpaint(mask: Tensor, sigma: float = 0.02, channels: int = 3) -> Inpainting:
-    """Missing pixels. `mask` is (H, W), (1, H, W) or (channels, H, W), or has a batch axis before; 1 = observed."""
+    """Inpainting: missing pixels.
+
+    Args:
+        mask: (H, W), (1, H, W) or (channels, H, W), with a batch axis before or not; 1 = observed, 0 = missing.
+        sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
+        channels: C of the images.
+
+    Returns:
+        The operator on images (B, channels, H, W).
+
+    Raises:
+        AmbientSolveError: the mask has another shape, values besides 0 and 1, or observes all or nothing.
+    """
     mask = torch.as_tensor(mask).float()
     mask = mask[None] if mask.ndim == 2 else mask
     if mask.ndim not in (3, 4) or mask.shape[-3] not in (1, channels) or mask.numel() == 0:
@@ -59,9 +74,19 @@ def inpaint(mask: Tensor, sigma: float = 0.02, channels: int = 3) -> Inpainting:
 def inpaint_box(
     img_size: Size, box: int | tuple[int, int] | tuple[int, int, int, int] | None = None, sigma: float = 0.02
 ) -> Inpainting:
-    """A missing rectangle: `box` is a side, (height, width) or (top, left, height, width).
+    """Inpainting: a missing rectangle.
 
-    Without a position it is centred; by default it is half as high and half as wide as the image.
+    Args:
+        img_size: (C, H, W) of the images.
+        box: A side, (height, width) or (top, left, height, width), in pixels. Without a position it is centred; by
+            default it is half as high and half as wide as the image.
+        sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
+
+    Returns:
+        The operator on images (B, C, H, W).
+
+    Raises:
+        AmbientSolveError: the rectangle is empty, the whole image, or not inside it.
     """
     channels, rows, columns = _size(img_size)
     box = (max(rows // 2, 1), max(columns // 2, 1)) if box is None else box
@@ -80,7 +105,20 @@ def inpaint_box(
 
 
 def inpaint_random(img_size: Size, missing: float = 0.7, sigma: float = 0.02, seed: int = 0) -> Inpainting:
-    """A fraction `missing` of the pixels is lost, the same in all channels."""
+    """Inpainting: pixels that are missing at random, the same in all channels.
+
+    Args:
+        img_size: (C, H, W) of the images.
+        missing: Share of the pixels that is lost, above 0 and below 1.
+        sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
+        seed: Decides which are lost, a whole number of 0 or more.
+
+    Returns:
+        The operator on images (B, C, H, W).
+
+    Raises:
+        AmbientSolveError: `missing` is out of its range.
+    """
     channels, rows, columns = _size(img_size)
     if not 0 < missing < 1:
         raise AmbientSolveError(
@@ -94,9 +132,19 @@ def inpaint_random(img_size: Size, missing: float = 0.7, sigma: float = 0.02, se
 def gaussian_blur(
     img_size: Size, width: float = 2.0, sigma: float = 0.02, boundary: str = "circular"
 ) -> BlurFFT | Blur:
-    """Gaussian blur of standard deviation `width` pixels.
+    """Gaussian blur.
 
-    `boundary` is "circular" (the image repeats; closed form) or "valid" (only where the kernel fits: y is smaller).
+    Args:
+        img_size: (C, H, W) of the images.
+        width: Standard deviation of the kernel, in pixels, > 0; the kernel ends at three of them.
+        sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
+        boundary: "circular" (the image repeats; closed form) or "valid" (only where the kernel fits: y is smaller).
+
+    Returns:
+        The operator on images (B, C, H, W).
+
+    Raises:
+        AmbientSolveError: a value is out of its range, or the kernel is larger than the image.
     """
     if not (width > 0 and math.isfinite(width)):
         raise AmbientSolveError(f"width={width} was given, a number of pixels above 0 was expected.")
@@ -108,7 +156,21 @@ def gaussian_blur(
 def motion_blur(
     img_size: Size, length: int = 15, sigma: float = 0.02, seed: int = 0, boundary: str = "circular"
 ) -> BlurFFT | Blur:
-    """Camera shake along a random smooth path inside a square of `length` pixels (made odd)."""
+    """Camera shake along a random smooth path.
+
+    Args:
+        img_size: (C, H, W) of the images.
+        length: Side of the square that holds the path, in pixels, 2 or more; an even one is made odd.
+        sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
+        seed: Decides the path, a whole number of 0 or more.
+        boundary: "circular" (the image repeats; closed form) or "valid" (only where the kernel fits: y is smaller).
+
+    Returns:
+        The operator on images (B, C, H, W).
+
+    Raises:
+        AmbientSolveError: a value is out of its range, or the kernel is larger than the image.
+    """
     if isinstance(length, bool) or not isinstance(length, int) or length < 2:
         raise AmbientSolveError(f"length={length!r} was given, a whole number of at least 2 pixels was expected.")
     side = length | 1
@@ -119,7 +181,20 @@ def motion_blur(
 def super_resolution(
     img_size: Size, factor: int = 2, filter: str | None = "bicubic", sigma: float = 0.02
 ) -> Downsampling:
-    """Keep every `factor`-th pixel after an anti-aliasing `filter` (None: none). `img_size` is the large image's."""
+    """Super-resolution: every `factor`-th pixel after an anti-aliasing filter.
+
+    Args:
+        img_size: (C, H, W) of the large images; `factor` divides H and W.
+        factor: Pixels from one that is kept to the next, 2 or more.
+        filter: "bicubic", "bilinear", "gaussian" or "sinc"; None is none.
+        sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
+
+    Returns:
+        The operator on images (B, C, H, W); measurements are (B, C, H / factor, W / factor).
+
+    Raises:
+        AmbientSolveError: a value is out of its range, or the filter is larger than the image.
+    """
     channels, rows, columns = _size(img_size)
     if isinstance(factor, bool) or not isinstance(factor, int) or factor < 2:
         raise AmbientSolveError(f"factor={factor!r} was given, a whole number of at least 2 was expected.")
@@ -142,12 +217,33 @@ def super_resolution(
 
 
 def denoise(img_size: Size, sigma: float = 0.1) -> Denoising:
-    """Nothing but noise."""
+    """Denoising: nothing but noise.
+
+    Args:
+        img_size: (C, H, W) of the images.
+        sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
+
+    Returns:
+        The identity on images (B, C, H, W).
+    """
     return Denoising(_noise(sigma), img_size=_size(img_size))
 
 
 def jpeg(img_size: Size, quality: int = 10, sigma: float = 0.02, subsampling: str = "4:2:0") -> Jpeg:
-    """JPEG compression; `sigma` says how closely the decoded picture must be reproduced (see `Jpeg`)."""
+    """JPEG compression; see `Jpeg`.
+
+    Args:
+        img_size: (C, H, W) of the images; C is 1 or 3.
+        quality: 1 to 100, libjpeg's scale.
+        sigma: How closely the decoded picture must be reproduced, >= 0, for images in [0, 1].
+        subsampling: "4:2:0" (chroma at half resolution, what most files have) or "4:4:4".
+
+    Returns:
+        The operator on images (B, C, H, W).
+
+    Raises:
+        AmbientSolveError: a value is out of its range.
+    """
     size = _size(img_size)
     if size[0] not in (1, 3):
         raise AmbientSolveError(f"JPEG pictures have 1 or 3 channels, img_size={size} was given.")
@@ -155,28 +251,71 @@ def jpeg(img_size: Size, quality: int = 10, sigma: float = 0.02, subsampling: st
 
 
 def clip(img_size: Size, factor: float = 2.0, pivot: float = 0.5, sigma: float = 0.02) -> Clipping:
-    """High dynamic range: contrast raised by `factor` about the grey value `pivot`, then clipped to [0, 1]."""
+    """High dynamic range: contrast raised about a grey value, then clipped to [0, 1]; see `Clipping`.
+
+    Args:
+        img_size: (C, H, W) of the images.
+        factor: Of the contrast, > 0.
+        pivot: Grey value that stays, 0 to 1.
+        sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
+
+    Returns:
+        The operator on images (B, C, H, W).
+    """
     return Clipping(factor, pivot, img_size=_size(img_size), noise_model=_noise(sigma))
 
 
 def quantise(img_size: Size, bits: int = 2, sigma: float = 0.02) -> Quantisation:
-    """`2^bits` grey levels for each channel; `sigma` says how closely they must be reproduced."""
+    """Quantisation: few grey levels; see `Quantisation`.
+
+    Args:
+        img_size: (C, H, W) of the images.
+        bits: 1 to 8; each channel has `2^bits` levels.
+        sigma: How closely the levels must be reproduced, >= 0, for images in [0, 1].
+
+    Returns:
+        The operator on images (B, C, H, W).
+    """
     return Quantisation(bits, img_size=_size(img_size), noise_model=_noise(sigma))
 
 
 def camera_blur(
     img_size: Size, length: int = 15, sigma: float = 0.02, seed: int = 0, boundary: str = "circular"
 ) -> CameraBlur:
-    """The camera shake of `motion_blur`, added up in light rather than in grey values: not linear."""
+    """The camera shake of `motion_blur`, added up in light rather than in grey values, which is not linear.
+
+    Args:
+        img_size: (C, H, W) of the images.
+        length: Side of the square that holds the path, in pixels, 2 or more; an even one is made odd.
+        sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
+        seed: Decides the path, a whole number of 0 or more.
+        boundary: "circular" (the image repeats; closed form) or "valid" (only where the kernel fits: y is smaller).
+
+    Returns:
+        The operator on images (B, C, H, W); see `CameraBlur`.
+
+    Raises:
+        AmbientSolveError: a value is out of its range, or the kernel is larger than the image.
+    """
     return CameraBlur(motion_blur(img_size, length, sigma, seed, boundary), noise_model=_noise(sigma))
 
 
 def phase_retrieval(
     img_size: Size, oversampling: float = 2.0, gain: float = 0.001, seed: int | None = 0
 ) -> PhaseRetrieval:
-    """Intensity of the far field of a picture behind a random phase plate (`seed` None: no plate), counted in photons.
+    """Phase retrieval: the intensity of the far field of a picture behind a phase plate, counted in photons.
 
-    `gain` is the intensity of one photon (Poisson noise); `sum y = sum x^2` but for the noise.
+    Args:
+        img_size: (C, H, W) of the images.
+        oversampling: Side of the far field over that of the picture, 1 or more; 2 is what determines a picture.
+        gain: Intensity of one photon, > 0 (Poisson noise); `sum y = sum x^2` but for the noise.
+        seed: Decides the random plate; None is no plate.
+
+    Returns:
+        The operator on images (B, C, H, W).
+
+    Raises:
+        AmbientSolveError: `gain` is out of its range.
     """
     if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not (gain > 0 and math.isfinite(gain)):
         raise AmbientSolveError(f"gain={gain!r} was given, the intensity of one photon, above 0, was expected.")
