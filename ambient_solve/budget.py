@@ -59,7 +59,13 @@ class StandIn(CountedPrior):
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one level or of many: forward and backward passes per sample, and seconds."""
+    """The cost of one level or of many.
+
+    Attributes:
+        forwards: Forward passes through the network per sample.
+        backwards: Backward passes per sample.
+        seconds: Wall time of the whole batch.
+    """
 
     forwards: int = 0
     backwards: int = 0
@@ -81,7 +87,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Plan:
-    """The algorithm with the `steps` that fit, and in words what was measured and what the run is expected to cost."""
+    """The outcome of `Budget.plan`.
+
+    Attributes:
+        algorithm: The algorithm with the `steps` that fit.
+        words: What was measured, and what the run is expected to cost.
+    """
 
     algorithm: Algorithm
     words: str
@@ -89,7 +100,11 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What one call of `Solver.solve` may take: wall time, or passes through the network per sample.
+    """What one call of `Solver.solve` may take; one of the two is given.
+
+    Args:
+        seconds: Wall time, > 0.
+        calls: Forward and backward passes through the network per sample, 1 or more.
 
     Raises:
         AmbientSolveError: both are given, or one is not a positive number.
@@ -121,7 +136,18 @@ class Budget:
         parts: int,
         start: float,
     ) -> Plan:
-        """Choose `steps` for a call that began at `start` and makes `parts` runs of the size of `likelihood`.
+        """Choose `steps`, after a trial of one level of each kind.
+
+        Args:
+            algorithm: The algorithm; its other knobs stay.
+            prior: The denoiser, whose calls are counted.
+            likelihood: The measurement and its operator.
+            streams: Noise of the trial, one stream for each row.
+            parts: Runs of this size that the call makes.
+            start: When the call began, by `time.perf_counter`.
+
+        Returns:
+            The algorithm with the most `steps` that fit, and the reckoning in words.
 
         Raises:
             AmbientSolveError: not even two levels fit.

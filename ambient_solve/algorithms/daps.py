@@ -32,7 +32,7 @@ from ambient_solve.priors.base import Prior
 @final
 @dataclass(frozen=True, kw_only=True)
 class DAPS(Algorithm):
-    """`ode_steps` forward passes per level and no backward pass through the network."""
+    """Decoupled annealing: `ode_steps` forward passes per level and no backward pass through the network."""
 
     name: ClassVar[str] = "daps"
     paper: ClassVar[str] = "Zhang et al., 2024, arXiv 2407.01521"

@@ -32,7 +32,7 @@ BLIND = 1e-6
 @final
 @dataclass(frozen=True, kw_only=True)
 class DDNM(Algorithm):
-    """One forward pass per level; needs the spectrum of the operator."""
+    """Null-space model: one forward pass per level; needs the spectrum of the operator."""
 
     name: ClassVar[str] = "ddnm"
     paper: ClassVar[str] = "Wang et al., 2023, arXiv 2212.00490"

@@ -33,7 +33,7 @@ from ambient_solve.priors.base import Prior
 @final
 @dataclass(frozen=True, kw_only=True)
 class DDRM(Algorithm):
-    """One forward pass per level and few levels; needs the spectrum of the operator."""
+    """Restoration models: one forward pass per level and few levels; needs the spectrum of the operator."""
 
     name: ClassVar[str] = "ddrm"
     paper: ClassVar[str] = "Kawar et al., 2022, arXiv 2201.11793"

@@ -35,7 +35,7 @@ from ambient_solve.priors.base import Prior
 @final
 @dataclass(frozen=True, kw_only=True)
 class FPS(Algorithm):
-    """One forward pass per level."""
+    """Filtering by particles: one forward pass per level."""
 
     name: ClassVar[str] = "fps"
     paper: ClassVar[str] = "Dou and Song, ICLR 2024"

@@ -40,7 +40,7 @@ POWER_ITERATIONS = 12
 @final
 @dataclass(frozen=True, kw_only=True)
 class Langevin(Algorithm):
-    """`repeats` forward passes per level and no backward pass through the network."""
+    """Annealed Langevin dynamics: `repeats` forward passes per level and no backward pass through the network."""
 
     name: ClassVar[str] = "langevin"
     paper: ClassVar[str] = "Jalal et al., 2021, arXiv 2108.01368"

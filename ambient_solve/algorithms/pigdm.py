@@ -24,7 +24,7 @@ from ambient_solve.priors.base import Prior
 @final
 @dataclass(frozen=True, kw_only=True)
 class PiGDM(Guided):
-    """One forward and one backward pass per level."""
+    """Pseudo-inverse guidance: one forward and one backward pass per level."""
 
     name: ClassVar[str] = "pigdm"
     paper: ClassVar[str] = "Song et al., 2023, ICLR"

@@ -35,7 +35,7 @@ SIGMA_DATA = 0.5
 @final
 @dataclass(frozen=True, kw_only=True)
 class PnPDM(Algorithm):
-    """`inner_steps` forward passes per level, no backward pass through the network."""
+    """Split Gibbs sampling: `inner_steps` forward passes per level, no backward pass through the network."""
 
     name: ClassVar[str] = "pnpdm"
     paper: ClassVar[str] = "Wu et al., 2024, arXiv 2405.18782"

@@ -9,8 +9,13 @@ from torch import Tensor
 def resample(log_w: Tensor, u: Tensor, always: bool) -> tuple[Tensor, Tensor]:
     """Systematic resampling among the particles of each image, without a branch on the data.
 
-    It happens where the effective sample size is below half, or `always`. `log_w` (B * S,), `u` (B,). Returns the rows
-    to keep and the log-weights after it, both (B * S,).
+    Args:
+        log_w: Log-weights, (B * S,), row `b * S + s` particle `s` of image `b`; a constant per image does not matter.
+        u: One uniform number in [0, 1) per image, (B,).
+        always: Resample every image; else those alone whose effective sample size is below half.
+
+    Returns:
+        The rows to keep and the log-weights after it, both (B * S,).
     """
     images, count = len(u), len(log_w) // len(u)
     grouped = log_w.reshape(images, count)

@@ -33,7 +33,7 @@ LARGEST_JACOBIAN = 64
 @final
 @dataclass(frozen=True, kw_only=True)
 class TDS(Algorithm):
-    """The reference that is right: one forward and up to `m` backward passes per level for `m` measurements."""
+    """Twisted particles, exact in the limit: a forward and up to `m` backward passes per level for `m` entries of y."""
 
     name: ClassVar[str] = "tds"
     paper: ClassVar[str] = "Wu et al., 2023, arXiv 2306.17775"

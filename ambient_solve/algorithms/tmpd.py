@@ -32,7 +32,7 @@ from ambient_solve.priors.base import Prior, Vjp
 @final
 @dataclass(frozen=True, kw_only=True)
 class TMPD(Guided):
-    """One forward and two backward passes per level, no weight; for measurements that hardly share pixels."""
+    """Tweedie moments: one forward and two backward passes per level; for measurements that hardly share pixels."""
 
     name: ClassVar[str] = "tmpd"
     paper: ClassVar[str] = "Boys et al., 2023, arXiv 2310.06721"

@@ -23,7 +23,17 @@ Measurement = Tensor | TensorList
 
 
 def check_measurement(y: Any, op: Any, n_samples: int, cg_iterations: int) -> None:
-    """Raise `AmbientSolveError` where `y`, `op` or a count is not what it should be, whatever the others are."""
+    """Check `y`, `op` and the counts, each by itself.
+
+    Args:
+        y: A measurement, (B, *measurement) real or complex, or a `TensorList`.
+        op: A deepinv physics.
+        n_samples: 1 or more.
+        cg_iterations: 1 or more.
+
+    Raises:
+        AmbientSolveError: one of them is not what it should be.
+    """
     if not isinstance(op, Physics):
         raise AmbientSolveError(
             f"op is a {name_of(op)}, a deepinv physics was expected. ambient_solve.operators builds common ones; "

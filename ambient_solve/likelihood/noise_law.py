@@ -18,9 +18,18 @@ COUNTING = (PoissonNoise, PoissonGaussianNoise)
 
 
 def noise_law(op: Physics, sigma_y: float | Tensor | None, y: Measurement) -> tuple[Tensor, Tensor | None]:
-    """`sigma` and `gain` of `y = gain Poisson(p / gain) + sigma n` in the operator's units, each (1,) or (B,).
+    """The noise of an operator, `y = gain Poisson(p / gain) + sigma n`, `p` what it measures without noise.
 
-    `p` is what the operator measures without noise. Gaussian noise has the gain None; with `sigma_y` it is Gaussian.
+    Args:
+        op: The operator, with its `noise_model`.
+        sigma_y: Level of Gaussian noise in the operator's units, a number or one per image, in place of that model.
+        y: The measurement, whose length B is read.
+
+    Returns:
+        `sigma` and `gain` in the operator's units, each (1,) or (B,); the gain is None for Gaussian noise.
+
+    Raises:
+        AmbientSolveError: the noise is of another law, or a level is out of its range.
     """
     parts = y.x if isinstance(y, TensorList) else [y]
     images = len(parts[0])

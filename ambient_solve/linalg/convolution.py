@@ -24,7 +24,8 @@ class Convolution:
 
     Args:
         spectrum: Half-plane transform of the kernel, (1 or N, 1 or C, H, W // 2 + 1), complex.
-        size: H and W. seen: Rows and columns of a measurement.
+        size: H and W of an image.
+        seen: Rows and columns of a measurement.
     """
 
     def __init__(self, spectrum: Tensor, size: tuple[int, int], seen: tuple[int, int]) -> None:
@@ -87,7 +88,10 @@ def find_convolution(A: Operator, At: Operator, y_like: Tensor, image: tuple[int
     """The convolution that reproduces A and A' on random rows to a relative error of 1e-5, or None.
 
     Args:
-        A, At: As for `gram.find_gram`, with `y_like`. image: (C, H, W) of one image.
+        A: The operator on rows of images (B, C, H, W).
+        At: Its adjoint.
+        y_like: A real tensor of the measurement's shape (B, C, h, w); its values are not used.
+        image: (C, H, W) of one image.
     """
     seen = tuple(y_like.shape[2:])
     fits = y_like.ndim == 4 and len(image) == 3 and image[0] == y_like.shape[1]

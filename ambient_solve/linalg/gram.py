@@ -121,7 +121,8 @@ def find_gram(A: Operator, At: Operator, y_like: Tensor, op: Any = None, apply: 
     """The cheapest form that reproduces AA' on random vectors to a relative error of 1e-5, or None.
 
     Args:
-        A, At: The operator and its adjoint on rows of images; row `i` of `y_like` belongs to image `i`.
+        A: The operator on rows of images; row `i` of `y_like` belongs to image `i`.
+        At: Its adjoint.
         y_like: A real tensor of the measurement's shape (B, *measurement); its values are not used.
         op: The physics object; asked for its singular vectors where it is a `DecomposablePhysics`.
         apply: `apply(function, rows)` runs a function of `op` on any number of rows (parameters may belong to images).

@@ -65,9 +65,20 @@ def espirit(kspace: Tensor, acs: int, *, kernel: int = 6, threshold: float = 0.0
 
 
 def birdcage(coils: int, shape: tuple[int, int], distance: float = 1.8) -> Tensor:
-    """Simulated maps (coils, H, W), `sum_c |S_c|^2 = 1`: loops on a circle of `distance` half sides round the picture.
+    """Simulated coil maps: loops on a circle round the picture.
 
     The field of a loop falls off with the distance from it and turns its phase with the direction to it.
+
+    Args:
+        coils: Loops, 1 or more.
+        shape: (H, W) of the picture.
+        distance: Radius of the circle, in half sides of the picture, > 1.
+
+    Returns:
+        (coils, H, W) complex64 with `sum_c |S_c|^2 = 1`.
+
+    Raises:
+        AmbientSolveError: a value is out of its range.
     """
     if isinstance(coils, bool) or not isinstance(coils, int) or coils < 1 or not distance > 1:
         raise AmbientSolveError(
@@ -82,10 +93,21 @@ def birdcage(coils: int, shape: tuple[int, int], distance: float = 1.8) -> Tenso
 
 
 def compress(kspace: Tensor, coils: int, acs: int | None = None) -> Tensor:
-    """The `coils` virtual coils (..., coils, H, W) that hold most of the signal (Buehrer et al., 2007, MRM 57, 1131).
+    """The virtual coils that hold most of the signal (Buehrer et al., 2007, MRM 57, 1131).
 
-    Their weights are the leading singular vectors of the calibration region of side `acs` (all entries by default),
-    one set for all slices. They are orthonormal: white noise stays as it is.
+    Their weights are the leading singular vectors of the calibration region, one set for all slices. They are
+    orthonormal: white noise stays as it is.
+
+    Args:
+        kspace: (..., coils, H, W) complex.
+        coils: Virtual coils, 1 or more; the k-space is returned as it is where it has no more.
+        acs: Side of the calibration region; all entries by default.
+
+    Returns:
+        K-space of the virtual coils, (..., coils, H, W) complex.
+
+    Raises:
+        AmbientSolveError: the k-space is not complex or not finite, or a value is out of its range.
     """
     kspace = check_kspace(kspace)
     have = kspace.shape[-3]

@@ -31,7 +31,7 @@ def make_mask(kind: str, shape: tuple[int, int], acceleration: float = 4.0, acs:
         shape: (H, W) of k-space.
         acceleration: R, at least 1.
         acs: Side of the calibration region, 0 for none.
-        seed: Of all that is random; a start angle for spokes and spirals.
+        seed: Decides all that is random: for spokes and spirals, the start angle.
     """
     if kind not in KINDS:
         raise AmbientSolveError(f"There is no kind of mask {kind!r}. {suggestion(str(kind), KINDS)}")
@@ -54,7 +54,19 @@ def further(mask: Tensor, delta: float = 1.0, acs: int | None = None, seed: int 
     The acceleration R becomes R + delta, by dropping lines (or points) outside the calibration region at random until
     `floor(n / (R + delta))` of n are left: for delta = 1 and the published 20 + random of 320 lines at R = 2, 4, 6, 8
     these are the published 106, 64, 45, 35 (Aali et al., 2025, arXiv 2403.08728). Delta = 0 drops nothing, and a prior
-    trained so learns nothing of what is missing. `acs` says how wide the region is, measured by default.
+    trained so learns nothing of what is missing.
+
+    Args:
+        mask: What is sampled, (H, W), 1 = sampled.
+        delta: What is added to R, >= 0.
+        acs: Side of the calibration region; measured by default.
+        seed: Decides what is dropped.
+
+    Returns:
+        The mask (H, W) of what is left.
+
+    Raises:
+        AmbientSolveError: `delta` or the mask is not what it should be.
     """
     if not (isinstance(delta, (int, float)) and 0 <= delta < math.inf):
         raise AmbientSolveError(

@@ -21,6 +21,15 @@ class Clipping(Physics):
 
     With factor 2 and pivot 1/2 it is the task of Mardani et al. (2023, arXiv 2305.04391) and of DAPS; pivot 0 is an
     exposure `factor` times too long, pivot 1 one that loses the shadows. The derivative is `factor`, 0 where clipped.
+
+    Args:
+        factor: Of the contrast, > 0.
+        pivot: Grey value that stays, 0 to 1.
+        img_size: (C, H, W) of the images, if known.
+        noise_model: Added after the clipping; by default Gaussian noise of .02.
+
+    Raises:
+        AmbientSolveError: a value is out of its range.
     """
 
     def __init__(
