@@ -1,6 +1,6 @@
-"""From an order to its moments, all of it in the lane of the job: what waits holds no picture in memory.
+"""From a request to its reports, all of it in the lane of the job: what waits holds no picture in memory.
 
-The first of the moments is what was made of the order: the problem, or the scan. How much it asks for is known only
+The first of the reports is what was made of the request: the problem, or the scan. How much it asks for is known only
 then; a job that is found to be long lets go of it, moves to the other lane, and makes it again there.
 """
 
@@ -10,51 +10,53 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ambient_solve.app.desk import LONG, MOVE, Job
-from ambient_solve.app.photographs.order import Order
+from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.work import scan_work, work_of
 
 if TYPE_CHECKING:
-    from ambient_solve.app.scans.job import ScanOrder
+    from ambient_solve.app.scans.job import ScanRequest
     from ambient_solve.mri.scan import Scan
     from ambient_solve.priors.base import Prior
     from ambient_solve.restore.pictures import Picture
 
 
-def begun(order: Order, picture: Callable[[], Picture], prior: Callable[[str], Prior], job: Job) -> Iterator[Any]:
-    """The `Problem`, and the moments of its run; `prior` gives that of a lane.
+def begun(
+    request: RestoreRequest, picture: Callable[[], Picture], prior: Callable[[str], Prior], job: Job
+) -> Iterator[Any]:
+    """The `Problem`, and the reports of its run; `prior` gives that of a lane.
 
     Raises:
-        AmbientSolveError: the order does not fit the picture, or asks for too much.
+        AmbientSolveError: the request does not fit the picture, or asks for too much.
     """
     from ambient_solve.app.photographs.job import prepare
     from ambient_solve.app.photographs.run import run
 
-    problem = prepare(order, prior("quick"), picture())
+    problem = prepare(request, prior("quick"), picture())
     job.work = work_of(problem)
     if job.lane == LONG:
         del problem
         yield MOVE
-        problem = prepare(order, prior(LONG), picture())
+        problem = prepare(request, prior(LONG), picture())
     yield problem
     yield from run(problem)
 
 
 def begun_scan(
-    order: Callable[[Scan], ScanOrder], scan: Callable[[], Scan], prior: Callable[[str], Prior | None], job: Job
+    request: Callable[[Scan], ScanRequest], scan: Callable[[], Scan], prior: Callable[[str], Prior | None], job: Job
 ) -> Iterator[Any]:
-    """The `Scan` and its order, and the moments of their run; `prior` gives that of a lane.
+    """The `Scan` and its request, and the reports of their run; `prior` gives that of a lane.
 
     Raises:
-        AmbientSolveError: the scan cannot be read, or the order asks for too much.
+        AmbientSolveError: the scan cannot be read, or the request asks for too much.
     """
     from ambient_solve.app.scans import job as scan_job
 
     read = scan()
-    job.work = scan_work(order(read), *read.kspace.shape[-2:])
+    job.work = scan_work(request(read), *read.kspace.shape[-2:])
     if job.lane == LONG:
         del read
         yield MOVE
         read = scan()
-    asked = order(read)
+    asked = request(read)
     yield read, asked
     yield from scan_job.run(asked, read, prior(job.lane))

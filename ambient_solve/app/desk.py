@@ -18,7 +18,7 @@ from ambient_solve.app.work import QUICK
 T = TypeVar("T")
 LONG = "long"
 END, MOVE = object(), object()
-"""That there are no more moments, and that the job has found out which lane it is for."""
+"""That there are no more reports, and that the job has found out which lane it is for."""
 PATIENCE = 1.0
 """Seconds after which a job that waits says again how many are before it; then it can be ended, too."""
 
@@ -79,26 +79,26 @@ class Desk:
         self.lanes = {"quick": Lane(), LONG: Lane()}
         self.changed = threading.Condition()
 
-    def serve(self, job: Job, moments: Iterator[T], waiting: Callable[[str], T]) -> Iterator[T]:
-        """`moments`, made in the lane of `job` once it is its turn; before that, what `waiting` makes of words.
+    def serve(self, job: Job, reports: Iterator[T], waiting: Callable[[str], T]) -> Iterator[T]:
+        """`reports`, made in the lane of `job` once it is its turn; before that, what `waiting` makes of words.
 
-        A moment that is MOVE says that the job has found out what it asks for: it goes on in the lane that it is for.
-        The last moment comes with `job.over` where the time is up. Closing the iterator gives the lane free.
+        A report that is MOVE says that the job has found out what it asks for: it goes on in the lane that it is for.
+        The last report comes with `job.over` where the time is up. Closing the iterator gives the lane free.
         """
         try:
             lane, started = (yield from self._turn(job, waiting)), None
-            while (moment := lane.worker.submit(next, moments, END).result()) is not END:
-                if moment is MOVE:
+            while (report := lane.worker.submit(next, reports, END).result()) is not END:
+                if report is MOVE:
                     self._leave(job)
                     lane = yield from self._turn(job, waiting)
                     continue
                 started = time.monotonic() if started is None else started  # what comes first is no result yet
                 job.over = 0 < 60 * job.minutes <= time.monotonic() - started
-                yield moment
+                yield report
                 if job.over:
                     return
         finally:
-            self._close(job, moments)
+            self._close(job, reports)
 
     def alone(self, call: Callable[[], Any]) -> Any:
         """What `call` returns, made between the jobs of the quick lane."""
@@ -141,9 +141,9 @@ class Desk:
         busy = {each.working.visitor for each in self.lanes.values() if each.working is not None} - {None}
         return sorted((job for job in lane.waiting if job.visitor not in busy), key=lambda job: job.rank)
 
-    def _close(self, job: Job, moments: Iterator[Any]) -> None:
+    def _close(self, job: Job, reports: Iterator[Any]) -> None:
         """End the job where it works, and give its lane free."""
-        close = getattr(moments, "close", None)
+        close = getattr(reports, "close", None)
         try:
             lane = next((lane for lane in self.lanes.values() if lane.working is job), None)
             if close is not None:

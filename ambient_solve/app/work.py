@@ -10,8 +10,8 @@ from ambient_solve.knobs import knobs
 
 if TYPE_CHECKING:
     from ambient_solve.app.photographs.job import Problem
-    from ambient_solve.app.photographs.order import Order
-    from ambient_solve.app.scans.job import ScanOrder
+    from ambient_solve.app.photographs.request import RestoreRequest
+    from ambient_solve.app.scans.job import ScanRequest
 
 MOST, QUICK = 4e10, 3e7
 """What a job may ask for, and up to what it is quick. The preset Faithful asks for the most with 16 samples of a
@@ -44,25 +44,27 @@ def passes(algorithm: str, settings: Mapping[str, Any]) -> float:
     return (float(values["steps"]) + 1.0) * level * (1.0 + float(values.get("time_travel", 0)))
 
 
-def asked(order: Order) -> float:
+def asked(request: RestoreRequest) -> float:
     """Passes that a restoration asks for; of the tasks of the page, JPEG alone is not linear."""
-    linear = order.algorithm == "auto" and order.task != "jpeg"
-    return order.samples * passes("mmps" if linear else order.algorithm, order.knobs)
+    linear = request.algorithm == "auto" and request.task != "jpeg"
+    return request.samples * passes("mmps" if linear else request.algorithm, request.knobs)
 
 
 def work_of(problem: Problem) -> float:
     """What a restoration asks for."""
-    order, x = problem.order, problem.piece.picture.y
+    request, x = problem.request, problem.piece.picture.y
     pixels = x.shape[-2] * x.shape[-1] * getattr(problem.damage, "factor", 1) ** 2
-    return checked(asked(order) * pixels)
+    return checked(asked(request) * pixels)
 
 
-def scan_work(order: ScanOrder, height: int, width: int) -> float:
+def scan_work(request: ScanRequest, height: int, width: int) -> float:
     """What the reconstruction of slices of this size asks for."""
     from ambient_solve.algorithms.auto import for_scans
 
-    each = CLASSICAL if order.method != "prior" else order.samples * passes(for_scans(order.algorithm), order.knobs)
-    return checked(len(order.slices) * each * height * width)
+    each = CLASSICAL
+    if request.method == "prior":
+        each = request.samples * passes(for_scans(request.algorithm), request.knobs)
+    return checked(len(request.slices) * each * height * width)
 
 
 def checked(work: float) -> float:

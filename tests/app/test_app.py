@@ -1,4 +1,4 @@
-"""The app below the page: views, orders, runs, controls, the example. Nothing here opens a port."""
+"""The app below the page: views, requests, runs, controls, the example. Nothing here opens a port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ambient_solve.algorithms import ALGORITHMS
 from ambient_solve.app import painter, panels, passwords, presets, widgets, wiring
 from ambient_solve.app.photographs import api, controls, example, run
 from ambient_solve.app.photographs.job import prepare, simulate
-from ambient_solve.app.photographs.order import Order
+from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.session import how_to_repeat, recipe_of, save
 from ambient_solve.app.uploads import open_upload
 from ambient_solve.errors import AmbientSolveError
@@ -49,8 +49,10 @@ def hole(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     return missing
 
 
-def inpainting(**changes) -> Order:
-    return Order("inpaint", **{"painted": hole(), "algorithm": "proximal", "knobs": STEPS, "samples": 3} | changes)
+def inpainting(**changes) -> RestoreRequest:
+    return RestoreRequest(
+        "inpaint", **{"painted": hole(), "algorithm": "proximal", "knobs": STEPS, "samples": 3} | changes
+    )
 
 
 def last(problem) -> run.Result:
@@ -167,14 +169,14 @@ def test_closing_a_run_ends_it_and_what_is_finished_is_kept(picture, monkeypatch
     denoise = prior.denoise
     monkeypatch.setattr(prior, "denoise", lambda *a, **k: (calls.append(1), denoise(*a, **k))[1])
     monkeypatch.setattr(run, "INTERVAL", 0.0)
-    moments, kept = run.run(prepare(inpainting(), prior, open_upload(picture))), None
-    for moment in moments:
-        kept = moment.result or kept
-        if kept is not None and moment.preview is not None:
-            moments.close()
+    reports, kept = run.run(prepare(inpainting(), prior, open_upload(picture))), None
+    for report in reports:
+        kept = report.result or kept
+        if kept is not None and report.preview is not None:
+            reports.close()
             break
     assert len(kept.samples) == 1 and len(calls) == 4, "one sample of three levels, and one level of the next"
-    assert list(moments) == []
+    assert list(reports) == []
 
 
 @pytest.mark.parametrize("task", controls.TASK_WORDS)
@@ -184,8 +186,8 @@ def test_playing_damages_the_picture_and_knows_the_truth(task, tmp_path):
     options = {name: controls.start_value(task, name) for name in controls.task_knobs(task)}
     options |= {"quality": 20} if task == "jpeg" else {"width": 1.0} if task == "gaussian-blur" else {}
     options |= {"length": 5.0} if task == "motion-blur" else {}
-    order = Order(task, options, play=True, scattered=0.5, algorithm="auto", knobs={"steps": 1}, samples=1)
-    problem = prepare(order, tiny(), upload)
+    request = RestoreRequest(task, options, play=True, scattered=0.5, algorithm="auto", knobs={"steps": 1}, samples=1)
+    problem = prepare(request, tiny(), upload)
     result = last(problem)
     assert problem.truth.shape == result.mean.shape
     known = upload.y[0].permute(1, 2, 0).numpy()[: problem.truth.shape[0], : problem.truth.shape[1]]
@@ -208,8 +210,8 @@ def test_a_large_picture_is_restored_at_a_working_size_and_pasted_back(how, tmp_
     Image.fromarray(array).save(tmp_path / "large.png")
     missing = np.zeros((530, 600), bool)
     missing[500:520, 20:40] = True
-    order = inpainting(painted=missing, size=how, samples=1, knobs={"steps": 1})
-    problem = prepare(order, tiny(), open_upload(tmp_path / "large.png"))
+    request = inpainting(painted=missing, size=how, samples=1, knobs={"steps": 1})
+    problem = prepare(request, tiny(), open_upload(tmp_path / "large.png"))
     sizes = {"reduced": (452, 512), "tiles": (530, 600), "whole": (530, 600)}
     assert tuple(problem.piece.picture.y.shape[-2:]) == sizes.get(how, (128 - 34 + 0, 128)) or how in ("auto", "region")
     x = last(problem).mean
@@ -225,7 +227,7 @@ def test_paint_at_another_size_marks_the_same_place(picture):
 
 
 @pytest.mark.parametrize(
-    ("order", "words"),
+    ("wrong", "words"),
     [
         (inpainting(painted=None), "Nothing is marked as missing"),
         (inpainting(painted=np.zeros((HEIGHT, WIDTH), bool)), "Nothing is marked as missing"),
@@ -233,16 +235,16 @@ def test_paint_at_another_size_marks_the_same_place(picture):
         (inpainting(samples=0), "at least 1"),
         (inpainting(size="huge"), "no working size 'huge'"),
         (inpainting(knobs={"stops": 3}), "no knob 'stops'"),
-        (Order("denoise", {"sigma": 0.1}, size="region"), "no missing region"),
-        (Order("gaussian-blur", {"width": 1.0}, size="reduced"), "no longer damaged"),
-        (Order("painting"), "no task 'painting'"),
+        (RestoreRequest("denoise", {"sigma": 0.1}, size="region"), "no missing region"),
+        (RestoreRequest("gaussian-blur", {"width": 1.0}, size="reduced"), "no longer damaged"),
+        (RestoreRequest("painting"), "no task 'painting'"),
     ],
 )
-def test_what_does_not_fit_is_said_before_the_network_runs(order, words, picture, monkeypatch):
+def test_what_does_not_fit_is_said_before_the_network_runs(wrong, words, picture, monkeypatch):
     prior = tiny()
     monkeypatch.setattr(prior, "denoise", lambda *a, **k: pytest.fail("the network ran"))
     with pytest.raises(AmbientSolveError, match=words):
-        prepare(order, prior, open_upload(picture))
+        prepare(wrong, prior, open_upload(picture))
 
 
 def test_the_saved_picture_carries_the_recipe_and_the_zip_all_samples(picture, tmp_path):
@@ -281,8 +283,8 @@ def test_a_preset_is_one_that_the_solver_takes_for_the_task(name, task, tmp_path
     def begin(algorithm: str, settings: dict) -> Run:
         # All is checked before the first network call.
         options = {"sigma": 0.1} | ({"width": 1.0} if task == "gaussian-blur" else {})
-        order = Order(task, options, painted=hole(), algorithm=algorithm, knobs=settings, samples=1)
-        problem = prepare(order, tiny(), upload)
+        request = RestoreRequest(task, options, painted=hole(), algorithm=algorithm, knobs=settings, samples=1)
+        problem = prepare(request, tiny(), upload)
         return Run(problem.solver, Request(problem.piece.picture.y, problem.op, sigma_y=0.1))
 
     algorithm, settings = presets.PRESETS[name].chosen(task)
@@ -325,8 +327,8 @@ def test_what_is_left_is_told_by_the_pace_of_the_levels_to_come(monkeypatch):
 
 
 def test_the_snippet_makes_what_the_page_hands_out(picture, prior_folder, tmp_path, monkeypatch):
-    order = inpainting(prior=prior_folder, samples=2, options={"sigma": 0.05})
-    result = last(prepare(order, tiny(), open_upload(picture)))
+    request = inpainting(prior=prior_folder, samples=2, options={"sigma": 0.05})
+    result = last(prepare(request, tiny(), open_upload(picture)))
     _, archive = save(result, tmp_path / "out")
     monkeypatch.chdir(tmp_path)
     zipfile.ZipFile(archive).extractall(tmp_path / "unzipped")

@@ -13,8 +13,8 @@ from ambient_solve.algorithms import ALGORITHMS
 from ambient_solve.app import presets
 from ambient_solve.app.desk import MOVE, Desk, Job
 from ambient_solve.app.photographs import controls
-from ambient_solve.app.photographs.order import Order
-from ambient_solve.app.scans.job import ScanOrder
+from ambient_solve.app.photographs.request import RestoreRequest
+from ambient_solve.app.scans.job import ScanRequest
 from ambient_solve.app.work import MOST, PASSES, QUICK, asked, passes, scan_work
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
@@ -32,11 +32,11 @@ def working(log: list, name: str, gate: threading.Event | None = None):
     yield f"{name} done"
 
 
-def in_thread(desk: Desk, job: Job, moments, seen: list | None = None) -> threading.Thread:
+def in_thread(desk: Desk, job: Job, reports, seen: list | None = None) -> threading.Thread:
     def work() -> None:
-        for moment in desk.serve(job, moments, lambda words: words):
+        for report in desk.serve(job, reports, lambda words: words):
             if seen is not None:
-                seen.append(moment)
+                seen.append(report)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -232,11 +232,11 @@ def test_what_the_page_offers_is_taken_and_what_holds_it_for_days_is_not():
         for task in controls.TASK_WORDS:
             algorithm, settings = preset.chosen(task)
             samples = preset.samples if task == "jpeg" else 16
-            order = Order(task, algorithm=algorithm, knobs=settings, samples=samples)
-            assert asked(order) * 12_000_000 <= MOST
+            request = RestoreRequest(task, algorithm=algorithm, knobs=settings, samples=samples)
+            assert asked(request) * 12_000_000 <= MOST
     assert 4 * passes("proximal", {"steps": 25}) * 256**2 <= QUICK, "Balanced"
     giants = [("repaint", {"resample": 1000, "steps": 1000}), ("langevin", {"repeats": 10_000, "steps": 1000})]
     for algorithm, settings in [*giants, ("mmps", {"iterations": 1000, "steps": 1000})]:
         with pytest.raises(AmbientSolveError, match="fewer samples or levels"):
-            scan_work(ScanOrder("prior", (0,), algorithm=algorithm, knobs=settings, samples=16), 320, 320)
-    assert scan_work(ScanOrder("l1-wavelet", tuple(range(64))), 1024, 1024) <= MOST
+            scan_work(ScanRequest("prior", (0,), algorithm=algorithm, knobs=settings, samples=16), 320, 320)
+    assert scan_work(ScanRequest("l1-wavelet", tuple(range(64))), 1024, 1024) <= MOST

@@ -16,7 +16,7 @@ from PIL import Image
 from ambient_solve.app import painter, panels, presets, runs, wiring
 from ambient_solve.app.photographs import choices, controls, events, history, many, results, run
 from ambient_solve.app.photographs.job import prepare
-from ambient_solve.app.photographs.order import Order
+from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.uploads import open_upload
 from ambient_solve.errors import AmbientSolveError
@@ -104,7 +104,7 @@ def test_a_stopped_run_ends_and_keeps_what_is_finished(finished, words, picture,
     share = re.search(r"valuenow=.(\d+)", asked["status"])[1]
     assert share == re.search(r"valuenow=.(\d+)", seen["status"])[1], "the bar stays where it was"
     rest = list(updates)
-    assert len(rest) == 2 and words in rest[0]["status"], "the next moment is the last"
+    assert len(rest) == 2 and words in rest[0]["status"], "the next report is the last"
     assert rest[1]["stop"]["interactive"] is False
     kept = given["session"].result
     assert (0 if kept is None else len(kept.samples)) == finished
@@ -176,10 +176,10 @@ def test_a_refused_file_is_not_left_in_the_box(picture, prior_folder):
 
 def test_what_was_put_in_for_another_task_is_not_used(picture, prior_folder):
     given = values(picture, prior_folder, kernel=str(picture), mask=str(picture))
-    assert choices.order_of({**given, "task": "super-resolution"}).kernel is None
-    assert choices.order_of({**given, "task": "gaussian-blur"}).kernel == picture
-    assert choices.order_of({**given, "task": "gaussian-blur"}).mask is None
-    assert choices.order_of({**given, "task": "inpaint"}).mask == picture
+    assert choices.request_of({**given, "task": "super-resolution"}).kernel is None
+    assert choices.request_of({**given, "task": "gaussian-blur"}).kernel == picture
+    assert choices.request_of({**given, "task": "gaussian-blur"}).mask is None
+    assert choices.request_of({**given, "task": "inpaint"}).mask == picture
 
 
 def test_a_picture_that_is_shown_again_is_not_written_again(tmp_path):
@@ -210,7 +210,9 @@ def test_a_fit_that_is_too_good_is_said_where_something_can_be_done_about_it(pic
     def said(task: str, sigma: float, estimated: float | None = None, **changes) -> str:
         missing = np.zeros((HEIGHT, WIDTH), bool)
         missing[4:9, 5:12] = True
-        problem = prepare(Order(task, {"sigma": sigma}, painted=missing, **changes), tiny(), open_upload(picture))
+        problem = prepare(
+            RestoreRequest(task, {"sigma": sigma}, painted=missing, **changes), tiny(), open_upload(picture)
+        )
         return results.advice(SimpleNamespace(problem=problem, misfit=misfit), estimated)
 
     misfit = 0.1
@@ -354,7 +356,7 @@ def test_the_endpoint_gives_what_the_solver_gives(server, picture):
     path, told = ask(client, picture, 7).result()
     want = last(
         prepare(
-            Order("denoise", {"sigma": 0.1}, algorithm="proximal", knobs={"steps": 12}, samples=1, seed=7),
+            RestoreRequest("denoise", {"sigma": 0.1}, algorithm="proximal", knobs={"steps": 12}, samples=1, seed=7),
             tiny(),
             open_upload(picture),
         )

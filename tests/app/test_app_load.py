@@ -17,7 +17,7 @@ from PIL import Image
 from ambient_solve.app import panels
 from ambient_solve.app.photographs import api, choices, session
 from ambient_solve.app.photographs.job import Problem, prepare
-from ambient_solve.app.photographs.order import Order
+from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.run import Result
 from ambient_solve.app.photographs.session import Session
 from ambient_solve.app.uploads import open_upload
@@ -100,8 +100,10 @@ def test_fifty_jobs_of_ten_clients_are_answered_not_mixed_up_and_leave_nothing(s
     print(f"\n{JOBS} jobs of 10 clients: {left} objects of them left")
     prior, upload = tiny(), open_upload(picture)
     for seed in range(0, JOBS, 7):
-        order = Order("denoise", {"sigma": 0.1}, algorithm="proximal", knobs={"steps": STEPS}, samples=1, seed=seed)
-        want = np.asarray(panels.to_image(last(prepare(order, prior, upload)).mean))
+        request = RestoreRequest(
+            "denoise", {"sigma": 0.1}, algorithm="proximal", knobs={"steps": STEPS}, samples=1, seed=seed
+        )
+        want = np.asarray(panels.to_image(last(prepare(request, prior, upload)).mean))
         assert (np.asarray(Image.open(answers[seed][0])) == want).all()
         assert (np.asarray(Image.open(answers[(seed + 1) % JOBS][0])) != want).any(), "control: seeds differ"
     assert [told["seed"] for _, (_, told) in sorted(answers.items())] == list(range(JOBS))

@@ -1,4 +1,4 @@
-"""The tab for scans: its orders, runs and views, and what is never told; the endpoint /mri through a server."""
+"""The tab for scans: its requests, runs and views, and what is never told; the endpoint /mri through a server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from ambient_solve import NetworkConfig, NetworkPrior
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.scans import events, example, job, panels
-from ambient_solve.app.scans.job import ScanOrder
+from ambient_solve.app.scans.job import ScanRequest
 from ambient_solve.app.scans.panels import Look
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri.problem import problem
@@ -78,19 +78,19 @@ def merged(updates) -> dict:
 @pytest.mark.parametrize("mask_channels", [0, 1])
 def test_a_run_makes_what_the_library_makes(scan_file, mask_channels):
     prior, scan = tiny(mask_channels), job.read(scan_file)
-    order = ScanOrder("prior", (1,), "random", 2.0, 12, "proximal", {"steps": 3}, samples=3, seed=5, coils=4)
-    moments = list(job.run(order, scan, prior))
+    request = ScanRequest("prior", (1,), "random", 2.0, 12, "proximal", {"steps": 3}, samples=3, seed=5, coils=4)
+    reports = list(job.run(request, scan, prior))
     p = problem(retrospective(scan.slice(1), "random", 2.0, 12, 5), 4)
     want = reconstruct(p, prior, algorithm="proximal", options={"steps": 3}, n_samples=3, seed=5)
-    made = moments[-1].made
+    made = reports[-1].made
     assert torch.allclose(made.samples, want.samples, rtol=1e-4, atol=1e-4 * p.scale)
     assert made.chi2 == pytest.approx(want.chi2, rel=1e-3) and made.metrics == pytest.approx(want.metrics, rel=1e-3)
-    assert [len(m.made.samples) for m in moments if m.made is not None] == [1, 2, 3, 3]
-    assert [m.finished for m in moments] == [False] * (len(moments) - 1) + [True]
+    assert [len(m.made.samples) for m in reports if m.made is not None] == [1, 2, 3, 3]
+    assert [m.finished for m in reports] == [False] * (len(reports) - 1) + [True]
     # Controls: another seed, and the other slice.
     other = reconstruct(p, prior, algorithm="proximal", options={"steps": 3}, n_samples=3, seed=6)
     assert not torch.allclose(made.samples, other.samples, rtol=1e-4, atol=1e-4 * p.scale)
-    assert moments[-1].index == 1 and made.problem.scale == p.scale != problem(scan.slice(0), 4).scale
+    assert reports[-1].index == 1 and made.problem.scale == p.scale != problem(scan.slice(0), 4).scale
 
 
 def test_closing_a_run_ends_it(scan_file, monkeypatch):
@@ -98,12 +98,12 @@ def test_closing_a_run_ends_it(scan_file, monkeypatch):
     prior, calls = tiny(), []
     denoise = prior.denoise
     monkeypatch.setattr(prior, "denoise", lambda *a, **k: (calls.append(1), denoise(*a, **k))[1])
-    order = ScanOrder("prior", (0, 1), acceleration=2.0, algorithm="proximal", knobs={"steps": 3}, samples=4)
-    moments, kept = job.run(order, job.read(scan_file), prior), None
-    for moment in moments:
-        kept = moment.made or kept
-        if kept is not None and moment.preview is not None:
-            moments.close()
+    request = ScanRequest("prior", (0, 1), acceleration=2.0, algorithm="proximal", knobs={"steps": 3}, samples=4)
+    reports, kept = job.run(request, job.read(scan_file), prior), None
+    for report in reports:
+        kept = report.made or kept
+        if kept is not None and report.preview is not None:
+            reports.close()
     assert len(kept.samples) == 1 and len(calls) == 4, "one sample of three levels, and one level of the next"
 
 
@@ -236,7 +236,7 @@ def test_what_claims_too_much_is_refused_before_it_is_unpacked(scan_file, tmp_pa
             job.receive(uploads, tmp_path / "in")
     monkeypatch.undo()
     with pytest.raises(AmbientSolveError, match="slices 0 to 1"):
-        next(job.run(ScanOrder(slices=(2,)), job.read(scan_file), None))
+        next(job.run(ScanRequest(slices=(2,)), job.read(scan_file), None))
 
 
 def test_the_window_maps_the_ends_to_black_and_white():
@@ -285,7 +285,7 @@ def test_the_example_is_finished_small_and_says_what_it_is():
     seen = example.seen()
     said = panels.words(seen, 0)
     # The menu stands at another method: what made the example is named as the menu has it.
-    assert panels.METHODS[example.ORDER.method] in said and example.ORDER.method not in said
+    assert panels.METHODS[example.REQUEST.method] in said and example.REQUEST.method not in said
     assert panels.captions(seen)["mask"].endswith("calibration lines")
     assert "Simulated k-space" in said and "PSNR" in said and "R = 3.05" in said
     wrong = np.abs(seen.magnitudes["filled"] - seen.magnitudes["reference"]).mean()

@@ -108,9 +108,9 @@ def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
     assert pinned("owner/name@v1") == "owner/name@v1"
     for plain in (str(tmp_path), *embedded_priors(), "./a/b"):
         assert pinned(plain) == plain
-    order = SimpleNamespace(prior="owner/name", task="denoise", options={"sigma": 0.1}, kernel=None)
-    order.algorithm, order.knobs, order.samples, order.seed = "proximal", {}, 1, 0
-    problem = SimpleNamespace(order=order, picture=SimpleNamespace(path=Path("a.png")))
+    request = SimpleNamespace(prior="owner/name", task="denoise", options={"sigma": 0.1}, kernel=None)
+    request.algorithm, request.knobs, request.samples, request.seed = "proximal", {}, 1, 0
+    problem = SimpleNamespace(request=request, picture=SimpleNamespace(path=Path("a.png")))
     recipe = recipe_of(SimpleNamespace(problem=problem))
     assert recipe.prior == f"owner/name@{COMMIT}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ambient_solve.app.scans.job import KINDS, ScanOrder
+from ambient_solve.app.scans.job import KINDS, ScanRequest
 from ambient_solve.cli.dispatch import main
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.operators import kspace_masks
@@ -179,16 +179,16 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_an_order_of_a_scan_is_in_range(name):
+def test_a_request_of_a_scan_is_in_range(name):
     for value in WRONG[name]:
         with pytest.raises(AmbientSolveError) as error:
-            ScanOrder(**{name: value})
+            ScanRequest(**{name: value})
         assert one_sentence(error)
-    assert ScanOrder().acceleration == 1 and ScanOrder(acceleration=4, coils=0, kind="spiral").coils == 0
+    assert ScanRequest().acceleration == 1 and ScanRequest(acceleration=4, coils=0, kind="spiral").coils == 0
     assert set(kspace_masks.KINDS) == set(KINDS)
 
 
-def test_the_endpoint_refuses_an_order_before_it_reads(tmp_path):
+def test_the_endpoint_refuses_a_request_before_it_reads(tmp_path):
     pytest.importorskip("gradio")
     from ambient_solve.app.scans import api
 
@@ -198,7 +198,7 @@ def test_the_endpoint_refuses_an_order_before_it_reads(tmp_path):
             list(api.reconstructed({**given, "acceleration": acceleration, "options": options}, "cpu"))
 
 
-def test_the_command_refuses_an_order_that_is_out_of_range(capsys):
+def test_the_command_refuses_a_request_that_is_out_of_range(capsys):
     for flags in (("--acceleration", "-1"), ("--coils", "1000000000")):
         assert main(["mri", "gone.h5", "--method", "zero-filled", *flags]) == 2
         assert "expected" in capsys.readouterr().err

@@ -87,7 +87,7 @@ def restored(
     libraries()
     from ambient_solve.app.begin import begun
     from ambient_solve.app.photographs.job import Problem
-    from ambient_solve.app.photographs.run import Moment
+    from ambient_solve.app.photographs.run import Progress
     from ambient_solve.errors import AmbientSolveError
 
     rules = Rules((prior,)) if rules is None else rules
@@ -112,16 +112,16 @@ def restored(
         picture = lambda: session.take(given["file"], model.shape[0])  # noqa: E731
         load = lambda lane: events.chosen_prior(values, lane)  # noqa: E731
         job, result = Job(visitor=given.get("visitor"), minutes=rules.minutes), None
-        moments = begun(choices.order_of(values), picture, load, job)
-        for moment in DESK.serve(job, moments, lambda words: Moment(0.0, words)):
-            if isinstance(moment, Problem):
+        reports = begun(choices.request_of(values), picture, load, job)
+        for report in DESK.serve(job, reports, lambda words: Progress(0.0, words)):
+            if isinstance(report, Problem):
                 continue
-            yield None, {"share": round(moment.share, 3), "words": moment.words}
-            result = moment.result or result
+            yield None, {"share": round(report.share, 3), "words": report.words}
+            result = report.result or result
         if result is None:
             raise AmbientSolveError(f"{job.over_words} No sample was finished by then.")
         best, _ = save(result, session.folder)
-        ended = {"ended": job.over_words} if job.over and moment.share < 1 else {}
+        ended = {"ended": job.over_words} if job.over and report.share < 1 else {}
         yield str(best), {"misfit": result.misfit, **ended, **details(result)}
 
 

@@ -1,4 +1,4 @@
-"""What is chosen on the page: the prior, the task, its controls, and the order that they describe."""
+"""What is chosen on the page: the prior, the task, its controls, and the request that they describe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ambient_solve.app import painter, presets, widgets
 from ambient_solve.app.desk import DESK, LONG
 from ambient_solve.app.folders import MAX_PIXELS, MAX_SAMPLES, MAX_STEPS
 from ambient_solve.app.photographs import controls, example
-from ambient_solve.app.photographs.order import Order
+from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.presets import choose_preset
 from ambient_solve.app.wiring import libraries
 from ambient_solve.errors import AmbientSolveError
@@ -84,8 +84,8 @@ def choose_task(task: str, preset: str | None = None) -> dict[str, Any]:
     return updates | choose_preset(preset, task)
 
 
-def order_of(values: dict[str, Any]) -> Order:
-    """The order that the controls describe."""
+def request_of(values: dict[str, Any]) -> RestoreRequest:
+    """The request that the controls describe."""
     task, known = values["task"], {k.name: k for k in knobs(TASKS[values["task"]])}
     options = {name: widgets.knob_value(known[name], values[name]) for name in controls.task_knobs(task)}
     chosen = dict(values["knobs"] or {})
@@ -96,7 +96,7 @@ def order_of(values: dict[str, Any]) -> Order:
         )
     # What was put in for another task is still there, out of sight.
     files = {name: Path(values[name]) if name in known and values[name] else None for name in ("mask", "kernel")}
-    return Order(
+    return RestoreRequest(
         task,
         options,
         play=values["play"],

@@ -16,7 +16,7 @@ from PIL import Image
 from ambient_solve.app import painter, panels, presets
 from ambient_solve.app.desk import DESK, Job
 from ambient_solve.app.photographs import controls, history
-from ambient_solve.app.photographs.choices import apply, chosen_prior, order_of, picture
+from ambient_solve.app.photographs.choices import apply, chosen_prior, picture, request_of
 from ambient_solve.app.photographs.history import FILES, PLAIN
 from ambient_solve.app.photographs.results import array, nothing, small, views
 from ambient_solve.app.photographs.session import Session
@@ -92,36 +92,36 @@ def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     libraries()
     from ambient_solve.app.begin import begun
     from ambient_solve.app.photographs.job import Problem
-    from ambient_solve.app.photographs.run import Moment
+    from ambient_solve.app.photographs.run import Progress
 
     session = values["session"] or Session()
     seed = values["seed"] if values["same_seed"] else random.randrange(2**31)
-    order = order_of({**values, "seed": seed})
+    request = request_of({**values, "seed": seed})
     job, before = Job(visitor=values.get("visitor"), minutes=values["rules"].minutes), None
     session.stopped, session.share, taken_before = False, 0.0, session.taken
     stoppable, shown = {"session": session, "stop": gr.update(interactive=True)}, {}
-    moments = begun(order, lambda: picture({**values, "session": session}), lambda x: chosen_prior(values, x), job)
-    for moment in DESK.serve(job, moments, lambda words: Moment(0.0, words)):
-        if isinstance(moment, Problem):
-            before = small(panels.measured(moment.before, moment.mask))
-            piece, session.result = moment.piece, None
+    reports = begun(request, lambda: picture({**values, "session": session}), lambda x: chosen_prior(values, x), job)
+    for report in DESK.serve(job, reports, lambda words: Progress(0.0, words)):
+        if isinstance(report, Problem):
+            before = small(panels.measured(report.before, report.mask))
+            piece, session.result = report.piece, None
             cut = panels.measured(array(piece.picture), None if piece.mask is None else piece.mask.numpy() > 0)
             yield {**nothing((before, before)), "seed": seed, "status": panels.progress_bar(0, "Starting"), **stoppable}
             continue
         if session.taken != taken_before:  # another picture was put in, and is shown
             yield {"stop": gr.update(interactive=False)}
             return
-        session.share = moment.share
-        updates = {"status": panels.progress_bar(moment.share, moment.words), **({} if before else stoppable)}
-        if moment.preview is not None:
-            updates["slider"] = tuple(map(small, panels.slider_pair(cut, panels.to_image(moment.preview))))
-        if moment.result is not None:
-            session.result = moment.result
+        session.share = report.share
+        updates = {"status": panels.progress_bar(report.share, report.words), **({} if before else stoppable)}
+        if report.preview is not None:
+            updates["slider"] = tuple(map(small, panels.slider_pair(cut, panels.to_image(report.preview))))
+        if report.result is not None:
+            session.result = report.result
             shown = views(session, before)
             updates |= shown
-        if (session.stopped or job.over) and moment.share < 1:
+        if (session.stopped or job.over) and report.share < 1:
             words = stopped_words(0 if session.result is None else len(session.result.samples))
-            updates["status"] = panels.progress_bar(moment.share, f"{job.over_words} {words}" if job.over else words)
+            updates["status"] = panels.progress_bar(report.share, f"{job.over_words} {words}" if job.over else words)
             yield updates
             break
         yield updates

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ambient_solve.app.panels import to_image
-from ambient_solve.app.photographs.order import Order
+from ambient_solve.app.photographs.request import RestoreRequest
 
 if TYPE_CHECKING:
     from ambient_solve.app.photographs.job import Problem
@@ -56,7 +56,7 @@ def problem(prior: Prior) -> Problem:
     from ambient_solve.app.photographs.job import prepare
     from ambient_solve.app.uploads import open_upload
 
-    return prepare(Order("inpaint", {"sigma": 0.01}, mask=MASK, samples=4), prior, open_upload(PICTURE))
+    return prepare(RestoreRequest("inpaint", {"sigma": 0.01}, mask=MASK, samples=4), prior, open_upload(PICTURE))
 
 
 def rehearse(prior: Prior) -> None:
@@ -92,9 +92,9 @@ def make() -> None:
         ImageDraw.Draw(mask).line(corners, 255, width, joint="curve")
     mask.save(MASK)
     what = problem(load_prior("photos"))
-    for moment in run(what):
-        print(moment.words, flush=True)
-    made = moment.result
+    for report in run(what):
+        print(report.words, flush=True)
+    made = report.result
     missing = (np.clip(made.samples[:, ~what.mask], 0, 1) * 255).round().astype(np.uint8)
     # One channel that `residual_map` shows as it shows the three.
     residual = np.clip(made.residual.mean(-1, keepdims=True) * 3**0.5 * 16, -127, 127).round().astype(np.int8)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ambient_solve.app import painter
 from ambient_solve.app.photographs import controls
-from ambient_solve.app.photographs.session import Kept
+from ambient_solve.app.photographs.session import HistoryEntry
 
 if TYPE_CHECKING:
     from ambient_solve.app.photographs.session import Session
@@ -40,7 +40,7 @@ def remember(session: Session, values: dict[str, Any], before: Image.Image, afte
     thumbnail = after.copy()
     thumbnail.thumbnail((SIDE, SIDE))
     words = f"{session.runs}: {controls.TASK_WORDS[values['task']].partition(' (')[0].lower()}, seed {values['seed']}"
-    session.history.insert(0, Kept(folder, held, thumbnail, words))
+    session.history.insert(0, HistoryEntry(folder, held, thumbnail, words))
     while len(session.history) > MOST:
         shutil.rmtree(session.history.pop().folder, ignore_errors=True)
     return shown(session)

@@ -1,6 +1,6 @@
 """What the page says -> a measurement, its damage and a solver. Knows no gradio; `run` runs it.
 
-problem = prepare(Order("denoise", {"sigma": 0.1}), load_prior(), open_upload("old.png"))
+problem = prepare(RestoreRequest("denoise", {"sigma": 0.1}), load_prior(), open_upload("old.png"))
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
-from ambient_solve.app.photographs.order import SIZES, WORKING, Order
+from ambient_solve.app.photographs.request import SIZES, WORKING, RestoreRequest
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.tiled import TiledPrior
@@ -25,7 +25,7 @@ from ambient_solve.solver import Solver, make_solver
 
 @dataclass(frozen=True)
 class Problem:
-    """An order that was found to fit.
+    """A request that was found to fit.
 
     Attributes:
         picture: The measurement at full size. piece: What of it is restored. damage, op: Those of the piece.
@@ -34,7 +34,7 @@ class Problem:
         truth: The undamaged picture (H, W, C), known when playing. notes: What was converted, in words.
     """
 
-    order: Order
+    request: RestoreRequest
     picture: Picture
     piece: Piece
     damage: Task
@@ -51,46 +51,46 @@ class Problem:
         return _array(self.picture.y)
 
 
-def prepare(order: Order, prior: Prior, picture: Picture) -> Problem:
-    """Check an order for this `picture`, before the first network call.
+def prepare(request: RestoreRequest, prior: Prior, picture: Picture) -> Problem:
+    """Check a request for this `picture`, before the first network call.
 
     Raises:
         AmbientSolveError: what the page says does not fit.
     """
-    if order.samples < 1:
-        raise AmbientSolveError(f"{order.samples} samples were asked for, at least 1 was expected.")
-    if order.size not in SIZES:
-        raise AmbientSolveError(f"There is no working size {order.size!r}. {suggestion(order.size, SIZES)}")
-    make_solver(prior, order.algorithm, order.knobs)
+    if request.samples < 1:
+        raise AmbientSolveError(f"{request.samples} samples were asked for, at least 1 was expected.")
+    if request.size not in SIZES:
+        raise AmbientSolveError(f"There is no working size {request.size!r}. {suggestion(request.size, SIZES)}")
+    make_solver(prior, request.algorithm, request.knobs)
     notes, truth, mask, files = list(picture.notes), None, None, {}
-    if order.task == Inpaint.name:
-        mask = ~_missing(order, tuple(picture.y.shape[-2:]), picture.path.name)
+    if request.task == Inpaint.name:
+        mask = ~_missing(request, tuple(picture.y.shape[-2:]), picture.path.name)
         files = {"mask": torch.from_numpy(mask).float()}
-    elif order.kernel is not None:
-        files = {"kernel": str(order.kernel)}
-    damage = make_task(order.task, **order.options, **files)
-    if order.play:
+    elif request.kernel is not None:
+        files = {"kernel": str(request.kernel)}
+    damage = make_task(request.task, **request.options, **files)
+    if request.play:
         if isinstance(damage, Blurred) and damage.boundary != "circular":
             damage = replace(damage, boundary="circular")
             notes.append("playing, the blur wraps round at the edges of the picture")
-        picture, truth = simulate(picture, damage, order.seed)
-    piece, how = _piece(order, damage, picture, mask)
+        picture, truth = simulate(picture, damage, request.seed)
+    piece, how = _piece(request, damage, picture, mask)
     if how == "tiles":
         prior = TiledPrior(prior)
     if piece.mask is not None:
         damage = replace(damage, mask=piece.mask)
     damage = replace(damage, sigma=damage.sigma * piece.noise)
     notes += _size_words(how, piece)
-    solver = make_solver(prior, order.algorithm, order.knobs)
+    solver = make_solver(prior, request.algorithm, request.knobs)
     op = damage.operator(piece.picture)
-    at_once, tiled = fitting(solver, op, piece.picture, order.samples)
+    at_once, tiled = fitting(solver, op, piece.picture, request.samples)
     if tiled is not None:
-        solver = make_solver(tiled, order.algorithm, order.knobs)
+        solver = make_solver(tiled, request.algorithm, request.knobs)
         notes.append("restored in tiles, the memory that is free does not hold it whole")
     if not (solver.algorithm is not None and solver.algorithm.interacting) and prior.device.type == "cpu":
         at_once = 1  # as fast as several, and a cancelled run keeps what is finished
     shown = None if truth is None else _array(truth)
-    return Problem(order, picture, piece, damage, op.to(prior.device), solver, at_once, mask, shown, tuple(notes))
+    return Problem(request, picture, piece, damage, op.to(prior.device), solver, at_once, mask, shown, tuple(notes))
 
 
 def simulate(picture: Picture, damage: Task, seed: int) -> tuple[Picture, Tensor]:
@@ -112,16 +112,16 @@ def simulate(picture: Picture, damage: Task, seed: int) -> tuple[Picture, Tensor
     return replace(picture, y=y, copies=1), x
 
 
-def _missing(order: Order, size: tuple[int, int], name: str) -> np.ndarray:
+def _missing(request: RestoreRequest, size: tuple[int, int], name: str) -> np.ndarray:
     """The missing pixels (H, W): painted, in the file of the mask, or lost at random."""
     missing = np.zeros(size, bool)
-    if order.painted is not None and order.painted.any():
-        drawn = torch.from_numpy(order.painted[None, None].astype(np.float32))
+    if request.painted is not None and request.painted.any():
+        drawn = torch.from_numpy(request.painted[None, None].astype(np.float32))
         missing |= torch.nn.functional.interpolate(drawn, size=size, mode="nearest-exact")[0, 0].numpy() > 0
-    if order.mask is not None:
-        missing |= read_mask(order.mask, size, name).numpy() == 0
-    if order.play and order.scattered > 0:
-        missing |= np.random.default_rng(order.seed).random(size) < order.scattered
+    if request.mask is not None:
+        missing |= read_mask(request.mask, size, name).numpy() == 0
+    if request.play and request.scattered > 0:
+        missing |= np.random.default_rng(request.seed).random(size) < request.scattered
     if not missing.any():
         raise AmbientSolveError(
             "Nothing is marked as missing: paint over the missing part of the picture, or upload a mask that is white "
@@ -132,11 +132,11 @@ def _missing(order: Order, size: tuple[int, int], name: str) -> np.ndarray:
     return missing
 
 
-def _piece(order: Order, damage: Task, picture: Picture, mask: np.ndarray | None) -> tuple[Piece, str]:
+def _piece(request: RestoreRequest, damage: Task, picture: Picture, mask: np.ndarray | None) -> tuple[Piece, str]:
     """The part of the picture to restore, and which of SIZES that is."""
     height, width = picture.y.shape[-2:]
     longer = max(height, width) * (damage.factor if isinstance(damage, SuperResolution) else 1)
-    seen, how = None if mask is None else torch.from_numpy(mask).float(), order.size
+    seen, how = None if mask is None else torch.from_numpy(mask).float(), request.size
     box = (0, 0, height, width) if seen is None else missing_box(seen)
     if how == "auto":
         local = seen is not None and max(box[2] - box[0], box[3] - box[1]) <= WORKING

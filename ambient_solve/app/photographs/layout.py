@@ -7,7 +7,7 @@ from typing import Any
 from ambient_solve.app import folders, painter, panels, presets, runs, widgets
 from ambient_solve.app.photographs import choices, controls, events, example, history, many, results
 from ambient_solve.app.photographs.api import endpoints
-from ambient_solve.app.photographs.order import SIZES
+from ambient_solve.app.photographs.request import SIZES
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.wiring import KEPT, MODEL, Parts, connect, connect_select, forget, sentences
 

@@ -12,7 +12,7 @@ from ambient_solve.app import panels, runs
 from ambient_solve.app.desk import DESK, LONG, Job
 from ambient_solve.app.folders import MAX_PIXELS, tame
 from ambient_solve.app.photographs import choices, events
-from ambient_solve.app.photographs.order import Order
+from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.session import Session
 from ambient_solve.app.uploads import open_upload, unzip_pictures, zip_folder
 from ambient_solve.app.wiring import libraries
@@ -32,21 +32,21 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from ambient_solve.restore.files import restore_files
     from ambient_solve.restore.tasks import make_task
 
-    session, order = values["session"] or Session(), choices.order_of(values)
+    session, request = values["session"] or Session(), choices.request_of(values)
     if values["play"]:
         raise AmbientSolveError("Many pictures are restored as they are: untick 'damage it for me'.")
-    files = (
-        {"mask": order.mask} if order.task == "inpaint" else {} if order.kernel is None else {"kernel": order.kernel}
-    )
-    damage = make_task(order.task, **order.options, **files)
+    files = {} if request.kernel is None else {"kernel": request.kernel}
+    if request.task == "inpaint":
+        files = {"mask": request.mask}
+    damage = make_task(request.task, **request.options, **files)
     pictures = _received(values["many"] or [], session.folder / "many-in")
-    job = Job(_work(order, pictures), values.get("visitor"), values["rules"].minutes)
+    job = Job(_work(request, pictures), values.get("visitor"), values["rules"].minutes)
     prior, out, rows = events.chosen_prior(values, LONG), session.folder / "many-out", []
-    settings = {"algorithm": order.algorithm, "options": dict(order.knobs), "n_samples": order.samples}
+    settings = {"algorithm": request.algorithm, "options": dict(request.knobs), "n_samples": request.samples}
     session.stopped, session.share = False, 0.0
     started = panels.progress_bar(0, f"{len(pictures)} pictures")
     yield {"session": session, "status": started, "table": rows, "stop": gr.update(interactive=True)}
-    outcomes = restore_files(pictures, prior, damage, out=out, seed=order.seed, max_pixels=MAX_PIXELS, **settings)
+    outcomes = restore_files(pictures, prior, damage, out=out, seed=request.seed, max_pixels=MAX_PIXELS, **settings)
     for outcome in DESK.serve(job, iter(outcomes), lambda words: words):
         if isinstance(outcome, str):
             yield {"status": panels.progress_bar(0, outcome)}
@@ -69,16 +69,16 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"many_out": gr.update(value=str(archive), interactive=True), "stop": gr.update(interactive=False)}
 
 
-def _work(order: Order, pictures: list[Path]) -> float:
+def _work(request: RestoreRequest, pictures: list[Path]) -> float:
     """What they ask for, which is a long job at any rate; none of them may ask for too much."""
     from PIL import Image
 
-    work, each = 2 * QUICK, asked(order)
+    work, each = 2 * QUICK, asked(request)
     for path in pictures:
         pixels = 0  # what is wrong with a file is said in its turn
         with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             with Image.open(path) as image:
-                pixels = image.width * image.height * order.options.get("factor", 1) ** 2
+                pixels = image.width * image.height * request.options.get("factor", 1) ** 2
         work += checked(each * pixels)
     return work
 

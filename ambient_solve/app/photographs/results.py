@@ -42,7 +42,7 @@ def views(session: Session, before: Any) -> dict[str, Any]:
     best = small(panels.to_image(result.mean))
     restored, archive = save(result, session.folder)
     python, shell = how_to_repeat(result)
-    words = panels.share_words(problem.mask, samples, problem.order.keep)
+    words = panels.share_words(problem.mask, samples, problem.request.keep)
     if problem.truth is not None:
         words += f" {panels.truth_words(problem.truth, result.mean)}"
     piece_mask = None if problem.piece.mask is None else problem.piece.mask.numpy() > 0
@@ -70,11 +70,11 @@ def advice(result: Result, estimated: float | None = None) -> str:
     """What the misfit says of the stated damage; too good a fit is no news where nothing is to be done about it."""
     from ambient_solve.restore import estimate as restore_estimate
 
-    problem, sigma = result.problem, result.problem.order.options.get("sigma")
+    problem, sigma = result.problem, result.problem.request.options.get("sigma")
     said = restore_estimate.advice(result.misfit, problem.damage)
     if not said or not result.misfit < 1:
         return said
-    if problem.mask is not None and problem.order.keep:
+    if problem.mask is not None and problem.request.keep:
         return "A fit that good does no harm here: the measured pixels are kept as they are."
     smallest = sigma is not None and sigma <= controls.HANDY["sigma"][0]
     return "" if smallest or sigma == estimated else said

@@ -1,4 +1,4 @@
-"""A `Problem` is run, and told in moments: a preview now and then, and what is known after every finished sample."""
+"""A `Problem` is run, and told in reports: a preview now and then, and what is known after every finished sample."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Moment:
+class Progress:
     """Where a run stands. `preview` is at the working size; `result` comes whenever a sample is finished."""
 
     share: float
@@ -61,18 +61,18 @@ class Moment:
     result: Result | None = None
 
 
-def run(problem: Problem) -> Iterator[Moment]:
-    """Draw the samples; a `Moment` at most every INTERVAL seconds and whenever a sample is finished.
+def run(problem: Problem) -> Iterator[Progress]:
+    """Draw the samples; a `Progress` at most every INTERVAL seconds and whenever a sample is finished.
 
     Closing the iterator ends the run. Sample s depends on (seed, s) alone, however many are drawn at once.
     """
-    order, picture = problem.order, problem.piece.picture
+    request, picture = problem.request, problem.piece.picture
     y = picture.y.to(problem.solver.prior.device)
     sigma_y = picture.copies**0.5 * problem.damage.sigma
-    clock, shown, result, frames = _Clock(order.samples), 0.0, None, []
-    for first in range(0, order.samples, problem.at_once):
-        size = min(problem.at_once, order.samples - first)
-        part = Run(problem.solver, Request(y, problem.op, size, order.seed, sigma_y, first_sample=first))
+    clock, shown, result, frames = _Clock(request.samples), 0.0, None, []
+    for first in range(0, request.samples, problem.at_once):
+        size = min(problem.at_once, request.samples - first)
+        part = Run(problem.solver, Request(y, problem.op, size, request.seed, sigma_y, first_sample=first))
         clock.begin([part.algorithm.gradient and s <= part.prior.sigma_jacobian for s in part.sigmas[:-1]])
         kept = {round(i) for i in np.linspace(1, part.algorithm.steps, FRAMES)} if first == 0 else set()
         for state in part.states():
@@ -81,11 +81,11 @@ def run(problem: Problem) -> Iterator[Moment]:
                 frames.append((f"noise {state.sigma:.2g}", _thumbnail(_estimate(problem, part, state.z0))))
             if time.perf_counter() - shown >= INTERVAL and state.step < state.steps:
                 share, words = clock.tell(first, size, state.step, state.steps)
-                yield Moment(share, words, _estimate(problem, part, state.z0))
+                yield Progress(share, words, _estimate(problem, part, state.z0))
                 shown = time.perf_counter()
         result = _finished(problem, part, state.z, result, tuple(frames), clock.elapsed())
         share, words = clock.finish(first + size)
-        yield Moment(share, words, result=result)
+        yield Progress(share, words, result=result)
 
 
 class _Clock:
@@ -145,7 +145,7 @@ def _estimate(problem: Problem, part: Run, z: Tensor) -> np.ndarray:
     """The first of the states `z` as a picture (h, w, C) of the working size."""
     with torch.no_grad():
         x = problem.damage.to_output(part.prior.decode(z[:1])[:, None], problem.piece.picture)[0, 0].float().cpu()
-    if problem.piece.mask is not None and problem.order.keep:
+    if problem.piece.mask is not None and problem.request.keep:
         x = torch.where(problem.piece.mask > 0, problem.piece.picture.y[0], x)
     return x.permute(1, 2, 0).numpy()
 
@@ -155,7 +155,7 @@ def _handed_out(problem: Problem, samples: Tensor) -> np.ndarray:
     x, piece = problem.damage.to_output(samples, problem.piece.picture).float().cpu(), problem.piece
     if piece.picture.y.shape != piece.whole.y.shape:
         x = piece.paste(x)
-    elif piece.mask is not None and problem.order.keep:
+    elif piece.mask is not None and problem.request.keep:
         x = torch.where(piece.mask > 0, piece.picture.y, x)
     return x[0].permute(0, 2, 3, 1).numpy()
 
@@ -183,7 +183,7 @@ def _finished(
     with torch.no_grad():
         explained = problem.op.A(restored.samples[:, 0]).cpu()
     residual = ((problem.piece.picture.y - explained)[0] / problem.damage.sigma).permute(1, 2, 0).numpy()
-    made = {**restored.settings, "n_samples": problem.order.samples}
+    made = {**restored.settings, "n_samples": problem.request.samples}
     return Result(problem, samples, chi2, residual, frames, made, seconds, restored.network_calls, restored.vjps)
 
 

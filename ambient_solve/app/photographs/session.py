@@ -46,7 +46,7 @@ class Session:
     taken: int = 0
     share: float = 0.0
     estimated: float | None = None
-    history: list[Kept] = field(default_factory=list)
+    history: list[HistoryEntry] = field(default_factory=list)
     runs: int = 0
 
     def take(self, upload: str | Path, channels: int) -> Picture:
@@ -69,20 +69,20 @@ def recipe_of(result: Result) -> Recipe:
     """What repeats a result on its picture, or on its picture and its mask."""
     from ambient_solve.priors.load import pinned
 
-    order, files = result.problem.order, {}
+    request, files = result.problem.request, {}
     stem = result.problem.picture.path.stem
-    if order.task == Inpaint.name:
+    if request.task == Inpaint.name:
         files = {"mask": f"{stem}-mask.png"}
-    elif order.kernel is not None:
-        files = {"kernel": order.kernel.name}
+    elif request.kernel is not None:
+        files = {"kernel": request.kernel.name}
     return Recipe(
-        prior=pinned(order.prior),
-        task=order.task,
-        damage={**order.options, **files},
-        algorithm=order.algorithm,
-        knobs=dict(order.knobs),
-        samples=order.samples,
-        seed=order.seed,
+        prior=pinned(request.prior),
+        task=request.task,
+        damage={**request.options, **files},
+        algorithm=request.algorithm,
+        knobs=dict(request.knobs),
+        samples=request.samples,
+        seed=request.seed,
     )
 
 
@@ -100,7 +100,7 @@ def save(result: Result, folder: Path) -> tuple[Path, Path]:
         write_png(torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))), path, recipe)
     if problem.mask is not None:
         Image.fromarray(np.where(problem.mask, 0, 255).astype(np.uint8)).save(out / f"{stem}-mask.png")
-    if problem.order.play:
+    if problem.request.play:
         panels.to_image(problem.before).save(out / f"{stem}-damaged.png")
     if len(result.samples) > 1:
         panels.spread_map(result.samples).image.save(out / "spread.png")
@@ -110,13 +110,13 @@ def save(result: Result, folder: Path) -> tuple[Path, Path]:
 
 def details(result: Result) -> dict[str, Any]:
     """Settings, versions, seconds and network calls of a result, for reading and for the archive."""
-    order, settings = result.problem.order, result.settings
+    request, settings = result.problem.request, result.settings
     return {
-        "task": order.task,
-        "damage": {**order.options, "damaged by the page": order.play},
-        "samples": {"asked for": order.samples, "finished": len(result.samples)},
-        "working size": order.size,
-        "measured pixels kept": order.keep,
+        "task": request.task,
+        "damage": {**request.options, "damaged by the page": request.play},
+        "samples": {"asked for": request.samples, "finished": len(result.samples)},
+        "working size": request.size,
+        "measured pixels kept": request.keep,
         **settings,
         "misfit of each sample": [round(c, 4) for c in result.chi2],
         "seconds": round(result.seconds, 2),
@@ -131,22 +131,22 @@ def how_to_repeat(result: Result) -> tuple[str, str]:
     needs, tail, lacking = [], "", ""
     if problem.mask is not None:
         needs.append(f"{recipe.damage['mask']} is in the zip")
-    if problem.order.play:
+    if problem.request.play:
         needs.append(
             f"the damaged picture is in the zip, as {problem.picture.path.stem}-damaged.png, rounded to 8 bits"
         )
     if problem.piece.picture.y.shape != problem.piece.whole.y.shape or "tiles" in " ".join(problem.notes):
         needs.append("the page worked on a part, a reduced copy or tiles; this works on the whole picture")
-    elif problem.mask is not None and problem.order.keep:
+    elif problem.mask is not None and problem.request.keep:
         tail = PUT_BACK
         lacking = "# the page copied the measured pixels back, which only the Python does\n"
-    name = f"{problem.picture.path.stem}-damaged.png" if problem.order.play else problem.picture.path.name
+    name = f"{problem.picture.path.stem}-damaged.png" if problem.request.play else problem.picture.path.name
     head, names = "".join(f"# {need}\n" for need in needs), {"picture": name, "mask": recipe.damage.get("mask")}
     return head + python_snippet(recipe, name) + tail.format(**names), head + lacking + cli_command(recipe, name)
 
 
 @dataclass(frozen=True)
-class Kept:
+class HistoryEntry:
     """One run: its `folder`, with the picture unless it was the example; the `values` of its controls."""
 
     folder: Path

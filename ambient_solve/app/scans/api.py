@@ -82,7 +82,7 @@ def reconstructed(
         raise AmbientSolveError("No scan was given.")
     reading = {name: options.pop(name, "") for name in ("axes", "array")}
     part = {name: given[name] for name in ("method", "kind", "acceleration")}
-    order = scan_job.ScanOrder(**part, **options)  # before a file is read
+    request = scan_job.ScanRequest(**part, **options)  # before a file is read
     prior = lambda lane: None  # noqa: E731 - a method without one
     if given["method"] == "prior":
         found = scan_events.priors()
@@ -92,27 +92,27 @@ def reconstructed(
         prior = lambda lane: scan_events.lane_prior(given["prior"], device, lane)  # noqa: E731
     with contextlib.closing(scan_events.ScanSession()) as session:
         path = scan_job.receive(given["files"], session.folder / "input")
-        how = (reading["axes"], None, order.seed, reading["array"])
+        how = (reading["axes"], None, request.seed, reading["array"])
 
-        def order_of(scan: Any) -> scan_job.ScanOrder:
-            return replace(order, slices=slices or tuple(range(len(scan))))
+        def request_of(scan: Any) -> scan_job.ScanRequest:
+            return replace(request, slices=slices or tuple(range(len(scan))))
 
         folder, told = session.folder / "results" / path.stem, {}
         job = Job(visitor=given.get("visitor"), minutes=(rules or Rules()).minutes)
-        moments = begun_scan(order_of, lambda: scan_job.read(path, *how), prior, job)
-        for moment in DESK.serve(job, moments, lambda words: scan_job.Moment(0.0, words, 0)):
-            if isinstance(moment, tuple):
-                scan, order = moment
+        reports = begun_scan(request_of, lambda: scan_job.read(path, *how), prior, job)
+        for report in DESK.serve(job, reports, lambda words: scan_job.Progress(0.0, words, 0)):
+            if isinstance(report, tuple):
+                scan, request = report
                 continue
-            yield None, {"share": round(moment.share, 3), "words": moment.words}
-            if moment.finished:
-                save_slice(moment.made, folder / f"slice-{moment.index:03d}")
-                facts = panels.shown(moment.made).facts
+            yield None, {"share": round(report.share, 3), "words": report.words}
+            if report.finished:
+                save_slice(report.made, folder / f"slice-{report.index:03d}")
+                facts = panels.shown(report.made).facts
                 kept = {"misfit": facts["chi2"], "R": facts["R"], "acs": facts["acs"], **facts["metrics"]}
-                told[str(moment.index)] = kept
+                told[str(report.index)] = kept
         if not told:
             raise AmbientSolveError(f"{job.over_words} No slice was finished by then.")
-        ended = {"ended": job.over_words} if job.over and len(told) < len(order.slices) else {}
+        ended = {"ended": job.over_words} if job.over and len(told) < len(request.slices) else {}
         record = {"slices": told, "simulated_kspace": scan.simulated, "notes": list(scan.notes), "notice": NOTICE}
         yield str(scan_job.pack(path.stem, folder, scan)), record | ended
 

@@ -20,7 +20,7 @@ from ambient_solve.app.folders import MAX_SAMPLES, MAX_STEPS, new_folder, tame
 from ambient_solve.app.scans import example
 from ambient_solve.app.scans import job as scan_job
 from ambient_solve.app.scans import panels as scan_panels
-from ambient_solve.app.scans.job import ScanOrder
+from ambient_solve.app.scans.job import ScanRequest
 from ambient_solve.app.scans.panels import Look, Slice
 from ambient_solve.app.wiring import libraries
 from ambient_solve.distributed import choose_device
@@ -207,14 +207,14 @@ def nothing_seen() -> dict[str, Any]:
     return {"words": "Not reconstructed yet.", "archive": archive, "shell": "", "details": {}, **panel}
 
 
-def order_of(values: dict[str, Any], slices: int) -> ScanOrder:
-    """The order that the controls describe."""
+def request_of(values: dict[str, Any], slices: int) -> ScanRequest:
+    """The request that the controls describe."""
     knobs, samples, index = dict(values["knobs"] or {}), int(values["samples"]), int(values["index"] or 0)
     if not 1 <= samples <= MAX_SAMPLES or not 1 <= knobs.get("steps", 1) <= MAX_STEPS:
         raise AmbientSolveError(
             f"The page draws 1 to {MAX_SAMPLES} samples in 1 to {MAX_STEPS} levels: take the command line for more."
         )
-    return ScanOrder(
+    return ScanRequest(
         values["method"],
         tuple(range(slices)) if values["every"] else (min(index, slices - 1),),
         kind=values["kind"],
@@ -252,7 +252,7 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     session = values["session"] or ScanSession()
     session.stopped, session.share = False, 0.0
     seed = values["seed"] if values["same_seed"] else random.randrange(2**31)
-    order = order_of({**values, "seed": seed}, session.slices)
+    request = request_of({**values, "seed": seed}, session.slices)
     starting = panels.progress_bar(0, "Starting")
     waiting = {"archive": gr.update(value=None, interactive=False), "stop": gr.update(interactive=True)}
     yield {"session": session, "seed": seed, "status": starting, **waiting}
@@ -263,31 +263,31 @@ def _reconstruct(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     results, shown = session.folder / "results" / path.stem, {}
     finished: set[int] = set()
     job = Job(visitor=values.get("visitor"), minutes=values["rules"].minutes)
-    read = lambda: scan_job.read(path, values["axes"], values["mask"], order.seed, values["array"])  # noqa: E731
-    moments = begun_scan(lambda _: order, read, lambda lane: _chosen_prior(values, lane), job)
-    for moment in DESK.serve(job, moments, lambda words: scan_job.Moment(0.0, words, order.slices[0])):
-        if isinstance(moment, tuple):
-            scan, session.command = moment[0], _command(order, path, values)
+    read = lambda: scan_job.read(path, values["axes"], values["mask"], request.seed, values["array"])  # noqa: E731
+    reports = begun_scan(lambda _: request, read, lambda lane: _chosen_prior(values, lane), job)
+    for report in DESK.serve(job, reports, lambda words: scan_job.Progress(0.0, words, request.slices[0])):
+        if isinstance(report, tuple):
+            scan, session.command = report[0], _command(request, path, values)
             session.clear()
             continue
-        session.share = moment.share
-        updates: dict[str, Any] = {"status": panels.progress_bar(moment.share, moment.words)}
-        if moment.preview is not None:
-            updates["panel_mean"] = gr.update(value=_preview(moment.preview, values), label="Estimate so far")
-        if moment.made is not None:
-            finished.add(moment.index)
-            scan_panels.store(scan_panels.shown(moment.made), session.view(moment.index))
-            save_slice(moment.made, session.result(moment.index))
-            shown = {"index": moment.index, **views(session, {**values, "index": moment.index})}
+        session.share = report.share
+        updates: dict[str, Any] = {"status": panels.progress_bar(report.share, report.words)}
+        if report.preview is not None:
+            updates["panel_mean"] = gr.update(value=_preview(report.preview, values), label="Estimate so far")
+        if report.made is not None:
+            finished.add(report.index)
+            scan_panels.store(scan_panels.shown(report.made), session.view(report.index))
+            save_slice(report.made, session.result(report.index))
+            shown = {"index": report.index, **views(session, {**values, "index": report.index})}
             updates |= shown
-        if (session.stopped or job.over) and moment.share < 1:
+        if (session.stopped or job.over) and report.share < 1:
             kept = (
-                f"{len(finished)} of {len(order.slices)} slices kept, as far as finished"
+                f"{len(finished)} of {len(request.slices)} slices kept, as far as finished"
                 if finished
                 else "Nothing kept"
             )
             words = job.over_words if job.over else "Stopped."
-            updates["status"] = panels.progress_bar(moment.share, f"{words} {kept}.")
+            updates["status"] = panels.progress_bar(report.share, f"{words} {kept}.")
             yield updates
             break
         yield updates
@@ -357,13 +357,15 @@ def look_of(values: dict[str, Any]) -> Look:
     )
 
 
-def _command(order: ScanOrder, path: Path, values: dict[str, Any]) -> str:
-    """The command line that repeats the order, but for a picture, which it does not take."""
+def _command(request: ScanRequest, path: Path, values: dict[str, Any]) -> str:
+    """The command line that repeats the request, but for a picture, which it does not take."""
     if path.suffix.lower() in scan_job.PICTURES:
         return SIMULATED
     array, mask = values["array"].strip(), values["mask"]
     name = ("FOLDER" if path.is_dir() else path.name) + (f":{array}" if array else "")
-    return scan_job.command(order, name, values["prior"] or "", values["axes"].strip(), Path(mask).name if mask else "")
+    return scan_job.command(
+        request, name, values["prior"] or "", values["axes"].strip(), Path(mask).name if mask else ""
+    )
 
 
 def _check_prior(values: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from ambient_solve.app.scans import job, panels
 
 FOLDER = Path(__file__).parents[1] / "example_files"
 PICTURE, SEEN = FOLDER / "phantom.png", FOLDER / "phantom.npz"
-SIDE, ORDER = 128, job.ScanOrder("l1-wavelet", kind="gaussian", acceleration=3.0)
+SIDE, REQUEST = 128, job.ScanRequest("l1-wavelet", kind="gaussian", acceleration=3.0)
 
 
 @lru_cache(maxsize=1)
@@ -31,9 +31,9 @@ def make() -> None:
 
     phantom = Image.fromarray((255 * shepp_logan_phantom()).round().astype(np.uint8))
     phantom.resize((SIDE, SIDE), Image.Resampling.BOX).save(PICTURE, optimize=True)
-    for moment in job.run(ORDER, job.read(PICTURE), None):
-        print(moment.words, flush=True)
-    found = panels.shown(moment.made)
+    for report in job.run(REQUEST, job.read(PICTURE), None):
+        print(report.words, flush=True)
+    found = panels.shown(report.made)
     # As coarse as the screen, which packs well.
     magnitudes = {name: (x * 255).round() / 255 for name, x in found.magnitudes.items()}
     panels.store(replace(found, magnitudes=magnitudes, coils=found.coils // 4 * 4), SEEN, packed=True)

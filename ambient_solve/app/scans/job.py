@@ -1,6 +1,6 @@
-"""What the tab for scans says -> slices, reconstructed and told in moments. Knows no gradio; `mri` does the work.
+"""What the tab for scans says -> slices, reconstructed and told in reports. Knows no gradio; `mri` does the work.
 
-for moment in run(ScanOrder("l1-wavelet", slices=(0,)), read(path), None): ...
+for report in run(ScanRequest("l1-wavelet", slices=(0,)), read(path), None): ...
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ RANGES = {
     "samples": (1, 10_000, int),
     "seed": (0, 2**63 - 1, int),
 }
-"""Numbers of an order, what they may be, and their types."""
+"""Numbers of a request, what they may be, and their types."""
 
 
 @dataclass(frozen=True)
-class ScanOrder:
+class ScanRequest:
     """What the page says. `method` is "prior" or one of `mri.CLASSICAL`; an `acceleration` of 1 takes all there is.
 
     `algorithm`, `knobs`, `samples` and `seed` are of the solver; `coils` virtual coils are kept, 0 keeps all.
@@ -81,7 +81,7 @@ class ScanOrder:
 
 
 @dataclass(frozen=True)
-class Moment:
+class Progress:
     """Where a run stands: in slice `index`, perhaps with a magnitude (H, W) to look at, or with a reconstruction."""
 
     share: float
@@ -145,19 +145,19 @@ def read(path: Path, axes: str = "", mask: str | Path | None = None, seed: int =
     return replace(scan, source=path.name)
 
 
-def command(order: ScanOrder, scan: str, prior: str = "", axes: str = "", mask: str = "") -> str:
-    """The command line that repeats `order` on the file `scan`, or on FILE:ARRAY."""
-    words = ["ambient-solve", "mri", scan, "--method", order.method]
-    if order.method == "prior":
-        words += ["--prior", prior, "--algorithm", order.algorithm, "--samples", str(order.samples)]
-        texts = {name: str(v).lower() if isinstance(v, bool) else v for name, v in order.knobs.items()}
+def command(request: ScanRequest, scan: str, prior: str = "", axes: str = "", mask: str = "") -> str:
+    """The command line that repeats `request` on the file `scan`, or on FILE:ARRAY."""
+    words = ["ambient-solve", "mri", scan, "--method", request.method]
+    if request.method == "prior":
+        words += ["--prior", prior, "--algorithm", request.algorithm, "--samples", str(request.samples)]
+        texts = {name: str(v).lower() if isinstance(v, bool) else v for name, v in request.knobs.items()}
         words += [f"--algorithm.{name}={text}" for name, text in texts.items()]
-    words += ["--coils", str(order.coils), "--seed", str(order.seed)]
-    if order.acceleration > 1:
-        words += ["--acceleration", f"{order.acceleration:g}", "--kind", order.kind, "--acs", str(order.acs)]
+    words += ["--coils", str(request.coils), "--seed", str(request.seed)]
+    if request.acceleration > 1:
+        words += ["--acceleration", f"{request.acceleration:g}", "--kind", request.kind, "--acs", str(request.acs)]
     for flag, text in (("--axes", axes), ("--mask", mask)):
         words += [flag, text] if text else []
-    return shlex.join([*words, "--slices", *map(str, order.slices)])
+    return shlex.join([*words, "--slices", *map(str, request.slices)])
 
 
 def about(scan: Scan) -> str:
@@ -173,7 +173,7 @@ def about(scan: Scan) -> str:
     return f"{scan.source}: {'; '.join([*parts, *scan.notes])}."
 
 
-def run(order: ScanOrder, scan: Scan, prior: Prior | None) -> Iterator[Moment]:
+def run(request: ScanRequest, scan: Scan, prior: Prior | None) -> Iterator[Progress]:
     """Reconstruct the slices one after another; what `mri.reconstruct` makes, shown while it is made.
 
     Closing the iterator ends the run. Sample s depends on (seed, s) alone.
@@ -181,35 +181,35 @@ def run(order: ScanOrder, scan: Scan, prior: Prior | None) -> Iterator[Moment]:
     from ambient_solve.mri.problem import problem
     from ambient_solve.mri.reconstruction import classical, retrospective
 
-    wrong = [i for i in order.slices if not 0 <= i < len(scan)]
-    if wrong or not 0 < len(order.slices) <= MAX_SLICES:
+    wrong = [i for i in request.slices if not 0 <= i < len(scan)]
+    if wrong or not 0 < len(request.slices) <= MAX_SLICES:
         raise AmbientSolveError(
             f"{scan.source} has the slices 0 to {len(scan) - 1}, of which 1 to {MAX_SLICES} are taken at a time; "
-            f"{wrong[0] if wrong else len(order.slices)} was asked for."
+            f"{wrong[0] if wrong else len(request.slices)} was asked for."
         )
-    if order.samples < 1:
-        raise AmbientSolveError(f"{order.samples} samples were asked for, at least 1 was expected.")
-    started, many = time.perf_counter(), len(order.slices)
-    for n, i in enumerate(order.slices):
+    if request.samples < 1:
+        raise AmbientSolveError(f"{request.samples} samples were asked for, at least 1 was expected.")
+    started, many = time.perf_counter(), len(request.slices)
+    for n, i in enumerate(request.slices):
         which = f"Slice {i}: " if many > 1 else ""
-        yield Moment(n / many, f"{which}finding the coils", i)
+        yield Progress(n / many, f"{which}finding the coils", i)
         one = scan.slice(i)
-        if order.acceleration > 1:
-            one = retrospective(one, order.kind, order.acceleration, order.acs, order.seed)
-        p = problem(one, order.coils)
+        if request.acceleration > 1:
+            one = retrospective(one, request.kind, request.acceleration, request.acs, request.seed)
+        p = problem(one, request.coils)
         if prior is None:
-            yield Moment(n / many, f"{which}{order.method}", i)
-            made = classical(p, order.method)
+            yield Progress(n / many, f"{which}{request.method}", i)
+            made = classical(p, request.method)
         else:
             made = None
-            for share, words, preview, made in _sampled(p, prior, order):
+            for share, words, preview, made in _sampled(p, prior, request):
                 share, words = (n + share) / many, f"{which}{words}"
                 if share < 1:
                     left = (time.perf_counter() - started) * (1 - share) / share
                     words += f"; about {duration(left)} left"
-                yield Moment(share, words, i, preview, made)
+                yield Progress(share, words, i, preview, made)
         words = f"Slice {i} finished" if n + 1 < many else f"Finished in {duration(time.perf_counter() - started)}"
-        yield Moment((n + 1) / many, words, i, made=made, finished=True)
+        yield Progress((n + 1) / many, words, i, made=made, finished=True)
 
 
 def pack(stem: str, folder: Path, scan: Scan) -> Path:
@@ -230,7 +230,7 @@ def pack(stem: str, folder: Path, scan: Scan) -> Path:
     return zip_folder(folder, folder.parent / f"{stem}-reconstructed.zip")
 
 
-def _sampled(p: Problem, prior: Prior, order: ScanOrder) -> Iterator[tuple[float, str, Any, Any]]:
+def _sampled(p: Problem, prior: Prior, request: ScanRequest) -> Iterator[tuple[float, str, Any, Any]]:
     """Share, words, and a preview or the reconstruction of the samples that are finished."""
     import torch
 
@@ -238,13 +238,14 @@ def _sampled(p: Problem, prior: Prior, order: ScanOrder) -> Iterator[tuple[float
     from ambient_solve.mri.reconstruction import for_scan, reconstruction
     from ambient_solve.solver import Request, Run, Solver
 
-    algorithm = for_scans(order.algorithm)
-    solver, wanted = Solver(for_scan(prior, p), algorithm, **order.knobs), 1 if algorithm == "aos" else order.samples
+    algorithm = for_scans(request.algorithm)
+    solver = Solver(for_scan(prior, p), algorithm, **request.knobs)
+    wanted = 1 if algorithm == "aos" else request.samples
     together = prior.device.type != "cpu" or (solver.algorithm is not None and solver.algorithm.interacting)
     size, samples, shown, started = wanted if together else 1, [], 0.0, time.perf_counter()
     y, op = p.y.to(prior.device), p.op.to(prior.device)
     for first in range(0, wanted, size):
-        part = Run(solver, Request(y, op, size, order.seed, p.sigma, first_sample=first))
+        part = Run(solver, Request(y, op, size, request.seed, p.sigma, first_sample=first))
         for state in part.states():
             share = (first + size * state.step / state.steps) / wanted
             if time.perf_counter() - shown >= INTERVAL and state.step < state.steps:

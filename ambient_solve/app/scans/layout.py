@@ -27,7 +27,7 @@ NOTICE = (
     "machine; of DICOM files nothing is read but pixels and their size."
 )
 EXAMPLE = (
-    f"This is a finished example, made with: {METHODS[example.ORDER.method]}. Reconstruct makes it again with the "
+    f"This is a finished example, made with: {METHODS[example.REQUEST.method]}. Reconstruct makes it again with the "
     "method that is chosen here; or put in a scan."
 )
 LOOK = ("index", "window", "level", "zoom", "row", "column", "flip", "coil")
@@ -93,7 +93,7 @@ def _scan_column(parts: Parts) -> None:
     )
     parts["kind"] = gr.Dropdown(
         [(words, kind) for kind, words in KINDS.items()],
-        value=example.ORDER.kind,
+        value=example.REQUEST.kind,
         label="Keep of it",
         elem_id="scan-kind",
     )
@@ -101,7 +101,7 @@ def _scan_column(parts: Parts) -> None:
     parts["acceleration"] = gr.Slider(
         1,
         12,
-        value=example.ORDER.acceleration,
+        value=example.REQUEST.acceleration,
         step=0.5,
         label="Acceleration R",
         info=info,
@@ -126,7 +126,7 @@ def _method_column(parts: Parts, open_priors: bool) -> None:
     preset = presets.PRESETS["Balanced"]
     gr.Markdown("## 2 · How to reconstruct it")
     choices = [(words, method) for method, words in METHODS.items()]
-    parts["method"] = gr.Dropdown(choices, value=example.ORDER.method, label="Method", elem_id="scan-method")
+    parts["method"] = gr.Dropdown(choices, value=example.REQUEST.method, label="Method", elem_id="scan-method")
     parts["lacking"] = gr.Markdown("", visible=False, elem_id="scan-lacking")
     with gr.Column(visible=False) as parts["learned"]:
         parts["prior"] = gr.Dropdown(

@@ -1,4 +1,4 @@
-"""`Order`: what the page says, in plain values. `job` checks it and makes a problem of it."""
+"""`RestoreRequest`: what the page says, in plain values. `job` checks it and makes a problem of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Order:
+class RestoreRequest:
     """What the page says.
 
     Attributes:
