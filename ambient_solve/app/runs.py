@@ -7,14 +7,15 @@ from functools import wraps
 from typing import Any
 
 from ambient_solve.app import panels
+from ambient_solve.app.wiring import C, HasSession
 from ambient_solve.errors import AmbientSolveError
 
 
-def settled(event: Callable[[dict[str, Any]], Iterator[dict[str, Any]]]) -> Callable[..., Iterator[dict[str, Any]]]:
+def settled(event: Callable[[C], Iterator[dict[str, Any]]]) -> Callable[[C], Iterator[dict[str, Any]]]:
     """`event`, which leaves the page at rest where it fails, and says there what happened."""
 
     @wraps(event)
-    def run(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def run(values: C) -> Iterator[dict[str, Any]]:
         import gradio as gr
 
         try:
@@ -28,11 +29,11 @@ def settled(event: Callable[[dict[str, Any]], Iterator[dict[str, Any]]]) -> Call
     return run
 
 
-def stop(values: dict[str, Any]) -> dict[str, Any]:
+def stop(values: HasSession) -> dict[str, Any]:
     """Ask the run of this session to end; it does so after the level that it is at, and says what is kept."""
     import gradio as gr
 
-    session = values["session"]
+    session = values.session
     if session is None:
         return {"stop": gr.update(interactive=False)}
     session.stopped = True

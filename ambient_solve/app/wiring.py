@@ -1,4 +1,4 @@
-"""Between gradio and the events of a tab: values in the order of the page become dictionaries, and back again."""
+"""Between gradio and the events of a tab: values become controls, updates by name become components."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import io
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ambient_solve.errors import AmbientSolveError, on_a_page
 
@@ -20,7 +20,35 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+C = TypeVar("C")
+"""The controls of a tab, a frozen dataclass."""
 Parts = dict[str, "Component"]
+"""The parts of a tab by name."""
+
+
+class Session(Protocol):
+    """What the page keeps of one browser session, whatever the tab.
+
+    Attributes:
+        stopped: The visitor has asked the run to end.
+        share: How far the run is, 0 to 1.
+    """
+
+    stopped: bool
+    share: float
+
+    def close(self) -> None:
+        """Remove its files."""
+
+
+class HasSession(Protocol):
+    """The controls of a tab, of which the session is known."""
+
+    @property
+    def session(self) -> Session | None:
+        """None before the first event that needs one."""
+
+
 MODEL = {"concurrency_id": "model", "concurrency_limit": None}
 """Jobs on a prior, whatever started them; who of them works is decided by the desk."""
 KEPT = 3600
@@ -42,45 +70,63 @@ def libraries() -> None:
 def connect(
     parts: Parts,
     trigger: Callable[..., Any],
-    event: Callable[..., Any],
+    event: Callable[[C], Any],
+    read: Callable[[Mapping[str, Any]], C],
     reads: Sequence[str],
     changes: Sequence[str],
     **settings: Any,
 ) -> None:
-    """Start `event`, values by name in and updates by name out, with `trigger`."""
+    """Start an event of a tab with a trigger of gradio.
+
+    Args:
+        parts: The parts of the tab by name.
+        trigger: What starts it, such as `button.click`.
+        event: Takes the controls, gives updates by the name of the part.
+        read: Makes the controls of values by the name of the part.
+        reads: Parts whose values the event may read.
+        changes: Parts that it may change.
+        settings: Passed to the trigger.
+    """
     settings = {"show_progress": "hidden", "api_visibility": "private", **settings}
-    trigger(told(event, reads, parts), [parts[n] for n in reads], [parts[n] for n in changes], **settings)
+    trigger(as_gradio(event, read, reads, parts), [parts[n] for n in reads], [parts[n] for n in changes], **settings)
 
 
 def connect_select(
-    parts: Parts, trigger: Callable[..., Any], event: Callable[..., Any], reads: Sequence[str], changes: Sequence[str]
+    parts: Parts,
+    trigger: Callable[..., Any],
+    event: Callable[[C, Any], Any],
+    read: Callable[[Mapping[str, Any]], C],
+    reads: Sequence[str],
+    changes: Sequence[str],
 ) -> None:
-    """The same for a click on a picture: `event` is given its place besides the values."""
+    """Start an event with a click on a picture; it takes the controls and the place of the click. See `connect`."""
     import gradio as gr
 
-    # Gradio tells the place of a click to a parameter of its own type alone.
+    # Gradio passes the place of a click to a parameter of its own type alone.
     def chosen(place: gr.SelectData, *values: Any) -> Any:
-        return named(event(dict(zip(reads, values, strict=True)), place.index), parts)
+        return named(event(read(dict(zip(reads, values, strict=True))), place.index), parts)
 
     chosen.__annotations__ = {"place": gr.SelectData}  # not as text, which gradio could not resolve
     settings = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
     trigger(sentences(chosen), [parts[n] for n in reads], [parts[n] for n in changes], **settings)
 
 
-def told(event: Callable[..., Any], names: Sequence[str], parts: Parts) -> Callable[..., Any]:
-    """`event` as gradio calls it: values in the order of `names`, updates by component."""
+def as_gradio(
+    event: Callable[[C], Any], read: Callable[[Mapping[str, Any]], C], names: Sequence[str], parts: Parts
+) -> Callable[..., Any]:
+    """An event as gradio calls it: values in the order of `names`, updates by component. See `connect`."""
     if inspect.isgeneratorfunction(event):
 
         def stream(request: Any, *values: Any) -> Iterator[Any]:
             visitor = {"visitor": getattr(request, "session_hash", None)}
-            for updates in event({**dict(zip(names, values, strict=True)), **visitor}):
+            for updates in event(read({**dict(zip(names, values, strict=True)), **visitor})):
                 yield named(updates, parts)
 
         import gradio as gr
 
         stream.__annotations__ = {"request": gr.Request}  # not as text, which gradio could not resolve
         return sentences(stream)
-    return sentences(lambda *values: named(event(dict(zip(names, values, strict=True))), parts))
+    return sentences(lambda *values: named(event(read(dict(zip(names, values, strict=True)))), parts))
 
 
 def named(updates: dict[str, Any], parts: Parts) -> dict[Component, Any]:
@@ -144,7 +190,7 @@ def sentences(event: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def forget(session: Any) -> None:
-    """Remove the folder of a session that has gone."""
+def forget(session: Session | None) -> None:
+    """Remove the files of a session that has gone."""
     if session is not None:
         session.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import zipfile
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +17,7 @@ from ambient_solve.app import painter, panels, presets, runs, wiring
 from ambient_solve.app.photographs import choices, controls, events, history, many, results, run
 from ambient_solve.app.photographs.job import prepare
 from ambient_solve.app.photographs.request import RestoreRequest
+from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.uploads import open_upload
 from ambient_solve.errors import AmbientSolveError
@@ -31,16 +32,11 @@ def picture(tmp_path) -> Path:
     return tmp_path / "old.png"
 
 
-def values(picture: Path | None, prior_folder: str, **changes) -> dict:
+def values(picture: Path | None, prior_folder: str, **changes) -> Controls:
     standing = {name: k.default for name, k in controls.damage_knobs().items()}
-    return {
-        **standing,
-        **{"session": None, "file": None if picture is None else str(picture), "editor": None, "mask": None},
-        **{"kernel": None, "task": "denoise", "play": False, "scattered": 0.0, "prior": prior_folder},
-        **{"device": "cpu", "rules": Rules((prior_folder,)), "algorithm": "proximal", "knobs": STEPS},
-        **{"samples": 2, "seed": 3, "same_seed": True, "size": "auto", "keep": True, "sigma": 0.1},
-        **changes,
-    }
+    given = {"file": None if picture is None else str(picture), "task": "denoise", "prior": prior_folder}
+    given |= {"device": "cpu", "rules": Rules((prior_folder,)), "algorithm": "proximal", "knobs": STEPS, "seed": 3}
+    return Controls.read({**standing, "sigma": 0.1, **given, **changes})
 
 
 def merged(updates) -> dict:
@@ -53,7 +49,7 @@ def test_the_events_of_a_visit(picture, prior_folder):
     up = merged(events.upload(given))
     session = up["session"]
     assert up["editor"]["picture"].startswith("data:image/jpeg") and up["file"] is None and "32x24" in up["status"]
-    given["session"] = session
+    given = replace(given, session=session)
     with pytest.raises(AmbientSolveError, match="no result yet"):
         results.click_map(given, (3, 3))
     seen = merged(events.restore(given))
@@ -80,6 +76,25 @@ def test_the_events_of_a_visit(picture, prior_folder):
     assert not session.folder.exists()
 
 
+def test_every_control_is_read_and_nothing_else_is_taken():
+    pytest.importorskip("gradio")
+    from ambient_solve.app.photographs import layout
+    from ambient_solve.app.scans import layout as scan_layout
+    from ambient_solve.app.scans.values import ScanControls
+
+    assert Controls.read(dict.fromkeys(layout.READ)).damage == dict.fromkeys(controls.damage_knobs())
+    some = {"preset", "many", "row", "column", "visitor"}
+    unread = {each.name for each in fields(Controls)} - set(layout.READ)
+    assert unread == {"damage", *some}, "read by some events alone, or made of the knobs of a damage"
+    assert {each.name for each in fields(ScanControls)} - set(scan_layout.READ) == {"preset", "visitor"}
+    assert ScanControls.read(dict.fromkeys(scan_layout.READ)).method is None
+    for cls in (Controls, ScanControls):
+        with pytest.raises(TypeError, match="slider"):
+            cls.read({"slider": None})
+        with pytest.raises(FrozenInstanceError):
+            cls().seed = 1
+
+
 def test_a_recipe_lights_the_preset_that_it_is():
     pytest.importorskip("gradio")
     for name, preset in presets.PRESETS.items():
@@ -95,9 +110,9 @@ def test_a_stopped_run_ends_and_keeps_what_is_finished(finished, words, picture,
     pytest.importorskip("gradio")
     monkeypatch.setattr(run, "INTERVAL", 0.0)
     given = values(picture, prior_folder, samples=4)
-    given["session"] = merged(events.upload(given))["session"]
+    given = replace(given, session=merged(events.upload(given))["session"])
     updates, seen = events.restore(given), {}
-    while len(seen) == 0 or (finished and given["session"].result is None):
+    while len(seen) == 0 or (finished and given.session.result is None):
         seen |= next(updates)
     asked = runs.stop(given)
     assert "Stopping" in asked["status"] and asked["stop"]["interactive"] is False
@@ -106,7 +121,7 @@ def test_a_stopped_run_ends_and_keeps_what_is_finished(finished, words, picture,
     rest = list(updates)
     assert len(rest) == 2 and words in rest[0]["status"], "the next report is the last"
     assert rest[1]["stop"]["interactive"] is False
-    kept = given["session"].result
+    kept = given.session.result
     assert (0 if kept is None else len(kept.samples)) == finished
     assert "Finished: 4 samples" in merged(events.restore(given))["status"], "the next run is not stopped"
 
@@ -125,14 +140,14 @@ def test_an_error_leaves_the_page_at_rest(picture, prior_folder, monkeypatch):
     picture = picture.rename(picture.with_suffix(".jpg"))
     Image.open(picture).convert("RGB").save(picture, "JPEG", quality=30)
     given = values(picture, prior_folder, samples=1)
-    given["session"] = merged(events.upload(given))["session"]
+    given = replace(given, session=merged(events.upload(given))["session"])
     done = merged(events.restore(given))
     assert not is_at_rest(done) and done["download"]["interactive"]
     seen = {}
     with pytest.raises(AmbientSolveError, match="linear"):
-        for updates in events.restore({**given, "task": "jpeg"}):
+        for updates in events.restore(replace(given, task="jpeg")):
             seen |= updates
-    assert is_at_rest(seen) and seen["stop"]["interactive"] is False and given["session"].result is None
+    assert is_at_rest(seen) and seen["stop"]["interactive"] is False and given.session.result is None
     assert "Not done. proximal needs" in seen["status"] and 'valuenow="0"' in seen["status"]
     # What is wrong before the run begins takes nothing away; what nobody foresaw is not told in words of torch.
     done, seen = merged(events.restore(given)), {}
@@ -140,7 +155,7 @@ def test_an_error_leaves_the_page_at_rest(picture, prior_folder, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         for updates in events.restore(given):
             seen |= updates
-    assert set(seen) == {"status", "stop"} and "terminal" in seen["status"] and given["session"].result is not None
+    assert set(seen) == {"status", "stop"} and "terminal" in seen["status"] and given.session.result is not None
 
 
 def test_a_new_picture_takes_the_old_result_away(picture, prior_folder, monkeypatch):
@@ -149,16 +164,16 @@ def test_a_new_picture_takes_the_old_result_away(picture, prior_folder, monkeypa
     given = values(picture, prior_folder, samples=2)
     up = merged(events.upload(given))
     assert is_at_rest(up) and "93 %" not in up["words"], "that of the example"
-    given["session"] = up["session"]
+    given = replace(given, session=up["session"])
     running = events.restore(given)
     assert is_at_rest(next(running)), "nor is the last result shown while the next one is made"
-    while given["session"].result is None:
+    while given.session.result is None:
         next(running)
     Image.new("RGB", (20, 30), "red").save(picture.parent / "red.png")
-    other = merged(events.upload(values(picture.parent / "red.png", prior_folder, session=given["session"])))
+    other = merged(events.upload(values(picture.parent / "red.png", prior_folder, session=given.session)))
     assert is_at_rest(other) and [image.size for image in other["slider"]] == [(20, 30)] * 2
     assert [set(updates) for updates in running] == [{"stop"}], "the run of the other picture ends and shows nothing"
-    assert given["session"].result is None
+    assert given.session.result is None
 
 
 def test_a_refused_file_is_not_left_in_the_box(picture, prior_folder):
@@ -176,10 +191,10 @@ def test_a_refused_file_is_not_left_in_the_box(picture, prior_folder):
 
 def test_what_was_put_in_for_another_task_is_not_used(picture, prior_folder):
     given = values(picture, prior_folder, kernel=str(picture), mask=str(picture))
-    assert choices.request_of({**given, "task": "super-resolution"}).kernel is None
-    assert choices.request_of({**given, "task": "gaussian-blur"}).kernel == picture
-    assert choices.request_of({**given, "task": "gaussian-blur"}).mask is None
-    assert choices.request_of({**given, "task": "inpaint"}).mask == picture
+    assert choices.request_of(replace(given, task="super-resolution")).kernel is None
+    assert choices.request_of(replace(given, task="gaussian-blur")).kernel == picture
+    assert choices.request_of(replace(given, task="gaussian-blur")).mask is None
+    assert choices.request_of(replace(given, task="inpaint")).mask == picture
 
 
 def test_a_picture_that_is_shown_again_is_not_written_again(tmp_path):
@@ -241,10 +256,10 @@ def test_many_pictures_go_in_as_a_zip_and_come_out_as_one(picture, prior_folder)
     assert [row[1] == "" for row in done["table"]] == [False, True, False]
     names = zipfile.ZipFile(done["many_out"]["value"]).namelist()
     assert sum(name.endswith("mean.png") for name in names) == 2
-    again = merged(many.restore_many({**given, "session": done["session"]}))
+    again = merged(many.restore_many(replace(given, session=done["session"])))
     assert [row[2] for row in again["table"]].count("finished before") == 2
     with pytest.raises(AmbientSolveError, match="0 pictures were put in"):
-        list(many.restore_many({**given, "many": None}))
+        list(many.restore_many(replace(given, many=None)))
     done["session"].close()
 
 
@@ -255,8 +270,9 @@ def test_an_earlier_run_comes_back_and_the_oldest_is_forgotten(picture, prior_fo
     painted[4:9, 5:12] = True
     editor = painter.value(Image.new("RGB", (WIDTH, HEIGHT)), painted)
     given = values(picture, prior_folder, task="inpaint", editor=editor, samples=1, scattered=0.0, sigma=0.02)
-    session = given["session"] = merged(events.upload(given))["session"]
-    first = merged(events.restore({**given, "seed": 11, "knobs": {"steps": 2}}))
+    session = merged(events.upload(given))["session"]
+    given = replace(given, session=session)
+    first = merged(events.restore(replace(given, seed=11, knobs={"steps": 2})))
     pixels = session.result.samples.copy()
     # Another picture, and another damage.
     Image.fromarray(np.full((30, 20, 3), 99, np.uint8)).save(picture.parent / "other.png")
@@ -277,10 +293,10 @@ def test_an_earlier_run_comes_back_and_the_oldest_is_forgotten(picture, prior_fo
     merged(events.restore(again))
     assert (session.result.samples == pixels).all(), "the run is repeated to the bit"
     # Control: without the settings that came back, it is another result.
-    merged(events.restore({**again, "seed": 12}))
+    merged(events.restore(replace(again, seed=12)))
     assert (session.result.samples != pixels).any()
     assert len(session.history) == 3 and len(list((session.folder / "history").iterdir())) == 3
-    assert max(max(kept.thumbnail.size) for kept in session.history) <= history.SIDE and len(first["history"]) == 1
+    assert max(max(entry.thumbnail.size) for entry in session.history) <= history.SIDE and len(first["history"]) == 1
     with pytest.raises(AmbientSolveError, match="no longer remembered"):
         events.recall(values(None, prior_folder, session=session), 3)
     session.close()
@@ -290,10 +306,10 @@ def test_an_earlier_run_comes_back_and_the_oldest_is_forgotten(picture, prior_fo
 def test_a_seed_is_drawn_and_shown_unless_it_is_kept(picture, prior_folder):
     pytest.importorskip("gradio")
     given = values(picture, prior_folder, same_seed=False, samples=1)
-    given["session"] = merged(events.upload(given))["session"]
+    given = replace(given, session=merged(events.upload(given))["session"])
     seeds = {merged(events.restore(given))["seed"] for _ in range(3)}
     assert len(seeds) == 3
-    (seed,) = {merged(events.restore({**given, "same_seed": True, "seed": s}))["seed"] for s in (9, 9)}
+    (seed,) = {merged(events.restore(replace(given, same_seed=True, seed=s)))["seed"] for s in (9, 9)}
     assert seed == 9
 
 
@@ -306,15 +322,15 @@ def test_estimates_move_the_controls(tmp_path, prior_folder, monkeypatch):
     Image.fromarray(noisy).save(tmp_path / "noisy.png")
     Image.fromarray(clean).save(tmp_path / "a.jpg", quality=35)
     given = values(tmp_path / "noisy.png", prior_folder)
-    given["session"] = merged(events.upload(given))["session"]
+    given = replace(given, session=merged(events.upload(given))["session"])
     found = events.estimate(given)["sigma"]
-    assert found == pytest.approx(0.1, abs=0.02) and given["session"].estimated == found
+    assert found == pytest.approx(0.1, abs=0.02) and given.session.estimated == found
     told = []
     monkeypatch.setattr("gradio.Info", told.append)
     monkeypatch.setattr("ambient_solve.restore.estimate.noise_level", lambda y: [2e-4])
     assert events.estimate(given)["sigma"] == 0.001 and "below 0.001, set to 0.001" in told[0]
     given = values(tmp_path / "a.jpg", prior_folder, task="jpeg")
-    given["session"] = merged(events.upload(given))["session"]
+    given = replace(given, session=merged(events.upload(given))["session"])
     assert events.estimate(given)["quality"] == 35
 
 

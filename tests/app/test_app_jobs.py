@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,13 +85,13 @@ def scan(folder: Path) -> bytes:
 @pytest.mark.parametrize("knobs", [{"resample": 1000}, {"iterations": 1000}, {"repeats": 10_000}])
 def test_a_scan_that_would_hold_the_page_for_hours_is_refused(knobs, tmp_path, monkeypatch):
     from ambient_solve.app.scans import api as scan_api
-    from ambient_solve.app.scans import events as scan_events
+    from ambient_solve.app.scans import choices as scan_choices
     from test_app_mri import tiny
 
     (name,) = knobs
     algorithm = {"resample": "repaint", "iterations": "mmps", "repeats": "langevin"}[name]
-    monkeypatch.setattr(scan_events, "priors", lambda: ["brain-mri"])
-    monkeypatch.setattr(scan_events, "prior_of", lambda *_: tiny())
+    monkeypatch.setattr(scan_choices, "priors", lambda: ["brain-mri"])
+    monkeypatch.setattr(scan_choices, "prior_of", lambda *_: tiny())
     scan(tmp_path)
     settings = {"algorithm": algorithm, "samples": 16, "knobs": {"steps": 1000, **knobs}}
     given = {"files": [str(tmp_path / "scan.png")], "method": "prior", "prior": "", "kind": "random"}
@@ -133,7 +134,7 @@ def test_the_page_says_that_the_minutes_are_over(prior_folder, tmp_path, monkeyp
     (tmp_path / "old.png").write_bytes(png())
     monkeypatch.setattr(run, "INTERVAL", 0.0)
     given = values(tmp_path / "old.png", prior_folder, rules=Rules((prior_folder,), minutes=1e-6))
-    given["session"] = merged(events.upload(given))["session"]
+    given = replace(given, session=merged(events.upload(given))["session"])
     seen = merged(events.restore(given))
     assert "Ended: a job may take" in seen["status"] and "Stopped before the first sample" in seen["status"]
     assert seen["stop"]["interactive"] is False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from PIL import Image
 
 from ambient_solve import NetworkConfig, NetworkPrior
 from ambient_solve.app.rules import Rules
-from ambient_solve.app.scans import events, example, job, panels
+from ambient_solve.app.scans import choices, events, example, job, panels, results
 from ambient_solve.app.scans.job import ScanRequest
 from ambient_solve.app.scans.panels import Look
+from ambient_solve.app.scans.values import ScanControls
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri.problem import problem
 from ambient_solve.mri.reconstruction import reconstruct, retrospective
@@ -45,30 +47,10 @@ def scan_file(tmp_path) -> Path:
     return two_slices(tmp_path)
 
 
-def values(**changes) -> dict:
-    return {
-        **{
-            "session": None,
-            "files": None,
-            "array": "",
-            "axes": "",
-            "mask": None,
-            "kind": "random",
-            "acceleration": 2.0,
-            "acs": 12,
-        },
-        **{
-            "method": "cg-sense",
-            "prior": "",
-            "device": "cpu",
-            "rules": Rules(any_prior=True),
-            "algorithm": "proximal",
-            "knobs": {"steps": 2},
-        },
-        **{"samples": 2, "seed": 0, "same_seed": True, "coils": 4, "every": False, "index": 0, "window": 100},
-        **{"level": 50, "zoom": 1, "row": 20, "column": 24, "flip": False, "coil": 0},
-        **changes,
-    }
+def values(**changes) -> ScanControls:
+    given = {"acceleration": 2.0, "acs": 12, "coils": 4, "method": "cg-sense", "prior": "", "device": "cpu"}
+    given |= {"rules": Rules(any_prior=True), "algorithm": "proximal", "knobs": {"steps": 2}, "samples": 2}
+    return ScanControls.read({**given, "row": 20, "column": 24, **changes})
 
 
 def merged(updates) -> dict:
@@ -161,7 +143,7 @@ def test_what_was_sampled_already_is_not_sampled_less(scan_file, tmp_path):
         list(events.reconstruct(values(session=up["session"])))
     seen = merged(events.reconstruct(values(session=up["session"], acceleration=1.0, every=True)))
     assert seen["panel_error"]["visible"] is False and "slice 1" in seen["words"] and "Against" not in seen["words"]
-    first = events.look(values(session=up["session"], index=0))
+    first = results.look(values(session=up["session"], index=0))
     assert "slice 0" in first["words"]
     whole = events.upload(values(files=[str(scan_file)]))
     assert whole["acceleration"]["value"] == 4 and whole["acceleration"]["interactive"]
@@ -196,7 +178,7 @@ def test_a_file_of_several_arrays_is_read_again_once_one_is_named(scan_file, tmp
     given = values(files=[str(tmp_path / "both.npz")])
     with pytest.raises(AmbientSolveError, match="both.npz has no 'kspace'; it holds first, second"):
         events.upload(given)
-    up = events.upload({**given, "array": "first"})
+    up = events.upload(replace(given, array="first"))
     assert "1 slice of" in up["about"] and up["files"] is None and not up["index"]["visible"]
     again = events.upload(values(session=up["session"], array="second"))
     assert "4 slices of" in again["about"] and up["session"].slices == 4
@@ -292,12 +274,12 @@ def test_the_example_is_finished_small_and_says_what_it_is():
     assert np.abs(seen.magnitudes["mean"] - seen.magnitudes["reference"]).mean() < 0.7 * wrong
     drawn = panels.draw(seen, Look())
     assert [name for name, image in drawn.items() if image is None] == ["sample", "spread"]
-    found = events.look(values())
+    found = results.look(values())
     assert found["words"] == said
-    told = events.read_pixel(values(row=64, column=64))["pixel"]
+    told = results.read_pixel(values(row=64, column=64))["pixel"]
     assert "Column 64, row 64" in told and "zero-filled" in told
     with pytest.raises(AmbientSolveError, match="outside the slice"):
-        events.read_pixel(values(row=128, column=3))
+        results.read_pixel(values(row=128, column=3))
 
 
 def test_what_is_stored_comes_back(tmp_path):
@@ -310,13 +292,13 @@ def test_what_is_stored_comes_back(tmp_path):
 
 def test_a_missing_package_is_a_line_that_installs_it(monkeypatch, tmp_path):
     pytest.importorskip("gradio")
-    assert events.choose_method({"method": "cg-sense"})["lacking"]["value"] == ""
-    monkeypatch.setattr(events.importlib.util, "find_spec", lambda name, package=None: None)
+    assert choices.choose_method(ScanControls(method="cg-sense"))["lacking"]["value"] == ""
+    monkeypatch.setattr(choices.importlib.util, "find_spec", lambda name, package=None: None)
     (tmp_path / "scan" / "slice-000").mkdir(parents=True)
     with zipfile.ZipFile(job.pack("scan", tmp_path / "scan", None)) as archive:
         assert b"pip install 'ambient-solve[mri]'" in archive.read("no-NIfTI.txt")
-    assert "pip install 'ambient-solve[mri]'" in events.choose_method({"method": "tv"})["lacking"]["value"]
-    assert events.choose_method({"method": "cg-sense"})["lacking"]["value"] == ""
+    assert "pip install 'ambient-solve[mri]'" in choices.choose_method(ScanControls(method="tv"))["lacking"]["value"]
+    assert choices.choose_method(ScanControls(method="cg-sense"))["lacking"]["value"] == ""
 
 
 def test_priors_for_scans_are_those_of_two_channels(tmp_path, monkeypatch):
@@ -327,13 +309,13 @@ def test_priors_for_scans_are_those_of_two_channels(tmp_path, monkeypatch):
         config = NetworkConfig(channels=channels, widths=(8, 16), groups=4)
         NetworkPrior(config).save(tmp_path / name, card="# tiny\nRandom weights.\n")
     monkeypatch.setattr(load, "EMBEDDED", tmp_path)
-    assert events.priors() == ["brain-mri", "a-scan"]
-    found = events.offers(values())
+    assert choices.priors() == ["brain-mri", "a-scan"]
+    found = choices.offers(values())
     assert found["method"] == "prior" and found["prior"]["value"] == "brain-mri" and found["learned"]["visible"]
     monkeypatch.setattr(load, "EMBEDDED", tmp_path / "none")
-    assert events.priors() == [] and "method" not in events.offers(values())
+    assert choices.priors() == [] and "method" not in choices.offers(values())
     with pytest.raises(AmbientSolveError, match="mri-train"):
-        events._chosen_prior({"method": "prior", "prior": None})
+        choices.chosen_prior(ScanControls(method="prior"))
 
 
 def test_the_endpoint_answers_programs(server, scan_file, tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 from ambient_solve.app import runs
 from ambient_solve.app.photographs import controls
 from ambient_solve.app.scans import events as scan_events
+from ambient_solve.app.scans.values import ScanControls
 from ambient_solve.cli.dispatch import main
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri.scan import read_scan
@@ -31,7 +32,7 @@ def scan_file(tmp_path) -> Path:
     return two_slices(tmp_path)
 
 
-def refused(given: dict) -> tuple[dict, str]:
+def refused(given: ScanControls) -> tuple[dict, str]:
     """The updates before the error, and its words."""
     updates = {}
     with pytest.raises(AmbientSolveError) as error:
@@ -70,7 +71,7 @@ def test_a_run_that_is_asked_to_stop_says_so_and_ends(scan_file):
     up = scan_events.upload(values(files=[str(scan_file)]))
     updates = scan_events.reconstruct(values(session=up["session"], samples=4))
     assert next(updates)["stop"]["interactive"] is True
-    asked = runs.stop({"session": up["session"]})
+    asked = runs.stop(ScanControls(session=up["session"]))
     assert "Stopping" in asked["status"] and asked["stop"]["interactive"] is False
     rest = list(updates)
     assert "Stopped. Nothing kept" in rest[-2]["status"] and rest[-1]["stop"]["interactive"] is False

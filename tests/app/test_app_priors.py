@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,8 @@ import pytest
 from ambient_solve.app.photographs import choices, events, many
 from ambient_solve.app.photographs.session import recipe_of
 from ambient_solve.app.rules import Rules
-from ambient_solve.app.scans import events as scan_events
+from ambient_solve.app.scans import choices as scan_choices
+from ambient_solve.app.scans.values import ScanControls
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.priors import load
 from ambient_solve.priors.load import embedded_priors, pinned, prior_folder
@@ -59,17 +61,19 @@ def test_no_event_takes_a_prior_that_was_not_offered(prior_folder, tmp_path):
     pytest.importorskip("gradio")
     (tmp_path / "old.png").write_bytes(png())
     given = values(tmp_path / "old.png", prior_folder)
-    session = given["session"] = merged(events.upload(given))["session"]
-    merged(events.restore({**given, "samples": 1}))
-    wrong = {**given, "prior": str(tmp_path)}
+    session = merged(events.upload(given))["session"]
+    given = replace(given, session=session)
+    merged(events.restore(replace(given, samples=1)))
+    wrong = replace(given, prior=str(tmp_path))
+    scan = ScanControls(method="prior", prior=wrong.prior, rules=wrong.rules)
     starts = {
         "offers": lambda: choices.offers(wrong),
         "upload": lambda: list(events.upload(wrong)),
         "estimate": lambda: events.estimate(wrong),
         "restore": lambda: list(events.restore(wrong)),
         "recall": lambda: events.recall(wrong, 0),
-        "many": lambda: list(many.restore_many({**wrong, "many": [str(tmp_path / "old.png")]})),
-        "scan": lambda: scan_events._chosen_prior({**wrong, "method": "prior"}),
+        "many": lambda: list(many.restore_many(replace(wrong, many=[str(tmp_path / "old.png")]))),
+        "scan": lambda: scan_choices.chosen_prior(scan),
     }
     for name, start in starts.items():
         with pytest.raises(AmbientSolveError, match="not offered here"):

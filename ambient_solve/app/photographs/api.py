@@ -12,8 +12,9 @@ from typing import Any
 
 from ambient_solve.app import presets
 from ambient_solve.app.desk import DESK, Job
-from ambient_solve.app.photographs import choices, controls, events
+from ambient_solve.app.photographs import choices, controls
 from ambient_solve.app.photographs.session import Session, details, save
+from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.wiring import libraries
 
@@ -100,17 +101,22 @@ def restored(
     if not isinstance(options, dict) or any(name not in known for name in options):
         raise AmbientSolveError(f"options={options!r} was given; knobs of {given['task']} were expected: {known}.")
     standing = {name: controls.start_value(given["task"], name) for name in known}
-    values = {
-        **{"kernel": None, "editor": None, "play": False, "scattered": 0.0, "size": "auto", "keep": True},
-        **{"prior": prior, "algorithm": algorithm, "knobs": settings, "device": device, "rules": rules},
-        **{name: given[name] for name in ("task", "mask", "seed")},
-        **{**standing, **options},
-        "samples": given["samples"] or preset.samples,
-    }
+    values = Controls(
+        mask=given["mask"],
+        task=given["task"],
+        damage={**standing, **options},
+        prior=prior,
+        device=device,
+        rules=rules,
+        algorithm=algorithm,
+        knobs=settings,
+        samples=given["samples"] or preset.samples,
+        seed=given["seed"],
+    )
     model = choices.prior_of(prior, device)
     with contextlib.closing(Session()) as session:
         picture = lambda: session.take(given["file"], model.shape[0])  # noqa: E731
-        load = lambda lane: events.chosen_prior(values, lane)  # noqa: E731
+        load = lambda lane: choices.chosen_prior(values, lane)  # noqa: E731
         job, result = Job(visitor=given.get("visitor"), minutes=rules.minutes), None
         reports = begun(choices.request_of(values), picture, load, job)
         for report in DESK.serve(job, reports, lambda words: Progress(0.0, words)):

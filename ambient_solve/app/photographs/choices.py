@@ -12,6 +12,7 @@ from ambient_solve.app.desk import DESK, LONG
 from ambient_solve.app.folders import MAX_PIXELS, MAX_SAMPLES, MAX_STEPS
 from ambient_solve.app.photographs import controls, example
 from ambient_solve.app.photographs.request import RestoreRequest
+from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.presets import choose_preset
 from ambient_solve.app.wiring import libraries
 from ambient_solve.errors import AmbientSolveError
@@ -30,10 +31,10 @@ def prior_of(name: str, device: str, lane: str = "quick") -> Any:
     return load(name, device)
 
 
-def chosen_prior(values: dict[str, Any], lane: str = "quick") -> Any:
+def chosen_prior(values: Controls, lane: str = "quick") -> Any:
     """The prior that is chosen, where it is offered here."""
-    values["rules"].check_prior(values["prior"])
-    return prior_of(values["prior"], values["device"], *([lane] if lane == LONG else []))
+    values.rules.check_prior(values.prior)
+    return prior_of(values.prior, values.device, *([lane] if lane == LONG else []))
 
 
 def warm(name: str, device: str) -> None:
@@ -43,14 +44,14 @@ def warm(name: str, device: str) -> None:
         DESK.alone(lambda: example.rehearse(prior))
 
 
-def offers(values: dict[str, Any]) -> dict[str, Any]:
+def offers(values: Controls) -> dict[str, Any]:
     """What there is to choose, once the page stands: it takes torch, which takes seconds, and so does the prior."""
     import gradio as gr
 
     chosen_prior(values)
     from ambient_solve.algorithms import ALGORITHMS
 
-    priors = gr.update(choices=values["rules"].offered())
+    priors = gr.update(choices=values.rules.offered())
     return {"algorithm": gr.update(choices=["auto", *ALGORITHMS]), "prior": priors}
 
 
@@ -84,41 +85,42 @@ def choose_task(task: str, preset: str | None = None) -> dict[str, Any]:
     return updates | choose_preset(preset, task)
 
 
-def request_of(values: dict[str, Any]) -> RestoreRequest:
+def request_of(values: Controls) -> RestoreRequest:
     """The request that the controls describe."""
-    task, known = values["task"], {k.name: k for k in knobs(TASKS[values["task"]])}
-    options = {name: widgets.knob_value(known[name], values[name]) for name in controls.task_knobs(task)}
-    chosen = dict(values["knobs"] or {})
-    samples = int(values["samples"])
+    task, known = values.task, {k.name: k for k in knobs(TASKS[values.task])}
+    options = {name: widgets.knob_value(known[name], values.damage[name]) for name in controls.task_knobs(task)}
+    chosen = dict(values.knobs or {})
+    samples = int(values.samples)
     if not 1 <= samples <= MAX_SAMPLES or not 1 <= chosen.get("steps", 1) <= MAX_STEPS:
         raise AmbientSolveError(
             f"The page draws 1 to {MAX_SAMPLES} samples in 1 to {MAX_STEPS} levels: take the command line for more."
         )
     # What was put in for another task is still there, out of sight.
-    files = {name: Path(values[name]) if name in known and values[name] else None for name in ("mask", "kernel")}
+    given = {"mask": values.mask, "kernel": values.kernel}
+    files = {name: Path(file) if name in known and file else None for name, file in given.items()}
     return RestoreRequest(
         task,
         options,
-        play=values["play"],
-        painted=painter.painted(values["editor"]),
+        play=values.play,
+        painted=painter.painted(values.editor),
         mask=files["mask"],
         kernel=files["kernel"],
-        scattered=values["scattered"] if task == Inpaint.name else 0.0,
-        prior=values["prior"],
-        algorithm=values["algorithm"],
+        scattered=values.scattered if task == Inpaint.name else 0.0,
+        prior=values.prior,
+        algorithm=values.algorithm,
         knobs=chosen,
         samples=samples,
-        seed=int(values["seed"]),
-        size=values["size"],
-        keep=values["keep"],
+        seed=int(values.seed),
+        size=values.size,
+        keep=values.keep,
     )
 
 
-def picture(values: dict[str, Any]) -> Picture:
+def picture(values: Controls) -> Picture:
     """The picture of the session at its full depth, or that of the example."""
     from ambient_solve.app.uploads import open_upload
 
-    session, channels = values["session"], chosen_prior(values).shape[0]
+    session, channels = values.session, chosen_prior(values).shape[0]
     path = example.PICTURE if session is None or session.path is None else session.path
     if not path.is_file():
         raise AmbientSolveError("The picture is no longer kept: put it in again.")

@@ -1,12 +1,13 @@
-"""What happens when something on the page is used: dictionaries of values in, dictionaries of updates out.
+"""What happens when something on the tab is used: `Controls` in, updates by the names of the parts out.
 
-The names in them are those of the parts of the page (see `page`); nothing here draws or solves.
+The parts are those of `layout`; nothing here draws or solves.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +21,35 @@ from ambient_solve.app.photographs.choices import apply, chosen_prior, picture, 
 from ambient_solve.app.photographs.history import FILES, PLAIN
 from ambient_solve.app.photographs.results import array, nothing, small, views
 from ambient_solve.app.photographs.session import Session
+from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.runs import settled
 from ambient_solve.app.wiring import libraries
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.restore.recipe import read_png
 
 
-def upload(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def upload(values: Controls) -> Iterator[dict[str, Any]]:
     """A file was put in: take it; or refuse it, and go on with the picture that was there."""
-    if values["file"] is None:
+    if values.file is None:
         return
     try:
         updates = taken(values)
     except Exception:
-        session = values["session"]
+        session = values.session
         standing = "the example" if session is None or session.path is None else session.path.name
-        words = f"{Path(values['file']).name} was not taken. The picture is still {standing}."
+        words = f"{Path(values.file).name} was not taken. The picture is still {standing}."
         yield {"file": None, "status": panels.progress_bar(0, words)}
         raise
     yield updates
 
 
-def taken(values: dict[str, Any]) -> dict[str, Any]:
+def taken(values: Controls) -> dict[str, Any]:
     """Show the picture that was put in, say what was converted, and take over the recipe that it may carry."""
     import gradio as gr
 
-    session = values["session"] or Session()
+    session = values.session or Session()
     prior = chosen_prior(values)
-    taken = session.take(values["file"], prior.shape[0])
+    taken = session.take(values.file, prior.shape[0])
     shown = small(panels.to_image(array(taken)))
     updates = {**nothing((shown, shown)), "session": session, "file": None, "mask": None}
     updates |= {"editor": painter.value(shown), "words": "Nothing of this picture is restored yet."}
@@ -61,14 +63,14 @@ def taken(values: dict[str, Any]) -> dict[str, Any]:
     return updates
 
 
-def estimate(values: dict[str, Any]) -> dict[str, Any]:
+def estimate(values: Controls) -> dict[str, Any]:
     """Noise level and, for JPEG, quality of the picture, as far as they can be told from it."""
     import gradio as gr
 
     given = picture(values)
     from ambient_solve.restore.estimate import jpeg_quality, noise_level
 
-    if values["task"] == "jpeg":
+    if values.task == "jpeg":
         quality = jpeg_quality(given.path)
         if quality is None:
             raise AmbientSolveError("The picture shows no trace of JPEG compression: set the quality by hand.")
@@ -79,13 +81,13 @@ def estimate(values: dict[str, Any]) -> dict[str, Any]:
     near = min(max(round(sigma / step) * step, low), high)
     said = f"below {low:g}, set to {low:g}" if sigma < low else f"{sigma:.3f}"
     gr.Info(f"Noise level {said} (pixel values go from 0 to 1).")
-    if values["session"] is not None:
-        values["session"].estimated = near
+    if values.session is not None:
+        values.session.estimated = near
     return {"sigma": near}
 
 
 @settled
-def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def restore(values: Controls) -> Iterator[dict[str, Any]]:
     """Restore the picture: updates for every preview, and for every finished sample."""
     import gradio as gr
 
@@ -94,13 +96,13 @@ def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from ambient_solve.app.photographs.job import Problem
     from ambient_solve.app.photographs.run import Progress
 
-    session = values["session"] or Session()
-    seed = values["seed"] if values["same_seed"] else random.randrange(2**31)
-    request = request_of({**values, "seed": seed})
-    job, before = Job(visitor=values.get("visitor"), minutes=values["rules"].minutes), None
+    session = values.session or Session()
+    seed = values.seed if values.same_seed else random.randrange(2**31)
+    request = request_of(replace(values, seed=seed))
+    job, before = Job(visitor=values.visitor, minutes=values.rules.minutes), None
     session.stopped, session.share, taken_before = False, 0.0, session.taken
     stoppable, shown = {"session": session, "stop": gr.update(interactive=True)}, {}
-    reports = begun(request, lambda: picture({**values, "session": session}), lambda x: chosen_prior(values, x), job)
+    reports = begun(request, lambda: picture(replace(values, session=session)), lambda x: chosen_prior(values, x), job)
     for report in DESK.serve(job, reports, lambda words: Progress(0.0, words)):
         if isinstance(report, Problem):
             before = small(panels.measured(report.before, report.mask))
@@ -127,7 +129,7 @@ def restore(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield updates
     if shown:
         best = small(panels.to_image(session.result.mean))
-        shown["history"] = history.remember(session, {**values, "seed": seed}, before, best)
+        shown["history"] = history.remember(session, replace(values, seed=seed), before, best)
     # Once more all that is shown: a tab that is closed keeps only the last that it was sent.
     yield {**shown, "stop": gr.update(interactive=False)}
 
@@ -139,38 +141,39 @@ def stopped_words(finished: int) -> str:
     return f"Stopped. {finished} finished sample{'s' * (finished > 1)} kept."
 
 
-def recall(values: dict[str, Any], index: int) -> dict[str, Any]:
+def recall(values: Controls, index: int) -> dict[str, Any]:
     """Bring back the picture and the controls of a remembered run; its samples are drawn again by Restore."""
     from ambient_solve.app.photographs import choices, results
 
-    session = values["session"]
+    session = values.session
     if session is None or not 0 <= index < len(session.history):
         raise AmbientSolveError("This run is no longer remembered: restore the picture again.")
-    kept = session.history[index]
-    picture = next((kept.folder / "picture").glob("*"), None)
+    entry = session.history[index]
+    picture = next((entry.folder / "picture").glob("*"), None)
     channels = chosen_prior(values).shape[0]
     if picture is None:
         session.path = session.result = None
     else:
         session.take(picture, channels)
-    source = results.small(panels.to_image(results.array(choices.picture({**values, "session": session}))))
-    painted = kept.folder / "painted.png"
+    source = results.small(panels.to_image(results.array(choices.picture(values))))
+    painted = entry.folder / "painted.png"
     drawn = np.asarray(Image.open(painted)) if painted.is_file() else None
-    pair = tuple(Image.open(kept.folder / f"{name}.jpg").convert("RGB") for name in ("before", "after"))
-    updates = choices.choose_task(kept.values["task"])
+    pair = tuple(Image.open(entry.folder / f"{name}.jpg").convert("RGB") for name in ("before", "after"))
+    updates = choices.choose_task(entry.controls.task)
     for name in controls.damage_knobs():
-        updates[name] = {**updates[name], "value": kept.values[name]}
+        updates[name] = {**updates[name], "value": entry.controls.damage[name]}
     for name in FILES:
-        file = next((kept.folder / name).glob("*"), None)
+        file = next((entry.folder / name).glob("*"), None)
         updates[name] = {**updates[name], "value": None if file is None else str(file)}
-    updates |= {name: kept.values[name] for name in PLAIN if name != "keep"}
-    preset = presets.preset_of(*(kept.values[name] for name in ("task", "algorithm", "knobs", "samples")))
+    updates |= {name: getattr(entry.controls, name) for name in PLAIN if name != "keep"}
+    chosen, knobs = entry.controls, dict(entry.controls.knobs or {})
+    preset = presets.preset_of(chosen.task, chosen.algorithm, knobs, chosen.samples)
     return {**updates, **results.nothing(pair)} | {
-        "keep": {**updates["keep"], "value": kept.values["keep"]},
+        "keep": {**updates["keep"], "value": chosen.keep},
         "session": session,
         "editor": painter.value(source, drawn),
-        "knobs": dict(kept.values["knobs"]),
-        "loaded": dict(kept.values["knobs"]),
+        "knobs": knobs,
+        "loaded": dict(knobs),
         "preset": preset,
         "same_seed": True,
         "words": "An earlier run of this page. Restore draws its samples again, the same for the same seed.",

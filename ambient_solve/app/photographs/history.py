@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ambient_solve.app.photographs.session import HistoryEntry
 
 if TYPE_CHECKING:
     from ambient_solve.app.photographs.session import Session
+    from ambient_solve.app.photographs.values import Controls
 
 MOST, SIDE = 12, 160
 """Runs that are remembered, and the longer side of their thumbnails; all else of them lies in files."""
@@ -22,24 +24,24 @@ PLAIN = ("task", "play", "scattered", "prior", "algorithm", "samples", "seed", "
 FILES = ("mask", "kernel")
 
 
-def remember(session: Session, values: dict[str, Any], before: Image.Image, after: Image.Image) -> list[Any]:
+def remember(session: Session, values: Controls, before: Image.Image, after: Image.Image) -> list[Any]:
     """Keep this run and forget the oldest beyond MOST; returns what the gallery shows, the newest first."""
     session.runs += 1
     folder = session.folder / "history" / str(session.runs)
     folder.mkdir(parents=True)
-    held = {name: values[name] for name in (*PLAIN, *controls.damage_knobs())} | {"knobs": dict(values["knobs"] or {})}
-    for name, given in (("picture", session.path), *((name, values[name]) for name in FILES)):
+    held = replace(values, **dict.fromkeys(("session", "file", "many", "editor", *FILES)))
+    for name, given in (("picture", session.path), *((name, getattr(values, name)) for name in FILES)):
         if given is not None:
             (folder / name).mkdir()
             _link(Path(given), folder / name / Path(given).name)
-    painted = painter.painted(values["editor"])
+    painted = painter.painted(values.editor)
     if painted is not None:
         Image.fromarray(painted).save(folder / "painted.png")
     for name, image in (("before", before), ("after", after)):
         image.save(folder / f"{name}.jpg", quality=92)
     thumbnail = after.copy()
     thumbnail.thumbnail((SIDE, SIDE))
-    words = f"{session.runs}: {controls.TASK_WORDS[values['task']].partition(' (')[0].lower()}, seed {values['seed']}"
+    words = f"{session.runs}: {controls.TASK_WORDS[values.task].partition(' (')[0].lower()}, seed {values.seed}"
     session.history.insert(0, HistoryEntry(folder, held, thumbnail, words))
     while len(session.history) > MOST:
         shutil.rmtree(session.history.pop().folder, ignore_errors=True)
@@ -48,7 +50,7 @@ def remember(session: Session, values: dict[str, Any], before: Image.Image, afte
 
 def shown(session: Session) -> list[Any]:
     """Thumbnails and captions."""
-    return [(kept.thumbnail, kept.words) for kept in session.history]
+    return [(entry.thumbnail, entry.words) for entry in session.history]
 
 
 def _link(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from ambient_solve.app import folders, painter, panels, presets, runs, widgets
 from ambient_solve.app.photographs import choices, controls, events, example, history, many, results
 from ambient_solve.app.photographs.api import endpoints
 from ambient_solve.app.photographs.request import SIZES
+from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.wiring import KEPT, MODEL, Parts, connect, connect_select, forget, sentences
 
@@ -236,18 +237,18 @@ def _wire(parts: Parts) -> None:
     import gradio as gr
 
     def on(trigger: Any, event: Any, changes: Any, extra: Any = (), **settings: Any) -> None:
-        connect(parts, trigger, event, [*READ, *extra], changes, **settings)
+        connect(parts, trigger, event, Controls.read, [*READ, *extra], changes, **settings)
 
     on(gr.context.Context.root_block.load, choices.offers, ["algorithm", "prior"])
     uploaded = ["file", "editor", "status", *VIEWS, *DAMAGE, *SETTINGS]
     on(parts["file"].upload, events.upload, uploaded)
     solver, lit = ["algorithm", "knobs", "loaded"], ["preset"]
-    on(parts["task"].input, lambda v: choices.choose_task(v["task"], v["preset"]), [*DAMAGE, *solver], lit, queue=False)
+    on(parts["task"].input, lambda v: choices.choose_task(v.task, v.preset), [*DAMAGE, *solver], lit, queue=False)
     presets.samples_follow_preset(parts)
-    on(parts["preset"].input, lambda v: presets.choose_preset(v["preset"], v["task"]), solver, lit, queue=False)
+    on(parts["preset"].input, lambda v: presets.choose_preset(v.preset, v.task), solver, lit, queue=False)
     fresh = {"knobs": {}, "loaded": {}, "preset": None}
     on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
-    on(parts["play"].input, lambda v: {"scattered": gr.update(visible=v["play"])}, ["scattered"], queue=False)
+    on(parts["play"].input, lambda v: {"scattered": gr.update(visible=v.play)}, ["scattered"], queue=False)
     on(parts["estimate"].click, events.estimate, ["sigma", "quality"])
     waiting = {"show_progress": "minimal", "show_progress_on": [parts["status"]], **MODEL}
     on(parts["run"].click, events.restore, ["seed", "status", "stop", "history", *VIEWS], **waiting)
@@ -256,7 +257,11 @@ def _wire(parts: Parts) -> None:
     on(parts["stop"].click, runs.stop, ["stop", "status"], queue=False)
     place = ["row", "column"]
     told = ["pixel", "near", *place]
-    on(parts["read"].click, lambda v: results.read_pixel(v, v["row"], v["column"]), told, place, queue=False)
-    connect_select(parts, parts["gallery"].select, results.choose_sample, ["session"], ["slider"])
-    connect_select(parts, parts["history"].select, events.recall, ["session", "prior", "device", "rules"], RECALLED)
-    connect_select(parts, parts["spread"].select, results.click_map, ["session"], told)
+    on(parts["read"].click, lambda v: results.read_pixel(v, v.row, v.column), told, place, queue=False)
+
+    def on_select(part: str, event: Any, reads: Any, changes: Any) -> None:
+        connect_select(parts, parts[part].select, event, Controls.read, reads, changes)
+
+    on_select("gallery", results.choose_sample, ["session"], ["slider"])
+    on_select("history", events.recall, ["session", "prior", "device", "rules"], RECALLED)
+    on_select("spread", results.click_map, ["session"], told)

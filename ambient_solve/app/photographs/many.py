@@ -11,9 +11,10 @@ from typing import Any
 from ambient_solve.app import panels, runs
 from ambient_solve.app.desk import DESK, LONG, Job
 from ambient_solve.app.folders import MAX_PIXELS, tame
-from ambient_solve.app.photographs import choices, events
+from ambient_solve.app.photographs import choices
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.session import Session
+from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.uploads import open_upload, unzip_pictures, zip_folder
 from ambient_solve.app.wiring import libraries
 from ambient_solve.app.work import QUICK, asked, checked
@@ -24,7 +25,7 @@ MOST = 200
 
 
 @runs.settled
-def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def restore_many(values: Controls) -> Iterator[dict[str, Any]]:
     """Restore every picture with the settings of the page; what an earlier run of the session has finished is kept."""
     import gradio as gr
 
@@ -32,16 +33,16 @@ def restore_many(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from ambient_solve.restore.files import restore_files
     from ambient_solve.restore.tasks import make_task
 
-    session, request = values["session"] or Session(), choices.request_of(values)
-    if values["play"]:
+    session, request = values.session or Session(), choices.request_of(values)
+    if values.play:
         raise AmbientSolveError("Many pictures are restored as they are: untick 'damage it for me'.")
     files = {} if request.kernel is None else {"kernel": request.kernel}
     if request.task == "inpaint":
         files = {"mask": request.mask}
     damage = make_task(request.task, **request.options, **files)
-    pictures = _received(values["many"] or [], session.folder / "many-in")
-    job = Job(_work(request, pictures), values.get("visitor"), values["rules"].minutes)
-    prior, out, rows = events.chosen_prior(values, LONG), session.folder / "many-out", []
+    pictures = _received(values.many or [], session.folder / "many-in")
+    job = Job(_work(request, pictures), values.visitor, values.rules.minutes)
+    prior, out, rows = choices.chosen_prior(values, LONG), session.folder / "many-out", []
     settings = {"algorithm": request.algorithm, "options": dict(request.knobs), "n_samples": request.samples}
     session.stopped, session.share = False, 0.0
     started = panels.progress_bar(0, f"{len(pictures)} pictures")

@@ -9,6 +9,7 @@ import numpy as np
 from ambient_solve.app import panels
 from ambient_solve.app.photographs import controls, example
 from ambient_solve.app.photographs.session import Session, details, how_to_repeat, save
+from ambient_solve.app.photographs.values import Controls
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.restore.pictures import Picture
 
@@ -80,7 +81,7 @@ def advice(result: Result, estimated: float | None = None) -> str:
     return "" if smallest or sigma == estimated else said
 
 
-def choose_sample(values: dict[str, Any], index: int) -> dict[str, Any]:
+def choose_sample(values: Controls, index: int) -> dict[str, Any]:
     """Put the chosen picture of the gallery behind the slider: the mean, or one sample."""
     result = _result(values)
     before = small(panels.measured(result.problem.before, result.problem.mask))
@@ -88,14 +89,14 @@ def choose_sample(values: dict[str, Any], index: int) -> dict[str, Any]:
     return {"slider": panels.slider_pair(before, small(panels.to_image(chosen)))}
 
 
-def click_map(values: dict[str, Any], place: tuple[float, float]) -> dict[str, Any]:
+def click_map(values: Controls, place: tuple[float, float]) -> dict[str, Any]:
     """Read the pixel under a point of the drawn spread map."""
     result = _result(values)
     pixel = panels.spread_map(result.samples).pixel(*place)
     return {} if pixel is None else read_pixel(values, *pixel)
 
 
-def read_pixel(values: dict[str, Any], row: int, column: int) -> dict[str, Any]:
+def read_pixel(values: Controls, row: int, column: int) -> dict[str, Any]:
     """Mean, spread and samples at one pixel."""
     result = _result(values)
     height, width = result.samples.shape[1:3]
@@ -110,8 +111,8 @@ def read_pixel(values: dict[str, Any], row: int, column: int) -> dict[str, Any]:
     }
 
 
-def _result(values: dict[str, Any]) -> Result:
-    session = values["session"]
+def _result(values: Controls) -> Result:
+    session = values.session
     if session is not None and session.result is not None:
         return session.result
     if session is not None and session.path is not None:

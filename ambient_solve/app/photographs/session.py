@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from ambient_solve.restore.tasks import Inpaint
 
 if TYPE_CHECKING:
     from ambient_solve.app.photographs.run import Result
+    from ambient_solve.app.photographs.values import Controls
 
 PUT_BACK = """
 from ambient_solve.restore.pictures import read_mask, read_measurement
@@ -147,9 +147,16 @@ def how_to_repeat(result: Result) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One run: its `folder`, with the picture unless it was the example; the `values` of its controls."""
+    """One run that is remembered.
+
+    Attributes:
+        folder: Holds the picture unless it was the example, the files that were put in and what was painted.
+        controls: What the tab said, without what `folder` holds.
+        thumbnail: The restored picture, small.
+        words: Its caption.
+    """
 
     folder: Path
-    values: Mapping[str, Any]
+    controls: Controls
     thumbnail: Image.Image
     words: str

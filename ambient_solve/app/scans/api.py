@@ -15,9 +15,9 @@ from ambient_solve.app import folders
 from ambient_solve.app.begin import begun_scan
 from ambient_solve.app.desk import DESK, Job
 from ambient_solve.app.rules import Rules
-from ambient_solve.app.scans import events as scan_events
+from ambient_solve.app.scans import choices, panels
 from ambient_solve.app.scans import job as scan_job
-from ambient_solve.app.scans import panels
+from ambient_solve.app.scans.session import ScanSession
 from ambient_solve.app.wiring import libraries, sentences
 from ambient_solve.errors import AmbientSolveError
 
@@ -85,12 +85,12 @@ def reconstructed(
     request = scan_job.ScanRequest(**part, **options)  # before a file is read
     prior = lambda lane: None  # noqa: E731 - a method without one
     if given["method"] == "prior":
-        found = scan_events.priors()
+        found = choices.priors()
         if not found or (given["prior"] and given["prior"] not in found):
             raise AmbientSolveError(f"There is no embedded prior {given['prior']!r} for scans. Known: {found}.")
         given["prior"] = given["prior"] or found[0]
-        prior = lambda lane: scan_events.lane_prior(given["prior"], device, lane)  # noqa: E731
-    with contextlib.closing(scan_events.ScanSession()) as session:
+        prior = lambda lane: choices.lane_prior(given["prior"], device, lane)  # noqa: E731
+    with contextlib.closing(ScanSession()) as session:
         path = scan_job.receive(given["files"], session.folder / "input")
         how = (reading["axes"], None, request.seed, reading["array"])
 

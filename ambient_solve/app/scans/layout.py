@@ -9,9 +9,11 @@ from ambient_solve.app.folders import MAX_SAMPLES
 from ambient_solve.app.presets import choose_preset
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.runs import stop
-from ambient_solve.app.scans import api, events, example, job
+from ambient_solve.app.scans import api, choices, events, example, job, results
 from ambient_solve.app.scans import panels as scan_panels
 from ambient_solve.app.scans.panels import METHODS, PANELS, Look
+from ambient_solve.app.scans.session import EXAMPLE_COMMAND
+from ambient_solve.app.scans.values import ScanControls
 from ambient_solve.app.wiring import KEPT, MODEL, Parts, connect, connect_select, forget
 
 KINDS = {
@@ -125,8 +127,8 @@ def _method_column(parts: Parts, open_priors: bool) -> None:
 
     preset = presets.PRESETS["Balanced"]
     gr.Markdown("## 2 · How to reconstruct it")
-    choices = [(words, method) for method, words in METHODS.items()]
-    parts["method"] = gr.Dropdown(choices, value=example.REQUEST.method, label="Method", elem_id="scan-method")
+    methods = [(words, method) for method, words in METHODS.items()]
+    parts["method"] = gr.Dropdown(methods, value=example.REQUEST.method, label="Method", elem_id="scan-method")
     parts["lacking"] = gr.Markdown("", visible=False, elem_id="scan-lacking")
     with gr.Column(visible=False) as parts["learned"]:
         parts["prior"] = gr.Dropdown(
@@ -185,7 +187,7 @@ def _viewer(parts: Parts) -> None:
             )
     with gr.Accordion("Details", open=False, elem_id="scan-details"):
         parts["shell"] = gr.Code(
-            events.EXAMPLE_COMMAND,
+            EXAMPLE_COMMAND,
             language="shell",
             label="The same on the command line",
             wrap_lines=True,
@@ -222,14 +224,14 @@ def _wire(parts: Parts) -> None:
     import gradio as gr
 
     def on(trigger: Any, event: Any, changes: Any, extra: Any = (), **settings: Any) -> None:
-        connect(parts, trigger, event, [*READ, *extra], changes, **settings)
+        connect(parts, trigger, event, ScanControls.read, [*READ, *extra], changes, **settings)
 
     method = ["learned", "lacking"]
-    on(gr.context.Context.root_block.load, events.offers, ["algorithm", "prior", "method", *method])
-    on(parts["method"].input, events.choose_method, method, queue=False)
+    on(gr.context.Context.root_block.load, choices.offers, ["algorithm", "prior", "method", *method])
+    on(parts["method"].input, choices.choose_method, method, queue=False)
     preset = ["algorithm", "knobs", "loaded"]
     presets.samples_follow_preset(parts)
-    on(parts["preset"].input, lambda v: choose_preset(v["preset"]), preset, ["preset"], queue=False)
+    on(parts["preset"].input, lambda v: choose_preset(v.preset), preset, ["preset"], queue=False)
     fresh = {"knobs": {}, "loaded": {}, "preset": None}
     on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
     found = ["session", "files", "about", "index", "every", "acceleration", "kind", "acs", "row", "column", "words"]
@@ -242,12 +244,12 @@ def _wire(parts: Parts) -> None:
     on(parts["stop"].click, stop, ["stop", "status"], queue=False)
     for name in LOOK:
         if name not in ("row", "column"):
-            on(parts[name].input, events.look, SHOWN, queue=False, trigger_mode="always_last")
+            on(parts[name].input, results.look, SHOWN, queue=False, trigger_mode="always_last")
     told = ["pixel", "row", "column"]
-    on(parts["read"].click, events.read_pixel, told, queue=False)
+    on(parts["read"].click, results.read_pixel, told, queue=False)
     for name in PANELS:
 
-        def click(values: dict[str, Any], point: tuple[float, float], name: str = name) -> dict[str, Any]:
-            return events.click(values, point, name)
+        def click(values: ScanControls, point: tuple[float, float], name: str = name) -> dict[str, Any]:
+            return results.click(values, point, name)
 
-        connect_select(parts, parts[f"panel_{name}"].select, click, ["session", *LOOK], told)
+        connect_select(parts, parts[f"panel_{name}"].select, click, ScanControls.read, ["session", *LOOK], told)

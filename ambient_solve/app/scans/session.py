@@ -1,0 +1,47 @@
+"""The scan of one browser session, and the folder that goes with it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ambient_solve.app.folders import new_folder
+from ambient_solve.app.scans import example
+
+EXAMPLE_COMMAND = "# python -m ambient_solve.app.scans.example, in a clone, makes the example again."
+"""What stands for a command line while the example is shown."""
+
+
+@dataclass
+class ScanSession:
+    """The scan of one browser session; its files and what is shown of each slice lie in a folder that goes with it.
+
+    The scan lies in `kept`; `command` repeats what was made of it, `share` tells how far the run is.
+    """
+
+    folder: Path = field(default_factory=new_folder)
+    path: Path | None = None
+    slices: int = 1
+    stopped: bool = False
+    share: float = 0.0
+    kept: Path | None = None
+    command: str = EXAMPLE_COMMAND
+
+    def view(self, index: int) -> Path:
+        """The file with what is shown of a slice; there once it is reconstructed."""
+        return self.folder / "views" / f"{index}.npz"
+
+    def result(self, index: int) -> Path:
+        """The folder with the files of a slice."""
+        path = example.PICTURE if self.path is None else self.path
+        return self.folder / "results" / path.stem / f"slice-{index:03d}"
+
+    def clear(self) -> None:
+        """Forget what was reconstructed."""
+        for name in ("views", "results"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
