@@ -38,8 +38,8 @@ class Limits:
 class Bodies:
     """ASGI middleware: 413 where a request is larger than `limits`, 507 where `folder` is full, counted as it comes.
 
-    What goes wrong behind it is told to the terminal by its kind and place, never with its words: those may hold what a
-    visitor has sent.
+    What goes wrong behind it is printed on the terminal by its kind and place, never with its words: those may hold
+    what a visitor has sent.
     """
 
     def __init__(self, app: ASGI, limits: Limits, folder: Path) -> None:

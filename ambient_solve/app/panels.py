@@ -66,25 +66,25 @@ def slider_pair(before: Image.Image, after: Image.Image) -> tuple[Image.Image, I
     return _grown(before, size, Image.Resampling.NEAREST), _grown(after, size, Image.Resampling.LANCZOS)
 
 
-def spread_map(samples: np.ndarray, longest: int = 1024) -> Map:
+def std_map(samples: np.ndarray, longest: int = 1024) -> Map:
     """The standard deviation of each pixel over the samples, averaged over channels.
 
     The brightest colour is its largest value but for one pixel in 200 of those that differ at all. Of a picture with
     sides above `longest` every second, third ... pixel is shown.
     """
     step = math.ceil(max(samples.shape[1:3]) / longest)
-    spread = samples[:, ::step, ::step].std(0, ddof=1).mean(-1)
-    unsure = spread[spread > 1e-6]
+    std = samples[:, ::step, ::step].std(0, ddof=1).mean(-1)
+    unsure = std[std > 1e-6]
     top = float(np.quantile(unsure, 0.995)) if unsure.size else 1e-6
     ends = ("all samples agree", f"they differ by {255 * top:.0f} of 255 or more")
-    return replace(drawn(coloured(np.clip(spread / top, 0, 1), HEAT), ends, HEAT, top), step=step)
+    return replace(drawn(coloured(np.clip(std / top, 0, 1), HEAT), ends, HEAT, top), step=step)
 
 
-def no_spread(x: np.ndarray) -> Image.Image:
-    """What stands in the place of the spread map while there is one sample."""
+def one_sample(x: np.ndarray) -> Image.Image:
+    """What stands in the place of the map of standard deviations while there is one sample."""
     image = Image.new("RGB", (ENLARGED, max(BAR, round(ENLARGED * x.shape[0] / x.shape[1]))), (236, 239, 243))
     font, place = ImageFont.load_default(size=FONT + 5), (image.width / 2, image.height / 2)
-    ImageDraw.Draw(image).text(place, "One sample has no spread.", INK, font, anchor="mm")
+    ImageDraw.Draw(image).text(place, "One sample has no standard deviation.", INK, font, anchor="mm")
     return image
 
 
@@ -127,20 +127,20 @@ def swatches(samples: np.ndarray, row: int, column: int, reach: int = 12, side: 
 
 
 def pixel_words(samples: np.ndarray, row: int, column: int, mask: np.ndarray | None = None) -> str:
-    """Mean, spread and every sample of one pixel, as a table in markdown."""
+    """Mean, standard deviation and every sample of one pixel, as a table in markdown."""
     values = samples[:, row, column] * 255
     names = ("red", "green", "blue") if values.shape[1] == 3 else ("grey",)
     kind = "" if mask is None else ", which was measured" if mask[row, column] else ", which was **not** measured"
     lines = [
         f"**Column {column}, row {row}**{kind}; values from 0 to 255.",
         "",
-        f"| | mean | spread | {' | '.join(f'sample {s + 1}' for s in range(len(values)))} |",
+        f"| | mean | standard deviation | {' | '.join(f'sample {s + 1}' for s in range(len(values)))} |",
         "|---|" + "---|" * (len(values) + 2),
     ]
     for c, name in enumerate(names):
-        spread = f"{values[:, c].std(ddof=1):.1f}" if len(values) > 1 else "unknown"
+        std = f"{values[:, c].std(ddof=1):.1f}" if len(values) > 1 else "unknown"
         each = " | ".join(f"{v:.0f}" for v in values[:, c])
-        lines.append(f"| {name} | {values[:, c].mean():.0f} | {spread} | {each} |")
+        lines.append(f"| {name} | {values[:, c].mean():.0f} | {std} | {each} |")
     return "\n".join(lines)
 
 
@@ -158,10 +158,10 @@ def share_words(mask: np.ndarray | None, samples: np.ndarray | None, kept: bool)
         )
         words += f"{figure} % were not, and are invented."
     if samples is not None and len(samples) > 1:
-        spread = samples.std(0, ddof=1).mean(-1)
-        spread = spread.mean() if mask is None or mask.all() else spread[~mask].mean()
+        std = samples.std(0, ddof=1).mean(-1)
+        std = std.mean() if mask is None or mask.all() else std[~mask].mean()
         words += f" Where {'something was invented' if mask is not None else 'it was filled in'} the samples differ by "
-        words += f"{255 * spread:.1f} grey values of 255 on average."
+        words += f"{255 * std:.1f} grey values of 255 on average."
     return words
 
 

@@ -196,7 +196,7 @@ def zip_folder(folder: str | Path, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
-            # Its own time is not told: the default of ZipInfo, 1980, makes equal folders equal files.
+            # Its own time is not stored: the default of ZipInfo, 1980, makes equal folders equal files.
             member = zipfile.ZipInfo(file.relative_to(folder).as_posix())
             member.external_attr = 0o644 << 16
             packed = file.suffix.lower() in (".png", ".jpg", ".jpeg")

@@ -59,10 +59,10 @@ def last(problem) -> run.Result:
     return [m.result for m in run.run(problem) if m.result is not None][-1]
 
 
-def test_the_spread_map_shows_each_pixel_where_it_is_and_a_click_finds_it():
+def test_the_map_of_standard_deviations_shows_each_pixel_where_it_is_and_a_click_finds_it():
     samples = np.full((3, 20, 30, 3), 0.5)
     samples[:, 7, 22] += np.array([-0.2, 0.0, 0.2])[:, None]
-    drawn = panels.spread_map(samples)
+    drawn = panels.std_map(samples)
     array = np.asarray(drawn.image).astype(int).sum(-1)[: 20 * drawn.scale]
     y, x = np.unravel_index(array.argmax(), array.shape)
     assert drawn.pixel(x, y) == (7, 22)
@@ -73,10 +73,10 @@ def test_the_spread_map_shows_each_pixel_where_it_is_and_a_click_finds_it():
     assert drawn.pixel(y, x) != (7, 22)
 
 
-def test_a_large_spread_map_is_thinned_and_still_finds_the_pixel():
+def test_a_large_map_of_standard_deviations_is_thinned_and_still_finds_the_pixel():
     samples = np.zeros((2, 90, 130, 1))
     samples[1, 60, 93] = 1.0
-    drawn = panels.spread_map(samples, longest=50)
+    drawn = panels.std_map(samples, longest=50)
     assert drawn.step == 3 and drawn.size == (30, 44)
     array = np.asarray(drawn.image).astype(int).sum(-1)[: 30 * drawn.scale]
     y, x = np.unravel_index(array.argmax(), array.shape)
@@ -253,7 +253,7 @@ def test_the_saved_picture_carries_the_recipe_and_the_zip_all_samples(picture, t
     recipe = read_png(best)
     assert recipe == recipe_of(result) and recipe.damage == {"sigma": 0.03, "mask": "old-mask.png"}
     names = zipfile.ZipFile(archive).namelist()
-    assert {Path(n).name for n in names} >= {"sample-2.png", "old-mask.png", "settings.json", "spread.png"}
+    assert {Path(n).name for n in names} >= {"sample-2.png", "old-mask.png", "settings.json", "std.png"}
     array = np.asarray(Image.open(best)) / 255
     assert np.abs(array - np.clip(result.mean, 0, 1)).max() < 0.503 / 255
     python, shell = how_to_repeat(result)
@@ -299,31 +299,31 @@ def test_the_endpoint_restores_a_jpeg_with_the_default_preset(prior_folder, tmp_
     array = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / "old.jpg", quality=30)
     given = {"file": str(tmp_path / "old.jpg"), "task": "jpeg", "options": {}, "mask": None, "seed": 0, "samples": 1}
-    *_, (path, told) = api.restored(given | {"preset": "Fast"}, prior_folder, "cpu")
-    assert path is not None and told["algorithm"] == "daps"
+    *_, (path, record) = api.restored(given | {"preset": "Fast"}, prior_folder, "cpu")
+    assert path is not None and record["algorithm"] == "daps"
 
 
-def test_what_is_left_is_told_by_the_pace_of_the_levels_to_come(monkeypatch):
+def test_what_is_left_is_estimated_by_the_pace_of_the_levels_to_come(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(run.time, "perf_counter", lambda: now[0])
-    dear, seconds, told = [False] * 5 + [True] * 10, {False: 0.5, True: 2.5}, {}
+    expensive, seconds, said = [False] * 5 + [True] * 10, {False: 0.5, True: 2.5}, {}
     clock = run._Clock(2)
-    clock.begin(dear)
-    for step, kind in enumerate(dear, 1):
+    clock.begin(expensive)
+    for step, kind in enumerate(expensive, 1):
         now[0] += seconds[kind]
         clock.passed(step)
-        told[step] = clock.tell(0, 1, step, len(dear))
-    whole = 2 * sum(seconds[kind] for kind in dear)
-    assert all("left" not in told[step][1] for step in range(1, 6)), "how long a dear level takes is not known yet"
-    assert f"about {whole - 5:.0f} s left" in told[6][1] and "about 30 s left" in told[14][1]
+        said[step] = clock.report(0, 1, step, len(expensive))
+    whole = 2 * sum(seconds[kind] for kind in expensive)
+    assert all("left" not in said[step][1] for step in range(1, 6)), "how long a expensive level takes is not known yet"
+    assert f"about {whole - 5:.0f} s left" in said[6][1] and "about 30 s left" in said[14][1]
     # Control: by the share of the levels it would have been 12 s after 5 levels of what takes another 52.
-    share, elapsed = told[5][0], 2.5
+    share, elapsed = said[5][0], 2.5
     assert elapsed * (1 - share) / share < (whole - elapsed) / 4
     clock.finish(1)
-    clock.begin(dear)
+    clock.begin(expensive)
     now[0] += 0.5
     clock.passed(1)
-    assert "about 27 s left" in clock.tell(1, 1, 1, len(dear))[1], "from the second sample on by the first one"
+    assert "about 27 s left" in clock.report(1, 1, 1, len(expensive))[1], "from the second sample on by the first one"
 
 
 def test_the_snippet_makes_what_the_page_hands_out(picture, prior_folder, tmp_path, monkeypatch):

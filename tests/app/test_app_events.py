@@ -59,7 +59,7 @@ def test_the_events_of_a_visit(picture, prior_folder):
         "sample 2",
     ]
     assert seen["details"]["seed"] == 3 and seen["seed"] == 3 and "Finished" in seen["status"]
-    drawn = panels.spread_map(session.result.samples)
+    drawn = panels.std_map(session.result.samples)
     found = results.click_map(given, (5.5 * drawn.scale, 2.5 * drawn.scale))
     assert (found["row"], found["column"]) == (2, 5) and "Column 5, row 2" in found["pixel"]
     assert results.click_map(given, (5, 24 * drawn.scale + 2)) == {}
@@ -126,7 +126,7 @@ def test_a_stopped_run_ends_and_keeps_what_is_finished(finished, words, picture,
     assert "Finished: 4 samples" in merged(events.restore(given))["status"], "the next run is not stopped"
 
 
-VIEWED = ("gallery", "spread", "near", "residual", "steps_strip", "details", "python", "shell")
+VIEWED = ("gallery", "std", "near", "residual", "steps_strip", "details", "python", "shell")
 
 
 def is_at_rest(seen: dict) -> bool:
@@ -149,7 +149,7 @@ def test_an_error_leaves_the_page_at_rest(picture, prior_folder, monkeypatch):
             seen |= updates
     assert is_at_rest(seen) and seen["stop"]["interactive"] is False and given.session.result is None
     assert "Not done. proximal needs" in seen["status"] and 'valuenow="0"' in seen["status"]
-    # What is wrong before the run begins takes nothing away; what nobody foresaw is not told in words of torch.
+    # What is wrong before the run begins takes nothing away; what nobody foresaw is not said in words of torch.
     done, seen = merged(events.restore(given)), {}
     monkeypatch.setattr(choices, "prior_of", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -325,10 +325,10 @@ def test_estimates_move_the_controls(tmp_path, prior_folder, monkeypatch):
     given = replace(given, session=merged(events.upload(given))["session"])
     found = events.estimate(given)["sigma"]
     assert found == pytest.approx(0.1, abs=0.02) and given.session.estimated == found
-    told = []
-    monkeypatch.setattr("gradio.Info", told.append)
+    shown = []
+    monkeypatch.setattr("gradio.Info", shown.append)
     monkeypatch.setattr("ambient_solve.restore.estimate.noise_level", lambda y: [2e-4])
-    assert events.estimate(given)["sigma"] == 0.001 and "below 0.001, set to 0.001" in told[0]
+    assert events.estimate(given)["sigma"] == 0.001 and "below 0.001, set to 0.001" in shown[0]
     given = values(tmp_path / "a.jpg", prior_folder, task="jpeg")
     given = replace(given, session=merged(events.upload(given))["session"])
     assert events.estimate(given)["quality"] == 35
@@ -369,7 +369,7 @@ def test_the_endpoint_gives_what_the_solver_gives(server, picture):
     from gradio_client import handle_file
 
     client = connect(server)
-    path, told = ask(client, picture, 7).result()
+    path, record = ask(client, picture, 7).result()
     want = last(
         prepare(
             RestoreRequest("denoise", {"sigma": 0.1}, algorithm="proximal", knobs={"steps": 12}, samples=1, seed=7),
@@ -378,7 +378,7 @@ def test_the_endpoint_gives_what_the_solver_gives(server, picture):
         )
     )
     assert (np.asarray(Image.open(path)) == np.asarray(panels.to_image(want.mean))).all()
-    assert told["misfit"] == pytest.approx(want.misfit) and told["seed"] == 7
+    assert record["misfit"] == pytest.approx(want.misfit) and record["seed"] == 7
     assert read_png(path).seed == 7
     named = client.view_api(return_format="dict")["named_endpoints"]
     assert set(named) == {"/restore", "/estimate", "/mri"}, "events of the page are no endpoints"

@@ -46,8 +46,8 @@ def test_a_job_whose_stream_is_never_opened_ends(server, slow):
         seen = len(slow)
         time.sleep(0.5)
         assert len(slow) == seen < 16 * 25 * 2, "nothing works on"
-        happened, told = listen(client, "restore", event)
-        assert happened == "error" and "not opened" in told["error"], "whoever comes late is not left waiting"
+        happened, answered = listen(client, "restore", event)
+        assert happened == "error" and "not opened" in answered["error"], "whoever comes late is not left waiting"
 
 
 def test_a_job_whose_stream_is_closed_ends_and_one_that_is_heard_goes_on(server, slow):
@@ -118,16 +118,16 @@ def test_a_job_ends_after_its_minutes_with_what_there_is(prior_folder, tmp_path,
     monkeypatch.setattr(run, "INTERVAL", 0.0)
     given = {"file": str(tmp_path / "old.png"), "task": "denoise", "options": {}, "mask": None, "preset": "Fast"}
 
-    def told(minutes: float) -> dict:
+    def ended_after(minutes: float) -> dict:
         rules = Rules((prior_folder,), minutes=minutes)
         return [*api.restored({**given, "samples": 16, "seed": 0}, prior_folder, "cpu", rules)][-1][1]
 
-    ended = told(20 / 60)  # of 12 levels a sample
+    ended = ended_after(20 / 60)  # of 12 levels a sample
     assert ended["samples"]["finished"] == 1 and "minutes" in ended["ended"]
-    whole = told(0)
+    whole = ended_after(0)
     assert whole["samples"]["finished"] == 16 and "ended" not in whole
     with pytest.raises(AmbientSolveError, match="No sample was finished"):
-        told(1e-6)
+        ended_after(1e-6)
 
 
 def test_the_page_says_that_the_minutes_are_over(prior_folder, tmp_path, monkeypatch):

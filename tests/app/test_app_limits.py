@@ -130,9 +130,9 @@ def test_the_terminal_shows_nothing_of_what_visitors_send(prior_folder, tmp_path
             {"mask": {"path": SECRET, "meta": {"_type": "gradio.FileData"}}},
             {"options": {"sigma": SECRET}},
         ):
-            happened, told = answer(client, "restore", restore_body(path, **changes))
-            assert happened == "error" and len(json.dumps(told)) < 3000
+            happened, answered = answer(client, "restore", restore_body(path, **changes))
+            assert happened == "error" and len(json.dumps(answered)) < 3000
         assert answer(client, "restore", restore_body(SECRET))[0] == "error"
         assert answer(client, "restore", restore_body(path))[0] == "complete"
         assert SECRET not in page.said()
-        assert "its words are not shown" in page.said(), "control: where it failed is told"
+        assert "its words are not shown" in page.said(), "control: where it failed is printed"

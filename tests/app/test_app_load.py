@@ -106,7 +106,7 @@ def test_fifty_jobs_of_ten_clients_are_answered_not_mixed_up_and_leave_nothing(s
         want = np.asarray(panels.to_image(last(prepare(request, prior, upload)).mean))
         assert (np.asarray(Image.open(answers[seed][0])) == want).all()
         assert (np.asarray(Image.open(answers[(seed + 1) % JOBS][0])) != want).any(), "control: seeds differ"
-    assert [told["seed"] for _, (_, told) in sorted(answers.items())] == list(range(JOBS))
+    assert [record["seed"] for _, (_, record) in sorted(answers.items())] == list(range(JOBS))
     assert left <= 3, "a result of the last job may still be on its way"
 
 

@@ -1,4 +1,4 @@
-"""The tab for scans: its requests, runs and views, and what is never told; the endpoint /mri through a server."""
+"""The tab for scans: its requests, runs and views, and what is never given away; the endpoint /mri through a server."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_a_click_finds_the_pixel_that_is_drawn_there(flip, zoom):
         assert panels.place("mask", at, y, seen, look) is None
 
 
-def test_errors_and_spreads_have_one_scale():
+def test_errors_and_standard_deviations_have_one_scale():
     seen = example.seen()
     small = panels.Slice(
         {**seen.magnitudes, "mean": seen.magnitudes["reference"] + 0.2},
@@ -258,8 +258,8 @@ def test_errors_and_spreads_have_one_scale():
         facts=seen.facts,
     )
     drawn = panels.draw(small, Look())
-    error, spread = (np.asarray(drawn[name].convert("L"))[50, 50] for name in ("error", "spread"))
-    assert error > 2 * spread > 20, "half as large, and so half as bright"
+    error, std = (np.asarray(drawn[name].convert("L"))[50, 50] for name in ("error", "std"))
+    assert error > 2 * std > 20, "half as large, and so half as bright"
 
 
 def test_the_example_is_finished_small_and_says_what_it_is():
@@ -273,11 +273,11 @@ def test_the_example_is_finished_small_and_says_what_it_is():
     wrong = np.abs(seen.magnitudes["filled"] - seen.magnitudes["reference"]).mean()
     assert np.abs(seen.magnitudes["mean"] - seen.magnitudes["reference"]).mean() < 0.7 * wrong
     drawn = panels.draw(seen, Look())
-    assert [name for name, image in drawn.items() if image is None] == ["sample", "spread"]
+    assert [name for name, image in drawn.items() if image is None] == ["sample", "std"]
     found = results.look(values())
     assert found["words"] == said
-    told = results.read_pixel(values(row=64, column=64))["pixel"]
-    assert "Column 64, row 64" in told and "zero-filled" in told
+    words = results.read_pixel(values(row=64, column=64))["pixel"]
+    assert "Column 64, row 64" in words and "zero-filled" in words
     with pytest.raises(AmbientSolveError, match="outside the slice"):
         results.read_pixel(values(row=128, column=3))
 
@@ -286,7 +286,7 @@ def test_what_is_stored_comes_back(tmp_path):
     seen = example.seen()
     panels.store(seen, tmp_path / "a" / "0.npz")
     back = panels.load(tmp_path / "a" / "0.npz")
-    assert back.facts == seen.facts and back.spread is None and set(back.magnitudes) == set(seen.magnitudes)
+    assert back.facts == seen.facts and back.std is None and set(back.magnitudes) == set(seen.magnitudes)
     assert (back.phase == seen.phase).all() and (back.magnitudes["mean"] == seen.magnitudes["mean"]).all()
 
 
@@ -323,7 +323,7 @@ def test_the_endpoint_answers_programs(server, scan_file, tmp_path):
 
     client = connect(server)
     given = [[handle_file(str(scan_file))], "cg-sense", "", {"acs": 12, "coils": 4, "slices": [1]}, "random", 2.0]
-    path, told = client.predict(*given, api_name="/mri")
+    path, record = client.predict(*given, api_name="/mri")
     # As the documentation has it, by name and with what is not said left at its default.
     short = client.predict(files=given[0], method="zero-filled", api_name="/mri")[1]
     assert list(short["slices"]) == ["0", "1"] and short["slices"]["0"]["R"] == 1
@@ -331,9 +331,9 @@ def test_the_endpoint_answers_programs(server, scan_file, tmp_path):
     from ambient_solve.mri.reconstruction import classical
 
     want = classical(p, "cg-sense")
-    assert list(told["slices"]) == ["1"] and told["slices"]["1"]["misfit"] == pytest.approx(want.chi2, rel=1e-4)
-    assert told["slices"]["1"]["psnr"] == pytest.approx(want.metrics["psnr"], rel=1e-4)
-    assert not told["simulated_kspace"] and "not for diagnosis" in told["notice"]
+    assert list(record["slices"]) == ["1"] and record["slices"]["1"]["misfit"] == pytest.approx(want.chi2, rel=1e-4)
+    assert record["slices"]["1"]["psnr"] == pytest.approx(want.metrics["psnr"], rel=1e-4)
+    assert not record["simulated_kspace"] and "not for diagnosis" in record["notice"]
     with zipfile.ZipFile(path) as archive:
         record = json.loads(archive.read("slice-001/settings.json"))
         assert record["method"] == "cg-sense" and "/" not in json.dumps(record["notes"])

@@ -1,4 +1,4 @@
-"""The tab for scans when something is wrong with a file, and its details; what programs and the terminal are told."""
+"""The tab for scans when something is wrong with a file, and its details; what programs and the terminal read."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def test_the_endpoint_for_pictures_needs_no_mask_and_describes_its_options(serve
 
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(tmp_path / "old.png")
     client, given = connect(server), {"file": handle_file(str(tmp_path / "old.png"))}
-    told = client.predict(**given, task="denoise", options={"sigma": 0.1}, samples=1, api_name="/restore")[1]
-    assert told["damage"]["sigma"] == 0.1
+    record = client.predict(**given, task="denoise", options={"sigma": 0.1}, samples=1, api_name="/restore")[1]
+    assert record["damage"]["sigma"] == 0.1
     with pytest.raises(Exception, match="mask"):  # control: a task that needs one says so
         client.predict(**given, task="inpaint", options={}, api_name="/restore")
     described = client.view_api(return_format="dict", print_info=False)["named_endpoints"]["/restore"]["description"]

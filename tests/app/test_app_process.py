@@ -32,9 +32,9 @@ def temporary(tmp_path) -> Path:
 def test_what_visitors_put_in_and_get_out_is_private_and_goes_with_the_page(prior_folder, temporary):
     with process(prior_folder, temporary) as page, web(page) as client:
         path = Path(upload(client, png()).json()[0])
-        happened, told = answer(client, "restore", restore_body(str(path)))
+        happened, answered = answer(client, "restore", restore_body(str(path)))
         assert happened == "complete"
-        made = Path(told[0]["path"])
+        made = Path(answered[0]["path"])
         assert temporary in path.parents and temporary in made.parents
         for file in (path, made, *left(temporary)):
             doors = [folder for folder in file.parents if temporary in folder.parents]

@@ -43,7 +43,7 @@ def test_a_visit_with_the_mouse(visit, picture, tmp_path):
     assert handle.bounding_box()["x"] < before["x"] - 40, "the slider followed the mouse"
 
     open_tab(visit, "Uncertainty")
-    image = visit.locator("#spread img").first
+    image = visit.locator("#std img").first
     image.wait_for()
     image.scroll_into_view_if_needed()
     box, (width, height) = image.bounding_box(), (512, 4 * 96 + 44)
@@ -273,5 +273,5 @@ def test_axe_finds_nothing_serious(visit, tab):
     open_tab(visit, tab)
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     found = axe.Axe().run(visit, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
-    told = [(v["id"], v["impact"], [n["html"][:160] for n in v["nodes"]][:4]) for v in found]
-    assert [t for t in told if t[1] in ("serious", "critical")] == []
+    faults = [(v["id"], v["impact"], [n["html"][:160] for n in v["nodes"]][:4]) for v in found]
+    assert [fault for fault in faults if fault[1] in ("serious", "critical")] == []

@@ -1,4 +1,4 @@
-"""What strangers send: each picture comes out right side up, each trap is a sentence, and nothing is left behind."""
+"""Untrusted uploads: each picture comes out right side up, each trap is a sentence, and nothing is left behind."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Endpoints for programs: the page without the page.
 
 client = gradio_client.Client("http://127.0.0.1:7860")
-picture, told = client.predict(file=handle_file("old.png"), task="denoise", options={"sigma": 0.1}, api_name="/restore")
+given = {"task": "denoise", "options": {"sigma": 0.1}}
+picture, record = client.predict(file=handle_file("old.png"), **given, api_name="/restore")
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def endpoints(prior: str, device: str, rules: Rules, sentences: Callable[..., An
         return estimated(file, prior, device)
 
     with gr.Row(visible=False):
-        picture, result, told = gr.File(label="picture"), gr.File(label="restored"), gr.JSON(label="told")
+        picture, result, record = gr.File(label="picture"), gr.File(label="restored"), gr.JSON(label="record")
         inputs = [
             picture,
             gr.Dropdown(list(controls.TASK_WORDS), value="denoise", label="task"),
@@ -65,26 +66,26 @@ def endpoints(prior: str, device: str, rules: Rules, sentences: Callable[..., An
         ]
         start, guess = gr.Button("restore"), gr.Button("estimate")
     said = {"api_name": "restore", "api_description": RESTORE.replace("{options}", _options()), **model}
-    start.click(sentences(restore), inputs, [result, told], **said)
-    guess.click(sentences(estimate), [picture], told, api_name="estimate", api_description=ESTIMATE)
+    start.click(sentences(restore), inputs, [result, record], **said)
+    guess.click(sentences(estimate), [picture], record, api_name="estimate", api_description=ESTIMATE)
 
 
 def _options() -> str:
     """Every option of every task: where it belongs, what it means, and what it may be."""
-    told = []
+    lines = []
     for name, k in controls.damage_knobs().items():
         tasks = [task for task in controls.TASK_WORDS if name in controls.task_knobs(task)]
         where = "every task" if len(tasks) == len(controls.TASK_WORDS) else ", ".join(tasks)
         meaning = controls.HINTS.get(name, k.help)
         values = " or ".join(k.choices) if k.choices else f"{k.lo:g} to {k.hi:g}"
-        told.append(f"{name} ({where}): {meaning}; {values}.")
-    return " ".join(told)
+        lines.append(f"{name} ({where}): {meaning}; {values}.")
+    return " ".join(lines)
 
 
 def restored(
     given: dict[str, Any], prior: str, device: str, rules: Rules | None = None
 ) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """What /restore answers, in parts: how far it is, and at last the path of the picture and what is to be told."""
+    """What /restore answers, in parts: how far it is, and at last the path of the picture and its record."""
     libraries()
     from ambient_solve.app.begin import begun
     from ambient_solve.app.photographs.job import Problem

@@ -64,7 +64,7 @@ def taken(values: Controls) -> dict[str, Any]:
 
 
 def estimate(values: Controls) -> dict[str, Any]:
-    """Noise level and, for JPEG, quality of the picture, as far as they can be told from it."""
+    """Noise level and, for JPEG, quality of the picture, as far as it shows them."""
     import gradio as gr
 
     given = picture(values)

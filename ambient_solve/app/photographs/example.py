@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parents[1] / "example_files"
 NAMES = ("portrait.jpg", "mask.png", "steps.jpg", "result.npz", "result.json")
-PICTURE, MASK, STEPS, RECORD, TOLD = (FOLDER / name for name in NAMES)
+PICTURE, MASK, STEPS, RECORD, FACTS = (FOLDER / name for name in NAMES)
 SIDE = 256
 STROKES = (
     ((20, 40, 96, 84, 150, 88, 238, 62), 7),
@@ -42,7 +42,7 @@ def first_view() -> dict[str, Any]:
     samples = np.repeat(picture[None], len(missing), 0)
     samples[:, ~mask] = missing.astype(np.float32) / 255
     arrays = {"picture": picture, "mask": mask, "samples": samples, "residual": residual.astype(np.float32) / 16}
-    return arrays | json.loads(TOLD.read_text())
+    return arrays | json.loads(FACTS.read_text())
 
 
 def frames(seen: dict[str, Any]) -> tuple[tuple[str, np.ndarray], ...]:
@@ -73,8 +73,8 @@ def result() -> Result:
     from ambient_solve.priors.load import load_prior
 
     seen = first_view()
-    told = {name: seen[name] for name in ("settings", "seconds", "calls", "vjps", "samples", "residual")}
-    return Result(problem(load_prior("photos")), chi2=tuple(seen["chi2"]), frames=frames(seen), **told)
+    facts = {name: seen[name] for name in ("settings", "seconds", "calls", "vjps", "samples", "residual")}
+    return Result(problem(load_prior("photos")), chi2=tuple(seen["chi2"]), frames=frames(seen), **facts)
 
 
 def make() -> None:
@@ -100,10 +100,10 @@ def make() -> None:
     residual = np.clip(made.residual.mean(-1, keepdims=True) * 3**0.5 * 16, -127, 127).round().astype(np.int8)
     np.savez_compressed(RECORD, missing=missing, residual=residual)
     to_image(np.concatenate([x for _, x in made.frames], 1)).save(STEPS, quality=80)
-    told = {name: getattr(made, name) for name in ("chi2", "settings", "seconds", "calls", "vjps", "misfit")}
-    told["frames"] = [word for word, _ in made.frames]
-    told["python"], told["shell"] = how_to_repeat(made)
-    TOLD.write_text(json.dumps({**told, "details": details(made)}, indent=2, default=str) + "\n")
+    facts = {name: getattr(made, name) for name in ("chi2", "settings", "seconds", "calls", "vjps", "misfit")}
+    facts["frames"] = [word for word, _ in made.frames]
+    facts["python"], facts["shell"] = how_to_repeat(made)
+    FACTS.write_text(json.dumps({**facts, "details": details(made)}, indent=2, default=str) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ READ = (
 DAMAGE = (*controls.damage_knobs(), "mask", "mask_file", "kernel", "keep", "painting", "estimate")
 SETTINGS = ("task", "samples", "seed", "algorithm", "knobs", "loaded", "preset", "same_seed")
 VIEWS = (
-    *("session", "slider", "words", "gallery", "spread", "pixel", "near", "residual", "fit", "steps_strip"),
+    *("session", "slider", "words", "gallery", "std", "pixel", "near", "residual", "fit", "steps_strip"),
     *("details", "python", "shell", "download", "archive"),
 )
 RECALLED = ("editor", "status", "play", "scattered", "prior", "size", *VIEWS, *DAMAGE, *SETTINGS)
-"""Parts that events change. No event is given more than it changes: a closed tab forgets what it shows when it is told
+"""Parts that events change. No event is given more than it changes: a closed tab forgets what it shows when it hears
 that nothing has changed."""
 
 
@@ -176,9 +176,9 @@ def _tabs_below(parts: Parts, seen: dict[str, Any]) -> None:
         with gr.Tab("Uncertainty"):
             with gr.Row():
                 with gr.Column(scale=3, min_width=300):
-                    spread = panels.spread_map(seen["samples"]).image
-                    alt = "Map of how far the samples differ at each pixel, with a colour bar below"
-                    picture("spread", spread, "How far the samples differ; click a pixel", alt)
+                    std = panels.std_map(seen["samples"]).image
+                    alt = "Map of the standard deviation of the samples at each pixel, with a colour bar below"
+                    picture("std", std, "Standard deviation of the samples; click a pixel", alt)
                 with gr.Column(scale=3, min_width=300):
                     parts["pixel"] = gr.Markdown("Click a pixel of the map.", elem_id="pixel")
                     picture("near", None, "Round this pixel, sample by sample", "The pixel in each sample", height=200)
@@ -228,7 +228,7 @@ def _tabs_below(parts: Parts, seen: dict[str, Any]) -> None:
             )
             parts["run_many"] = gr.Button("Restore all", variant="primary", elem_id="run-many")
             heads = ["picture", "misfit (1 is right)", "state", "warning"]
-            parts["table"] = gr.Dataframe(headers=heads, label="What became of each", interactive=False)
+            parts["table"] = gr.Dataframe(headers=heads, label="Outcome of each picture", interactive=False)
             parts["many_out"] = gr.DownloadButton("Download all", interactive=False, size="sm", elem_id="many-out")
 
 
@@ -256,12 +256,12 @@ def _wire(parts: Parts) -> None:
     on(parts["run_many"].click, many.restore_many, done, ["many"], **waiting)
     on(parts["stop"].click, runs.stop, ["stop", "status"], queue=False)
     place = ["row", "column"]
-    told = ["pixel", "near", *place]
-    on(parts["read"].click, lambda v: results.read_pixel(v, v.row, v.column), told, place, queue=False)
+    pixel_parts = ["pixel", "near", *place]
+    on(parts["read"].click, lambda v: results.read_pixel(v, v.row, v.column), pixel_parts, place, queue=False)
 
     def on_select(part: str, event: Any, reads: Any, changes: Any) -> None:
         connect_select(parts, parts[part].select, event, Controls.read, reads, changes)
 
     on_select("gallery", results.choose_sample, ["session"], ["slider"])
     on_select("history", events.recall, ["session", "prior", "device", "rules"], RECALLED)
-    on_select("spread", results.click_map, ["session"], told)
+    on_select("std", results.click_map, ["session"], pixel_parts)

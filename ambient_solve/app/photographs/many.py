@@ -85,7 +85,7 @@ def _work(request: RestoreRequest, pictures: list[Path]) -> float:
 
 
 def _received(uploads: list[str], folder: Path) -> list[Path]:
-    """The pictures among the uploads, under tame names; also those of zips; bad ones are told in their turn."""
+    """The pictures among the uploads, under tame names; also those of zips; bad ones are reported in their turn."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     found: list[Path] = []

@@ -27,7 +27,7 @@ def nothing(pair: tuple[Any, Any]) -> dict[str, Any]:
 
     return {
         "slider": panels.slider_pair(*pair),
-        **dict.fromkeys(("gallery", "spread", "near", "residual", "steps_strip", "details", "python", "shell")),
+        **dict.fromkeys(("gallery", "std", "near", "residual", "steps_strip", "details", "python", "shell")),
         **dict.fromkeys(("words", "pixel", "fit"), ""),
         **{name: gr.update(value=None, interactive=False) for name in ("download", "archive")},
     }
@@ -53,8 +53,8 @@ def views(session: Session, before: Any) -> dict[str, Any]:
         "slider": panels.slider_pair(before, best),
         "words": words,
         "gallery": [(best, "mean"), *((x, f"sample {s + 1}") for s, x in enumerate(images))],
-        "spread": panels.spread_map(samples).image if many else panels.no_spread(samples[0]),
-        "pixel": "Click a pixel of the map." if many else "One sample has no spread: ask for two or more.",
+        "std": panels.std_map(samples).image if many else panels.one_sample(samples[0]),
+        "pixel": "Click a pixel of the map." if many else "One sample has no standard deviation: ask for two or more.",
         "near": None,
         "residual": panels.residual_map(result.residual, piece_mask).image,
         "fit": panels.fit_words(result.misfit, advice(result, session.estimated)),
@@ -90,14 +90,14 @@ def choose_sample(values: Controls, index: int) -> dict[str, Any]:
 
 
 def click_map(values: Controls, place: tuple[float, float]) -> dict[str, Any]:
-    """Read the pixel under a point of the drawn spread map."""
+    """Read the pixel under a point of the drawn map of standard deviations."""
     result = _result(values)
-    pixel = panels.spread_map(result.samples).pixel(*place)
+    pixel = panels.std_map(result.samples).pixel(*place)
     return {} if pixel is None else read_pixel(values, *pixel)
 
 
 def read_pixel(values: Controls, row: int, column: int) -> dict[str, Any]:
-    """Mean, spread and samples at one pixel."""
+    """Mean, standard deviation and samples at one pixel."""
     result = _result(values)
     height, width = result.samples.shape[1:3]
     row, column = int(row or 0), int(column or 0)

@@ -1,4 +1,4 @@
-"""A `Problem` is run, and told in reports: a preview now and then, and what is known after every finished sample."""
+"""Run a `Problem` and report on it: a preview now and then, and a result after every finished sample."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INTERVAL = 1 / 3
 FRAMES, FRAME = 8, 160
 """How many estimates of the first sample are kept for the strip of steps, and how high in pixels."""
 LATEST = 5
-"""Levels whose pace tells how long the next ones take."""
+"""Levels whose pace says how long the next ones take."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def run(problem: Problem) -> Iterator[Progress]:
             if state.step in kept:
                 frames.append((f"noise {state.sigma:.2g}", _thumbnail(_estimate(problem, part, state.z0))))
             if time.perf_counter() - shown >= INTERVAL and state.step < state.steps:
-                share, words = clock.tell(first, size, state.step, state.steps)
+                share, words = clock.report(first, size, state.step, state.steps)
                 yield Progress(share, words, _estimate(problem, part, state.z0))
                 shown = time.perf_counter()
         result = _finished(problem, part, state.z, result, tuple(frames), clock.elapsed())
@@ -89,29 +89,29 @@ def run(problem: Problem) -> Iterator[Progress]:
 
 
 class _Clock:
-    """Tells how far a run is and how long it may still take, from the levels and the samples it has seen.
+    """How far a run is and how long it may still take, by the levels and the samples that it has seen.
 
-    Low levels, of which the Jacobian is used, take several times as long as the others: nothing is told before one of
+    Low levels, of which the Jacobian is used, take several times as long as the others: no time is given before one of
     each kind that is still to come has been seen.
     """
 
     def __init__(self, samples: int) -> None:
         self.samples, self.finished, self.started = samples, 0, time.perf_counter()
         self.part = self.level = self.started
-        self.dear: list[bool] = []
+        self.expensive: list[bool] = []
         self.paces: dict[bool, list[float]] = {False: [], True: []}
 
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
 
-    def begin(self, dear: list[bool]) -> None:
-        """A part of the samples begins, with these levels, the dear ones True."""
-        self.dear, self.level = dear, time.perf_counter()
+    def begin(self, expensive: list[bool]) -> None:
+        """A part of the samples begins, with these levels, True for an expensive one."""
+        self.expensive, self.level = expensive, time.perf_counter()
 
     def passed(self, step: int) -> None:
         """So many of the levels are done."""
         now = time.perf_counter()
-        self.paces[self.dear[step - 1]].append(now - self.level)
+        self.paces[self.expensive[step - 1]].append(now - self.level)
         self.level = now
 
     def _time(self, levels: list[bool]) -> float | None:
@@ -121,7 +121,7 @@ class _Clock:
         latest = {kind: paces[-LATEST:] for kind, paces in self.paces.items()}
         return sum(sum(latest[kind]) / len(latest[kind]) for kind in levels)
 
-    def tell(self, first: int, size: int, step: int, steps: int) -> tuple[float, str]:
+    def report(self, first: int, size: int, step: int, steps: int) -> tuple[float, str]:
         share = (first + size * step / steps) / self.samples
         which = f"Sample {first + 1}" if size == 1 else f"Samples {first + 1} to {first + size}"
         words = f"{which} of {self.samples}, level {step} of {steps}"
@@ -129,7 +129,7 @@ class _Clock:
             each = (self.part - self.started) / self.finished
             left = max(0.0, each * (self.samples - self.finished) - (time.perf_counter() - self.part))
             return share, f"{words}; about {duration(left)} left"
-        rest, whole = self._time(self.dear[step:]), self._time(self.dear)
+        rest, whole = self._time(self.expensive[step:]), self._time(self.expensive)
         if step == 1 or rest is None or whole is None:
             return share, words
         return share, f"{words}; about {duration(rest + whole * (self.samples - size) / size)} left"

@@ -35,7 +35,7 @@ restored = measured * read_measurement({picture!r}, restored.shape[1]).y + (1 - 
 class Session:
     """The picture, the last result and the folder of one browser session.
 
-    `taken` counts the pictures that were put in, `share` tells how far the run is, `estimated` is the noise level that
+    `taken` counts the pictures that were put in, `share` says how far the run is, `estimated` is the noise level that
     was read off the picture.
     """
 
@@ -103,7 +103,7 @@ def save(result: Result, folder: Path) -> tuple[Path, Path]:
     if problem.request.play:
         panels.to_image(problem.before).save(out / f"{stem}-damaged.png")
     if len(result.samples) > 1:
-        panels.spread_map(result.samples).image.save(out / "spread.png")
+        panels.std_map(result.samples).image.save(out / "std.png")
     (out / "settings.json").write_text(json.dumps(details(result), indent=2, default=str) + "\n")
     return best, zip_folder(out, folder / "results" / f"{stem}-restored.zip")
 

@@ -1,7 +1,7 @@
 """The endpoint /mri for programs.
 
 client = gradio_client.Client("http://127.0.0.1:7860")
-archive, told = client.predict(files=[handle_file("scan.h5")], method="l1-wavelet", api_name="/mri")
+archive, record = client.predict(files=[handle_file("scan.h5")], method="l1-wavelet", api_name="/mri")
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def endpoint(device: str, rules: Rules, model: dict[str, Any]) -> None:
     mri.__annotations__["request"] = gr.Request  # not as text, which gradio could not resolve
 
     with gr.Row(visible=False):
-        archive, told = gr.File(label="archive"), gr.JSON(label="told")
+        archive, record = gr.File(label="archive"), gr.JSON(label="record")
         inputs = [
             gr.File(label="files", file_count="multiple"),
             gr.Dropdown(["prior", "l1-wavelet", "tv", "cg-sense", "zero-filled"], value="l1-wavelet", label="method"),
@@ -66,13 +66,13 @@ def endpoint(device: str, rules: Rules, model: dict[str, Any]) -> None:
             gr.Number(1.0, label="acceleration"),
         ]
         start = gr.Button("mri")
-    start.click(sentences(mri), inputs, [archive, told], api_name="mri", api_description=MRI, **model)
+    start.click(sentences(mri), inputs, [archive, record], api_name="mri", api_description=MRI, **model)
 
 
 def reconstructed(
     given: dict[str, Any], device: str, rules: Rules | None = None
 ) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """What /mri answers, in parts: how far it is, and at last the path of the zip and what is to be told."""
+    """What /mri answers, in parts: how far it is, and at last the path of the zip and its record."""
     libraries()
     from ambient_solve.mri.problem import NOTICE
     from ambient_solve.mri.report import save_slice
@@ -97,7 +97,7 @@ def reconstructed(
         def request_of(scan: Any) -> scan_job.ScanRequest:
             return replace(request, slices=slices or tuple(range(len(scan))))
 
-        folder, told = session.folder / "results" / path.stem, {}
+        folder, slice_records = session.folder / "results" / path.stem, {}
         job = Job(visitor=given.get("visitor"), minutes=(rules or Rules()).minutes)
         reports = begun_scan(request_of, lambda: scan_job.read(path, *how), prior, job)
         for report in DESK.serve(job, reports, lambda words: scan_job.Progress(0.0, words, 0)):
@@ -109,11 +109,16 @@ def reconstructed(
                 save_slice(report.made, folder / f"slice-{report.index:03d}")
                 facts = panels.shown(report.made).facts
                 kept = {"misfit": facts["chi2"], "R": facts["R"], "acs": facts["acs"], **facts["metrics"]}
-                told[str(report.index)] = kept
-        if not told:
+                slice_records[str(report.index)] = kept
+        if not slice_records:
             raise AmbientSolveError(f"{job.over_words} No slice was finished by then.")
-        ended = {"ended": job.over_words} if job.over and len(told) < len(request.slices) else {}
-        record = {"slices": told, "simulated_kspace": scan.simulated, "notes": list(scan.notes), "notice": NOTICE}
+        ended = {"ended": job.over_words} if job.over and len(slice_records) < len(request.slices) else {}
+        record = {
+            "slices": slice_records,
+            "simulated_kspace": scan.simulated,
+            "notes": list(scan.notes),
+            "notice": NOTICE,
+        }
         yield str(scan_job.pack(path.stem, folder, scan)), record | ended
 
 

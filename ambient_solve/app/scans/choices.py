@@ -10,6 +10,7 @@ from typing import Any
 
 from ambient_solve.app.desk import LONG
 from ambient_solve.app.scans.values import ScanControls
+from ambient_solve.distributed import choose_device
 from ambient_solve.app.wiring import libraries
 from ambient_solve.errors import AmbientSolveError
 
@@ -23,11 +24,9 @@ NEEDS_SIGPY = ("l1-wavelet", "tv")
 def prior_of(name: str, device: str, lane: str = "quick") -> Any:
     """A prior of complex pictures, kept for the next run; each lane works with its own."""
     libraries()
-    import torch
-
     from ambient_solve.mri.reconstruction import load_mri_prior
 
-    return load_mri_prior(name, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    return load_mri_prior(name, choose_device(device))
 
 
 def priors() -> list[str]:

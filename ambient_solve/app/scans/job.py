@@ -1,4 +1,4 @@
-"""What the tab for scans says -> slices, reconstructed and told in reports. Knows no gradio; `mri` does the work.
+"""What the tab for scans says -> slices, reconstructed with reports on the way. Knows no gradio; `mri` does the work.
 
 for report in run(ScanRequest("l1-wavelet", slices=(0,)), read(path), None): ...
 """
@@ -121,7 +121,7 @@ def receive(uploads: Sequence[str | Path], folder: Path) -> Path:
 def read(path: Path, axes: str = "", mask: str | Path | None = None, seed: int = 0, array: str = "") -> Scan:
     """The scan that was put in, its `array` of that name, or the k-space that is simulated of a picture.
 
-    Errors do not tell the folder.
+    Errors do not name the folder.
 
     Raises:
         AmbientSolveError: no scan, a damaged one, or one that is too large for the page.

@@ -245,11 +245,11 @@ def _wire(parts: Parts) -> None:
     for name in LOOK:
         if name not in ("row", "column"):
             on(parts[name].input, results.look, SHOWN, queue=False, trigger_mode="always_last")
-    told = ["pixel", "row", "column"]
-    on(parts["read"].click, results.read_pixel, told, queue=False)
+    pixel_parts = ["pixel", "row", "column"]
+    on(parts["read"].click, results.read_pixel, pixel_parts, queue=False)
     for name in PANELS:
 
         def click(values: ScanControls, point: tuple[float, float], name: str = name) -> dict[str, Any]:
             return results.click(values, point, name)
 
-        connect_select(parts, parts[f"panel_{name}"].select, click, ScanControls.read, ["session", *LOOK], told)
+        connect_select(parts, parts[f"panel_{name}"].select, click, ScanControls.read, ["session", *LOOK], pixel_parts)

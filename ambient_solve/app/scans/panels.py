@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from ambient_solve.mri.reconstruction import Reconstruction
 
 METHODS = {
-    "prior": "A learned prior, and its spread",
+    "prior": "A learned prior, with its standard deviation",
     "l1-wavelet": "Sparse wavelets (L1)",
     "tv": "Total variation",
     "cg-sense": "CG-SENSE",
     "zero-filled": "Zero-filled",
 }
 MAGNITUDES = {"filled": "Zero-filled", "mean": "Reconstruction", "sample": "One sample", "reference": "Reference"}
-MAPS = {"spread": "Spread of the samples", "error": "Error of the reconstruction"}
+MAPS = {"std": "Standard deviation of the samples", "error": "Error of the reconstruction"}
 MEASURED = {"phase": "Phase", "mask": "Sampling mask", "kspace": "k-space", "coils": "Coil maps"}
 PANELS = {**MAGNITUDES, **MAPS, **MEASURED}
 ALT = {
@@ -36,7 +36,7 @@ ALT = {
     "mean": "Magnitude of the reconstruction: of one picture, or of the mean of the samples",
     "sample": "Magnitude of one posterior sample",
     "reference": "Magnitude of the reference",
-    "spread": "Map of how far the samples differ at each pixel, with a colour bar below",
+    "std": "Map of the standard deviation of the samples at each pixel, with a colour bar below",
     "error": "Map of the distance from the reference at each pixel, with a colour bar below",
     "phase": "Phase of the reconstruction in cyclic colours, dark where there is no signal",
     "mask": "Sampled entries of k-space in white",
@@ -67,13 +67,13 @@ class Slice:
 
     Attributes:
         magnitudes: By the names of MAGNITUDES, (H, W), 1 is the white of the start.
-        spread: (H, W) in these units, None with one sample.
+        std: (H, W) in these units, None with one sample.
         phase: (H, W, 3), mask: (H, W), kspace: (H, W), coils: (coils, H, W), all: the coils side by side; uint8.
         facts: What is said about it.
     """
 
     magnitudes: Mapping[str, np.ndarray]
-    spread: np.ndarray | None
+    std: np.ndarray | None
     phase: np.ndarray
     mask: np.ndarray
     kspace: np.ndarray
@@ -105,7 +105,7 @@ def shown(made: Reconstruction) -> Slice:
     maps = (255 * maps / maps.max().clamp_min(1e-30)).round().byte()
     return Slice(
         magnitudes={name: (x / top).numpy().astype(np.float16) for name, x in magnitudes.items()},
-        spread=None if made.std is None else (made.std / top).numpy().astype(np.float16),
+        std=None if made.std is None else (made.std / top).numpy().astype(np.float16),
         phase=cyclic(torch.atan2(made.mean[1], made.mean[0]), made.magnitude / top),
         mask=p.mask.numpy().astype(np.uint8),
         kspace=(255 * log_kspace(p.y)).round().numpy().astype(np.uint8),
@@ -131,7 +131,7 @@ def store(seen: Slice, path: Path, packed: bool = False) -> None:
     """Write `seen` to an .npz file."""
     arrays = {f"magnitude-{name}": x for name, x in seen.magnitudes.items()}
     arrays |= {name: getattr(seen, name) for name in ARRAYS} | {"facts": np.array(json.dumps(dict(seen.facts)))}
-    arrays |= {} if seen.spread is None else {"spread": seen.spread}
+    arrays |= {} if seen.std is None else {"std": seen.std}
     path.parent.mkdir(parents=True, exist_ok=True)
     (np.savez_compressed if packed else np.savez)(path, **arrays)
 
@@ -142,7 +142,7 @@ def load(path: Path) -> Slice:
         arrays = dict(found)
     facts, head = json.loads(str(arrays.pop("facts"))), "magnitude-"
     magnitudes = {name.removeprefix(head): arrays.pop(name) for name in list(arrays) if name.startswith(head)}
-    return Slice(magnitudes, arrays.pop("spread", None), **arrays, facts=facts)
+    return Slice(magnitudes, arrays.pop("std", None), **arrays, facts=facts)
 
 
 def draw(seen: Slice, look: Look) -> dict[str, Image.Image | None]:
@@ -155,9 +155,9 @@ def draw(seen: Slice, look: Look) -> dict[str, Image.Image | None]:
         mean, reference = (seen.magnitudes[name].astype(np.float32) for name in ("mean", "reference"))
         error = np.abs(mean - reference)
     # One scale for both: how far the samples differ is to be compared with how far they are wrong.
-    both = [x.astype(np.float32) for x in (seen.spread, error) if x is not None]
+    both = [x.astype(np.float32) for x in (seen.std, error) if x is not None]
     ceiling = max((float(np.quantile(x, 0.995)) for x in both), default=0.0)
-    for name, x in (("spread", seen.spread), ("error", error)):
+    for name, x in (("std", seen.std), ("error", error)):
         if x is not None:
             found[name] = heat(x.astype(np.float32), ceiling, look)
     found["phase"] = _enlarged(_part(seen.phase, look))
@@ -176,7 +176,7 @@ def magnitude(x: np.ndarray, look: Look) -> Image.Image:
 
 
 def heat(x: np.ndarray, top: float, look: Look) -> Image.Image:
-    """A map (H, W) of errors or spreads, its colour bar below it."""
+    """A map (H, W) of errors or of standard deviations, its colour bar below it."""
     colours = panels.coloured(np.clip(_part(x, look) / max(top, 1e-6), 0, 1), HEAT)
     return panels.drawn(colours, ("0", f"{100 * top:.1f} % of white"), HEAT, top, SIDE).image
 
@@ -238,8 +238,8 @@ def pixel_words(seen: Slice, row: int, column: int) -> str:
     """The values at one pixel, in percent of the white of the start."""
     names = captions(seen)
     values = [f"{names[n].lower()} {100 * float(x[row, column]):.1f} %" for n, x in seen.magnitudes.items()]
-    if seen.spread is not None:
-        values.append(f"spread {100 * float(seen.spread[row, column]):.1f} %")
+    if seen.std is not None:
+        values.append(f"standard deviation {100 * float(seen.std[row, column]):.1f} %")
     return f"**Column {column}, row {row}** (100 % is white at the start): {', '.join(values)}."
 
 

@@ -39,8 +39,8 @@ def views(session: ScanSession, values: ScanControls) -> dict[str, Any]:
     }
     coils = gr.update(maximum=max(len(seen.coils), 1), value=min(look.coil, len(seen.coils)))
     settings = session.result(index) / "settings.json"
-    told = json.loads(settings.read_text()) if settings.is_file() else dict(seen.facts)
-    updates |= {"shell": session.command, "details": told}
+    details = json.loads(settings.read_text()) if settings.is_file() else dict(seen.facts)
+    updates |= {"shell": session.command, "details": details}
     return {"session": session, "words": scan_panels.words(seen, index), "coil": coils, **updates}
 
 

@@ -17,7 +17,7 @@ EXAMPLE_COMMAND = "# python -m ambient_solve.app.scans.example, in a clone, make
 class ScanSession:
     """The scan of one browser session; its files and what is shown of each slice lie in a folder that goes with it.
 
-    The scan lies in `kept`; `command` repeats what was made of it, `share` tells how far the run is.
+    The scan lies in `kept`; `command` repeats what was made of it, `share` says how far the run is.
     """
 
     folder: Path = field(default_factory=new_folder)
