@@ -17,7 +17,7 @@ from typing import Any
 from ambient_solve.app.hosts import ASGI, Receive, Scope, Send, header, refuse
 
 MEASURED = 2.0
-"""Seconds for which the size of the folder is taken to be what it was."""
+"""Time for which the size of the folder is taken to be what it was, in seconds."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,13 @@ from ambient_solve.app.work import QUICK
 
 T = TypeVar("T")
 LONG = "long"
-END, MOVE = object(), object()
-"""That there are no more reports, and that the job has found out which lane it is for."""
+"""Name of the lane of long jobs."""
+END = object()
+"""Mark that there are no more reports."""
+MOVE = object()
+"""Report that the job has found out which lane it is for."""
 PATIENCE = 1.0
-"""Seconds after which a job that waits says again how many are before it; then it can be ended, too."""
+"""Time after which a job that waits says again how many are before it, in seconds; then it can be ended, too."""
 
 
 @dataclass(eq=False)
@@ -162,4 +165,4 @@ class Desk:
 
 
 DESK = Desk()
-"""That of this process: all its pages work on the same machine."""
+"""The desk of this process: all its pages work on the same machine."""

@@ -19,8 +19,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 NAME = re.compile(r"ambient-solve-page-(\d+)-(\d+)-\w+")
-LOCK, STARTING = "lock", 60.0
-"""The file that is locked, and seconds within which a page that starts has locked it."""
+LOCK = "lock"
+"""Name of the file in the folder that is locked while the page runs."""
+STARTING = 60.0
+"""Time within which a page that starts has locked it, in seconds."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ambient_solve.app.folder import home
 
 MAX_PIXELS = 12_000_000
-"""Largest picture that the page takes; several samples of it are kept in memory."""
+"""Largest picture that the page takes, in pixels; several samples of it are kept in memory."""
 
 
 def new_folder() -> Path:
@@ -22,5 +22,7 @@ def tame(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).lstrip(".-")[-80:] or "picture"
 
 
-MAX_SAMPLES, MAX_STEPS = 16, 1000
-"""What one run on the page may ask for."""
+MAX_SAMPLES = 16
+"""Largest number of samples of one run on the page."""
+MAX_STEPS = 1000
+"""Largest number of noise levels of one run on the page."""

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
 WAITING = PLACES
-"""Events that may wait; one more is refused."""
+"""Number of events that may wait; one more is refused."""
 THREADS = PLACES + 40
-"""Threads of gradio, at most: each job that waits has one, and 40 are for all else."""
+"""Largest number of threads of gradio: each job that waits has one, and 40 are for all else."""
 OPEN = Limits(upload=45_000_000, folder=4_000_000_000)
 """What visitors may send to a page that others can reach."""
-STYLE, SCRIPT = (Path(__file__).parent / name for name in ("page.css", "page.js"))
+STYLE = Path(__file__).parent / "page.css"
+"""File with the style sheet of the page."""
+SCRIPT = Path(__file__).parent / "page.js"
+"""File with the script of the page."""
 
 
 def build(prior: str = "photos", device: str = "auto", rules: Rules | None = None) -> Blocks:

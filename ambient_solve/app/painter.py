@@ -16,7 +16,11 @@ from ambient_solve.errors import AmbientSolveError
 TEMPLATE, SCRIPT = ((Path(__file__).parent / name).read_text() for name in ("painter.html", "photographs/painter.js"))
 SCRIPT = (Path(__file__).parent / "masks.js").read_text() + SCRIPT
 ROSE = (216, 27, 96)
-HEAD, LONGEST = "data:image/png;base64,", 2048
+"""Colour of what is painted, RGB from 0 to 255; that of painter.js."""
+HEAD = "data:image/png;base64,"
+"""First characters of the address of a picture that is part of the page."""
+LONGEST = 2048
+"""Longest side of a painted layer that is taken, in pixels."""
 
 
 def value(picture: Image.Image, missing: np.ndarray | None = None) -> dict[str, str]:

@@ -15,12 +15,23 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ambient_solve.figures.sheet import HEAT
 
-INK, SOFT, PAPER = (28, 30, 34), (86, 91, 99), (255, 255, 255)
+INK = (28, 30, 34)
+"""Colour of words, RGB from 0 to 255."""
+SOFT = (86, 91, 99)
+"""Colour of words that are less important, RGB from 0 to 255."""
+PAPER = (255, 255, 255)
+"""Colour of the background, RGB from 0 to 255."""
 # Blue, white, orange: the two signs differ in hue and the size in lightness, for readers of all kinds of colour vision.
 SIGNED = ("053061", "2f79b5", "9bc8df", "f7f7f7", "f9b77c", "c5602a", "7f2704")
-BAR, FONT, ENLARGED = 44, 15, 512
+"""Colours of a map of values of both signs, from the lowest to the highest, as hexadecimal RGB."""
+BAR = 44
+"""Height of a colour bar with its words, in pixels."""
+FONT = 15
+"""Height of the font, in pixels."""
+ENLARGED = 512
+"""Longer side up to which a map is enlarged, in pixels."""
 LIMIT = 4.0
-"""The residual map ends here, in units of the noise: of Gaussian noise one value in 16,000 lies beyond."""
+"""End of the residual map, in units of the noise: of Gaussian noise one value in 16,000 lies beyond."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,20 @@ from pathlib import Path
 from ambient_solve.app.hosts import ADDRESS
 from ambient_solve.errors import AmbientSolveError
 
-FIRST, LONGEST, PATIENCE = 0.5, 30.0, 60.0
-"""Seconds after the first wrong password and at most; whoever would have to wait longer than PATIENCE is sent away."""
-FREE, OVERALL = 10, 2.0
-"""So many wrong passwords from anywhere slow nobody else down; then one is looked at in OVERALL seconds."""
-FORGOTTEN, MOST = 900.0, 10_000
-"""Seconds after which wrong passwords are forgotten, and addresses that are remembered."""
+FIRST = 0.5
+"""Wait after the first wrong password, in seconds; each further one doubles it."""
+LONGEST = 30.0
+"""Longest wait after a wrong password, in seconds."""
+PATIENCE = 60.0
+"""Longest wait that is accepted, in seconds; whoever would have to wait longer is refused at once."""
+FREE = 10
+"""Number of wrong passwords, from anywhere, that slow nobody else down."""
+OVERALL = 2.0
+"""Time between two passwords that are looked at, once there were more wrong ones than FREE, in seconds."""
+FORGOTTEN = 900.0
+"""Time after which wrong passwords are forgotten, in seconds."""
+MOST = 10_000
+"""Number of addresses that are remembered."""
 
 
 @dataclass

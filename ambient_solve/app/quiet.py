@@ -7,7 +7,7 @@ from typing import Any
 from ambient_solve.app.bodies import tell
 
 LONGEST = 600
-"""Characters of an error that are sent back."""
+"""Largest length of an error that is sent back, in characters."""
 
 
 def quiet_blocks(**settings: Any) -> Any:

@@ -18,14 +18,18 @@ from ambient_solve.app.wiring import MODEL
 if TYPE_CHECKING:
     from gradio import Blocks
 
-UNHEARD, LOOK = 10.0, 1.0
-"""Seconds after which a job without an open stream ends, and between two looks at the jobs."""
+UNHEARD = 10.0
+"""Time after which a job without an open stream ends, in seconds."""
+LOOK = 1.0
+"""Time between two looks at the jobs, in seconds."""
 GONE = f"The job has ended: its stream was not opened within {UNHEARD:g} seconds, or was closed."
+"""Sentence that a stream gets which is opened too late."""
 PLACES = 64
-"""Jobs on a prior that may be there, at work or waiting."""
-OF_VISITOR, OF_ADDRESS = 3, PLACES // 2
-"""How many of them may be of one visitor (one at work and two that wait), and how many from one address, from which
-many visitors may come."""
+"""Number of jobs on a prior that may be there, at work or waiting."""
+OF_VISITOR = 3
+"""Number of them that may be of one visitor: one at work and two that wait."""
+OF_ADDRESS = PLACES // 2
+"""Number of them that may come from one address, from which many visitors may come."""
 
 
 class Streams:

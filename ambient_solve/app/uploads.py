@@ -16,13 +16,20 @@ from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
 from ambient_solve.reading.archives import open_zip
 from ambient_solve.restore.pictures import Picture, read_measurement
 
-MAX_PIXELS, MAX_BYTES, MAX_FILES = 40_000_000, 1_000_000_000, 1000
+MAX_PIXELS = 40_000_000
+"""Largest picture, in pixels, where the caller does not say otherwise."""
+MAX_BYTES = 1_000_000_000
+"""Largest size of all files of an archive, unpacked, in bytes."""
+MAX_FILES = 1000
+"""Largest number of files of an archive."""
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+"""Suffixes of archives."""
 JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 """What file managers leave in archives; names that begin with a dot are passed over too."""
 POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 """How a file begins that Pillow would hand to an interpreter, whatever its name."""
 BLOCK = 1 << 20
+"""Size of the pieces in which archives are read and written, in bytes."""
 
 
 def open_upload(path: str | Path, *, max_pixels: int = MAX_PIXELS, channels: int = 3) -> Picture:

@@ -52,9 +52,9 @@ class HasSession(Protocol):
 MODEL = {"concurrency_id": "model", "concurrency_limit": None}
 """Jobs on a prior, whatever started them; who of them works is decided by the desk."""
 KEPT = 3600
-"""Seconds that files and sessions are kept after they were last used."""
+"""Time that files and sessions are kept after they were last used, in seconds."""
 READ_IN = 12
-"""Seconds that a sentence about what went wrong stays on the page; the status goes on saying it."""
+"""Time that a sentence about what went wrong stays on the page, in seconds; the status goes on saying it."""
 
 _IMPORTING = threading.Lock()
 

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from ambient_solve.app.photographs.request import RestoreRequest
     from ambient_solve.app.scans.job import ScanRequest
 
-MOST, QUICK = 4e10, 3e7
-"""What a job may ask for, and up to what it is quick. The preset Faithful asks for the most with 16 samples of a
-picture of 12 million pixels; Balanced is quick for one of 256x256."""
+MOST = 4e10
+"""Largest work of a job, in passes times pixels; Faithful comes nearest, with 16 samples of 12 million pixels."""
+QUICK = 3e7
+"""Largest work of a quick job, in passes times pixels; Balanced is quick for a picture of 256x256."""
 CLASSICAL = 500
-"""What a method without a network is taken to ask for each pixel of a slice: its iterations, over many coils."""
+"""Work of a method without a network, in passes for each pixel of a slice: its iterations, over many coils."""
 PASSES = {
     "iterations": 2.0,  # of a solver, with the Jacobian; or of an optimiser, with a backward pass
     "ode_steps": 1.0,

@@ -356,7 +356,13 @@ def test_what_was_painted_comes_back_as_it_was():
 
 
 def test_the_example_is_finished_small_and_honest():
-    assert sum((example.FOLDER / name).stat().st_size for name in example.NAMES) < 200_000
+    assert (
+        sum(
+            file.stat().st_size
+            for file in (example.PICTURE, example.MASK, example.STEPS, example.RECORD, example.FACTS)
+        )
+        < 200_000
+    )
     seen = example.first_view()
     assert seen["samples"].std(0)[~seen["mask"]].mean() > 0.005 and (seen["samples"].std(0)[seen["mask"]] == 0).all()
     assert panels.residual_map(seen["residual"], seen["mask"]).size == seen["mask"].shape

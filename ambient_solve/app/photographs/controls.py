@@ -19,6 +19,7 @@ TASK_WORDS = {
     "super-resolution": "Too small",
     "jpeg": "JPEG blocks",
 }
+"""Words of the page for each damage."""
 SIGMAS = {"inpaint": 0.01, "denoise": 0.1}
 """Noise level that the page starts from, where it is not the default of the damage."""
 HANDY = {
@@ -29,7 +30,10 @@ HANDY = {
     "factor": (2, 8, 1),
     "quality": (0, 100, 1),
 }
-"""Ends and steps of the sliders of a damage; its knobs reach farther, and a recipe that does stretches the slider."""
+"""Lower end, upper end and step of the sliders of a damage.
+
+Its knobs reach farther, and a recipe that does stretches the slider.
+"""
 LABELS = {
     "sigma": "Noise level",
     "width": "Width of the blur",
@@ -40,6 +44,7 @@ LABELS = {
     "filter": "How it was reduced",
     "boundary": "At the edges",
 }
+"""Label of the control of each knob."""
 HINTS = {"sigma": "pixel values go from 0 to 1: 0.01 is hardly seen, 0.1 is much"}
 """What is said beside a control where the help of the knob speaks to users of the command line."""
 

@@ -22,15 +22,25 @@ if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
 
 FOLDER = Path(__file__).parents[1] / "example_files"
-NAMES = ("portrait.jpg", "mask.png", "steps.jpg", "result.npz", "result.json")
-PICTURE, MASK, STEPS, RECORD, FACTS = (FOLDER / name for name in NAMES)
+"""Folder of the files of both examples."""
+PICTURE = FOLDER / "portrait.jpg"
+"""File of the undamaged picture."""
+MASK = FOLDER / "mask.png"
+"""File of the mask, white where pixels are missing."""
+STEPS = FOLDER / "steps.jpg"
+"""File of the estimates on the way to the first sample, side by side."""
+RECORD = FOLDER / "result.npz"
+"""File of the missing pixels of the samples, and of the residual."""
+FACTS = FOLDER / "result.json"
+"""File of settings, words and commands of the result."""
 SIDE = 256
+"""Side of the picture, in pixels."""
 STROKES = (
     ((20, 40, 96, 84, 150, 88, 238, 62), 7),
     ((188, 8, 176, 70, 196, 140, 180, 250), 5),
     ((8, 196, 70, 180, 128, 214, 200, 206), 8),
 )
-"""Corners x, y of the scratches, and their widths."""
+"""Corners x, y of the scratches, and their widths, in pixels."""
 
 
 def first_view() -> dict[str, Any]:

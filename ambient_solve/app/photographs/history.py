@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from ambient_solve.app.photographs.session import Session
     from ambient_solve.app.photographs.values import Controls
 
-MOST, SIDE = 12, 160
-"""Runs that are remembered, and the longer side of their thumbnails; all else of them lies in files."""
+MOST = 12
+"""Number of runs that are remembered."""
+SIDE = 160
+"""Longer side of their thumbnails, in pixels; all else of them lies in files."""
 PLAIN = ("task", "play", "scattered", "prior", "algorithm", "samples", "seed", "size", "keep")
+"""Controls that come back as they were."""
 FILES = ("mask", "kernel")
+"""Controls that hold a file, of which a copy is kept."""
 
 
 def remember(session: Session, values: Controls, before: Image.Image, after: Image.Image) -> list[Any]:

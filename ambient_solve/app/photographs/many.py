@@ -21,7 +21,7 @@ from ambient_solve.app.work import QUICK, asked, checked
 from ambient_solve.errors import AmbientSolveError, on_a_page, shown
 
 MOST = 200
-"""Pictures that one run takes."""
+"""Largest number of pictures of one run."""
 
 
 @runs.settled

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 WORKING = 512
-"""Longer side in pixels up to which a picture is restored whole, unless the page says otherwise."""
+"""Longer side up to which a picture is restored whole, unless the page says otherwise, in pixels."""
 SIZES = {
     "auto": f"automatic: whole up to {WORKING} pixels, then the missing region or tiles",
     "whole": "whole picture at once",
@@ -23,13 +23,23 @@ SIZES = {
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """What the page says.
+    """What is to be restored, and how.
 
     Attributes:
-        options: Knobs of the damage. play: The picture is fine, and is damaged here before it is restored.
-        painted: Missing pixels drawn on the picture at any size, True = missing. mask, kernel: Pictures of them.
-        scattered: Share of the pixels that are lost at random, when playing.
-        algorithm, knobs, samples, seed: Of the solver. size: One of SIZES. keep: Copy measured pixels into the samples.
+        task: Name of the damage.
+        options: Knobs of the damage.
+        play: The picture is fine, and is damaged here before it is restored.
+        painted: Missing pixels (h, w) drawn on the picture at any size, True = missing.
+        mask: Picture of the missing pixels, white where they are.
+        kernel: Picture of the blur.
+        scattered: Share of the pixels that are lost at random, when playing, 0 to 1.
+        prior: Name or folder of the prior.
+        algorithm: Of the solver.
+        knobs: Of the algorithm.
+        samples: How many are drawn, at least 1.
+        seed: Decides the samples, and what is lost when playing.
+        size: One of SIZES.
+        keep: Copy measured pixels into the samples.
     """
 
     task: str

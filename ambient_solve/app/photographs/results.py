@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 SHOWN = 1024
-"""Longer side of the pictures on the page; the files have all pixels."""
+"""Longer side of the pictures on the page, in pixels; the files have all pixels."""
 
 
 def nothing(pair: tuple[Any, Any]) -> dict[str, Any]:

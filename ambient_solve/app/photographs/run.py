@@ -16,11 +16,13 @@ from ambient_solve.app.photographs.job import Problem
 from ambient_solve.solver import Request, Run
 
 INTERVAL = 1 / 3
-"""Seconds between two previews, at least."""
-FRAMES, FRAME = 8, 160
-"""How many estimates of the first sample are kept for the strip of steps, and how high in pixels."""
+"""Shortest time between two previews, in seconds."""
+FRAMES = 8
+"""Number of estimates of the first sample that are kept for the strip of steps."""
+FRAME = 160
+"""Height of these estimates, in pixels."""
 LATEST = 5
-"""Levels whose pace says how long the next ones take."""
+"""Number of levels whose pace says how long the next ones take."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. `preview` is at the working size; `result` comes whenever a sample is finished."""
+    """Where a run stands.
+
+    Attributes:
+        share: How far it is, 0 to 1.
+        words: The same for readers, with the time that is left.
+        preview: An estimate (h, w, C) at the working size.
+        result: What there is whenever a sample is finished.
+    """
 
     share: float
     words: str

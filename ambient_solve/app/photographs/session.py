@@ -35,8 +35,16 @@ restored = measured * read_measurement({picture!r}, restored.shape[1]).y + (1 - 
 class Session:
     """The picture, the last result and the folder of one browser session.
 
-    `taken` counts the pictures that were put in, `share` says how far the run is, `estimated` is the noise level that
-    was read off the picture.
+    Attributes:
+        folder: Holds all its files.
+        path: The picture that was put in, None for the example.
+        result: The last result, None before the first one.
+        stopped: The visitor has asked the run to end.
+        taken: Number of pictures that were put in.
+        share: How far the run is, 0 to 1.
+        estimated: The noise level that was read off the picture.
+        history: The last runs, the newest first.
+        runs: Number of runs that were finished.
     """
 
     folder: Path = field(default_factory=new_folder)
@@ -50,7 +58,18 @@ class Session:
     runs: int = 0
 
     def take(self, upload: str | Path, channels: int) -> Picture:
-        """Keep a copy of an uploaded file under a tame name, after it was found to be a picture."""
+        """Keep a copy of an uploaded file under a tame name, after it was found to be a picture.
+
+        Args:
+            upload: The file.
+            channels: Of the prior; the picture is converted to them.
+
+        Returns:
+            The picture that was kept.
+
+        Raises:
+            AmbientSolveError: the file is no picture, or too large.
+        """
         upload = Path(upload)
         open_upload(upload, max_pixels=MAX_PIXELS, channels=channels)
         self.path = self.folder / "input" / tame(upload.name)
@@ -87,7 +106,15 @@ def recipe_of(result: Result) -> Recipe:
 
 
 def save(result: Result, folder: Path) -> tuple[Path, Path]:
-    """Write the restored picture, which carries its recipe, and a zip of it with all samples, maps and settings."""
+    """Write a result to files.
+
+    Args:
+        result: What was restored.
+        folder: Its subfolder `results` is written to.
+
+    Returns:
+        The restored picture, which carries its recipe, and a zip of it with all samples, maps and settings.
+    """
     import torch
     from PIL import Image
 

@@ -15,8 +15,15 @@ from PIL import Image
 from ambient_solve.app.scans import job, panels
 
 FOLDER = Path(__file__).parents[1] / "example_files"
-PICTURE, SEEN = FOLDER / "phantom.png", FOLDER / "phantom.npz"
-SIDE, REQUEST = 128, job.ScanRequest("l1-wavelet", kind="gaussian", acceleration=3.0)
+"""Folder of the files of both examples."""
+PICTURE = FOLDER / "phantom.png"
+"""File of the phantom."""
+SEEN = FOLDER / "phantom.npz"
+"""File of what is shown of its reconstruction."""
+SIDE = 128
+"""Side of the phantom, in pixels."""
+REQUEST = job.ScanRequest("l1-wavelet", kind="gaussian", acceleration=3.0)
+"""Request that the example answers."""
 
 
 @lru_cache(maxsize=1)

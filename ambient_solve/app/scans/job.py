@@ -29,17 +29,23 @@ if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+"""Suffixes of pictures, of which the k-space is simulated."""
 SCANS = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".hdr", ".nii", ".gz", ".dcm")
-LONGEST, MAX_PIXELS = 256, 12_000_000
-"""Longer side that a picture is reduced to before its k-space is simulated; and the largest picture."""
-MAX_BYTES, MAX_SLICES, MAX_SIDE = 2_000_000_000, 64, 1024
-"""What a scan may unpack to, how many slices one run takes, and how large they may be."""
+"""Suffixes of scans."""
+LONGEST = 256
+"""Longer side to which a picture is reduced before its k-space is simulated, in pixels."""
+MAX_PIXELS = 12_000_000
+"""Largest picture, in pixels."""
+MAX_BYTES = 2_000_000_000
+"""Largest scan, unpacked, in bytes."""
+MAX_SLICES = 64
+"""Largest number of slices of one run."""
+MAX_SIDE = 1024
+"""Longest side of a slice, in pixels."""
 INTERVAL = 1 / 3
-"""Seconds between two previews, at least."""
-
-
+"""Shortest time between two previews, in seconds."""
 KINDS = ("gaussian", "poisson", "radial", "random", "spiral", "uniform")
-"""Those of `operators.masks`, which takes torch to be asked."""
+"""Kinds of masks: those of `operators.masks`, which takes torch to be asked."""
 RANGES = {
     "acceleration": (1, 64, int, float),
     "acs": (2, 512, int),
@@ -47,14 +53,27 @@ RANGES = {
     "samples": (1, 10_000, int),
     "seed": (0, 2**63 - 1, int),
 }
-"""Numbers of a request, what they may be, and their types."""
+"""Lowest and highest value of each number of a request, and its types."""
 
 
 @dataclass(frozen=True)
 class ScanRequest:
-    """What the page says. `method` is "prior" or one of `mri.CLASSICAL`; an `acceleration` of 1 takes all there is.
+    """What is to be reconstructed, and how. The numbers lie in RANGES.
 
-    `algorithm`, `knobs`, `samples` and `seed` are of the solver; `coils` virtual coils are kept, 0 keeps all.
+    Attributes:
+        method: "prior" or one of `mri.CLASSICAL`.
+        slices: Indices of the slices.
+        kind: Kind of mask that undersamples a full scan, one of KINDS.
+        acceleration: Its R; 1 takes all there is.
+        acs: Its calibration lines.
+        algorithm: Of the solver.
+        knobs: Of the algorithm.
+        samples: How many are drawn.
+        seed: Decides the samples and the mask.
+        coils: Number of virtual coils that are kept, 0 keeps all.
+
+    Raises:
+        AmbientSolveError: a value is outside its range.
     """
 
     method: str = "l1-wavelet"
@@ -82,7 +101,16 @@ class ScanRequest:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: in slice `index`, perhaps with a magnitude (H, W) to look at, or with a reconstruction."""
+    """Where a run stands.
+
+    Attributes:
+        share: How far it is, 0 to 1.
+        words: The same for readers.
+        index: The slice at work.
+        preview: A magnitude (H, W) to look at.
+        made: The reconstruction, as far as its samples are finished.
+        finished: Whether the slice is.
+    """
 
     share: float
     words: str

@@ -27,10 +27,15 @@ METHODS = {
     "cg-sense": "CG-SENSE",
     "zero-filled": "Zero-filled",
 }
+"""Words of the page for each method."""
 MAGNITUDES = {"filled": "Zero-filled", "mean": "Reconstruction", "sample": "One sample", "reference": "Reference"}
+"""Titles of the panels that show a magnitude."""
 MAPS = {"std": "Standard deviation of the samples", "error": "Error of the reconstruction"}
+"""Titles of the panels that show a map with a colour bar."""
 MEASURED = {"phase": "Phase", "mask": "Sampling mask", "kspace": "k-space", "coils": "Coil maps"}
+"""Titles of the panels that show what was measured."""
 PANELS = {**MAGNITUDES, **MAPS, **MEASURED}
+"""Titles of all panels."""
 ALT = {
     "filled": "Picture of what was sampled, with zeros for the rest",
     "mean": "Magnitude of the reconstruction: of one picture, or of the mean of the samples",
@@ -43,9 +48,11 @@ ALT = {
     "kspace": "Power of k-space over all coils on a logarithmic scale",
     "coils": "Magnitude of the estimated coil maps",
 }
+"""Text of each panel for screen readers."""
 ARRAYS = ("phase", "mask", "kspace", "coils", "all")
+"""Names of the arrays of a `Slice` that always exist."""
 SIDE = 384
-"""Panels are enlarged to about as many pixels."""
+"""Longer side up to which panels are enlarged, in pixels."""
 
 
 @dataclass(frozen=True)

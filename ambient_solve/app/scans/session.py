@@ -17,7 +17,14 @@ EXAMPLE_COMMAND = "# python -m ambient_solve.app.scans.example, in a clone, make
 class ScanSession:
     """The scan of one browser session; its files and what is shown of each slice lie in a folder that goes with it.
 
-    The scan lies in `kept`; `command` repeats what was made of it, `share` says how far the run is.
+    Attributes:
+        folder: Holds all its files.
+        path: The scan that was put in, None for the example.
+        slices: Number of its slices.
+        stopped: The visitor has asked the run to end.
+        share: How far the run is, 0 to 1.
+        kept: The folder inside `folder` in which the scan lies.
+        command: Repeats the last run on the command line.
     """
 
     folder: Path = field(default_factory=new_folder)
