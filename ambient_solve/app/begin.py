@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 def begun(
     request: RestoreRequest, picture: Callable[[], Picture], prior: Callable[[str], Prior], job: Job
 ) -> Iterator[Any]:
-    """The `Problem`, and the reports of its run; `prior` gives that of a lane.
+    """The reports of a restoration.
+
+    Args:
+        request: What is to be restored, and how.
+        picture: Opens the picture.
+        prior: Gives the prior of a lane by its name.
+        job: Its work is set here.
+
+    Returns:
+        An iterator over the `Problem`, perhaps MOVE before it, and the `Progress` of its run.
 
     Raises:
         AmbientSolveError: the request does not fit the picture, or asks for too much.
@@ -44,7 +53,16 @@ def begun(
 def begun_scan(
     request: Callable[[Scan], ScanRequest], scan: Callable[[], Scan], prior: Callable[[str], Prior | None], job: Job
 ) -> Iterator[Any]:
-    """The `Scan` and its request, and the reports of their run; `prior` gives that of a lane.
+    """The reports of a reconstruction.
+
+    Args:
+        request: What is to be reconstructed of the scan, and how.
+        scan: Reads the scan.
+        prior: Gives the prior of a lane by its name, None for a method without one.
+        job: Its work is set here.
+
+    Returns:
+        An iterator over the pair of `Scan` and request, perhaps MOVE before it, and the `Progress` of their run.
 
     Raises:
         AmbientSolveError: the scan cannot be read, or the request asks for too much.

@@ -83,10 +83,16 @@ class Desk:
         self.changed = threading.Condition()
 
     def serve(self, job: Job, reports: Iterator[T], waiting: Callable[[str], T]) -> Iterator[T]:
-        """`reports`, made in the lane of `job` once it is its turn; before that, what `waiting` makes of words.
+        """The reports of a job, made in its lane once it is its turn. Closing the iterator gives the lane free.
 
-        A report that is MOVE says that the job has found out what it asks for: it goes on in the lane that it is for.
-        The last report comes with `job.over` where the time is up. Closing the iterator gives the lane free.
+        Args:
+            job: Whose turn it will be; `job.over` is set with the last report where the time is up.
+            reports: Makes them. A report that is MOVE says that the job has found out what it asks for: it goes on in
+                the lane that it is for.
+            waiting: Makes a report of the words that are said while the job waits.
+
+        Returns:
+            An iterator over what `waiting` makes, and over the reports.
         """
         try:
             lane, started = (yield from self._turn(job, waiting)), None

@@ -34,7 +34,16 @@ SCRIPT = Path(__file__).parent / "page.js"
 
 
 def build(prior: str = "photos", device: str = "auto", rules: Rules | None = None) -> Blocks:
-    """The page, not yet launched; without `rules` it offers `prior` and the embedded priors."""
+    """The page, not yet launched.
+
+    Args:
+        prior: Prior that the page starts with.
+        device: Where it works.
+        rules: What visitors may choose; None offers `prior` and the embedded priors.
+
+    Returns:
+        The page.
+    """
     import gradio as gr
 
     from ambient_solve.app.photographs.layout import restore_tab

@@ -123,7 +123,18 @@ def steps_strip(frames: Sequence[tuple[str, np.ndarray]], height: int = 160) -> 
 
 
 def swatches(samples: np.ndarray, row: int, column: int, reach: int = 12, side: int = 120) -> Image.Image:
-    """The neighbourhood of one pixel in each sample, side by side, the pixel framed."""
+    """The neighbourhood of one pixel in each sample, side by side, the pixel framed.
+
+    Args:
+        samples: (S, H, W, C).
+        row: Of the pixel.
+        column: Of the pixel.
+        reach: Pixels on each side of it.
+        side: Of the drawing of a sample, in pixels.
+
+    Returns:
+        A strip of S drawings.
+    """
     near = np.pad(samples, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
     near = near[:, row : row + 2 * reach + 1, column : column + 2 * reach + 1]
     strip = Image.new("RGB", (len(near) * (side + 8) - 8, side), PAPER)
@@ -156,7 +167,16 @@ def pixel_words(samples: np.ndarray, row: int, column: int, mask: np.ndarray | N
 
 
 def share_words(mask: np.ndarray | None, samples: np.ndarray | None, kept: bool) -> str:
-    """Which part was measured and which was invented, and how far the inventions differ."""
+    """Which part was measured and which was invented, and how far the inventions differ.
+
+    Args:
+        mask: Measured pixels (H, W), None where the damage is no mask.
+        samples: (S, H, W, C), None where there are none.
+        kept: Whether measured pixels are as they were.
+
+    Returns:
+        Two sentences at most.
+    """
     if mask is None:
         words = (
             "Every pixel was measured, damaged: what the damage took away was filled in from what the prior has seen."

@@ -32,7 +32,18 @@ def prior_of(name: str, device: str, lane: str = "quick") -> Any:
 
 
 def chosen_prior(values: Controls, lane: str = "quick") -> Any:
-    """The prior that is chosen, where it is offered here."""
+    """The prior that is chosen.
+
+    Args:
+        values: Of the tab.
+        lane: Name of the lane that works with it.
+
+    Returns:
+        The prior, loaded once for each lane.
+
+    Raises:
+        AmbientSolveError: it is not offered here.
+    """
     values.rules.check_prior(values.prior)
     return prior_of(values.prior, values.device, *([lane] if lane == LONG else []))
 
@@ -86,7 +97,17 @@ def choose_task(task: str, preset: str | None = None) -> dict[str, Any]:
 
 
 def request_of(values: Controls) -> RestoreRequest:
-    """The request that the controls describe."""
+    """The request that the controls describe.
+
+    Args:
+        values: Of the tab.
+
+    Returns:
+        The request, without the files that were put in for another task.
+
+    Raises:
+        AmbientSolveError: it asks for more samples or levels than the page draws.
+    """
     task, known = values.task, {k.name: k for k in knobs(TASKS[values.task])}
     options = {name: widgets.knob_value(known[name], values.damage[name]) for name in controls.task_knobs(task)}
     chosen = dict(values.knobs or {})
@@ -117,7 +138,17 @@ def request_of(values: Controls) -> RestoreRequest:
 
 
 def picture(values: Controls) -> Picture:
-    """The picture of the session at its full depth, or that of the example."""
+    """The picture of the session at its full depth, or that of the example.
+
+    Args:
+        values: Of the tab.
+
+    Returns:
+        The picture, with the channels of the prior.
+
+    Raises:
+        AmbientSolveError: it is no longer kept.
+    """
     from ambient_solve.app.uploads import open_upload
 
     session, channels = values.session, chosen_prior(values).shape[0]

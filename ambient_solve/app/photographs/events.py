@@ -64,7 +64,17 @@ def taken(values: Controls) -> dict[str, Any]:
 
 
 def estimate(values: Controls) -> dict[str, Any]:
-    """Noise level and, for JPEG, quality of the picture, as far as it shows them."""
+    """Estimate the noise level of the picture, or, for JPEG, its quality.
+
+    Args:
+        values: Of the tab.
+
+    Returns:
+        The update of one of these controls.
+
+    Raises:
+        AmbientSolveError: the picture shows no trace of JPEG compression.
+    """
     import gradio as gr
 
     given = picture(values)
@@ -142,7 +152,18 @@ def stopped_words(finished: int) -> str:
 
 
 def recall(values: Controls, index: int) -> dict[str, Any]:
-    """Bring back the picture and the controls of a remembered run; its samples are drawn again by Restore."""
+    """Bring back the picture and the controls of a remembered run; its samples are drawn again by Restore.
+
+    Args:
+        values: Session, prior, device and rules are read.
+        index: Of the run, 0 for the newest.
+
+    Returns:
+        Updates by the name of the part.
+
+    Raises:
+        AmbientSolveError: the run is no longer remembered.
+    """
     from ambient_solve.app.photographs import choices, results
 
     session = values.session

@@ -29,7 +29,17 @@ FILES = ("mask", "kernel")
 
 
 def remember(session: Session, values: Controls, before: Image.Image, after: Image.Image) -> list[Any]:
-    """Keep this run and forget the oldest beyond MOST; returns what the gallery shows, the newest first."""
+    """Keep a run and forget the oldest beyond MOST.
+
+    Args:
+        session: Whose it is.
+        values: With what it was run.
+        before: The measurement, as it was shown.
+        after: The mean of the samples.
+
+    Returns:
+        Thumbnails and captions, the newest first.
+    """
     session.runs += 1
     folder = session.folder / "history" / str(session.runs)
     folder.mkdir(parents=True)

@@ -52,10 +52,18 @@ class Problem:
 
 
 def prepare(request: RestoreRequest, prior: Prior, picture: Picture) -> Problem:
-    """Check a request for this `picture`, before the first network call.
+    """Check a request before the first network call.
+
+    Args:
+        request: What is to be restored, and how.
+        prior: Of as many channels as the picture.
+        picture: The measurement; or, when playing, what is damaged to make one.
+
+    Returns:
+        What `run` takes.
 
     Raises:
-        AmbientSolveError: what the page says does not fit.
+        AmbientSolveError: the request does not fit the picture.
     """
     if request.samples < 1:
         raise AmbientSolveError(f"{request.samples} samples were asked for, at least 1 was expected.")
@@ -94,7 +102,19 @@ def prepare(request: RestoreRequest, prior: Prior, picture: Picture) -> Problem:
 
 
 def simulate(picture: Picture, damage: Task, seed: int) -> tuple[Picture, Tensor]:
-    """A picture damaged for play, and the part of it (1, C, H, W) that can be compared with a restoration."""
+    """Damage a picture for play.
+
+    Args:
+        picture: The undamaged one.
+        damage: What is done to it.
+        seed: Of the noise.
+
+    Returns:
+        The damaged picture, and the part of the undamaged one (1, C, H, W) that a restoration is compared with.
+
+    Raises:
+        AmbientSolveError: the picture is smaller than the factor of a super-resolution.
+    """
     x = small = picture.y
     if isinstance(damage, SuperResolution):
         height, width = (n // damage.factor for n in x.shape[-2:])

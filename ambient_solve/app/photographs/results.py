@@ -68,7 +68,15 @@ def views(session: Session, before: Any) -> dict[str, Any]:
 
 
 def advice(result: Result, estimated: float | None = None) -> str:
-    """What the misfit says of the stated damage; too good a fit is no news where nothing is to be done about it."""
+    """What the misfit says of the stated damage; too good a fit is no news where nothing is to be done about it.
+
+    Args:
+        result: What was restored.
+        estimated: The noise level that was read off the picture, None where it was not.
+
+    Returns:
+        A sentence, or none.
+    """
     from ambient_solve.restore import estimate as restore_estimate
 
     problem, sigma = result.problem, result.problem.request.options.get("sigma")
@@ -97,7 +105,19 @@ def click_map(values: Controls, place: tuple[float, float]) -> dict[str, Any]:
 
 
 def read_pixel(values: Controls, row: int, column: int) -> dict[str, Any]:
-    """Mean, standard deviation and samples at one pixel."""
+    """Mean, standard deviation and samples at one pixel.
+
+    Args:
+        values: The session is read.
+        row: From 0, at the top.
+        column: From 0, on the left.
+
+    Returns:
+        Updates by the name of the part.
+
+    Raises:
+        AmbientSolveError: there is no result yet, or the pixel is outside the picture.
+    """
     result = _result(values)
     height, width = result.samples.shape[1:3]
     row, column = int(row or 0), int(column or 0)

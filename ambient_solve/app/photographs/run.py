@@ -71,9 +71,14 @@ class Progress:
 
 
 def run(problem: Problem) -> Iterator[Progress]:
-    """Draw the samples; a `Progress` at most every INTERVAL seconds and whenever a sample is finished.
+    """Draw the samples. Sample s depends on (seed, s) alone, however many are drawn at once.
 
-    Closing the iterator ends the run. Sample s depends on (seed, s) alone, however many are drawn at once.
+    Args:
+        problem: What `prepare` made.
+
+    Returns:
+        An iterator over a `Progress` at most every INTERVAL seconds and whenever a sample is finished. Closing it ends
+        the run.
     """
     request, picture = problem.request, problem.piece.picture
     y = picture.y.to(problem.solver.prior.device)

@@ -76,7 +76,14 @@ def choose_method(values: ScanControls) -> dict[str, Any]:
 
 
 def check_prior(values: ScanControls) -> None:
-    """Say before the job waits for its turn that it lacks a prior, or that this one is not offered."""
+    """Check before the job waits for its turn that its prior may be used.
+
+    Args:
+        values: Method, prior and rules are read.
+
+    Raises:
+        AmbientSolveError: it lacks a prior, or this one is not offered.
+    """
     if values.method == "prior" and not values.prior:
         raise AmbientSolveError(
             "No prior for scans is chosen: give the folder of one that ambient-solve mri-train made, or take the "

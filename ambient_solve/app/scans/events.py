@@ -106,7 +106,18 @@ def upload(values: ScanControls) -> dict[str, Any]:
 
 
 def request_of(values: ScanControls, slices: int) -> ScanRequest:
-    """The request that the controls describe."""
+    """The request that the controls describe.
+
+    Args:
+        values: Of the tab.
+        slices: Number of slices of the scan.
+
+    Returns:
+        The request.
+
+    Raises:
+        AmbientSolveError: it asks for more samples or levels than the page draws, or a number is out of range.
+    """
     knobs, samples, index = dict(values.knobs or {}), int(values.samples), values.slice
     if not 1 <= samples <= MAX_SAMPLES or not 1 <= knobs.get("steps", 1) <= MAX_STEPS:
         raise AmbientSolveError(

@@ -121,7 +121,18 @@ class Progress:
 
 
 def receive(uploads: Sequence[str | Path], folder: Path) -> Path:
-    """Keep the uploads in `folder` under tame names; returns what `read` takes: a file, or a folder of DICOM."""
+    """Keep uploads in a folder under tame names.
+
+    Args:
+        uploads: A scan, a .cfl with its .hdr, or DICOM files.
+        folder: Emptied first.
+
+    Returns:
+        What `read` takes: a file, or the folder of DICOM files.
+
+    Raises:
+        AmbientSolveError: they are no one scan.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     kept = []
@@ -147,9 +158,17 @@ def receive(uploads: Sequence[str | Path], folder: Path) -> Path:
 
 
 def read(path: Path, axes: str = "", mask: str | Path | None = None, seed: int = 0, array: str = "") -> Scan:
-    """The scan that was put in, its `array` of that name, or the k-space that is simulated of a picture.
+    """The scan that was put in, or the k-space that is simulated of a picture. Errors do not name the folder.
 
-    Errors do not name the folder.
+    Args:
+        path: A file, or a folder of DICOM files.
+        axes: The axes of the array, "" where they are plain.
+        mask: File of the sampling mask, None where the scan says it itself.
+        seed: Of the simulation.
+        array: Name of the array, where the file holds several.
+
+    Returns:
+        The scan.
 
     Raises:
         AmbientSolveError: no scan, a damaged one, or one that is too large for the page.
@@ -202,9 +221,19 @@ def about(scan: Scan) -> str:
 
 
 def run(request: ScanRequest, scan: Scan, prior: Prior | None) -> Iterator[Progress]:
-    """Reconstruct the slices one after another; what `mri.reconstruct` makes, shown while it is made.
+    """Reconstruct the slices one after another, as `mri.reconstruct` does. Sample s depends on (seed, s) alone.
 
-    Closing the iterator ends the run. Sample s depends on (seed, s) alone.
+    Args:
+        request: What is to be reconstructed, and how.
+        scan: Holds the slices.
+        prior: Of two channels, None for a method without one.
+
+    Returns:
+        An iterator over a `Progress` at most every INTERVAL seconds and whenever a sample or a slice is finished.
+        Closing it ends the run.
+
+    Raises:
+        AmbientSolveError: the scan lacks a slice, or too many are asked for.
     """
     from ambient_solve.mri.problem import problem
     from ambient_solve.mri.reconstruction import classical, retrospective
@@ -241,7 +270,16 @@ def run(request: ScanRequest, scan: Scan, prior: Prior | None) -> Iterator[Progr
 
 
 def pack(stem: str, folder: Path, scan: Scan) -> Path:
-    """Pack the slices that `save_slice` wrote to `folder`, with volumes of them all, into a zip beside it."""
+    """Pack slices, with volumes of them all.
+
+    Args:
+        stem: First part of the name of the zip.
+        folder: What `save_slice` wrote.
+        scan: Says how large its voxels are.
+
+    Returns:
+        The zip, beside the folder.
+    """
     from ambient_solve.app.uploads import zip_folder
     from ambient_solve.mri.report import save_nifti
 

@@ -54,7 +54,19 @@ def look(values: ScanControls) -> dict[str, Any]:
 
 
 def click(values: ScanControls, point: tuple[float, float], name: str) -> dict[str, Any]:
-    """A point of a panel was clicked: read the pixel, and make it the middle of the zoom."""
+    """Read the pixel under a point of a panel, and make it the middle of the zoom.
+
+    Args:
+        values: Session and what is looked at are read.
+        point: x and y in the drawn panel, in pixels.
+        name: Of the panel.
+
+    Returns:
+        Updates by the name of the part; none beside the picture.
+
+    Raises:
+        AmbientSolveError: the slice is not reconstructed yet.
+    """
     session, index = values.session, values.slice
     seen = _seen(session, index)
     place = scan_panels.place(name, *point, seen, values.look)
@@ -62,7 +74,17 @@ def click(values: ScanControls, point: tuple[float, float], name: str) -> dict[s
 
 
 def read_pixel(values: ScanControls) -> dict[str, Any]:
-    """The values at one pixel."""
+    """The values at one pixel.
+
+    Args:
+        values: Session, slice, row and column are read.
+
+    Returns:
+        Updates by the name of the part.
+
+    Raises:
+        AmbientSolveError: the slice is not reconstructed yet, or the pixel is outside of it.
+    """
     seen = _seen(values.session, values.slice)
     row, column = int(values.row or 0), int(values.column or 0)
     if not (0 <= row < seen.size[0] and 0 <= column < seen.size[1]):
@@ -72,7 +94,15 @@ def read_pixel(values: ScanControls) -> dict[str, Any]:
 
 
 def preview(x: Any, values: ScanControls) -> Any:
-    """The estimate under the window of the page, its own brightest part for white."""
+    """An estimate under the window of the page, its own brightest part for white.
+
+    Args:
+        x: A magnitude (H, W).
+        values: Window and level are read.
+
+    Returns:
+        A picture.
+    """
     top = max(float(np.quantile(x, 0.998)), 1e-30)
     return scan_panels.magnitude(x / top, Look(float(values.window) / 100, float(values.level) / 100))
 
