@@ -13,8 +13,12 @@ from PIL import Image
 
 from ambient_solve.errors import AmbientSolveError
 
-TEMPLATE, SCRIPT = ((Path(__file__).parent / name).read_text() for name in ("painter.html", "photographs/painter.js"))
-SCRIPT = (Path(__file__).parent / "masks.js").read_text() + SCRIPT
+FOLDER = Path(__file__).parent
+"""Folder of the files below."""
+TEMPLATE = (FOLDER / "painter.html").read_text()
+"""HTML of the painter."""
+SCRIPT = "".join((FOLDER / name).read_text() for name in ("masks.js", "photographs/painter.js"))
+"""JavaScript of the painter."""
 ROSE = (216, 27, 96)
 """Colour of what is painted, RGB from 0 to 255; that of painter.js."""
 HEAD = "data:image/png;base64,"

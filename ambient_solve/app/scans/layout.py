@@ -33,25 +33,14 @@ EXAMPLE = (
     "method that is chosen here; or put in a scan."
 )
 LOOK = ("index", "window", "level", "zoom", "row", "column", "flip", "coil")
+"""Parts that say what is looked at, and how."""
 READ = (
-    *(
-        "session",
-        "files",
-        "array",
-        "axes",
-        "mask",
-        "kind",
-        "acceleration",
-        "acs",
-        "method",
-        "prior",
-        "device",
-        "rules",
-        "algorithm",
-    ),
-    *("knobs", "samples", "seed", "same_seed", "coils", "every", *LOOK),
+    *("session", "files", "array", "axes", "mask", "kind", "acceleration", "acs", "coils", "method", "prior", "device"),
+    *("rules", "algorithm", "knobs", "samples", "seed", "same_seed", "every", *LOOK),
 )
+"""Parts whose values an event may read."""
 DRAWN = tuple(f"panel_{name}" for name in PANELS)
+"""Parts that show a panel."""
 DETAILS = ("shell", "details")
 SHOWN = ("session", "words", "coil", *DETAILS, *DRAWN)
 
