@@ -54,7 +54,7 @@ def choose(
 
 def exact(settings: Mapping[str, Any]) -> MMPS:
     """The choice for linear operators where the prior's Jacobian is exact and no particles are drawn."""
-    # Pictures of a learned prior gain in PSNR, but spread too little where much is missing.
+    # Pictures of a learned prior gain in PSNR, but differ too little where much is missing.
     return build(MMPS, **(TIME_TRAVEL_SETTINGS | dict(settings)))
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "no vector instructions": {"ATEN_CPU_CAPABILITY": "default"},
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
@@ -26,7 +28,6 @@ from ambient_solve.evaluate.two_sample import c2st
 from ambient_solve.operators.coils import compress
 from ambient_solve.priors.gaussian import dense
 
-pytestmark = pytest.mark.slow
 
 def gen(seed):
     return torch.Generator().manual_seed(seed)

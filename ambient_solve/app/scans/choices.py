@@ -10,8 +10,8 @@ from typing import Any
 
 from ambient_solve.app.desk import LONG
 from ambient_solve.app.scans.values import ScanControls
-from ambient_solve.distributed import choose_device
 from ambient_solve.app.wiring import libraries
+from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError
 
 OWN_PRIOR = "brain-mri"

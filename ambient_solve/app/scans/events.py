@@ -23,7 +23,6 @@ from ambient_solve.app.scans.results import nothing_seen, preview, views
 from ambient_solve.app.scans.session import ScanSession
 from ambient_solve.app.scans.values import ScanControls
 from ambient_solve.app.wiring import libraries
-from ambient_solve.distributed import choose_device
 from ambient_solve.errors import (
     AmbientSolveError,
     AmbiguousAxes,
