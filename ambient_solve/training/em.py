@@ -348,8 +348,13 @@ def read_em(args: list[str]) -> EM:
         AmbientSolveError: the file is unreadable, or has a setting that there is not.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", required=True)
+    parser.add_argument("--config")
     known, args = parser.parse_known_args(args)
+    if known.config is None and not {"-h", "--help"} & {*args}:
+        raise AmbientSolveError("--config needs a YAML file, such as trainers/configs/em_masked.yaml.")
+    if known.config is None:
+        blank = make(EM, {"out": "", "train": {"out": ""}}, "em")
+        return tyro.cli(EM, args=args, default=replace(blank, out=tyro.MISSING), description=__doc__)
     try:
         written = yaml.safe_load(Path(known.config).read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -16,6 +16,7 @@ from torch import Tensor
 pytest.importorskip("accelerate", reason="training needs accelerate: pip install 'ambient-solve[train]'")
 
 from ambient_solve.algorithms import DPS, MMPS, Algorithm, PiGDM
+from ambient_solve.cli.train import em_command
 from ambient_solve.data.corruption import Corruption, read_corrupted, write_corrupted
 from ambient_solve.data.damages import Noise
 from ambient_solve.errors import AmbientSolveError
@@ -351,3 +352,12 @@ def test_no_two_e_steps_draw_with_the_same_noise(tmp_path):
     centred = (every - every.mean(1, keepdim=True)).transpose(0, 1).flatten(1)
     assert float((torch.corrcoef(centred) - torch.eye(12)).max()) < 0.6
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_without_a_configuration_it_is_a_sentence_and_help_needs_none(capsys):
+    with pytest.raises(SystemExit) as stop:
+        em_command([])
+    assert stop.value.code == 2 and one_sentence(capsys.readouterr().err.strip())
+    with pytest.raises(SystemExit) as stop:
+        em_command(["--help"])
+    assert stop.value.code == 0 and "--init" in capsys.readouterr().out
