@@ -63,6 +63,14 @@ class TiledPrior(WrappedPrior):
         self.tile, self.overlap, self.at_once = tile, overlap, at_once
         self.shape = (prior.shape[0], -1, -1)
 
+    def memory(self, pixels: int, backward: bool) -> float | None:
+        """See `Prior.memory`: that of the tiles which are at work together."""
+        return self.inner.memory(min(pixels, self.at_once * self.tile**2), backward)
+
+    def takes_tiles(self, side: int) -> bool:
+        """No: it is in tiles already."""
+        return False
+
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         """See `Prior.denoise`. `z` (B, C, H, W)."""
         if self._whole(z):

@@ -71,6 +71,14 @@ class WrappedPrior(Prior):
         """See `Prior.state_shape`."""
         return self.inner.state_shape(image_shape)
 
+    def memory(self, pixels: int, backward: bool) -> float | None:
+        """See `Prior.memory`."""
+        return self.inner.memory(pixels, backward)
+
+    def takes_tiles(self, side: int) -> bool:
+        """See `Prior.takes_tiles`."""
+        return self.inner.takes_tiles(side)
+
     @property
     def device(self) -> torch.device:
         """See `Prior.device`."""
