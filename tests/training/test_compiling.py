@@ -84,6 +84,7 @@ def prior():
 def test_a_compiled_network_has_the_same_gradients(weights, config, prior):
     if not weights.compiles(config(out="x", images=200_000), CPU, 1):
         pytest.skip("There is no C++ compiler.")
+    prior.set_precision("float32")  # bfloat16 rounds in another order where operations are fused
     z, sigma = randn(2, 3, 8, 8, seed=1), torch.tensor([0.3, 2.0])
 
     def gradients() -> list[torch.Tensor]:
