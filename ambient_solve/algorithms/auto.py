@@ -63,6 +63,11 @@ def for_scans(algorithm: str) -> str:
     return "proximal" if algorithm == AUTO else algorithm
 
 
+def why_for_scans(algorithm: str) -> dict[str, str]:
+    """The entry `why` of the settings of a scan for which `algorithm` was asked: empty where the caller chose."""
+    return {"why": "a scan: no backward pass and no weight are needed"} if algorithm == AUTO else {}
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise `AmbientSolveError` unless each setting is a knob of one of `TUNABLE`, and inside its range."""
     names = {cls: [k.name for k in knobs(cls)] for cls in TUNABLE}

@@ -99,6 +99,7 @@ def reconstruct(
     progress: bool = False,
 ) -> Reconstruction:
     """Posterior samples of one slice. A mask-conditioned prior gets the mask of the scan, or `prior_mask` (H, W)."""
+    why = auto.why_for_scans(algorithm)
     algorithm = auto.for_scans(algorithm)
     prior = for_scan(prior, p, prior_mask)
     n_samples = 1 if algorithm == "aos" else n_samples
@@ -106,7 +107,8 @@ def reconstruct(
     found = Solver(prior, algorithm, **(options or {})).solve(
         p.y.to(device), p.op.to(device), n_samples=n_samples, seed=seed, sigma_y=p.sigma, progress=progress
     )
-    return reconstruction(p, found.samples[0].cpu(), found.seconds, {"method": "prior", **found.settings})
+    made = {"method": "prior", **found.settings, **why}
+    return reconstruction(p, found.samples[0].cpu(), found.seconds, made)
 
 
 def for_scan(prior: Prior, p: Problem, prior_mask: Tensor | None = None) -> Prior:

@@ -194,6 +194,9 @@ def test_a_mask_conditioned_network_is_given_the_mask_and_shown_what_it_lets_thr
     )
     found = reconstruct(p, prior, options={"steps": 3}, n_samples=2)
     assert found.settings["algorithm"] == "proximal" and len(found.samples) == 2
+    assert found.settings["why"] != "chosen by the caller"
+    named = reconstruct(p, prior, algorithm="proximal", options={"steps": 3}, n_samples=2)
+    assert named.settings["why"] == "chosen by the caller" and torch.equal(named.samples, found.samples)
     for z, cond in seen:
         assert torch.equal(cond, p.mask.expand(len(z), 1, H, W))
         # What is shown lies in the range of A^H: twice filtered, its missing lines are still explained by the maps.

@@ -300,7 +300,7 @@ def _sampled(p: Problem, prior: Prior, request: ScanRequest) -> Iterator[tuple[f
     """Share, words, and a preview or the reconstruction of the samples that are finished."""
     import torch
 
-    from ambient_solve.algorithms.auto import for_scans
+    from ambient_solve.algorithms.auto import for_scans, why_for_scans
     from ambient_solve.mri.reconstruction import for_scan, reconstruction
     from ambient_solve.solver import Request, Run, Solver
 
@@ -323,7 +323,7 @@ def _sampled(p: Problem, prior: Prior, request: ScanRequest) -> Iterator[tuple[f
         found = part.restoration(state.z, seconds)
         samples.append(found.samples[0].cpu())
         drawn = torch.cat(samples)
-        made = {"method": "prior", **found.settings, "n_samples": len(drawn)}
+        made = {"method": "prior", **found.settings, **why_for_scans(request.algorithm), "n_samples": len(drawn)}
         made = reconstruction(p, drawn, seconds, made)
         yield len(drawn) / wanted, f"{len(drawn)} of {wanted} samples finished", None, made
 
