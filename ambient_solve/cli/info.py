@@ -1,4 +1,4 @@
-"""`ambient-solve info`: priors, tasks and algorithms with their knobs, or one prior."""
+"""`ambient-solve info`: priors, tasks and algorithms with their knobs, or one of them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from ambient_solve.version import __version__
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """List the embedded priors, the tasks and the algorithms with their knobs; or describe one PRIOR."""
+    """List the embedded priors, the tasks and the algorithms with their knobs; or describe one of them."""
 
     prior: tyro.conf.Positional[str] = ""
-    """Embedded prior, folder, or hub id (owner/name)."""
+    """Embedded prior, folder, hub id (owner/name), task or algorithm."""
 
     def run(self) -> int:
         """See the class."""
         from ambient_solve.priors.load import embedded_priors, prior_folder
 
-        if self.prior:
-            describe_prior(prior_folder(self.prior))
+        if self.prior in TASKS:
+            print_knobs(f"task {self.prior}", TASKS[self.prior])
             return 0
         from ambient_solve.algorithms import ALGORITHMS
 
+        if self.prior in ALGORITHMS:
+            print_knobs(f"algorithm {self.prior} ({ALGORITHMS[self.prior].paper})", ALGORITHMS[self.prior])
+            return 0
+        if self.prior:
+            describe_prior(prior_folder(self.prior))
+            return 0
         print(f"ambient_solve {__version__}\n\nPriors: {', '.join(embedded_priors()) or 'none embedded'}\n")
         for name, task in TASKS.items():
             print_knobs(f"task {name}", task)

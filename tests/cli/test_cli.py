@@ -324,6 +324,9 @@ def test_info_lists_every_knob(capsys, prior, monkeypatch):
     for name, algorithm in ALGORITHMS.items():
         assert f"algorithm {name} ({algorithm.paper})" in out
         assert all(k.help[:40] in out for k in knobs(algorithm))
+    for name, other in (("mmps", "dps"), ("inpaint", "jpeg")):
+        code, out, _ = run(capsys, "info", name)
+        assert code == 0 and f" {name}" in out and f" {other}" not in out
     code, out, _ = run(capsys, "info", str(prior))
     assert code == 0 and "Random weights." in out and "parameters" in out and "(8, 16)" in out
     code, _, err = run(capsys, "info", "photso")
