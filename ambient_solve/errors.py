@@ -162,7 +162,7 @@ def on_a_page(error: Exception) -> str:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`Did you mean 'mmps'? ` when `word` is close to a known one, then the list of all known words."""
-    known = sorted(known)
+    known = sorted(set(known))
     close = difflib.get_close_matches(word, known, n=1)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {', '.join(known)}."

@@ -49,7 +49,7 @@ class Mri:
     prior: str = "brain-mri"
     """The embedded one of heads, or a folder that `ambient-solve mri-train` made, or a hub id (owner/name)."""
     algorithm: str = "auto"
-    """auto, or one of those that `ambient-solve info` lists."""
+    """auto, which is proximal for scans, or one of those that `ambient-solve info` lists."""
     samples: int = 8
     """Posterior samples of each slice; their mean is the picture."""
     coils: int = 8

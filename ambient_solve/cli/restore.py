@@ -38,7 +38,7 @@ class Restore:
     samples: int = 8
     """Posterior samples of each picture; their mean is the restored picture."""
     algorithm: str = "auto"
-    """auto, or one of those that `ambient-solve info` lists."""
+    """auto (settings.json says which, and why), or one of those that `ambient-solve info` lists."""
     prior: str = "photos"
     """Embedded prior, folder, or hub id (owner/name)."""
     out: Path = Path("restored")

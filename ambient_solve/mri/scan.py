@@ -65,7 +65,8 @@ class Scan:
             raise UnreadableFile(
                 self.source,
                 f": the fully sampled centre of the mask is {own} lines wide, at least {LEAST_ACS} are "
-                "needed to calibrate the coils; sample more of the centre, or accelerate less.",
+                "needed to calibrate the coils; sample more of the centre, or accelerate less. Where the zero "
+                "frequency is in a corner, numpy.fft.fftshift over the last two axes centres k-space.",
             )
         object.__setattr__(self, "acs", own if not self.acs else min(self.acs, own))
         if len(self) == 1:
