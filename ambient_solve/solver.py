@@ -24,7 +24,7 @@ from ambient_solve.budget import Budget, Plan, wait
 from ambient_solve.errors import AmbientSolveError, UnknownKnob, suggestion
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.likelihood.measurement import Measurement
+from ambient_solve.likelihood.measurement import Measurement, check_counts
 from ambient_solve.moments import check_probabilities
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
@@ -193,12 +193,8 @@ class Solver:
     ) -> Iterator[Restoration]:
         """The samples, `at_once` at a time; what `settings` should say of the memory goes to `said`."""
         n_samples, first_sample = request.n_samples, request.first_sample
-        for name, value, least in (
-            ("at_once", 1 if at_once is None else at_once, 1),
-            ("first_sample", first_sample, 0),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise AmbientSolveError(f"{name}={value!r} was given, a whole number of at least {least} was expected.")
+        check_counts(at_once=1 if at_once is None else at_once)
+        check_counts(0, first_sample=first_sample)
         together = self.algorithm is not None and self.algorithm.interacting
         if together and first_sample:
             raise AmbientSolveError(f"{self.algorithm.name} draws all samples together; leave first_sample out.")

@@ -10,13 +10,8 @@ image `b`, `N = B * S`. The primitives are
     P1  prox, draw    N(z; v, q^2 I) N(y_z; A z, sigma^2 I), normalised: its mean, and a sample of it
     P2  solve         (sigma^2 I + A C A')^-1 r for a model C of the covariance of z
 
-Photons are counted: `y = gain Poisson(p / gain) + sigma e`, of mean `p` and variance `gain p + sigma^2`. Its law is
-taken as that of `y + sigma^2 / gain = gain Poisson((p + sigma^2 / gain) / gain)` ("shifted Poisson", Snyder et al.,
-1993), which has the right mean and variance, is exact where sigma or gain is 0, and whose score is a weighted residual,
-
-    d log p(y | p) / d p = (y - p) / (gain p + sigma^2)
-
-There P1 has no closed form, `draw` takes a few Langevin steps, and P2 does not exist.
+The law of the noise is one of two, in `noise_law`. Of counted photons P1 has no closed form, `draw` takes a few
+Langevin steps, and P2 does not exist.
 """
 
 from __future__ import annotations
@@ -30,17 +25,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.likelihood.measurement import (
-    Measurement,
-    check_measurement,
-    find_image_shape,
-    frozen_copy,
-    name_of,
-    pack,
-    real,
-    unpack,
-)
-from ambient_solve.likelihood.noise_law import FAINT, noise_law
+from ambient_solve.likelihood.measurement import check_counts, receive
+from ambient_solve.likelihood.noise_law import CountingLaw, GaussianLaw
+from ambient_solve.likelihood.noise_levels import noise_levels
+from ambient_solve.likelihood.packed import Measurement, name_of
 from ambient_solve.linalg.conjugate_gradient import WarmStart, carrying_conjugate_gradient, conjugate_gradient
 from ambient_solve.linalg.convolution import Convolution, find_convolution
 from ambient_solve.linalg.gram import CirculantGram, Gram, Scalar, find_gram, find_normal
@@ -52,10 +40,6 @@ Covariance = Level | Callable[[Tensor], Tensor]
 
 RTOL = 5e-6
 """Relative residual at which an iterative solve ends: its error is then far below the noise of a sample."""
-SWEEPS = 16
-"""Langevin steps of a `draw` under counted noise."""
-RELAXATION = 0.3
-"""Share of the way to the proximal point that each of these steps goes, 0 to 1."""
 
 
 class Likelihood:
@@ -73,13 +57,15 @@ class Likelihood:
     Attributes:
         image_shape: (C, *spatial) of one image. z_shape: Shape of one state.
         rows: N = B * S. n_samples: S. linear: Whether `A`, `At` and `draw` exist.
-        gaussian: Whether the noise has one level; if `linear` too, `prox`, `solve` and `spectral` exist.
+        noise: The law of the noise.
+        gaussian: Whether it is Gaussian; if `linear` too, `prox`, `solve` and `spectral` exist.
         gram: AA' in closed form, or None. sigma: Noise level in z units, (N,). sigma_y: In the operator's, (1,), (B,).
         gain: Signal of one photon in the operator's units, (1,) or (B,); None for Gaussian noise.
         measurements: Entries of one measurement. count: Those observed, (N,).
 
     Raises:
-        AmbientSolveError: `y`, `op`, `sigma_y` and `prior` do not fit together.
+        AmbientSolveError: `y`, `op`, `sigma_y` and `prior` do not fit together; later, a method needs a linear
+            operator, Gaussian noise or a closed form, and this problem has none.
     """
 
     def __init__(
@@ -92,160 +78,116 @@ class Likelihood:
         n_samples: int = 1,
         cg_iterations: int = 30,
     ) -> None:
-        check_measurement(y, op, n_samples, cg_iterations)
-        device = prior.device
-        tensors: list[Tensor] = []
-        self._op, self._prior, self._iterations = frozen_copy(op, device, tensors, {}), prior, cg_iterations
-        self._template = y.detach().to(device)
-        packed = pack(self._template).contiguous()
-        self._images = len(packed)
-        self.rows = self._images * n_samples
-        self._per_image = self._images > 1 and any(t.ndim and len(t) == self._images for t in tensors)
+        check_counts(n_samples=n_samples, cg_iterations=cg_iterations)
+        received = receive(y, op, prior.device)
+        self._operator, self._op = received.operator, received.operator.op
+        self._prior, self._iterations = prior, cg_iterations
+        self._images = received.operator.images
+        self.rows, self.n_samples = self._images * n_samples, n_samples
+        self.image_shape, self.z_shape = received.image_shape, tuple(prior.state_shape(received.image_shape))
         self.linear = isinstance(op, LinearPhysics) and prior.affine is not None
         self._a, self._b = prior.affine or (1.0, 0.0)
-        self.n_samples = n_samples
-        sigma_y, gain = noise_law(op, sigma_y, y)
-        self.gaussian = gain is None
-        self.sigma_y, self.gain = sigma_y.to(device), None if self.gaussian else gain.to(device)
-        self.sigma = (self.sigma_y / abs(self._a)).expand(self._images).repeat_interleave(n_samples)
+        sigma_y, gain = noise_levels(op, sigma_y, y)
+        self.sigma_y, self.gain = sigma_y.to(prior.device), None if gain is None else gain.to(prior.device)
+        self.sigma = self._of_rows(self.sigma_y / abs(self._a))
+        self.measurements = received.y[0].numel()
+        self.count = self._repeat(received.seen.flatten(1).sum(1)).float()
+        self.noise: GaussianLaw | CountingLaw = GaussianLaw(self.sigma, self.count)
+        if self.gain is not None:
+            signal, seen = self._repeat(received.y), self._repeat(received.seen)
+            self.noise = CountingLaw(self.sigma, self._of_rows(self.gain), self._a, signal, seen)
+        self.gaussian = self.noise.gaussian
         with torch.no_grad():
-            self._fit(op, packed)
+            self._fit(received.y, received.seen)
 
-    def _fit(self, op: Physics, y: Tensor) -> None:
-        """Learn shapes, blind entries and the Gram matrix from a few products, before the first network call."""
+    def _fit(self, y: Tensor, seen: Tensor) -> None:
+        """Learn the closed forms of the operator from a few products, before the first network call."""
         self._convolution: Convolution | None = None
-        seen = torch.ones_like(y, dtype=torch.bool)
-        if isinstance(op, LinearPhysics):
-            self.image_shape = find_image_shape(op, lambda: self._adjoint(y), self._forward, y)
-            seen = self._probe(op, y)
-        else:
-            size = tuple(getattr(op, "img_size", None) or y.shape[1:])
-            self.image_shape = find_image_shape(op, lambda: y.new_zeros(len(y), *size), self._forward, y)
-        self.z_shape = tuple(self._prior.state_shape(self.image_shape))
         self.gram: Gram | None = None
-        if not self.gaussian:
-            self._signal, self._seen = (t.repeat_interleave(self.n_samples, 0) for t in (y, seen))
-            self._photon = self.gain.expand(self._images).repeat_interleave(self.n_samples)
+        apply = self._operator.apply
         if self.linear:
             y = y - self._forward(y.new_full((len(y), *self.image_shape), self._b)) if self._b else y
-            gram = find_gram(self._forward, self._adjoint, y, self._op, self._apply) if self.gaussian else None
+            gram = find_gram(self._forward, self._adjoint, y, self._op, apply) if self.gaussian else None
             self.gram = None if gram is None else gram.repeat(self.n_samples)
             if gram is None or isinstance(gram, CirculantGram):
                 found = find_convolution(self._forward, self._adjoint, y, self.image_shape)
                 self._convolution = None if found is None else found.repeat(self.n_samples)
         # Whatever stands in entries that the operator never sees (garbage, a bright colour) must not count as misfit.
-        self._y = torch.where(seen, y / self._a, 0).repeat_interleave(self.n_samples, 0)
-        self.measurements = y[0].numel()
-        self.count = seen.flatten(1).sum(1).repeat_interleave(self.n_samples).float()
+        self._y = self._repeat(torch.where(seen, y / self._a, 0))
         if self.linear:
-            self._normal = find_normal(self._forward, self._adjoint, self._y, self._op, self._apply)
+            self._normal = find_normal(self._forward, self._adjoint, self._y, self._op, apply)
 
-    def _probe(self, op: Physics, y: Tensor) -> Tensor:
-        """Entries of `y` that see anything: an all-zero row of A gives exactly 0 in A x, for any x. Also checks A'."""
-        generator = torch.Generator().manual_seed(0)
-        seen = torch.zeros_like(y, dtype=torch.bool)
-        for _ in range(2):
-            u = torch.randn(y.shape, generator=generator).to(y)
-            x = self._adjoint(u)
-            image = self._forward(x)
-            seen |= image != 0
-            wanted = float(x.square().sum())
-            if abs(float((image * u).sum()) - wanted) > 0.05 * wanted:
-                raise AmbientSolveError(
-                    f"A_adjoint of {name_of(op)} is not the adjoint of its A. "
-                    "LinearPhysics(A=..., img_size=(C, H, W)) without A_adjoint derives the right one."
-                )
-        return seen
+    def _repeat(self, of_images: Tensor) -> Tensor:
+        """(B, ...) to (N, ...)."""
+        return of_images.repeat_interleave(self.n_samples, 0)
 
-    def _apply(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """`function` of the operator on B or B * S rows; parameters of image b meet rows of image b only."""
-        if not self._per_image or len(rows) == self._images:
-            return function(rows)
-        grouped = rows.reshape(self._images, -1, *rows.shape[1:])
-        return torch.stack([function(part.contiguous()) for part in grouped.unbind(1)], 1).flatten(0, 1)
+    def _of_rows(self, level: Tensor) -> Tensor:
+        """A level of the noise (1,) or (B,) for each row, (N,)."""
+        return self._repeat(level.expand(self._images))
 
     def _forward(self, x: Tensor) -> Tensor:
-        if self._convolution is not None:
-            return self._convolution.A(x)
-        return self._apply(lambda rows: pack(self._op.A(rows)), x)
+        return (self._convolution or self._operator).A(x)
 
     def _adjoint(self, u: Tensor) -> Tensor:
-        if self._convolution is not None:
-            return self._convolution.At(u)
-        return self._apply(lambda rows: real(self._op.A_adjoint(unpack(rows, self._template))), u)
+        return (self._convolution or self._operator).At(u)
 
     def A(self, z: Tensor) -> Tensor:
-        """`A z` for a linear operator: (N, *z_shape) to (N, *measurement)."""
+        """`A z` of a linear operator, in z units and without noise: (N, *z_shape) to (N, *measurement)."""
         self._require_linear("A")
         return self._forward(z)
 
     def At(self, u: Tensor) -> Tensor:
-        """`A'u` for a linear operator: (N, *measurement) to (N, *z_shape)."""
+        """`A'u` of a linear operator: (N, *measurement) to (N, *z_shape)."""
         self._require_linear("At")
         return self._adjoint(u)
 
     def forward(self, z0: Tensor) -> Tensor:
-        """What a clean state would measure, without noise and in z units; differentiable. (N, *measurement)."""
+        """What clean states would measure, without noise, in z units, (N, *measurement); differentiable."""
         return self._forward(z0) if self.linear else self._forward(self._prior.decode(z0)) / self._a
 
     def residual(self, z0: Tensor) -> Tensor:
-        """`y_z - forward(z0)`, 0 in entries that the operator never sees. (N, *measurement)."""
+        """`y_z - forward(z0)` in z units, (N, *measurement). A linear operator leaves 0 in entries it never sees."""
         return self._y - self.forward(z0)
 
     def variance(self, r: Tensor) -> Tensor:
         """Of the noise of each entry, in z units, where the noiseless measurement is `y_z - r`; broadcasts to `r`."""
-        noise = per_sample(self.sigma, r) ** 2
-        if self.gaussian:
-            return noise
-        return noise + per_sample(self._photon, r) * (self._signal - self._a * r).clamp_min(0) / self._a**2
+        return self.noise.variance(r)
 
     def weights(self, r: Tensor) -> Tensor:
         """`1 / variance(r)`, 0 in entries of counted noise that the operator never sees; broadcasts to `r`."""
-        if self.gaussian:
-            return 1 / self.variance(r)
-        faintest = FAINT * (per_sample(self._photon, r) / self._a) ** 2
-        return torch.where(self._seen, 1 / self.variance(r).maximum(faintest), 0)
-
-    def _scale(self, r: Tensor) -> Tensor:
-        """Weights to measure a Langevin step by, between those of the noiseless `y_z - r` and those of y itself.
-
-        One photon is added to both: the curvature of the law of no photon is 0, that of its neighbour is not.
-        """
-        if self.gaussian:
-            return self.weights(r)
-        photon = (per_sample(self._photon, r) / self._a) ** 2
-        both = (self.variance(r) + photon) * (self.variance(torch.zeros_like(r)) + photon)
-        return torch.where(self._seen, both.rsqrt(), 0)
+        return self.noise.weights(r)
 
     def chi2(self, z0: Tensor) -> Tensor:
-        """Mean squared residual in units of the noise, (N,): 1 for the true image, well above 1 is a misfit."""
-        r = self.residual(z0)
-        if self.gaussian:
-            return r.square().flatten(1).sum(1) / (self.sigma**2 * self.count.clamp_min(1))
-        weights = self.weights(r)
-        expected = (weights * self.variance(r)).flatten(1).sum(1)  # the number of entries, less the faintest of them
-        return (weights * r.square()).flatten(1).sum(1) / expected.clamp_min(1)
+        """Mean squared residual in units of the noise (reduced chi-squared), (N,): 1 for the true image."""
+        return self.noise.chi2(self.residual(z0))
 
     def score(self, z0: Tensor) -> Tensor:
-        """`d log p(y | z0) / d z0`, whatever the operator and the noise."""
+        """`d log p(y | z0) / d z0`, (N, *z_shape) as `z0`, whatever the operator and the noise."""
         r, pullback = self.linearize(z0)
         return pullback(self.weights(r) * r)
 
     def descent(self, z0: Tensor) -> Tensor:
-        """`J' W r / |W^1/2 r|` at `z0`, `W` relative to its mean: the gradient of DPS, with a norm for each sample."""
+        """The gradient of DPS, with a norm for each sample: `J' W r / |W^1/2 r|`, `W` relative to its mean.
+
+        Args:
+            z0: States, (N, *z_shape); `J` is the Jacobian of `forward` there and `r` the residual.
+
+        Returns:
+            Its direction of descent, (N, *z_shape).
+        """
         r, pullback = self.linearize(z0)
-        if self.gaussian:
-            return pullback(r / per_sample(r.flatten(1).norm(dim=1).clamp_min(1e-12), r))
-        weights = self.weights(r)
-        mean = weights.flatten(1).sum(1) / (weights > 0).flatten(1).sum(1)
-        weights = weights / per_sample(mean, weights)
-        norm = (weights.sqrt() * r).flatten(1).norm(dim=1).clamp_min(1e-12)
-        return pullback(weights * r / per_sample(norm, r))
+        return pullback(self.noise.direction(r))
 
     def curvature(self, z0: Tensor, probe: Tensor, iterations: int = 3) -> tuple[Tensor, Tensor]:
-        """The largest eigenvalue of `J'WJ` at `z0`, (N,), `J` the Jacobian of `forward` and `W` the weights.
+        """The largest eigenvalue of `J'WJ`, `J` the Jacobian of `forward` and `W` the weights, by power iterations.
 
-        By power iterations from `probe` (N, *z_shape), which is returned improved for the next call.
+        Args:
+            z0: Where `J` is taken, (N, *z_shape).
+            probe: First guess of the eigenvector, (N, *z_shape), not 0.
+            iterations: Power iterations, 1 or more; each takes one product with `J` and one with `J'`.
+
+        Returns:
+            The eigenvalue (N,), from below, and a better `probe` for the next call.
         """
         # J v is the derivative of u -> J'u. Fused attention, which a decoder may have, has no second derivative.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -253,7 +195,7 @@ class Likelihood:
             predicted = self.forward(leaf)
             u = torch.zeros_like(predicted, requires_grad=True)
             pulled = torch.autograd.grad(predicted, leaf, u, create_graph=True)[0]
-        weights = self._scale(self._y - predicted.detach())
+        weights = self.noise.step_weights(self._y - predicted.detach())
         for _ in range(iterations):
             probe = probe / per_sample(probe.flatten(1).norm(dim=1).clamp_min(1e-30), probe)
             pushed = torch.autograd.grad(pulled, u, probe, retain_graph=True)[0]
@@ -261,7 +203,11 @@ class Likelihood:
         return probe.flatten(1).norm(dim=1), probe
 
     def linearize(self, z0: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The residual at `z0` and `u -> (d forward / d z0)' u`, which may be called any number of times."""
+        """The residual at `z0` (N, *z_shape), and the transposed Jacobian of `forward` there.
+
+        Returns:
+            `residual(z0)` (N, *measurement), and `u -> J'u`, (N, *z_shape), to be called any number of times.
+        """
         if self.linear:
             return self.residual(z0), self.At
         with torch.enable_grad():
@@ -274,9 +220,15 @@ class Likelihood:
         return self._y - predicted.detach(), pullback
 
     def prox(self, v: Tensor, q: Level, warm: WarmStart | None = None) -> Tensor:
-        """P1, the mean: `argmin_z ||y - A z||^2 / 2 sigma^2 + ||z - v||^2 / 2 q^2`; `v` (N, *z_shape), `q` () or (N,).
+        """P1, the mean: `argmin_z ||y_z - A z||^2 / 2 sigma^2 + ||z - v||^2 / 2 q^2`.
 
-        `warm`, one object for a sequence of calls at slowly changing `v` and `q`, is used where the solve is iterative.
+        Args:
+            v: Centre of the Gaussian factor, (N, *z_shape).
+            q: Its standard deviation in z units, > 0, () or (N,).
+            warm: One object for a sequence of calls at slowly changing `v` and `q`; an iterative solve starts from it.
+
+        Returns:
+            (N, *z_shape).
         """
         self._require_gaussian("prox")
         return self._prox(self._y, v, q, warm)
@@ -285,34 +237,23 @@ class Likelihood:
         """P1, a sample: the proximal point of a perturbed `y` and a perturbed `v` (Papandreou and Yuille, 2010).
 
         Exact, because `H^-1 (A'(y + sigma e1) / sigma^2 + (v + q e2) / q^2)` has covariance `H^-1 H H^-1 = H^-1`.
+        Under counted noise it is a few Langevin steps, see `CountingLaw.draw`.
+
+        Args:
+            v: Centre of the Gaussian factor, (N, *z_shape).
+            q: Its standard deviation in z units, > 0, () or (N,).
+            streams: The noise, one stream per row.
+
+        Returns:
+            (N, *z_shape).
         """
         self._require_linear("draw")
-        if not self.gaussian:
-            return self._draw_counted(v, q, streams)
+        if isinstance(self.noise, CountingLaw):
+            return self.noise.draw(
+                v, q, streams, residual=self.residual, A=self.A, At=self.At, iterations=self._iterations
+            )
         y = self._y + per_sample(self.sigma, self._y) * streams.normal(self._y)
         return self._prox(y, v + per_sample(q, v) * streams.normal(v), q, None)
-
-    def _draw_counted(self, v: Tensor, q: Level, streams: Streams) -> Tensor:
-        """Langevin steps in the metric `H = A'WA + I / q^2`, `W` the weights around `v`: exact if `W` were constant.
-
-        z <- z + H^-1 (c grad log p(z) + sqrt(c (2 - c)) e),    e ~ N(0, H),    c = RELAXATION
-
-        For a constant `W` that is an autoregression which keeps `N(mean, H^-1)` at every c.
-        """
-        q, z = per_sample(q, v), v
-        for sweep in range(SWEEPS):
-            r = self.residual(z)
-            if sweep <= SWEEPS // 2:
-                scale = self._scale(r)
-            drift = q**2 * self.At(self.weights(r) * r) - (z - v)
-            noise = q**2 * self.At(scale.sqrt() * streams.normal(r)) + q * streams.normal(v)
-            step = RELAXATION * drift + (RELAXATION * (2 - RELAXATION)) ** 0.5 * noise
-            matvec = partial(self._metric, scale=scale, q=q)
-            z = z + conjugate_gradient(matvec, step, self._iterations)
-        return z
-
-    def _metric(self, p: Tensor, scale: Tensor, q: Level) -> Tensor:
-        return p + q**2 * self.At(scale * self.A(p))
 
     def fluctuation(self, like: Tensor, q: Level, streams: Streams) -> Tensor:
         """`draw` less its mean: a sample of `N(0, (A'A / sigma^2 + I / q^2)^-1)`, shape of `like` (N, *z_shape)."""
@@ -338,16 +279,22 @@ class Likelihood:
         return v + warm.solution
 
     def solve(self, cov: Covariance, r: Tensor, iterations: int | None = None) -> Tensor:
-        """P2: `(sigma^2 I + A C A')^-1 r` for `r` (N, *measurement).
+        """P2: `(sigma^2 I + A C A')^-1 r`.
 
-        A variance has a closed form through `gram`; a product costs one call of `cov` per iteration, from zero.
+        Args:
+            cov: `C`. A variance has a closed form through `gram`; a product is called once per iteration.
+            r: (N, *measurement).
+            iterations: Steps of conjugate gradients, from zero; by default `cg_iterations`.
+
+        Returns:
+            (N, *measurement).
         """
         if callable(cov):
             return self.solve_carrying(cov, r, iterations)[0]
         self._require_gaussian("solve")
-        if self.gram is not None:
-            return self.gram.function(self._inverse(cov), r)
         variance, noise = per_sample(cov, r), per_sample(self.sigma, r) ** 2
+        if self.gram is not None:
+            return self.gram.function(lambda t: 1 / (noise + variance * t), r)
         return conjugate_gradient(
             lambda p: noise * p + variance * self.A(self.At(p)), r, iterations or self._iterations, rtol=RTOL
         )
@@ -355,9 +302,16 @@ class Likelihood:
     def solve_carrying(
         self, cov: Callable[[Tensor], Tensor], r: Tensor, iterations: int | None = None, tolerance: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """`u = (sigma^2 I + A C A')^-1 r` and `C A'u` (N, *z_shape) for exactly `iterations` calls of `cov`.
+        """`u = (sigma^2 I + A C A')^-1 r` and `C A'u`, for no more products than `u` alone.
 
-        With `tolerance` a row stays where its residual is that many times the noise; the calls may then be fewer.
+        Args:
+            cov: `v -> C v` on (N, *z_shape), called exactly `iterations` times; fewer are possible with `tolerance`.
+            r: (N, *measurement).
+            iterations: Steps of conjugate gradients, from zero; by default `cg_iterations`.
+            tolerance: A row stays where the norm of its residual is this many times that of the noise; 0 never.
+
+        Returns:
+            `u` (N, *measurement) and `C A'u` (N, *z_shape).
         """
         self._require_gaussian("solve")
         noise = per_sample(self.sigma, r) ** 2
@@ -370,7 +324,15 @@ class Likelihood:
         return carrying_conjugate_gradient(matvec, r, iterations or self._iterations, self.sigma**2, atol)
 
     def spectral(self, f: Scalar, u: Tensor) -> Tensor:
-        """`f(AA') u` for `u` (N, *measurement); `f` acts on eigenvalues, its constants may be (N, 1, ..., 1)."""
+        """A function of `AA'`, through its closed form.
+
+        Args:
+            f: Acts on eigenvalues; its constants may be (N, 1, ..., 1).
+            u: (N, *measurement).
+
+        Returns:
+            `f(AA') u`, (N, *measurement).
+        """
         self._require_gaussian("spectral")
         if self.gram is None:
             raise AmbientSolveError(
@@ -378,11 +340,6 @@ class Likelihood:
                 "Leave algorithm='auto', or choose one that works through conjugate gradients."
             )
         return self.gram.function(f, u)
-
-    def _inverse(self, variance: Level) -> Scalar:
-        """`t -> 1 / (sigma^2 + variance t)`."""
-        noise, variance = per_sample(self.sigma**2, self._y), per_sample(variance, self._y)
-        return lambda t: 1 / (noise + variance * t)
 
     def _require_linear(self, name: str) -> None:
         if not self.linear:

@@ -1,45 +1,89 @@
-"""The boundary of a likelihood: what a user may hand in, checked, and brought into one form.
+"""The door into a likelihood: what a user may hand in, checked, and brought into one form.
 
-Any measurement becomes one real float32 tensor, (B, ...), and any operator a copy of its own in float32 on one device.
 What does not fit together is said in a sentence, before the first network call.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
-from deepinv.physics import Physics
-from deepinv.physics.noise import NoiseModel
-from deepinv.utils import TensorList
-from torch import Tensor, nn
+from deepinv.physics import LinearPhysics, Physics
+from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError, first_line
-
-Measurement = Tensor | TensorList
-"""What a deepinv operator returns, the batch axis first."""
+from ambient_solve.likelihood.packed import Measurement, RowOperator, name_of, pack, parts_of
 
 
-def check_measurement(y: Any, op: Any, n_samples: int, cg_iterations: int) -> None:
-    """Check `y`, `op` and the counts, each by itself.
+@final
+@dataclass(frozen=True, eq=False)
+class Received:
+    """A measurement and its operator, which fit together, on one device.
+
+    Attributes:
+        y: The measurement, (B, *measurement) real float32: complex entries as pairs, stacked ones as one long row.
+        operator: The operator on such rows.
+        image_shape: (C, *spatial) of one image.
+        seen: The entries of `y` that see anything, bool in its shape; all of them where the operator is not linear.
+    """
+
+    y: Tensor
+    operator: RowOperator
+    image_shape: tuple[int, ...]
+    seen: Tensor
+
+
+@torch.no_grad()
+def receive(y: Measurement, op: Physics, device: torch.device) -> Received:
+    """Check that `y` and `op` fit together, and bring them into one form on `device`.
 
     Args:
-        y: A measurement, (B, *measurement) real or complex, or a `TensorList`.
-        op: A deepinv physics.
-        n_samples: 1 or more.
-        cg_iterations: 1 or more.
+        y: What `op` returns: (B, *measurement), real or complex, or a `TensorList`, on any device.
+        op: A deepinv physics, on any device. Neither is changed.
+        device: Where the likelihood works.
+
+    Returns:
+        Both, in float32.
 
     Raises:
-        AmbientSolveError: one of them is not what it should be.
+        AmbientSolveError: one of them is not what it should be, or they do not fit together.
     """
+    _check(y, op)
+    template = y.detach().to(device)
+    packed, operator = pack(template).contiguous(), RowOperator(op, template)
+    if isinstance(op, LinearPhysics):
+        shape = _find_image_shape(op, lambda: operator.At(packed), operator.A, packed)
+        return Received(packed, operator, shape, _probe(operator, packed))
+    size = tuple(getattr(op, "img_size", None) or packed.shape[1:])
+    shape = _find_image_shape(op, lambda: packed.new_zeros(len(packed), *size), operator.A, packed)
+    return Received(packed, operator, shape, torch.ones_like(packed, dtype=torch.bool))
+
+
+def check_counts(least: int = 1, **counts: Any) -> None:
+    """Refuse what is no whole number of at least `least`.
+
+    Args:
+        least: The smallest that makes sense.
+        counts: Numbers by the name that the caller gave them.
+
+    Raises:
+        AmbientSolveError: one of them is something else.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise AmbientSolveError(f"{name}={value!r} was given, a whole number of at least {least} was expected.")
+
+
+def _check(y: Any, op: Any) -> None:
+    """Check `y` and `op`, each by itself."""
     if not isinstance(op, Physics):
         raise AmbientSolveError(
             f"op is a {name_of(op)}, a deepinv physics was expected. ambient_solve.operators builds common ones; "
             "wrap a function of your own as deepinv.physics.LinearPhysics(A=..., img_size=(C, H, W)) or Physics(A=...)."
         )
-    for part in y.x if isinstance(y, TensorList) else [y]:
+    for part in parts_of(y):
         problem = None
         if not isinstance(part, Tensor):
             problem = f"y is a {name_of(part)}, a tensor (B, ...) was expected; torch.as_tensor(y) makes one."
@@ -51,12 +95,9 @@ def check_measurement(y: Any, op: Any, n_samples: int, cg_iterations: int) -> No
             problem = "y has NaN or infinite entries. Pass y.nan_to_num() and mask those entries out of the operator."
         if problem:
             raise AmbientSolveError(problem)
-    for name, value in (("n_samples", n_samples), ("cg_iterations", cg_iterations)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise AmbientSolveError(f"{name}={value!r} was given, a whole number of at least 1 was expected.")
 
 
-def find_image_shape(
+def _find_image_shape(
     op: Physics, make_image: Callable[[], Tensor], forward: Callable[[Tensor], Tensor], y: Tensor
 ) -> tuple[int, ...]:
     """The shape of one image, after a forward pass has shown that `op` and `y` fit together."""
@@ -79,73 +120,19 @@ def find_image_shape(
     ) from None
 
 
-def frozen_copy(
-    module: nn.Module, device: torch.device, tensors: list[Tensor], copies: dict[int, nn.Module]
-) -> nn.Module:
-    """A shallow copy of an operator, which shares its parameters, in float32 on `device`.
-
-    deepinv's `A` and `A_adjoint` assign attributes and buffers (image sizes, the transform of the filter). On the copy
-    this does not reach the user's operator. The noise model has no part in `A`.
-
-    Args:
-        module: The operator, or a part of it.
-        device: Where the copy works.
-        tensors: Collects the tensors of the copy.
-        copies: Parts that are copied already, by `id`: a part that is used in two places is copied once.
-
-    Returns:
-        The copy.
-    """
-    if isinstance(module, NoiseModel):
-        return module
-    if id(module) in copies:
-        return copies[id(module)]
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, nn.Module):
-            return frozen_copy(value, device, tensors, copies)
-        if isinstance(value, Tensor):
-            moved = value.detach().to(device)
-            moved = moved.to(torch.complex64) if moved.is_complex() else moved
-            tensors.append(moved.float() if moved.is_floating_point() else moved)
-            return tensors[-1]
-        if isinstance(value, (list, tuple)) and value and all(isinstance(v, nn.Module) for v in value):
-            return type(value)(convert(v) for v in value)
-        return value
-
-    twin = copies[id(module)] = copy.copy(module)
-    for name, value in vars(module).items():
-        table = name in ("_parameters", "_buffers", "_modules")
-        twin.__dict__[name] = {k: convert(v) for k, v in value.items()} if table else convert(value)
-    return twin
-
-
-def pack(y: Measurement) -> Tensor:
-    """Any measurement as one real float32 tensor: complex parts as pairs, a list as one long row per image."""
-    if isinstance(y, TensorList):
-        return torch.cat([pack(part).flatten(1) for part in y.x], 1)
-    return torch.view_as_real(y.resolve_conj()).float() if y.is_complex() else y.float()
-
-
-def unpack(rows: Tensor, like: Measurement) -> Measurement:
-    """The inverse of `pack` for any number of rows; `like` gives the shapes and the kind."""
-    if isinstance(like, TensorList):
-        shapes = [(*part.shape[1:], 2) if part.is_complex() else part.shape[1:] for part in like.x]
-        pieces = rows.split([torch.Size(shape).numel() for shape in shapes], 1)
-        unflat = [piece.reshape(len(rows), *shape) for piece, shape in zip(pieces, shapes, strict=True)]
-        return TensorList([unpack(piece, part) for piece, part in zip(unflat, like.x, strict=True)])
-    return torch.view_as_complex(rows.contiguous()) if like.is_complex() else rows
-
-
-def real(x: Tensor) -> Tensor:
-    """`x` in float32; a complex image is refused, a prior here has real channels."""
-    if x.is_complex():
-        raise AmbientSolveError(
-            "A_adjoint returned a complex image; build op on (B, 2, H, W), real and imaginary part."
-        )
-    return x.float()
-
-
-def name_of(thing: object) -> str:
-    """What an error message calls `thing`: the name of its class."""
-    return type(thing).__name__
+def _probe(operator: RowOperator, y: Tensor) -> Tensor:
+    """Entries of `y` that see anything: an all-zero row of A gives exactly 0 in A x, for any x. Also checks A'."""
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.zeros_like(y, dtype=torch.bool)
+    for _ in range(2):
+        u = torch.randn(y.shape, generator=generator).to(y)
+        x = operator.At(u)
+        image = operator.A(x)
+        seen |= image != 0
+        wanted = float(x.square().sum())
+        if abs(float((image * u).sum()) - wanted) > 0.05 * wanted:
+            raise AmbientSolveError(
+                f"A_adjoint of {name_of(operator.op)} is not the adjoint of its A. "
+                "LinearPhysics(A=..., img_size=(C, H, W)) without A_adjoint derives the right one."
+            )
+    return seen

@@ -1,93 +1,166 @@
-"""The level and the gain of the noise of an operator, checked."""
+"""The two laws of noise that a likelihood knows: Gaussian noise, and that of counted photons.
+
+`A z` below is what would be measured without noise, in z units (see `likelihood`), and `r = y_z - A z`. Both laws give
+
+    variance      of the noise of each entry                     (N, *measurement), or what broadcasts to it
+    weights       1 / variance, 0 where nothing is measured      d log p(y | z) / d (A z) = weights * r
+    chi2          mean of weights * r^2                          (N,)
+
+Photons are counted: `y = gain Poisson(p / gain) + sigma e`, of mean `p` and variance `gain p + sigma^2`. Its law is
+taken as that of `y + sigma^2 / gain = gain Poisson((p + sigma^2 / gain) / gain)` ("shifted Poisson", Snyder et al.,
+1993), which has the right mean and variance, is exact where sigma or gain is 0, and whose score is a weighted residual,
+
+    d log p(y | p) / d p = (y - p) / (gain p + sigma^2)
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, final
+
 import torch
-from deepinv.physics import GaussianNoise, Physics, PoissonGaussianNoise, PoissonNoise, ZeroNoise
-from deepinv.physics.noise import NoiseModel
-from deepinv.utils import TensorList
 from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError
-from ambient_solve.likelihood.measurement import Measurement, name_of
+from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
+from ambient_solve.noise import Level, Streams, per_sample
 
 FAINT = 0.5
 """Photons: counted noise has at least their variance, for a weight must stay finite."""
-COUNTING = (PoissonNoise, PoissonGaussianNoise)
-"""Types of noise of photons, whose variance grows with the signal."""
+SWEEPS = 16
+"""Langevin steps of a `draw` under counted noise."""
+RELAXATION = 0.3
+"""Share of the way to the proximal point that each of these steps goes, 0 to 1."""
 
 
-def noise_law(op: Physics, sigma_y: float | Tensor | None, y: Measurement) -> tuple[Tensor, Tensor | None]:
-    """The noise of an operator, `y = gain Poisson(p / gain) + sigma n`, `p` what it measures without noise.
+@final
+@dataclass(frozen=True, eq=False)
+class GaussianLaw:
+    """Gaussian noise of one level, or of one level per row.
 
-    Args:
-        op: The operator, with its `noise_model`.
-        sigma_y: Level of Gaussian noise in the operator's units, a number or one per image, in place of that model.
-        y: The measurement, whose length B is read.
-
-    Returns:
-        `sigma` and `gain` in the operator's units, each (1,) or (B,); the gain is None for Gaussian noise.
-
-    Raises:
-        AmbientSolveError: the noise is of another law, or a level is out of its range.
+    Attributes:
+        sigma: Standard deviation in z units, (N,).
+        count: Entries that are observed, (N,).
     """
-    parts = y.x if isinstance(y, TensorList) else [y]
-    images = len(parts[0])
-    if sigma_y is not None:
-        return _level(sigma_y, images), None
-    models = [part.noise_model for part in getattr(op, "physics_list", None) or [op]]
-    models = [op.noise_model] if isinstance(op.noise_model, (GaussianNoise, *COUNTING)) else models
-    laws = [_parameters(model, op) for model in models]
-    if any(not torch.equal(one, other) for law in laws for one, other in zip(law, laws[0], strict=True)):
-        raise AmbientSolveError("The stacked operators have different noise levels. Pass one for all: sigma_y=...")
-    sigma, gain = laws[0]
-    if isinstance(models[0], GaussianNoise):
-        return _level(sigma, images), None
-    for part in parts:
-        if part.is_complex() or (not bool(sigma.any()) and bool((part < 0).any())):
-            raise AmbientSolveError(
-                f"y has complex or negative entries, {name_of(models[0])} counts photons. "
-                "Pass sigma_y=... to treat the noise as Gaussian of that level."
-            )
-    if len(gain) not in (1, images) or not bool((torch.isfinite(gain) & (gain > 0)).all()):
-        raise AmbientSolveError(
-            f"The gain of {name_of(models[0])} is {gain.tolist()}; one number above 0 was expected, or one for each of "
-            f"{images} image(s)."
-        )
-    return (_level(sigma, images) if bool(sigma.any()) else sigma), gain
+
+    gaussian: ClassVar[bool] = True
+    sigma: Tensor
+    count: Tensor
+
+    def variance(self, r: Tensor) -> Tensor:
+        """Variance of each entry in z units, (N, 1, ..., 1)."""
+        return per_sample(self.sigma, r) ** 2
+
+    def weights(self, r: Tensor) -> Tensor:
+        """`1 / variance(r)`, (N, 1, ..., 1)."""
+        return 1 / self.variance(r)
+
+    def step_weights(self, r: Tensor) -> Tensor:
+        """The weights that bound the curvature of `-log p`: those of `weights`."""
+        return self.weights(r)
+
+    def chi2(self, r: Tensor) -> Tensor:
+        """Mean squared residual in units of the noise, (N,)."""
+        return r.square().flatten(1).sum(1) / (self.sigma**2 * self.count.clamp_min(1))
+
+    def direction(self, r: Tensor) -> Tensor:
+        """`r / |r|` for each row, (N, *measurement)."""
+        return r / per_sample(r.flatten(1).norm(dim=1).clamp_min(1e-12), r)
 
 
-def _parameters(model: NoiseModel | None, op: Physics) -> tuple[Tensor, Tensor]:
-    """`sigma` and `gain` of a noise model of deepinv, flat in float32; whichever it lacks is 0."""
-    if isinstance(model, ZeroNoise) or model is None:
-        raise AmbientSolveError(f"{name_of(op)} has no noise level. Pass sigma_y=..., for instance sigma_y=0.02.")
-    if not isinstance(model, (GaussianNoise, *COUNTING)):
-        raise AmbientSolveError(
-            f"{name_of(op)} has {name_of(model)}; Gaussian, Poisson and Poisson-Gaussian noise are known. "
-            "Pass sigma_y=... to treat the noise as Gaussian of that level."
-        )
-    if isinstance(model, PoissonNoise) and not bool(model.normalize):
-        raise AmbientSolveError(
-            "PoissonNoise(normalize=False) returns counts; pass y * gain, with PoissonNoise(gain) in the operator."
-        )
-    zero = torch.zeros(1)
-    values = [getattr(model, name, zero).detach().flatten().float().cpu() for name in ("sigma", "gain")]
-    return values[0], values[1]
+@final
+@dataclass(frozen=True, eq=False)
+class CountingLaw:
+    """Poisson or Poisson-Gaussian noise: the variance grows with the signal.
 
+    Attributes:
+        sigma: Standard deviation of the Gaussian part in z units, (N,); 0 without one.
+        gain: Signal of one photon in the operator's units, (N,).
+        scale: The factor `a` of `decode(z) = a z + b`, operator's units per z unit.
+        signal: The measurement in the operator's units, (N, *measurement).
+        seen: Its entries that see anything, bool, (N, *measurement).
+    """
 
-def _level(sigma_y: float | Tensor, images: int) -> Tensor:
-    """A Gaussian noise level, (1,) or (images,), checked."""
-    try:
-        sigma = torch.as_tensor(sigma_y, dtype=torch.float32).detach().flatten()
-    except (TypeError, ValueError, RuntimeError):
-        raise AmbientSolveError(f"sigma_y={sigma_y!r} is not a number; pass for instance sigma_y=0.02.") from None
-    if len(sigma) not in (1, images):
-        raise AmbientSolveError(
-            f"{len(sigma)} noise levels were given for {images} image(s). Pass one, or a tensor of shape ({images},)."
-        )
-    if not bool((torch.isfinite(sigma) & (sigma > 0)).all()):
-        raise AmbientSolveError(
-            f"The noise level is {sigma.tolist()}, it must be finite and above 0. "
-            "For measurements that are almost free of noise pass a small one, such as sigma_y=0.001."
-        )
-    return sigma
+    gaussian: ClassVar[bool] = False
+    sigma: Tensor
+    gain: Tensor
+    scale: float
+    signal: Tensor
+    seen: Tensor
+
+    def variance(self, r: Tensor) -> Tensor:
+        """Variance of each entry in z units where the noiseless measurement is `y_z - r`, (N, *measurement)."""
+        noise = per_sample(self.sigma, r) ** 2
+        return noise + per_sample(self.gain, r) * (self.signal - self.scale * r).clamp_min(0) / self.scale**2
+
+    def weights(self, r: Tensor) -> Tensor:
+        """`1 / variance(r)`, of a variance of at least `FAINT` photons; 0 in entries that the operator never sees."""
+        faintest = FAINT * (per_sample(self.gain, r) / self.scale) ** 2
+        return torch.where(self.seen, 1 / self.variance(r).maximum(faintest), 0)
+
+    def step_weights(self, r: Tensor) -> Tensor:
+        """Weights to measure a Langevin step by, between those of the noiseless `y_z - r` and those of y itself.
+
+        One photon is added to both: the curvature of the law of no photon is 0, that of its neighbour is not.
+        """
+        photon = (per_sample(self.gain, r) / self.scale) ** 2
+        both = (self.variance(r) + photon) * (self.variance(torch.zeros_like(r)) + photon)
+        return torch.where(self.seen, both.rsqrt(), 0)
+
+    def chi2(self, r: Tensor) -> Tensor:
+        """Mean squared residual in units of the noise, (N,)."""
+        weights = self.weights(r)
+        expected = (weights * self.variance(r)).flatten(1).sum(1)  # the number of entries, less the faintest of them
+        return (weights * r.square()).flatten(1).sum(1) / expected.clamp_min(1)
+
+    def direction(self, r: Tensor) -> Tensor:
+        """`W r / |W^1/2 r|` for each row, `W` the weights relative to their mean, (N, *measurement)."""
+        weights = self.weights(r)
+        mean = weights.flatten(1).sum(1) / (weights > 0).flatten(1).sum(1)
+        weights = weights / per_sample(mean, weights)
+        norm = (weights.sqrt() * r).flatten(1).norm(dim=1).clamp_min(1e-12)
+        return weights * r / per_sample(norm, r)
+
+    def draw(
+        self,
+        v: Tensor,
+        q: Level,
+        streams: Streams,
+        *,
+        residual: Callable[[Tensor], Tensor],
+        A: Callable[[Tensor], Tensor],
+        At: Callable[[Tensor], Tensor],
+        iterations: int,
+    ) -> Tensor:
+        """Langevin steps in the metric `H = A'WA + I / q^2`, `W` the weights around `v`: exact if `W` were constant.
+
+        z <- z + H^-1 (c grad log p(z) + sqrt(c (2 - c)) e),    e ~ N(0, H),    c = RELAXATION
+
+        For a constant `W` that is an autoregression which keeps `N(mean, H^-1)` at every c.
+
+        Args:
+            v: Centre of the Gaussian factor and first state, (N, *z_shape).
+            q: Its standard deviation, () or (N,).
+            streams: Noise of the steps.
+            residual: `z -> y_z - A z`.
+            A, At: The linear operator and its adjoint.
+            iterations: Steps of conjugate gradients in each Langevin step.
+
+        Returns:
+            The last state, (N, *z_shape).
+        """
+        q, z = per_sample(q, v), v
+
+        def metric(p: Tensor, scale: Tensor) -> Tensor:
+            return p + q**2 * At(scale * A(p))
+
+        for sweep in range(SWEEPS):
+            r = residual(z)
+            if sweep <= SWEEPS // 2:
+                scale = self.step_weights(r)
+            drift = q**2 * At(self.weights(r) * r) - (z - v)
+            noise = q**2 * At(scale.sqrt() * streams.normal(r)) + q * streams.normal(v)
+            step = RELAXATION * drift + (RELAXATION * (2 - RELAXATION)) ** 0.5 * noise
+            z = z + conjugate_gradient(partial(metric, scale=scale), step, iterations)
+        return z

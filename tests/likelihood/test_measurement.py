@@ -8,6 +8,8 @@ from deepinv import physics as dp
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.likelihood import Likelihood
+from ambient_solve.likelihood.measurement import receive
+from ambient_solve.likelihood.packed import RowOperator
 from ambient_solve.operators import Jpeg
 from helpers import NOISE, OPERATORS, AffinePrior, problem, rand
 
@@ -73,3 +75,30 @@ def test_stacked_levels_must_agree():
         Likelihood(op(Y), op, AffinePrior())
     same = dp.Denoising(dp.GaussianNoise(0.1)).stack(dp.Denoising(dp.GaussianNoise(0.1)))
     assert Likelihood(same(Y), same, AffinePrior()).sigma.tolist() == pytest.approx([0.1, 0.1])
+
+
+def test_stacked_measurements_are_received_as_rows_of_float32():
+    op = masked(2).stack(dp.Denoising())
+    y = op(Y)
+    y.x[0], y.x[1] = y.x[0].double(), y.x[1] + 1
+    before = [part.clone() for part in y.x]
+    found = receive(y, op, torch.device("cpu"))
+    assert found.y.dtype == torch.float32 and found.image_shape == (3, 6, 5)
+    assert torch.equal(found.y, torch.cat([part.flatten(1).float() for part in before], 1))
+    mask = op.physics_list[0].mask.expand(2, -1, -1, -1).flatten(1) > 0
+    assert torch.equal(found.seen, torch.cat([mask, torch.ones_like(mask)], 1)) and not mask.all()
+    x = rand(6, 3, 6, 5, seed=1)  # rows 0 to 2 belong to image 0, which has a mask of its own
+    assert torch.equal(found.operator.A(x)[:, : mask.shape[1]] != 0, mask.repeat_interleave(3, 0))
+    assert all(torch.equal(part, kept) for part, kept in zip(y.x, before, strict=True))
+
+
+def test_complex_measurements_are_received_as_pairs():
+    op = dp.LinearPhysics(A=lambda x: torch.complex(x, 2 * x), A_adjoint=lambda y: y.real + 2 * y.imag)
+    found = receive(op.A(Y), op, torch.device("cpu"))
+    assert torch.equal(found.y, torch.stack([Y, 2 * Y], -1)) and torch.equal(found.operator.A(Y), found.y)
+    torch.testing.assert_close(found.operator.At(found.y), 5 * Y)
+
+
+def test_the_operator_is_moved_as_a_copy():
+    op = masked(2)
+    assert RowOperator(op, Y.to("meta")).op.mask.device.type == "meta" and op.mask.device.type == "cpu"

@@ -122,7 +122,7 @@ def test_in_a_likelihood(name):
     assert ((law.chi2(z) - 1).abs() < 0.25).all() and (law.chi2(z + 0.5 * randn(*z.shape)) > 1.8).all()
     found, probe = law.curvature(z, randn(*z.shape), 60)
     jacobian = torch.autograd.functional.jacobian(lambda v: law.forward(v)[0].flatten(), z[:1]).flatten(1)
-    weights = law._scale(law.residual(z))[0].flatten() if not law.gaussian else 1 / law.sigma[0] ** 2
+    weights = law.noise.step_weights(law.residual(z))[0].flatten() if not law.gaussian else 1 / law.sigma[0] ** 2
     wanted = torch.linalg.svdvals(weights**0.5 * jacobian.T)[0] ** 2
     torch.testing.assert_close(found, wanted.expand(2), rtol=0.03, atol=0)
     quick = law.curvature(z, randn(*z.shape))[0]
