@@ -85,14 +85,13 @@ class Drawing:
             n_samples=len(samples),
             first_sample=samples.start,
             seed=self.seed,
-            # Three copies of one noisy channel are one measurement: with sqrt(3) the noise, the three weigh as much.
-            sigma_y=self.picture.copies**0.5 * self.damage.sigma,
+            sigma_y=self.picture.sigma_of_each(self.damage.sigma),
             at_once=min(self.at_once, len(samples)),
             progress=self.progress,
         )
         how = f"the picture was restored in tiles of {self.tile[0]} pixels"
         said = {} if self.tiled is None else {"tiles": f"{how}, the memory that is free does not hold it whole"}
-        return replace(part, chi2=self.picture.copies * part.chi2, settings=part.settings | said)
+        return replace(part, chi2=self.picture.whole_chi2(part.chi2), settings=part.settings | said)
 
 
 def joined(parts: list[Restoration], picture: Picture) -> Restoration:

@@ -15,15 +15,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file as a measurement: `y` (1, C, H, W) float32; `notes` say in words what was converted.
+    """A picture file as a measurement.
 
-    `copies` is 3 where a grey picture stands in all channels of a colour prior: one measurement, written three times.
+    A grey picture is one measurement, repeated in three channels for a colour prior, and comes back grey. The methods
+    are that rule; of a picture in colour, and with a grey prior, they change nothing.
+
+    Attributes:
+        path: The file.
+        y: Its pixels, (1, C, H, W) float32, 0 to 1.
+        notes: What was converted, in words.
+        copies: Channels in which one grey measurement stands, 3, or 1.
     """
 
     path: Path
     y: Tensor
     notes: tuple[str, ...]
     copies: int = 1
+
+    def sigma_of_each(self, sigma: float) -> float:
+        """The noise level to state for each channel where that of the picture is `sigma`: three then weigh as one."""
+        return self.copies**0.5 * sigma
+
+    def whole_chi2(self, chi2: Tensor) -> Tensor:
+        """The misfit of the one measurement, from the `chi2` at the level `sigma_of_each`; any shape."""
+        return self.copies * chi2
+
+    def untinted(self, samples: Tensor) -> Tensor:
+        """Samples (..., C, H, W) without a tint: the mean of the channels in each of them if the picture is grey."""
+        return samples if self.copies == 1 else samples.mean(-3, keepdim=True).expand_as(samples)
 
 
 def read_measurement(path: str | Path, channels: int = 3, max_pixels: int | None = None) -> Picture:

@@ -42,8 +42,7 @@ class Task(abc.ABC):
 
     def to_output(self, samples: Tensor, picture: Picture) -> Tensor:
         """What the user gets of the restored `samples` (B, S, C, H, W): their frame, and no tint on a grey picture."""
-        framed = self.frame(samples, picture)
-        return framed if picture.copies == 1 else framed.mean(-3, keepdim=True).expand_as(framed)
+        return picture.untinted(self.frame(samples, picture))
 
     def frame(self, samples: Tensor, picture: Picture) -> Tensor:
         """The part of the restored `samples` that the picture shows: all of it unless overridden."""

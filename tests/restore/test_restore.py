@@ -303,6 +303,15 @@ def test_a_grey_picture_is_one_measurement_not_three(tmp_path):
     assert float(taken_for_three.std(1).mean()) > 1e-3
 
 
+def test_a_grey_picture_repeated_in_three_channels_weighs_as_one_and_comes_back_grey():
+    y, truth, x = torch.rand(1, 1, 4, 5), torch.rand(1, 1, 4, 5), torch.rand(2, 3, 3, 4, 5)
+    colour, grey = (Picture(Path("old.png"), y.expand(1, 3, 4, 5), (), copies) for copies in (1, 3))
+    chi2 = ((grey.y - truth) / grey.sigma_of_each(0.1)).square().mean()
+    torch.testing.assert_close(grey.whole_chi2(chi2), ((y - truth) / 0.1).square().mean())
+    assert torch.equal(grey.untinted(x), x.mean(2, keepdim=True).expand(2, 3, 3, 4, 5))
+    assert colour.untinted(x) is x and colour.sigma_of_each(0.1) == 0.1 and colour.whole_chi2(chi2) == chi2
+
+
 def test_damages_refuse_what_does_not_belong():
     for words, task, options in (
         ("Did you mean 'inpaint'", "inpant", {}),

@@ -81,12 +81,11 @@ def run(problem: Problem) -> Iterator[Progress]:
         the run.
     """
     request, picture = problem.request, problem.piece.picture
-    y = picture.y.to(problem.solver.prior.device)
-    sigma_y = picture.copies**0.5 * problem.damage.sigma
+    sigma_y = picture.sigma_of_each(problem.damage.sigma)
     clock, shown, result, frames = _Clock(request.samples), 0.0, None, []
     for first in range(0, request.samples, problem.at_once):
         size = min(problem.at_once, request.samples - first)
-        part = Run(problem.solver, Request(y, problem.op, size, request.seed, sigma_y, first_sample=first))
+        part = Run(problem.solver, Request(picture.y, problem.op, size, request.seed, sigma_y, first_sample=first))
         clock.begin([part.algorithm.gradient and s <= part.prior.sigma_jacobian for s in part.sigmas[:-1]])
         kept = {round(i) for i in np.linspace(1, part.algorithm.steps, FRAMES)} if first == 0 else set()
         for state in part.states():
@@ -183,8 +182,9 @@ def _finished(
     seconds: float,
 ) -> Result:
     """What is known after one more part of the samples."""
-    restored, copies = part.restoration(z, seconds), problem.picture.copies
-    samples, chi2 = _handed_out(problem, restored.samples), tuple((copies * restored.chi2[0]).tolist())
+    restored = part.restoration(z, seconds)
+    samples = _handed_out(problem, restored.samples)
+    chi2 = tuple(problem.picture.whole_chi2(restored.chi2[0]).tolist())
     if before is not None:
         return replace(
             before,
