@@ -103,9 +103,8 @@ def reconstruct(
     algorithm = auto.for_scans(algorithm)
     prior = for_scan(prior, p, prior_mask)
     n_samples = 1 if algorithm == "aos" else n_samples
-    device = prior.device
     found = Solver(prior, algorithm, **(options or {})).solve(
-        p.y.to(device), p.op.to(device), n_samples=n_samples, seed=seed, sigma_y=p.sigma, progress=progress
+        p.y, p.op, n_samples=n_samples, seed=seed, sigma_y=p.sigma, progress=progress
     )
     made = {"method": "prior", **found.settings, **why}
     return reconstruction(p, found.samples[0].cpu(), found.seconds, made)

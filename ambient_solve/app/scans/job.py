@@ -309,9 +309,8 @@ def _sampled(p: Problem, prior: Prior, request: ScanRequest) -> Iterator[tuple[f
     wanted = 1 if algorithm == "aos" else request.samples
     together = prior.device.type != "cpu" or (solver.algorithm is not None and solver.algorithm.interacting)
     size, samples, shown, started = wanted if together else 1, [], 0.0, time.perf_counter()
-    y, op = p.y.to(prior.device), p.op.to(prior.device)
     for first in range(0, wanted, size):
-        part = Run(solver, Request(y, op, size, request.seed, p.sigma, first_sample=first))
+        part = Run(solver, Request(p.y, p.op, size, request.seed, p.sigma, first_sample=first))
         for state in part.states():
             share = (first + size * state.step / state.steps) / wanted
             if time.perf_counter() - shown >= INTERVAL and state.step < state.steps:
