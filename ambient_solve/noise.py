@@ -57,27 +57,63 @@ def log_linear(steps: int, sigma_min: float, sigma_max: float) -> list[float]:
 
 
 def sigma_from_alpha_bar(alpha_bar: Level) -> Level:
-    """The level of a DDPM state `sqrt(alpha_bar) z0 + sqrt(1 - alpha_bar) n` once divided by `sqrt(alpha_bar)`."""
+    """The noise level of a DDPM state `sqrt(alpha_bar) z0 + sqrt(1 - alpha_bar) n`, divided by `sqrt(alpha_bar)`.
+
+    Args:
+        alpha_bar: Cumulative signal power of DDPM, in (0, 1]: a float, or a tensor (B,).
+
+    Returns:
+        `sqrt((1 - alpha_bar) / alpha_bar)`, in `z` units.
+    """
     return ((1 - alpha_bar) / alpha_bar) ** 0.5
 
 
 def alpha_bar_from_sigma(sigma: Level) -> Level:
-    """The DDPM `alpha_bar` of level `sigma`; the DDPM state is `z / sqrt(1 + sigma^2)`."""
+    """The DDPM `alpha_bar` of a noise level; the DDPM state is `z / sqrt(1 + sigma^2)`.
+
+    Args:
+        sigma: Noise level in `z` units, >= 0: a float, or a tensor (B,).
+
+    Returns:
+        `1 / (1 + sigma^2)`, in (0, 1].
+    """
     return 1 / (1 + sigma**2)
 
 
 def sigma_from_flow_time(u: Level) -> Level:
-    """The level of a flow-matching state `u z0 + (1 - u) n` once it is divided by `u` (`u = 1` is clean)."""
+    """The noise level of a flow-matching state `u z0 + (1 - u) n`, divided by `u`.
+
+    Args:
+        u: Flow time, in (0, 1], 1 is clean: a float, or a tensor (B,).
+
+    Returns:
+        `(1 - u) / u`, in `z` units.
+    """
     return (1 - u) / u
 
 
 def flow_time_from_sigma(sigma: Level) -> Level:
-    """The flow time of level `sigma`; the flow state is `z / (1 + sigma)`."""
+    """The flow time of a noise level; the flow state is `z / (1 + sigma)`.
+
+    Args:
+        sigma: Noise level in `z` units, >= 0: a float, or a tensor (B,).
+
+    Returns:
+        `1 / (1 + sigma)`, in (0, 1], 1 is clean.
+    """
     return 1 / (1 + sigma)
 
 
 def per_sample(value: Level, like: Tensor) -> Level:
-    """`value` shaped to multiply `like`: a float stays a float, `(B,)` becomes `(B, 1, ..., 1)`."""
+    """A level, shaped to multiply a batch.
+
+    Args:
+        value: A float, or a tensor (B,).
+        like: The batch, (B, *shape).
+
+    Returns:
+        The float as it is; the tensor as (B, 1, ..., 1).
+    """
     if isinstance(value, Tensor) and value.ndim:
         return value.reshape(-1, *[1] * (like.ndim - 1))
     return value
@@ -155,7 +191,14 @@ class Streams:
         return both[:, : like[0].numel()].reshape(like.shape).to(like.device, like.dtype, non_blocking=True)
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Numbers uniform in [0, 1), multiples of 2^-24, as `normal` otherwise."""
+        """Uniform numbers in [0, 1), multiples of 2^-24; otherwise as `normal`.
+
+        Args:
+            like: Gives the shape (B * S, ...), the dtype and the device.
+
+        Returns:
+            Numbers of the shape of `like`, row i from stream i.
+        """
         return _unit(self._words(like, like[0].numel())).reshape(like.shape).to(like.device, like.dtype)
 
     def uniform_per_image(self) -> Tensor:

@@ -11,25 +11,53 @@ from torch import Tensor
 
 
 def hartley(z: Tensor) -> Tensor:
-    """The orthonormal discrete Hartley transform of real `z` (..., H, W): its own inverse."""
+    """The orthonormal discrete Hartley transform, which is its own inverse.
+
+    Args:
+        z: Real, (..., H, W).
+
+    Returns:
+        Coefficients, real, the same shape.
+    """
     f = torch.fft.fft2(z, norm="ortho")
     return f.real - f.imag
 
 
 def randomised(z: Tensor, signs: Tensor) -> Tensor:
-    """Coefficients `hartley(signs * z)`; `signs`, of +-1, spread every picture evenly over them."""
+    """Randomised Hartley coefficients, `hartley(signs * z)`: the signs distribute any picture evenly over them.
+
+    Args:
+        z: Real, (..., H, W).
+        signs: +-1, of a shape that broadcasts to `z`.
+
+    Returns:
+        Coefficients, real, (..., H, W).
+    """
     return hartley(signs * z)
 
 
 def derandomised(coefficients: Tensor, signs: Tensor) -> Tensor:
-    """The inverse of `randomised`, which is its adjoint."""
+    """The inverse of `randomised`, which is also its adjoint.
+
+    Args:
+        coefficients: Real, (..., H, W).
+        signs: The signs that `randomised` was given.
+
+    Returns:
+        The picture, real, (..., H, W).
+    """
     return signs * hartley(coefficients)
 
 
 def to_kspace(z: Tensor, maps: Tensor) -> Tensor:
-    """`F S z`: `z` (B, 2, H, W) real and imaginary part, `maps` (B, coils, H, W) complex; (B, coils, H, W) complex.
+    """Multi-coil k-space of a picture, `F S z`, with the lowest frequency in the middle, as in deepinv.
 
-    Centred, as in deepinv: the lowest frequency is in the middle.
+    Args:
+        z: Real and imaginary part, (B, 2, H, W).
+        maps: Coil maps, (B, coils, H, W) complex.
+
+    Returns:
+        (B, coils, H, W) complex.
     """
     image = torch.complex(z[:, 0], z[:, 1])[:, None] * maps
     shifted = torch.fft.ifftshift(image, dim=(-2, -1))
@@ -37,7 +65,15 @@ def to_kspace(z: Tensor, maps: Tensor) -> Tensor:
 
 
 def from_kspace(k: Tensor, maps: Tensor) -> Tensor:
-    """`S^H F^H k`, the adjoint of `to_kspace`: (B, 2, H, W) real."""
+    """The adjoint of `to_kspace`, `S^H F^H k`.
+
+    Args:
+        k: K-space, (B, coils, H, W) complex, with the lowest frequency in the middle.
+        maps: Coil maps, (B, coils, H, W) complex.
+
+    Returns:
+        Real and imaginary part, (B, 2, H, W).
+    """
     shifted = torch.fft.ifftshift(k, dim=(-2, -1))
     image = torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=(-2, -1))
     image = (maps.conj() * image).sum(1)

@@ -41,7 +41,18 @@ _ONE = threading.Lock()
 
 
 def read_all(path: str, axes: str | None, mask: str | None, noise: str | None, most: float) -> Raw:
-    """A scan with the mask and the noise that lie in files of their own."""
+    """A scan with the mask and the noise that lie in files of their own.
+
+    Args:
+        path: The scan, as `read` takes it.
+        axes: See `read`.
+        mask: File of the sampling mask, or None.
+        noise: File of the noise scan, or None.
+        most: Bytes that each array may take.
+
+    Returns:
+        The scan, with the mask and the noise of these files in place of its own.
+    """
     raw = read(path, axes, most)
     own = {} if mask is None else {"mask": read_array(mask, ("mask",), most)}
     own |= {} if noise is None else {"noise": read_noise(noise, raw.data.shape[1], most)}
@@ -49,10 +60,20 @@ def read_all(path: str, axes: str | None, mask: str | None, noise: str | None, m
 
 
 def read_apart(path: str, axes: str | None, mask: str | None, noise: str | None, most: float) -> Raw:
-    """`read_all` in another process, one at a time.
+    """`read_all` in a process of its own, one at a time: a file that takes too much memory ends that process alone.
+
+    Args:
+        path: The scan, as `read` takes it.
+        axes: See `read`.
+        mask: File of the sampling mask, or None.
+        noise: File of the noise scan, or None.
+        most: Bytes that each array may take.
+
+    Returns:
+        What `read_all` returns.
 
     Raises:
-        AmbientSolveError: what `read_all` says; or the process took more memory or time than it may.
+        AmbientSolveError: what `read_all` raises, or that the process exceeded its memory or its time.
     """
     with _ONE, tempfile.TemporaryDirectory(prefix="ambient-solve-scan-") as folder:
         order = json.dumps({"path": path, "mask": mask, "noise": noise, "axes": axes, "most": most, "folder": folder})

@@ -23,17 +23,46 @@ def zero_filled(p: Problem) -> Tensor:
 
 
 def cg_sense(p: Problem, weight: float, iterations: int = 30) -> Tensor:
-    """`(A^H A + weight I)^-1 A^H y` (Pruessmann et al., 2001): the mean under a white prior."""
+    """CG-SENSE (Pruessmann et al., 2001, MRM 46, 638): `(A^H A + weight I)^-1 A^H y`.
+
+    This is the posterior mean under a white Gaussian prior.
+
+    Args:
+        p: The problem of one slice.
+        weight: Regularisation, >= 0.
+        iterations: Steps of conjugate gradients, 1 or more.
+
+    Returns:
+        Real and imaginary part, (1, 2, H, W).
+    """
     return conjugate_gradient(lambda x: p.op.A_adjoint_A(x) + weight * x, p.op.A_adjoint(p.y), iterations)
 
 
 def l1_wavelet(p: Problem, weight: float, iterations: int = 100) -> Tensor:
-    """sigpy's `L1WaveletRecon` (Lustig et al., 2007)."""
+    """Wavelet-sparse reconstruction (Lustig et al., 2007, MRM 58, 1182), by sigpy's `L1WaveletRecon`.
+
+    Args:
+        p: The problem of one slice.
+        weight: Weight of the l1 norm of the wavelet coefficients, >= 0.
+        iterations: Steps, 1 or more.
+
+    Returns:
+        Real and imaginary part, (1, 2, H, W).
+    """
     return _sigpy("L1WaveletRecon", p, weight, iterations)
 
 
 def total_variation(p: Problem, weight: float, iterations: int = 100) -> Tensor:
-    """sigpy's `TotalVariationRecon` (Block et al., 2007)."""
+    """Total-variation reconstruction (Block et al., 2007, MRM 57, 1086), by sigpy's `TotalVariationRecon`.
+
+    Args:
+        p: The problem of one slice.
+        weight: Weight of the total variation, >= 0.
+        iterations: Steps, 1 or more.
+
+    Returns:
+        Real and imaginary part, (1, 2, H, W).
+    """
     return _sigpy("TotalVariationRecon", p, weight, iterations)
 
 
@@ -46,7 +75,15 @@ CLASSICAL: dict[str, Callable[..., Tensor]] = {
 
 
 def default_weight(p: Problem, method: str) -> float:
-    """What the regularisation of a classical method weighs by default: a function of the noise level alone."""
+    """The default regularisation weight of a classical method: a function of the noise level alone.
+
+    Args:
+        p: The problem of one slice.
+        method: One of `CLASSICAL`, or "zero-filled", which has weight 0.
+
+    Returns:
+        The weight, >= 0.
+    """
     return (p.sigma / POWER) ** 2 if method == "cg-sense" else WEIGHTS.get(method, 0.0) * p.sigma
 
 

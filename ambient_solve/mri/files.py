@@ -28,7 +28,19 @@ MAX_TEXT = 10_000
 
 
 def read(path: str | Path, axes: str | None = None, most: float = LIMIT) -> Raw:
-    """Read `path`, or the array KEY of `PATH:KEY`, whatever its format, if it takes at most `most` bytes."""
+    """Read a scan of any format that the package knows.
+
+    Args:
+        path: A file, a folder of DICOM files, or `FILE:ARRAY` for one array of a file.
+        axes: What the axes of an array are, such as "chw" or "schw"; found from its shape by default.
+        most: Bytes that the array may take.
+
+    Returns:
+        The scan as it is stored.
+
+    Raises:
+        AmbientSolveError: the file cannot be read, is too large, or holds no scan.
+    """
     path, key = locate(path)
     name = path.name.lower()
     if path.is_dir():
@@ -60,7 +72,19 @@ def locate(path: str | Path) -> tuple[Path, str | None]:
 
 
 def read_array(path: str | Path, keys: tuple[str, ...], most: float = LIMIT) -> np.ndarray:
-    """The array of an .npy file, or the one of an .npz or HDF5 file that is called one of `keys`."""
+    """One array of a NumPy or HDF5 file.
+
+    Args:
+        path: `.npy`, `.npz` or HDF5, or `FILE:ARRAY`.
+        keys: Names that the array may have; an `.npy` file needs none.
+        most: Bytes that the array may take.
+
+    Returns:
+        The array.
+
+    Raises:
+        AmbientSolveError: the file cannot be read, the array is too large, or there is none of these names.
+    """
     path, key = locate(path)
     with _arrays(path) as arrays:
         name = _key(arrays, key, keys, path)
@@ -68,7 +92,19 @@ def read_array(path: str | Path, keys: tuple[str, ...], most: float = LIMIT) -> 
 
 
 def read_noise(path: str | Path, coils: int, most: float = LIMIT) -> np.ndarray:
-    """A noise scan, complex64 (coils, n), from an array that has the coils along its first or its last axis."""
+    """A noise scan.
+
+    Args:
+        path: `.npy`, `.npz` or HDF5, or `FILE:ARRAY`, with the coils along its first or its last axis.
+        coils: Coils of the scan.
+        most: Bytes that the array may take.
+
+    Returns:
+        (coils, n) complex64.
+
+    Raises:
+        AmbientSolveError: it cannot be read, or does not fit the coils.
+    """
     noise = read_array(path, ("noise",), most)
     if not noise.ndim:
         raise UnreadableFile(path, f": the noise scan is a single number; complex ({coils}, n) was expected.")
@@ -84,7 +120,19 @@ def read_noise(path: str | Path, coils: int, most: float = LIMIT) -> np.ndarray:
 
 
 def arranged(data: np.ndarray, axes: str | None, where: str | Part) -> tuple[np.ndarray, tuple[str, ...]]:
-    """`data` as (slices, coils, H, W), and what was assumed. Two reals beside each other are one complex number."""
+    """K-space with its axes in one order.
+
+    Args:
+        data: Complex, or real with a last axis of 2 for real and imaginary part.
+        axes: What its axes are, such as "chw" or "schw"; found from its shape by default.
+        where: What an error names: the file, or an array in it.
+
+    Returns:
+        (slices, coils, H, W) complex, and sentences on what was assumed.
+
+    Raises:
+        AmbientSolveError: it is not complex, or the axes do not fit.
+    """
     if not np.iscomplexobj(data):
         if data.shape[-1:] != (2,) or data.ndim < 4:
             raise UnreadableFile(

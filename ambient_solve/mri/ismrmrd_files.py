@@ -45,7 +45,19 @@ def is_ismrmrd(file: Any) -> bool:
 
 
 def read_ismrmrd(file: Any, path: Path, most: float) -> Raw:
-    """The scan of an ISMRMRD file, opened by `open_hdf5`, that takes at most `most` bytes."""
+    """The scan of an ISMRMRD file.
+
+    Args:
+        file: The file as `open_hdf5` yields it.
+        path: Its path, which errors name.
+        most: Bytes that the scan may take.
+
+    Returns:
+        The scan as it is stored.
+
+    Raises:
+        AmbientSolveError: it holds no k-space, is too large, or is broken.
+    """
     with readable(path):
         dataset = file["dataset"]
         header = read_header(_text(dataset, path), path)
@@ -86,7 +98,15 @@ def read_ismrmrd(file: Any, path: Path, most: float) -> Raw:
 
 
 def cropped_readout(kspace: np.ndarray, rows: int) -> np.ndarray:
-    """The middle `rows` of the field of view along the readout, which is sampled in full."""
+    """K-space without the oversampling of the readout, which is sampled in full.
+
+    Args:
+        kspace: (..., readout, W) complex.
+        rows: Rows of the field of view to keep, those in the middle; at most `readout`.
+
+    Returns:
+        (..., rows, W) complex64.
+    """
     axis, top = -2, (kspace.shape[-2] - rows) // 2
     pictures = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(kspace, axis), axis=axis, norm="ortho"), axis)
     pictures = pictures[..., top : top + rows, :]
@@ -128,8 +148,15 @@ def _lines(rows: Any, heads: np.ndarray, path: Path) -> Iterator[tuple[int, np.n
 def read_header(text: str, path: Path) -> Header:
     """What the XML header of an ISMRMRD file says.
 
+    Args:
+        text: The XML.
+        path: The file, which errors name.
+
+    Returns:
+        The sizes of the encoded and the reconstructed space, the centre line and the voxel.
+
     Raises:
-        AmbientSolveError: it is no XML, or says not how large the spaces are.
+        AmbientSolveError: it is not XML, or does not give these sizes.
     """
     try:
         encoding = _child(_parsed(text), "encoding")

@@ -28,7 +28,18 @@ KEPT = ("PixelSpacing", "SliceThickness", "InstanceNumber")
 
 
 def read_nifti(path: Path, most: float) -> Raw:
-    """One volume, turned so that the slices lie as viewers show them; at most `most` bytes."""
+    """The one volume of a NIfTI file, turned so that the slices lie as viewers show them.
+
+    Args:
+        path: The file.
+        most: Bytes that the volume may take.
+
+    Returns:
+        Magnitudes as they are stored.
+
+    Raises:
+        AmbientSolveError: it cannot be read, is too large, or is not one volume.
+    """
     nibabel = module("nibabel")
     with readable(path):
         kind = _nifti_kind(nibabel, path)
@@ -65,7 +76,19 @@ def _nifti_kind(nibabel: Any, path: Path) -> Any:
 
 
 def read_dicom(paths: list[Path], where: Path, most: float) -> Raw:
-    """Pixels and their size; no other tag is read but the place of a slice in its series."""
+    """The slices of a DICOM series: pixels and their size. No other tag is read but the place of a slice in the series.
+
+    Args:
+        paths: Its files.
+        where: What an error names: the folder, or the file.
+        most: Bytes that all of them may take.
+
+    Returns:
+        Magnitudes as they are stored.
+
+    Raises:
+        AmbientSolveError: there is no file, or one cannot be read, or they are too large or of several sizes.
+    """
     pydicom = module("pydicom")
     if not paths:
         raise UnreadableFile(where, "holds no DICOM file (.dcm).", "The folder ")

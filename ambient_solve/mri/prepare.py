@@ -129,7 +129,17 @@ def prepare(
 
 
 def least_picture(kspace: Tensor, mask: Tensor, maps: Tensor, iterations: int) -> Tensor:
-    """The least `w` (2, H, W) with `A^H A w = A^H y`; fewer `iterations` keep noise out where the coils see little."""
+    """The picture of least norm that agrees with the data, `A^H A w = A^H y`, by conjugate gradients.
+
+    Args:
+        kspace: (coils, H, W) complex.
+        mask: Sampled entries, (H, W), 1 = sampled.
+        maps: Coil maps, (coils, H, W) complex.
+        iterations: Steps; few of them keep noise out where the coils see little.
+
+    Returns:
+        Real and imaginary part, (2, H, W).
+    """
     op = MultiCoil(maps, mask)
     stored = op.A_adjoint(torch.view_as_real(mask * kspace).movedim(-1, 0)[None])
     return conjugate_gradient(op.A_adjoint_A, stored, iterations)[0]
@@ -223,7 +233,15 @@ def _mask(settings: Preparation, rng: np.random.Generator) -> Tensor:
 
 
 def square(picture: Tensor, size: int) -> Tensor:
-    """`picture` uint8 (H, W) as (size, size): cropped to what it shows where that fits, else made smaller."""
+    """A magnitude picture as a square: cropped to what it shows where that fits, else made smaller.
+
+    Args:
+        picture: (H, W) uint8.
+        size: Side in pixels.
+
+    Returns:
+        (size, size) uint8.
+    """
     shown = picture > 0.04 * float(picture.max())
     spans = []
     for axis in (1, 0):

@@ -38,7 +38,15 @@ class Problem:
 
 
 def noise_level(kspace: Tensor, mask: Tensor) -> float:
-    """The deviation of each part of the noise in (coils, H, W), from the outermost of what `mask` (H, W) sampled."""
+    """The noise level of k-space, estimated from its outermost sampled entries.
+
+    Args:
+        kspace: (coils, H, W) complex.
+        mask: Sampled entries, (H, W), 1 = sampled.
+
+    Returns:
+        Standard deviation of each real and imaginary part, in the units of `kspace`.
+    """
     down, across = ((torch.arange(n) - n // 2) / n for n in mask.shape)
     far = torch.hypot(down[:, None], across)
     seen = mask > 0
@@ -48,9 +56,18 @@ def noise_level(kspace: Tensor, mask: Tensor) -> float:
 
 
 def problem(scan: Scan, coils: int = 0, maps: Tensor | None = None) -> Problem:
-    """The one slice of `scan`, whitened, compressed to `coils` virtual coils (0 keeps all), normalised, its maps found.
+    """The inverse problem of one slice: whitened, compressed, scaled, its noise level and its coil maps estimated.
 
-    `maps` (coils, H, W) replace the estimated ones, for comparison.
+    Args:
+        scan: A scan of one slice.
+        coils: Virtual coils to compress to; 0 keeps all.
+        maps: Coil maps to use in place of the estimated ones, (coils, H, W) complex, for comparison.
+
+    Returns:
+        The problem, in units in which the picture reaches about 1.
+
+    Raises:
+        AmbientSolveError: the scan has several slices, or no calibration region.
     """
     if len(scan) != 1:
         raise AmbientSolveError(f"{scan.source} has {len(scan)} slices; one at a time: problem(scan.slice(0)).")
@@ -79,6 +96,14 @@ def problem(scan: Scan, coils: int = 0, maps: Tensor | None = None) -> Problem:
 
 
 def misfit(p: Problem, x: Tensor) -> float:
-    """Mean squared residual of `x` (1, 2, H, W) over the sampled entries, in units of the noise."""
+    """The data misfit of a picture, reduced chi-squared: 1 where the residual is as large as the noise.
+
+    Args:
+        p: The problem of one slice.
+        x: Real and imaginary part, (1, 2, H, W).
+
+    Returns:
+        Mean of `|A x - y|^2 / (2 sigma^2)` over the sampled entries of all coils, `sigma` that of each part.
+    """
     residual = (p.op.A(x) - p.y).square().sum()
     return float(residual / (2 * len(p.maps) * p.mask.sum() * p.sigma**2))

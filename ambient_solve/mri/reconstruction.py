@@ -68,7 +68,18 @@ class Reconstruction:
 
 
 def load_mri_prior(name: str | Path, device: str = "cpu") -> Prior:
-    """A prior of complex pictures; one conditioned on masks comes bare, `reconstruct` gives it that of the scan."""
+    """Load a prior of complex pictures.
+
+    Args:
+        name: Embedded prior, folder, or hub id.
+        device: Where it is to run.
+
+    Returns:
+        The prior; a mask-conditioned one has no mask yet, `reconstruct` gives it that of the scan.
+
+    Raises:
+        AmbientSolveError: it cannot be loaded, or does not make two channels.
+    """
     folder = prior_folder(name)
     prior = load_prior(name, device=device) if (folder / INDEX).is_file() else NetworkPrior.load(folder).to(device)
     if prior.shape[0] != 2:
@@ -80,7 +91,16 @@ def load_mri_prior(name: str | Path, device: str = "cpu") -> Prior:
 
 
 def classical(p: Problem, method: str, factor: float = 1.0) -> Reconstruction:
-    """The picture of one of CLASSICAL, its weight `factor` times the default."""
+    """Reconstruct one slice by a classical method.
+
+    Args:
+        p: The problem of one slice.
+        method: "zero-filled", or one of `CLASSICAL`.
+        factor: Regularisation, in multiples of `default_weight`.
+
+    Returns:
+        The reconstruction, one picture.
+    """
     weight = factor * default_weight(p, method)
     started = time.perf_counter()
     x = zero_filled(p) if method == "zero-filled" else CLASSICAL[method](p, weight)
@@ -98,7 +118,24 @@ def reconstruct(
     prior_mask: Tensor | None = None,
     progress: bool = False,
 ) -> Reconstruction:
-    """Posterior samples of one slice. A mask-conditioned prior gets the mask of the scan, or `prior_mask` (H, W)."""
+    """Draw posterior samples of one slice.
+
+    Args:
+        p: The problem of one slice.
+        prior: A prior of two channels, as `load_mri_prior` returns it.
+        algorithm: Its name; "auto" chooses.
+        options: Knobs of the algorithm.
+        n_samples: Posterior samples, 1 or more; "aos" draws one.
+        seed: Decides the samples.
+        prior_mask: Mask for a mask-conditioned prior, (H, W), 1 = sampled; that of the scan by default.
+        progress: Show a progress bar.
+
+    Returns:
+        The reconstruction: samples, their mean and standard deviation.
+
+    Raises:
+        AmbientSolveError: the prior, the algorithm or a knob does not fit.
+    """
     why = auto.why_for_scans(algorithm)
     algorithm = auto.for_scans(algorithm)
     prior = for_scan(prior, p, prior_mask)
@@ -111,7 +148,16 @@ def reconstruct(
 
 
 def for_scan(prior: Prior, p: Problem, prior_mask: Tensor | None = None) -> Prior:
-    """`prior` as it is or, if it is mask-conditioned, with the mask of the scan, or `prior_mask` (H, W)."""
+    """The prior for one slice: a mask-conditioned one is given a mask, any other stays as it is.
+
+    Args:
+        prior: A prior of two channels.
+        p: The problem of one slice.
+        prior_mask: The mask, (H, W), 1 = sampled; that of the scan by default.
+
+    Returns:
+        The prior to sample with.
+    """
     if not _is_mask_conditioned(prior):
         return prior
     return AmbientPrior(prior, policy="measurement", mask=p.mask if prior_mask is None else prior_mask, maps=p.maps)
@@ -122,14 +168,36 @@ def _is_mask_conditioned(prior: Prior) -> bool:
 
 
 def retrospective(scan: Scan, kind: str, acceleration: float, acs: int, seed: int) -> Scan:
-    """One slice, `scan` fully sampled, with a part of it left; compared with the picture that all of it gives."""
+    """Undersample a fully sampled slice; the picture of all its data becomes the reference.
+
+    Args:
+        scan: One slice, sampled in full.
+        kind: Mask, one of the kinds of `make_mask`.
+        acceleration: Entries for each one that is kept, > 1.
+        acs: Side of the fully sampled centre, in lines.
+        seed: Decides the mask.
+
+    Returns:
+        The undersampled scan.
+
+    Raises:
+        AmbientSolveError: the scan is undersampled already, or the mask cannot be made.
+    """
     whole = problem(scan)
     reference = whole.scale * zero_filled(whole)[0].norm(dim=0)[None] if not scan.simulated else scan.reference
     return replace(scan.undersampled(kind, acceleration, acs, seed), reference=reference)
 
 
 def magnitude_metrics(x: Tensor, reference: Tensor) -> dict[str, float]:
-    """NRMSE, PSNR and SSIM of the magnitude (H, W), as fastMRI defines them: the range is the reference's maximum."""
+    """NRMSE, PSNR in dB and SSIM as fastMRI defines them: the data range is the maximum of the reference.
+
+    Args:
+        x: Magnitude, (H, W).
+        reference: Magnitude, (H, W).
+
+    Returns:
+        The three by the names "nrmse", "psnr" and "ssim".
+    """
     from skimage.metrics import structural_similarity
 
     x, reference = x.double(), reference.double()

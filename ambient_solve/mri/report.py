@@ -59,7 +59,15 @@ def report(made: Reconstruction) -> Image.Image:
 
 
 def cyclic(phase: Tensor, brightness: Tensor) -> np.ndarray:
-    """Colours (H, W, 3) uint8 of a phase (H, W) in radians: pi and -pi are one colour; dark where there is nothing."""
+    """Colours of a phase: pi and -pi have the same one.
+
+    Args:
+        phase: (H, W), in radians.
+        brightness: (H, W), 0 to 1; 0 is black.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     hue = torch.stack([(phase - shift).cos() for shift in (0.0, 2.0944, 4.1888)], -1) / 2 + 0.5
     return (255 * hue * brightness.clamp(0, 1)[..., None].sqrt()).round().byte().numpy()
 
@@ -79,7 +87,12 @@ def montage(maps: Tensor) -> Tensor:
 
 
 def save_slice(made: Reconstruction, folder: Path) -> None:
-    """Write report.png, reconstruction.npz and, last, settings.json."""
+    """Write report.png, reconstruction.npz and, last, settings.json, which marks the slice as finished.
+
+    Args:
+        made: The reconstruction.
+        folder: Where to; it is made if need be.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "settings.json").unlink(missing_ok=True)
     record = {**made.settings, "chi2": made.chi2, "seconds": made.seconds, "metrics": made.metrics}
@@ -108,7 +121,17 @@ def save_slice(made: Reconstruction, folder: Path) -> None:
 def save_nifti(
     slices: Sequence[np.ndarray], voxel: tuple[float, float, float] | None, simulated: bool, path: Path
 ) -> None:
-    """Write magnitudes (H, W) as a NIfTI volume. How the patient lay is not known; the axes are the arrays'."""
+    """Write magnitudes as a NIfTI volume. The position of the patient is not known: the axes are those of the arrays.
+
+    Args:
+        slices: Magnitudes, (H, W) each.
+        voxel: Height, width and slice distance in mm; 1 each by default.
+        simulated: Whether the k-space was simulated, which the header then says.
+        path: The file to write.
+
+    Raises:
+        AmbientSolveError: nibabel is not installed.
+    """
     try:
         import nibabel
     except ImportError:

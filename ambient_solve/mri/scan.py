@@ -90,7 +90,20 @@ class Scan:
         )
 
     def undersampled(self, kind: str, acceleration: float, acs: int, seed: int) -> Scan:
-        """What would be left had only a part been sampled; its own picture becomes the reference where it has none."""
+        """The scan as if a part of it had been sampled; its own picture becomes the reference where it has none.
+
+        Args:
+            kind: Mask, one of the kinds of `make_mask`.
+            acceleration: Entries for each one that is kept, > 1.
+            acs: Side of the fully sampled centre, in lines.
+            seed: Decides the mask.
+
+        Returns:
+            The undersampled scan.
+
+        Raises:
+            AmbientSolveError: it is undersampled already, or the mask cannot be made.
+        """
         if float(self.mask.mean()) < 1:
             raise UnreadableFile(
                 self.source,
@@ -164,7 +177,19 @@ def calibration_scale(kspace: Tensor) -> float:
 
 
 def simulated(magnitudes: Tensor, seed: int, known: dict) -> Scan:
-    """Fully sampled k-space of magnitudes (slices, H, W), the brightest pixels of the volume near 1."""
+    """A simulated, fully sampled scan of known magnitudes.
+
+    Args:
+        magnitudes: (slices, H, W), in any unit; the brightest pixels of the volume are scaled to about 1.
+        seed: Decides the phase and the noise.
+        known: Further fields of the scan, "source" among them.
+
+    Returns:
+        The scan.
+
+    Raises:
+        AmbientSolveError: the picture is empty or not finite.
+    """
     top = float(magnitudes.flatten()[:: max(magnitudes.numel() // 1_000_000, 1)].quantile(0.999))
     if not 0 < top < float("inf"):
         raise UnreadableFile(known["source"], ": the picture is empty or has values that are no numbers.")

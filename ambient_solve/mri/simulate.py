@@ -32,7 +32,15 @@ class Head:
     coefficients: Tensor
 
     def maps(self, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
-        """Their maps (coils, *size), `sum |S|^2 = 1`, with the head turned, mirrored, scaled and moved at random."""
+        """Coil maps of this head, turned, mirrored, scaled and moved at random.
+
+        Args:
+            size: (H, W).
+            rng: Where the randomness comes from.
+
+        Returns:
+            (coils, H, W) complex, with `sum_c |S_c|^2 = 1`.
+        """
         v, u = _grid(size)
         turn, scale = rng.uniform(0, 2 * math.pi), rng.uniform(0.8, 1.1)
         right, down = rng.uniform(-0.1, 0.1, 2)
@@ -44,9 +52,17 @@ class Head:
 
 
 def fit_coils(kspace: Tensor, acs: int, coils: int) -> Head:
-    """The maps of a scan (coils, H, W), fitted to its calibration region alone, as `coils` virtual coils.
+    """Smooth coil maps, fitted to the calibration region of a scan.
 
-    The picture of each coil over their root sum of squares, without the phase of the first virtual coil.
+    They are the picture of each coil over the root sum of squares, without the phase of the first virtual coil.
+
+    Args:
+        kspace: (coils, H, W) complex.
+        acs: Side of the calibration region.
+        coils: Virtual coils to compress to.
+
+    Returns:
+        The fitted maps, from which `Head.maps` draws.
     """
     low = _low(kspace, acs)
     weight = low.abs().square().sum(0)
@@ -61,7 +77,16 @@ def fit_coils(kspace: Tensor, acs: int, coils: int) -> Head:
 
 
 def birdcage(coils: int, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
-    """Maps (coils, *size), `sum |S|^2 = 1`, of coils on a ring round the picture; their sight falls as 1 / distance."""
+    """Coil maps of a random ring of coils round the picture, whose sensitivity falls off as 1 / distance.
+
+    Args:
+        coils: How many, 1 or more.
+        size: (H, W).
+        rng: Where the angle of the first coil comes from.
+
+    Returns:
+        (coils, H, W) complex, with `sum_c |S_c|^2 = 1`.
+    """
     v, u = _grid(size)
     first = rng.uniform(0, 2 * math.pi)
     angle = (first + 2 * math.pi * torch.arange(coils) / coils)[:, None, None]
@@ -70,14 +95,32 @@ def birdcage(coils: int, size: tuple[int, int], rng: np.random.Generator) -> Ten
 
 
 def smooth_phase(size: tuple[int, int], rng: np.random.Generator) -> Tensor:
-    """A random phase (*size) in radians: a polynomial of degree 3."""
+    """A random smooth phase: a polynomial of degree 3.
+
+    Args:
+        size: (H, W).
+        rng: Where its coefficients come from.
+
+    Returns:
+        (H, W), in radians.
+    """
     terms = _terms(*_grid(size), degree=3)
     weights = torch.from_numpy(rng.standard_normal(len(terms))).float()
     return torch.einsum("t,thw->hw", weights, terms)
 
 
 def simulate(magnitude: Tensor, maps: Tensor, sigma: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Fully sampled k-space (coils, H, W) of `magnitude` (H, W) under `maps`, and the complex picture behind it."""
+    """Fully sampled k-space of a magnitude picture, with a random phase and noise.
+
+    Args:
+        magnitude: (H, W), >= 0.
+        maps: Coil maps, (coils, H, W) complex.
+        sigma: Standard deviation of the noise in each real and imaginary part.
+        rng: Where phase and noise come from.
+
+    Returns:
+        K-space (coils, H, W) complex, and the complex picture (H, W) without noise.
+    """
     x = torch.polar(magnitude, smooth_phase(tuple(magnitude.shape), rng))
     kspace = to_kspace(torch.view_as_real(x).permute(2, 0, 1)[None], maps[None])[0]
     real, imaginary = torch.from_numpy(rng.standard_normal((2, *kspace.shape), dtype=np.float32))

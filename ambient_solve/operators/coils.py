@@ -127,10 +127,17 @@ def fixed_phase(vectors: Tensor) -> Tensor:
 
 
 def prewhiten(kspace: Tensor, noise: Tensor) -> Tensor:
-    """K-space (..., coils, H, W) in which the noise is white, of deviation 1 in each real and imaginary part.
+    """Divide the covariance of the noise between the coils out of k-space (Pruessmann et al., 2001, MRM 46, 638).
 
-    `noise` (coils, ...) complex was recorded without a signal, at least as many numbers of each coil as there are
-    coils. The Cholesky factor of its covariance is divided out (Pruessmann et al., 2001, Magn. Reson. Med. 46, 638).
+    Args:
+        kspace: (..., coils, H, W) complex.
+        noise: Noise recorded without a signal, (coils, ...) complex, more than `coils` numbers for each coil.
+
+    Returns:
+        (..., coils, H, W) complex, whose noise is white, of standard deviation 1 in each real and imaginary part.
+
+    Raises:
+        AmbientSolveError: the k-space or the noise has another shape or type, is not finite, or is too short.
     """
     kspace, noise = check_kspace(kspace), torch.as_tensor(noise)
     coils = kspace.shape[-3]
@@ -153,9 +160,17 @@ def prewhiten(kspace: Tensor, noise: Tensor) -> Tensor:
 
 
 def normalise(kspace: Tensor, acs: int) -> tuple[Tensor, float]:
-    """`(kspace / scale, scale)`, so that the picture of the calibration region alone reaches about 1.
+    """Scale k-space so that the picture of its calibration region reaches about 1.
 
-    `scale` is the 99th percentile of the root of the sum of squares over the coils of that picture.
+    Args:
+        kspace: (..., coils, H, W) complex.
+        acs: Side of the calibration region, 1 or more.
+
+    Returns:
+        `kspace / scale`, and `scale`: the 99th percentile of the root sum of squares over the coils of that picture.
+
+    Raises:
+        AmbientSolveError: the k-space does not fit, or there is no calibration region.
     """
     kspace = check_kspace(kspace)
     low = torch.zeros_like(kspace)
@@ -168,7 +183,18 @@ def normalise(kspace: Tensor, acs: int) -> tuple[Tensor, float]:
 
 
 def centre(kspace: Tensor, acs: int) -> Tensor:
-    """The calibration region of k-space (..., H, W): `acs` entries of either axis, or all where there are fewer."""
+    """The calibration region in the middle of k-space.
+
+    Args:
+        kspace: (..., H, W).
+        acs: Its side, 1 or more; an axis with fewer entries is taken whole.
+
+    Returns:
+        (..., at most acs, at most acs).
+
+    Raises:
+        AmbientSolveError: `acs` is out of range, or the region is empty.
+    """
     if isinstance(acs, bool) or not isinstance(acs, int) or acs < 1:
         raise AmbientSolveError(
             f"acs={acs!r} was given; the width of the calibration region, at least 1, was expected. Without one "
@@ -185,7 +211,18 @@ def centre(kspace: Tensor, acs: int) -> Tensor:
 
 
 def check_kspace(kspace: Tensor, axes: int | None = None) -> Tensor:
-    """K-space as complex64 (..., coils, H, W), with `axes` axes if given."""
+    """K-space as complex64, once it is known to be usable.
+
+    Args:
+        kspace: (..., coils, H, W) complex.
+        axes: How many axes it must have; any number by default.
+
+    Returns:
+        The same as complex64.
+
+    Raises:
+        AmbientSolveError: it is not complex, has other axes, is empty, or is not finite.
+    """
     given = torch.as_tensor(kspace)
     if given.ndim < 3 or (axes and given.ndim != axes) or not given.is_complex() or given.numel() == 0:
         raise AmbientSolveError(

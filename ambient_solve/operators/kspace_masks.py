@@ -32,6 +32,12 @@ def make_mask(kind: str, shape: tuple[int, int], acceleration: float = 4.0, acs:
         acceleration: R, at least 1.
         acs: Side of the calibration region, 0 for none.
         seed: Decides all that is random: for spokes and spirals, the start angle.
+
+    Returns:
+        (H, W) float32, 1 = sampled.
+
+    Raises:
+        AmbientSolveError: there is no such kind, or the calibration region alone takes more than R leaves.
     """
     if kind not in KINDS:
         raise AmbientSolveError(f"There is no kind of mask {kind!r}. {suggestion(str(kind), KINDS)}")

@@ -82,27 +82,50 @@ class MultiCoil(LinearPhysics):
         self.register_buffer("_circulant", circulant.to(mask), persistent=False)
 
     def update_parameters(self, mask: Tensor | None = None, coil_maps: Tensor | None = None, **_: object) -> None:
-        """Another mask or other maps, as deepinv's `physics.update` hands them in."""
+        """Replace the mask or the coil maps, as deepinv's `physics.update` does.
+
+        Args:
+            mask: New sampling mask, of a shape that the constructor takes; None keeps the present one.
+            coil_maps: New maps, (1 or B, coils, H, W) complex; None keeps the present ones.
+        """
         if mask is not None or coil_maps is not None:
             given = self.mask if mask is None else mask
             self._set(self.coil_maps if coil_maps is None else coil_maps, given[:, :1] if given.ndim == 4 else given)
 
     def A(self, x: Tensor, mask: Tensor | None = None, coil_maps: Tensor | None = None, **_: object) -> Tensor:
-        """(B, 2, H, W) to (B, 2, coils, H, W); a mask or maps given here are kept, as in deepinv."""
+        """Measure a picture; a mask or maps given here are kept, as in deepinv.
+
+        Args:
+            x: Real and imaginary part, (B, 2, H, W).
+            mask: See `update_parameters`.
+            coil_maps: See `update_parameters`.
+
+        Returns:
+            Masked k-space of every coil, (B, 2, coils, H, W).
+        """
         self.update_parameters(mask, coil_maps)
         return Apply.apply(x, self._forward, self._backward)
 
     def A_adjoint(self, y: Tensor, mask: Tensor | None = None, coil_maps: Tensor | None = None, **_: object) -> Tensor:
-        """(B, 2, coils, H, W) to (B, 2, H, W)."""
+        """The adjoint of `A`.
+
+        Args:
+            y: K-space, (B, 2, coils, H, W).
+            mask: See `update_parameters`.
+            coil_maps: See `update_parameters`.
+
+        Returns:
+            Real and imaginary part, (B, 2, H, W).
+        """
         self.update_parameters(mask, coil_maps)
         return Apply.apply(y, self._backward, self._forward)
 
     def A_adjoint_A(self, x: Tensor, **_: object) -> Tensor:
-        """In one go: k-space is never written."""
+        """`A^H A x`, (B, 2, H, W), coil by coil: the k-space of all coils is never held at once."""
         return Apply.apply(x, self._normal, self._normal)
 
     def noise(self, x: Tensor, **kwargs: object) -> Tensor:
-        """Only what is sampled is noisy."""
+        """Noise for a measurement `x` (B, 2, coils, H, W), 0 where nothing is sampled."""
         return of_rows(self.mask, len(x))[:, :, None] * self.noise_model(x, **kwargs)
 
     def precondition(self, r: Tensor, ratio: float | Tensor) -> Tensor:
@@ -200,6 +223,16 @@ def rough_inverse(
     `C`, the circulant matrix nearest to `A^H A`, has the diagonal of `F A^H A F^H` as its `eigenvalues` (T. Chan, 1988,
     SIAM J. Sci. Stat. Comput. 9, 766). Its smallest ones are too small, which may cost more steps than it saves; the
     root errs on neither side.
+
+    Args:
+        r: Real and imaginary part, (B, 2, H, W).
+        ratio: Weight of `A^H A`, >= 0: a float, or a tensor (B,).
+        eigenvalues: Those of `C`, >= 0, of a shape that broadcasts to (B, H, W).
+        seen: 1 where any coil sees something, else 0, of a shape that broadcasts to `r`.
+        axes: Axes of the Fourier transform of the complex picture.
+
+    Returns:
+        (B, 2, H, W).
     """
     ratio = torch.as_tensor(ratio, dtype=r.dtype, device=r.device).reshape(-1, 1, 1)
     k = torch.fft.fftn(to_complex(r * seen), dim=axes).mul_((1 + ratio * eigenvalues).rsqrt())
@@ -211,28 +244,50 @@ class Apply(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
-        """`there(x)`, whose adjoint is `back`."""
+        """See `torch.autograd.Function`: `there(x)`, whose adjoint is `back`."""
         return there(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        """Remember the maps, and no tensor."""
+        """See `torch.autograd.Function`: keeps the two maps, and no tensor."""
         _, ctx.there, ctx.back = inputs
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """`back` of the gradient."""
+        """See `torch.autograd.Function`: `back` of the gradient."""
         return Apply.apply(gradient, ctx.back, ctx.there), None, None
 
 
 def spans(like: Tensor, first: int, last: int, size: int) -> list[slice]:
-    """Things `first` to `last` of `size` numbers each, as many at a time as stay in the cache of a CPU, else all."""
+    """Slices that cover a range, each as long as stays in the cache of a CPU; on a GPU one slice covers it all.
+
+    Args:
+        like: A tensor on the device that works.
+        first: The first index.
+        last: The index after the last.
+        size: Numbers that each index stands for.
+
+    Returns:
+        Slices, in order.
+    """
     step = max(1, CHUNK // size) if like.device.type == "cpu" else max(last - first, 1)
     return [slice(i, min(i + step, last)) for i in range(first, last, step)]
 
 
 def of_rows(t: Tensor, n: int, rows: slice | None = None) -> Tensor:
-    """The entries of `t` (1 or B, ...) that belong to `rows` (default all) of `n` image-major rows."""
+    """The entries of a mask or of maps that belong to some rows of a batch.
+
+    Args:
+        t: One entry for all, or one for each slice, (1 or B, ...).
+        n: Rows of the batch, a multiple of B; those of one slice follow each other.
+        rows: The rows that are wanted; all by default.
+
+    Returns:
+        (1, ...) or an entry for each row.
+
+    Raises:
+        AmbientSolveError: `n` is no multiple of B.
+    """
     if len(t) == 1:
         return t
     if n % len(t):

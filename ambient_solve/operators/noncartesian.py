@@ -112,14 +112,31 @@ class NonCartesian(LinearPhysics):
 
 
 def radial(spokes: int, points: int) -> Tensor:
-    """Spokes through the middle, each a golden angle on, (spokes, points, 2)."""
+    """A radial trajectory: spokes through the middle of k-space, each turned by the golden angle from the one before.
+
+    Args:
+        spokes: How many, 1 or more.
+        points: Samples of each, 1 or more.
+
+    Returns:
+        (spokes, points, 2) float64, (row, column) in cycles per pixel, in (-1/2, 1/2).
+    """
     along = (torch.arange(points, dtype=torch.float64) + 0.5) / points - 0.5
     angle = GOLDEN * torch.arange(spokes, dtype=torch.float64)[:, None]
     return torch.stack([along * angle.sin(), along * angle.cos()], -1)
 
 
 def spiral(shots: int, points: int, turns: float = 8.0) -> Tensor:
-    """Interleaved Archimedean spirals from the middle to the edge, (shots, points, 2), evenly dense in area."""
+    """A spiral trajectory: interleaved Archimedean spirals from the middle of k-space to its edge, evenly dense.
+
+    Args:
+        shots: Interleaves, 1 or more.
+        points: Samples of each, 1 or more.
+        turns: Turns of each, > 0.
+
+    Returns:
+        (shots, points, 2) float64, (row, column) in cycles per pixel, in (-1/2, 1/2).
+    """
     t = ((torch.arange(points, dtype=torch.float64) + 0.5) / points).sqrt()
     angle = 2 * math.pi * (turns * t + torch.arange(shots, dtype=torch.float64)[:, None] / shots)
     return torch.stack([0.5 * t * angle.sin(), 0.5 * t * angle.cos()], -1)
