@@ -15,7 +15,18 @@ from ambient_solve.errors import AmbientSolveError
 
 
 def admitted(sigma: float, sigma_noise: float, sigma_min: float, sigma_max: float, buffer: float) -> bool:
-    """Whether one sample may be used at level `sigma`, as `Admission` has it."""
+    """Whether a sample may be used at a noise level, as `Admission` decides it.
+
+    Args:
+        sigma: The level, in `z` units.
+        sigma_noise: Noise that the sample already holds.
+        sigma_min: Level above which it may be used.
+        sigma_max: Level below which it may be used too, 0 for none.
+        buffer: Factor by which `sigma` must exceed `sigma_noise`, >= 1.
+
+    Returns:
+        True where it may.
+    """
     floor = buffer * sigma_noise
     if sigma_max > sigma_min:
         return sigma > floor
@@ -73,7 +84,18 @@ class Admission:
 
 
 def log_normal_levels(u: np.ndarray, mean: float, std: float, sigma_min: float, sigma_max: float) -> np.ndarray:
-    """Levels with `ln sigma ~ N(mean, std^2)` truncated to [sigma_min, sigma_max], from uniform numbers `u`."""
+    """Noise levels with `ln sigma ~ N(mean, std^2)`, truncated to a range.
+
+    Args:
+        u: Uniform numbers in [0, 1], of any shape.
+        mean: Mean of `ln sigma`.
+        std: Standard deviation of `ln sigma`, > 0.
+        sigma_min: Least level, > 0.
+        sigma_max: Largest level.
+
+    Returns:
+        Levels of the shape of `u`, in `z` units.
+    """
     from scipy.special import ndtr, ndtri
 
     lo, hi = ndtr((math.log(sigma_min) - mean) / std), ndtr((math.log(sigma_max) - mean) / std)

@@ -68,9 +68,15 @@ def check_epsilon(epsilon: Epsilon, owner: str) -> None:
 
 
 def confusion_switch(sigmas: np.ndarray, probability: np.ndarray, epsilon: float) -> np.ndarray:
-    """`sigma_min`, (...): above it a sample cannot be distinguished from clean, `P(damaged) < 1/2 + epsilon`.
+    """The level above which a classifier cannot distinguish a sample from a clean one: `P(damaged) < 1/2 + epsilon`.
 
-    `probability` (..., L) is averaged over noise already; it is smoothed by `falling`.
+    Args:
+        sigmas: Rising noise levels, (L,).
+        probability: P(damaged), averaged over noise, (..., L); it is smoothed by `falling`.
+        epsilon: Tolerance, in (0, 1/2).
+
+    Returns:
+        `sigma_min`, (...).
     """
     return switch(sigmas, falling(probability) < 0.5 + epsilon)
 
@@ -163,10 +169,18 @@ def _products(planes: np.ndarray, reach: int) -> np.ndarray:
 
 
 def context_losses(covariance: np.ndarray, sizes: Sequence[int], sigmas: np.ndarray) -> np.ndarray:
-    r"""Squared error of the best linear denoiser of a pixel that sees `size` x `size` noisy ones, (sizes, L).
+    r"""Squared error of the best linear denoiser of one pixel that sees `size` x `size` noisy ones.
 
-    Wiener's formula on the `autocovariance` r, with C the covariance of the window and c that of window and pixel:
+    Wiener's formula on the autocovariance r, with C the covariance of the window and c that of window and pixel:
     `r(0) - c' (C + sigma^2 I)^-1 c`.
+
+    Args:
+        covariance: `autocovariance` of the pictures, square, lag 0 in the middle.
+        sizes: Sides of the windows, in pixels.
+        sigmas: Noise levels, (L,).
+
+    Returns:
+        (sizes, L).
     """
     middle = len(covariance) // 2
     losses = []
@@ -182,19 +196,32 @@ def context_losses(covariance: np.ndarray, sizes: Sequence[int], sigmas: np.ndar
 
 
 def context_levels(sigmas: np.ndarray, losses: np.ndarray, whole: np.ndarray, excess: float) -> np.ndarray:
-    """The level up to which each context suffices, (sizes,): its loss exceeds that of the whole by `excess` at most.
+    """The noise level up to which each context suffices: its loss exceeds that of the whole picture by little.
 
-    `losses` (sizes, L) and `whole` (L,) at rising `sigmas`. Infinite where it always suffices, 0 where it never does.
+    Args:
+        sigmas: Rising noise levels, (L,).
+        losses: Loss of each context, (sizes, L).
+        whole: Loss of the whole picture, (L,).
+        excess: Largest relative excess of the loss, >= 0.
+
+    Returns:
+        (sizes,): infinite where a context always suffices, 0 where it never does.
     """
     refused = losses > (1 + excess) * whole
     return _between(sigmas)[np.where(refused.any(-1), np.argmax(refused, -1), len(sigmas))]
 
 
 def context_ceiling(levels: np.ndarray, probability: np.ndarray, epsilon: float) -> np.ndarray:
-    """`sigma_max`, (...): that of the largest crop up to which none can be distinguished from clean; 0 if none is.
+    """The level below which a sample may be used: that of the largest crop that cannot be told from clean.
 
-    `probability` (..., sizes) for crops of rising size, whose `context_levels` are `levels`. Larger crops never tell
-    less, so the curve is smoothed to rise.
+    Args:
+        levels: `context_levels` of the crops, (sizes,).
+        probability: P(damaged) for crops of rising size, (..., sizes); a larger crop never shows less, so the curve is
+            smoothed to rise.
+        epsilon: Tolerance, in (0, 1/2).
+
+    Returns:
+        `sigma_max`, (...): no smaller crop can be told either; 0 where the smallest one can.
     """
     confused = falling(probability[..., ::-1])[..., ::-1] < 0.5 + epsilon
     return np.concatenate([[0.0], np.maximum.accumulate(levels)])[confused.sum(-1)]

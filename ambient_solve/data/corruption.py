@@ -95,7 +95,21 @@ class Corruption:
         return _random(self.seed, 1, index, *_key(source))
 
     def damaged(self, name: str, picture: Tensor, index: int, damage: Damage | None, source: str = "") -> Sample:
-        """Picture `index` of `source` after `damage` (None: clean): uint8, or floats in the units of the prior."""
+        """One picture after its damage.
+
+        Args:
+            name: File name of the picture.
+            picture: (C, H, W), uint8, or floats in the units of the prior.
+            index: Its number in `source`.
+            damage: What happens to it; None leaves it clean.
+            source: Name of the data set; with `index` it decides what is random.
+
+        Returns:
+            The sample.
+
+        Raises:
+            AmbientSolveError: the damage does not fit the picture.
+        """
         z = picture.float() / 127.5 - 1 if picture.dtype == torch.uint8 else picture.float()
         sample, rng = Sample(name, z), self.random(index, source)
         try:
@@ -163,8 +177,15 @@ def hide(samples: Iterable[Sample], seed: int, source: str = "") -> list[Sample]
     """Freeze noise of level `sigma_min` into every sample without noise that may be used above that level alone.
 
     This is the target of Ambient Omni (arXiv 2506.10038): what is learned is the same, and the network never sees the
-    picture itself. A sample that may be used below some `sigma_max` too stays as it is, it is seen there. `source` is
-    that of `corrupt`.
+    picture itself. A sample that may also be used below some `sigma_max` stays as it is: there it is seen.
+
+    Args:
+        samples: The samples, in order.
+        seed: Decides the noise.
+        source: Name of the data set, as `corrupt` has it.
+
+    Returns:
+        The samples, in order.
     """
     return [
         _frozen(s, s.sigma_min, _random(seed, 5, i, *_key(source)))

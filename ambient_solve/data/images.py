@@ -30,7 +30,16 @@ MAX_BYTES = 8 * MAX_PIXELS
 
 
 def check_pixels(size: tuple[int, int], name: object, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise where a picture of `size` (width, height) has more than `max_pixels`: the one limit of every door."""
+    """Refuse a picture that is too large, before it is decoded. Every way to read a picture has this one limit.
+
+    Args:
+        size: (width, height) in pixels.
+        name: What the error calls it.
+        max_pixels: Most pixels.
+
+    Raises:
+        AmbientSolveError: it has more.
+    """
     width, height = size
     if width * height > max_pixels:
         raise UnreadableFile(

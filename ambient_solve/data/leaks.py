@@ -48,9 +48,16 @@ def damaged_copies(held_out: Sequence[tuple[str, Tensor]], samples: Sequence[Sam
 
 
 def correlation(ours: Tensor, theirs: Tensor, seen: Tensor, noise: Tensor) -> Tensor:
-    """Of each of `ours` (N, K) with each of `theirs` (M, K) over the cells that are `seen` of that, (N, M).
+    """Correlation of every picture of one set with every picture of another, over the cells that are observed.
 
-    `noise` (M,) is the variance that noise adds to a cell of `theirs`, which is taken off; -1 where too little is seen.
+    Args:
+        ours: Thumbnails, (N, K), one number for each cell.
+        theirs: Thumbnails to compare with, (M, K).
+        seen: How much of each cell of `theirs` is observed, (M, K), 0 to 1.
+        noise: Variance that noise adds to a cell of `theirs`, (M,); it is taken off.
+
+    Returns:
+        (N, M); -1 where too little is observed, or a picture is flat.
     """
     weight = seen / seen.sum(1, keepdim=True).clamp_min(1e-9)
     mean, square = ours @ weight.T, ours**2 @ weight.T

@@ -32,17 +32,43 @@ from ambient_solve.errors import AmbientSolveError
 
 
 def adjoint(y: Tensor, op: Physics) -> Tensor:
-    """`A'y`."""
+    """The adjoint of the operator applied to the measurement.
+
+    Args:
+        y: Measurement.
+        op: The operator, linear.
+
+    Returns:
+        Pictures, (B, *shape).
+    """
     return _linear(op, "adjoint").A_adjoint(y)
 
 
 def pseudo_inverse(y: Tensor, op: Physics) -> Tensor:
-    """`A^+ y`, the smallest of the least-squares solutions; it blows up the noise where `A` sees little."""
+    """The least-squares solution of least norm: the pseudo-inverse of the operator, applied to the measurement.
+
+    Args:
+        y: Measurement.
+        op: The operator, linear.
+
+    Returns:
+        Pictures, (B, *shape).
+    """
     return _linear(op, "pseudo-inverse").A_dagger(y)
 
 
 def total_variation(y: Tensor, op: Physics, weight: float | None = None, iterations: int = 500) -> Tensor:
-    """The minimiser of `variation_objective`."""
+    """Reconstruction of least total variation: the minimiser of `variation_objective`.
+
+    Args:
+        y: Measurement.
+        op: The operator, linear.
+        weight: Weight of the total variation, >= 0; chosen from the noise level by default.
+        iterations: Primal-dual steps, 1 or more.
+
+    Returns:
+        Pictures, (B, C, H, W).
+    """
     op = _linear(op, "tv")
     weight, x = _weight(weight, op), op.A_adjoint(y)
     # A dual step of this length fills u in a few iterations wherever neighbours differ by a tenth or more.
@@ -58,7 +84,18 @@ def total_variation(y: Tensor, op: Physics, weight: float | None = None, iterati
 
 
 def wavelet(y: Tensor, op: Physics, weight: float | None = None, levels: int = 3, iterations: int = 200) -> Tensor:
-    """The minimiser of `wavelet_objective`."""
+    """Wavelet-sparse reconstruction: the minimiser of `wavelet_objective`.
+
+    Args:
+        y: Measurement.
+        op: The operator, linear.
+        weight: Weight of the l1 norm, >= 0; chosen from the noise level by default.
+        levels: Levels of the Haar transform, 1 or more.
+        iterations: Accelerated proximal gradient steps, 1 or more.
+
+    Returns:
+        Pictures, (B, C, H, W).
+    """
     op = _linear(op, "wavelet")
     weight, x = _weight(weight, op), op.A_adjoint(y)
     step, extrapolated, t = 1 / _squared_norm(op, x), x, 1.0
@@ -72,13 +109,34 @@ def wavelet(y: Tensor, op: Physics, weight: float | None = None, levels: int = 3
 
 
 def variation_objective(x: Tensor, y: Tensor, op: Physics, weight: float) -> Tensor:
-    """`|y - A x|^2 / 2 + weight sum_i |(D x)_i|_2` of each picture, (B,)."""
+    """`|y - A x|^2 / 2 + weight sum_i |(D x)_i|_2` of each picture, (B,).
+
+    Args:
+        x: Pictures, (B, C, H, W).
+        y: Measurement.
+        op: The operator, linear.
+        weight: Weight of the total variation, >= 0.
+
+    Returns:
+        (B,).
+    """
     variation = TVDenoiser.nabla(x).norm(dim=-1).flatten(1).sum(1)
     return (copy.deepcopy(op).A(x) - y).square().flatten(1).sum(1) / 2 + weight * variation
 
 
 def wavelet_objective(x: Tensor, y: Tensor, op: Physics, weight: float, levels: int = 3) -> Tensor:
-    """`|y - A x|^2 / 2 + weight |W x|_1` of each picture, (B,)."""
+    """`|y - A x|^2 / 2 + weight |W x|_1` of each picture, (B,).
+
+    Args:
+        x: Pictures, (B, C, H, W).
+        y: Measurement.
+        op: The operator, linear.
+        weight: Weight of the l1 norm of the Haar details `W x`, >= 0.
+        levels: Levels of the transform, 1 or more.
+
+    Returns:
+        (B,).
+    """
     details = sum(d.abs().flatten(1).sum(1) for d in haar(x, levels)[1])
     return (copy.deepcopy(op).A(x) - y).square().flatten(1).sum(1) / 2 + weight * details
 

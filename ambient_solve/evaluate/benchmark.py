@@ -113,7 +113,19 @@ def plan(
     samples: int = 8,
     seed: int = 0,
 ) -> list[Job]:
-    """Every combination, the pictures of one side by side; a classical arm has no prior and one picture for samples."""
+    """The jobs of a benchmark: every combination of picture, task, method and prior.
+
+    Args:
+        priors: Priors by the name that the tables give them.
+        arms: Methods to compare; a classical one has no prior, and one picture in place of samples.
+        tasks: What happens to the pictures.
+        pictures: Undamaged pictures.
+        samples: Posterior samples of each measurement, 1 or more.
+        seed: Decides the noise of the measurements and of the samples.
+
+    Returns:
+        The jobs; those of one task, method and prior follow each other, picture by picture.
+    """
     contents = {label: content_of(prior) for label, prior in priors.items()}
     digests = [_digest(p.x.contiguous().numpy().tobytes(), str(tuple(p.x.shape))) for p in pictures]
     operators: dict[tuple[int, Size], Physics] = {}
@@ -161,8 +173,19 @@ def measure_all(
     world: int = 1,
     at_once: int | None = None,
 ) -> Iterator[Row]:
-    """Measure what `out` does not hold yet, and yield each row when it is on disk. Process `rank` of `world` does its
-    share, every `world`-th job, and appends to a file of its own."""
+    """Measure the jobs whose rows are not stored yet.
+
+    Args:
+        jobs: What to measure; process `rank` takes every `world`-th job.
+        out: Folder of the rows; each process appends to a file of its own.
+        metrics: What to measure.
+        rank: Number of this process, 0 to `world - 1`.
+        world: Processes that share the jobs.
+        at_once: Samples to draw together; all by default.
+
+    Yields:
+        Each row, once it is on disk.
+    """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     path = out / (ROWS if world == 1 else f"rows-{rank}.jsonl")
@@ -180,12 +203,30 @@ def measure_all(
 
 
 def is_measured(job: Job, known: Mapping[str, Row], metrics: Metrics) -> bool:
-    """Whether `known` holds the row of `job`, with every metric that is asked for."""
+    """Whether a job is done.
+
+    Args:
+        job: The job.
+        known: Stored rows by the key of their job.
+        metrics: What is asked for.
+
+    Returns:
+        True where its row is stored with every metric.
+    """
     return job.key in known and set(metrics.names) <= set(known[job.key]["mean"])
 
 
 def measure(job: Job, metrics: Metrics, at_once: int | None = None) -> tuple[Row, Restoration]:
-    """The row of one job, and the samples it was measured on."""
+    """Run one job and measure its samples.
+
+    Args:
+        job: The job.
+        metrics: What to measure.
+        at_once: Samples to draw together; all by default, and always where they interact.
+
+    Returns:
+        Its row, and the restoration it was measured on.
+    """
     y, x, S = job.measurement(), job.picture.x, job.samples
     # The sampler's noise is that of the picture, not the same in all pictures: their errors must be independent.
     together = isinstance(job.arm.method, Algorithm) and job.arm.method.interacting
@@ -218,7 +259,13 @@ def measure(job: Job, metrics: Metrics, at_once: int | None = None) -> tuple[Row
 
 
 def save_pictures(job: Job, result: Restoration, folder: Path) -> None:
-    """The truth, what was measured, and the mean, the first sample and the standard deviation, white at its largest."""
+    """Write the truth, the measurement, the mean, the first sample and the standard deviation, white at its largest.
+
+    Args:
+        job: The job.
+        result: Its restoration.
+        folder: Where to; it is made if need be.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_png(job.picture.x, folder / f"{job.measured}-truth.png")
     save_png(as_picture(job.measurement(), job.op), folder / f"{job.measured}-damaged.png")
@@ -258,10 +305,17 @@ def read_rows(out: str | Path) -> dict[str, Row]:
 
 
 def merge(jobs: Sequence[Job], out: str | Path, metrics: Metrics) -> list[Row] | None:
-    """The rows of `jobs` in their order, once all are there; until then None, for another process has to finish.
+    """The rows of a benchmark, collected from all processes into one file.
 
-    All rows of the folder are then in one file, and the files of the processes are gone. Two processes that finish
-    together write the same.
+    Two processes that finish together write the same.
+
+    Args:
+        jobs: The jobs of all processes.
+        out: Folder of the rows; the files of single processes are removed.
+        metrics: What was asked for.
+
+    Returns:
+        The rows in the order of `jobs`; None where some are not measured yet.
     """
     out, known = Path(out), read_rows(out)
     if not all(is_measured(job, known, metrics) for job in jobs):

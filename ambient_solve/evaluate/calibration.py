@@ -49,10 +49,21 @@ def variance_ratio(samples: Tensor, truth: Tensor) -> float:
 
 
 def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> float:
-    """Fraction of entries whose truth lies in the central interval of `level`; equals `level` for calibrated samples.
+    """The fraction of entries whose truth lies in the central interval of the samples; calibrated samples give `level`.
 
     Among S samples and the truth all ranks are equally likely, so the ends are the order statistics at `p (S + 1)`: the
     usual quantiles, at `p (S - 1) + 1`, would make exact samples look overconfident when S is small.
+
+    Args:
+        samples: (B, S, *shape).
+        truth: (B, *shape).
+        level: Probability of the interval, in (0, 1).
+
+    Returns:
+        0 to 1.
+
+    Raises:
+        AmbientSolveError: there are too few samples for this level.
     """
     S, tail = samples.shape[1], (1 - level) / 2
     position = tail * (S + 1)
@@ -67,9 +78,18 @@ def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> float:
 
 
 def rank(samples: Tensor, truth: Tensor, seed: int = 0) -> Tensor:
-    """How many of the numbers `samples` (B, S) lie below `truth` (B,): (B,) whole numbers 0 .. S.
+    """The rank of the truth among the samples of one number. Ties, which clipped samples have, are broken at random.
 
-    Ties, which clipped samples have, are broken by chance: each place among the equal ones is equally likely.
+    Args:
+        samples: (B, S).
+        truth: (B,).
+        seed: Decides the ties.
+
+    Returns:
+        How many samples lie below the truth, (B,) int64, 0 to S.
+
+    Raises:
+        AmbientSolveError: the shapes do not fit.
     """
     if samples.ndim != 2 or samples.shape[:1] != truth.shape:
         raise AmbientSolveError(
@@ -81,19 +101,39 @@ def rank(samples: Tensor, truth: Tensor, seed: int = 0) -> Tensor:
 
 
 def sbc_ranks(samples: Tensor, truth: Tensor, statistics: Mapping[str, Statistic], seed: int = 0) -> dict[str, Tensor]:
-    """The rank of the truth (B, *shape) among the samples (B, S, *shape) in each of the `statistics`, (B,) each.
+    """Ranks for simulation-based calibration: uniform over 0 to S where the samples are those of the posterior.
 
     The samples of an image must be independent of one another, and the images of each other. Particles that were
-    resampled together are not: one of them, chosen by chance, is one sample.
+    resampled together are not: one of them, chosen at random, is one sample.
+
+    Args:
+        samples: (B, S, *shape).
+        truth: (B, *shape).
+        statistics: Functions to rank by, by name; each makes (B, S) of (B, S, *shape).
+        seed: Decides ties.
+
+    Returns:
+        The ranks of each statistic by its name, (B,) int64.
     """
     return {name: rank(f(samples), f(truth[:, None])[:, 0], seed) for name, f in statistics.items()}
 
 
 def tarp_ranks(samples: Tensor, truth: Tensor, references: Tensor | None = None, seed: int = 0) -> Tensor:
-    """TARP: how many samples (B, S, *shape) lie nearer to a reference point than the truth (B, *shape) does, (B,).
+    """Ranks for the TARP test: how many samples lie nearer to a reference point than the truth does.
 
-    `references` (B, *shape) should depend on the measurement, and must not on the truth behind it. By default each
-    image has the truth of the one before it, an independent draw of the prior: blind to samples that ignore `y`.
+    Args:
+        samples: (B, S, *shape).
+        truth: (B, *shape).
+        references: (B, *shape); they should depend on the measurement, and must not depend on the truth behind it. By
+            default each image has the truth of the one before it, an independent draw of the prior, which cannot detect
+            samples that ignore `y`.
+        seed: Decides ties.
+
+    Returns:
+        (B,) int64, 0 to S.
+
+    Raises:
+        AmbientSolveError: the shapes do not fit.
     """
     if samples[:, 0].shape != truth.shape:
         raise AmbientSolveError(

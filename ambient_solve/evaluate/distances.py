@@ -15,9 +15,21 @@ from ambient_solve.priors.gaussian import MixturePrior
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, n_slices: int = 100, seed: int = 0) -> float:
-    """Mean over `n_slices` random unit directions of the 1-D Wasserstein-1 distance between a and b, both (n, *shape).
+    """Sliced Wasserstein-1 distance: the mean over random directions of the distance of the projections.
 
-    The distance of two finite sets of the same law is not 0: print that floor (two exact sets) beside every value.
+    The distance of two finite sets of the same law is not 0: print that of two exact sets beside every value.
+
+    Args:
+        a: (n, *shape).
+        b: The same shape.
+        n_slices: Random unit directions, 1 or more.
+        seed: Decides the directions.
+
+    Returns:
+        The distance, >= 0.
+
+    Raises:
+        AmbientSolveError: the sets differ in size.
     """
     if a.shape != b.shape:
         raise AmbientSolveError(
@@ -56,10 +68,22 @@ class GaussianReport:
 
 
 def gaussian_report(samples: Tensor, mean: Tensor, covariance: Tensor, alpha: float = 1e-3) -> GaussianReport:
-    """Compare samples (n, *shape) with N(mean, covariance), mean (*shape).
+    """Test samples against a Gaussian.
 
-    A covariance (d, d) is tested along its eigenvectors, where an error in a correlation or in a direction of little
-    variance shows; variances (*shape) are tested entry by entry.
+    A covariance is tested along its eigenvectors, where an error in a correlation or in a direction of little variance
+    shows; variances are tested entry by entry.
+
+    Args:
+        samples: (n, *shape).
+        mean: (*shape).
+        covariance: (d, d), or variances (*shape).
+        alpha: Probability that exact samples fail, in (0, 1).
+
+    Returns:
+        The tests and their outcome.
+
+    Raises:
+        AmbientSolveError: the covariance is not positive definite.
     """
     x = (samples.double() - mean.double()).flatten(1)
     n, d = x.shape
@@ -101,9 +125,17 @@ class Problem(NamedTuple):
 
 
 def mcgdiff_problem(d: int, dy: int, seed: int) -> Problem:
-    """One problem of the protocol of Cardoso et al. (2023, arXiv 2308.07983, section 4), A (dy, d) and y (dy,) float32.
+    """One problem of the mixture protocol of Cardoso et al. (2023, arXiv 2308.07983, section 4).
 
     `A = U diag(s) V'` with random orthonormal U, V and s sorted U(0, 1) numbers; `sigma_y` is U(0, 1) times max s.
+
+    Args:
+        d: Dimension of the picture, even.
+        dy: Dimension of the measurement, 1 to d.
+        seed: Decides the problem.
+
+    Returns:
+        Prior, A (dy, d) float32, y (dy,) float32, `sigma_y` and the exact posterior.
     """
     generator = torch.Generator().manual_seed(seed)
     prior = MixturePrior.mcgdiff(d, generator)

@@ -86,7 +86,16 @@ class Exactness:
 
 
 def matrix_operator(A: Tensor, sigma_y: float, shape: tuple[int, ...]) -> LinearPhysics:
-    """A dense matrix (m, d) as a deepinv operator on images of `shape`."""
+    """A dense matrix as a deepinv operator.
+
+    Args:
+        A: (m, d).
+        sigma_y: Standard deviation of the noise, >= 0.
+        shape: Shape of the picture, of d entries.
+
+    Returns:
+        The operator from (B, *shape) to (B, m).
+    """
     return LinearPhysics(
         A=lambda x, **_: x.flatten(1) @ A.T,
         A_adjoint=lambda u, **_: (u @ A).reshape(-1, *shape),
@@ -172,7 +181,18 @@ def on_gaussian(
 def on_mixture(
     sampler: Algorithm | str | Draw, d: int, dy: int, seeds: Sequence[int], n: int = 1000
 ) -> list[tuple[float, float]]:
-    """Sliced Wasserstein distance and its floor for each problem of the mixture protocol of `mcgdiff_problem`."""
+    """The distance of a sampler's samples from the known posteriors of the problems of `mcgdiff_problem`.
+
+    Args:
+        sampler: An algorithm, its name, or a function that draws.
+        d: Dimension of the picture, even.
+        dy: Dimension of the measurement.
+        seeds: One problem each.
+        n: Samples of each problem.
+
+    Returns:
+        For each problem the sliced Wasserstein distance of the samples, and that of two exact sets.
+    """
     rows = []
     for seed in seeds:
         problem: Problem = mcgdiff_problem(d, dy, seed)

@@ -22,7 +22,19 @@ SMALLEST_LPIPS = 31
 
 
 def psnr(x: Tensor, truth: Tensor, peak: float = 1.0) -> float:
-    """PSNR in dB over all entries of two tensors of one shape, as they are; infinite where they are equal."""
+    """Peak signal-to-noise ratio over all entries.
+
+    Args:
+        x: A tensor, taken as it is: nothing is clipped.
+        truth: The same shape.
+        peak: Largest value that a picture can have.
+
+    Returns:
+        dB; infinite where both are equal.
+
+    Raises:
+        AmbientSolveError: the shapes differ.
+    """
     if x.shape != truth.shape:
         raise AmbientSolveError(f"psnr compares equal shapes, got {tuple(x.shape)} and {tuple(truth.shape)}.")
     return float(10 * torch.log10(peak**2 / (x.float() - truth.float()).square().mean()))

@@ -45,7 +45,15 @@ th{text-align:right;vertical-align:bottom}td.name,th.name{text-align:left}p,figc
 def write_tables(
     out: Path, jobs: Sequence[Job], lines: Sequence[Mapping[str, Any]], left_out: Sequence[str], pictures: int
 ) -> None:
-    """table.csv, table.md and table.html of the `averages`."""
+    """Write table.csv, table.md and table.html.
+
+    Args:
+        out: Folder of the results.
+        jobs: What was measured.
+        lines: The averages, one for each row of the table.
+        left_out: Sentences on what could not be measured.
+        pictures: How many pictures table.html shows.
+    """
     from ambient_solve.evaluate.benchmark import replace
 
     columns = ["task", "algorithm", "prior", "pictures", "samples"]

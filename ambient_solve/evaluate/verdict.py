@@ -61,7 +61,13 @@ class Found:
             self.refused[name] = str(error)
 
     def measure(self, name: Any, distances: Callable[[], Any], into: dict[Any, Any]) -> None:
-        """Take the distances, the mean over problems, unless the algorithm refuses the operator."""
+        """Measure distances, and keep their mean over the problems, unless the algorithm refuses the operator.
+
+        Args:
+            name: Key of the result.
+            distances: Measures one result, or a list of one for each problem.
+            into: Where the result is stored.
+        """
         try:
             rows = distances()
         except AmbientSolveError as error:

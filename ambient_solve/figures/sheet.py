@@ -60,7 +60,17 @@ def std_tile(std: Tensor) -> Tile:
 
 
 def contact_sheet(title: str, columns: Sequence[str], rows: Sequence[Row], side: int = 256) -> Image.Image:
-    """Draw the rows; every picture is enlarged to `side` pixels by repeating its pixels, where that comes out even."""
+    """Draw rows of captioned pictures under one title.
+
+    Args:
+        title: Title of the sheet.
+        columns: Heading of each column.
+        rows: The rows, with one picture for each column.
+        side: Side of each picture on the sheet; small ones are enlarged by repeating pixels, where that comes out even.
+
+    Returns:
+        The sheet.
+    """
     heading, bold, small = (ImageFont.load_default(size=n) for n in (30, 22, 18))
     top, title_height, caption_height = MARGIN + 58, 44, 34
     pitch = title_height + side + caption_height + GUTTER

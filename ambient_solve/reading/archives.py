@@ -43,11 +43,19 @@ class _Measured:
 
 @contextlib.contextmanager
 def open_zip(path: Path, name: str | Path, max_entries: int = MAX_ENTRIES) -> Iterator[zipfile.ZipFile]:
-    """The zip file `path`, with at most `max_entries` entries.
+    """Open a zip file, once it is known to hold few enough entries.
+
+    Args:
+        path: The file.
+        name: What an error calls it.
+        max_entries: Most entries that it may hold.
+
+    Yields:
+        The open archive.
 
     Raises:
-        AmbientSolveError: it holds more; `name` names it.
-        zipfile.BadZipFile: it is no zip file.
+        AmbientSolveError: it holds more.
+        zipfile.BadZipFile: it is not a zip file.
     """
     with path.open("rb") as file:
         measured = _Measured(file, name)

@@ -23,9 +23,15 @@ MAX_OBJECTS = 10_000
 
 @contextlib.contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
-    """The HDF5 file `path`, read only, once all in it is known to lie in it.
+    """Open an HDF5 file read-only, once all its parts are known to lie in it.
 
-    The file that was checked is the one that is handed on: it is opened once.
+    The file is opened once: what was checked is what is handed on.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The open `h5py.File`.
 
     Raises:
         AmbientSolveError: it cannot be read, or a part of it lies in another file.

@@ -18,7 +18,14 @@ from ambient_solve.reading.raw import Stored, readable
 
 @contextlib.contextmanager
 def open_numpy(path: Path, alone: str = "data") -> Iterator[dict[str, Stored]]:
-    """The arrays of an `.npz` file by name, or the one of an `.npy` file, called `alone`. Nothing is unpickled.
+    """Open an `.npy` or `.npz` file without unpickling anything.
+
+    Args:
+        path: The file.
+        alone: Name for the one array of an `.npy` file.
+
+    Yields:
+        Its arrays by name, none of them read yet.
 
     Raises:
         AmbientSolveError: it is no such file.

@@ -57,9 +57,18 @@ class Piece:
 
 
 def fit(picture: Picture, side: int, mask: Tensor | None = None) -> Piece:
-    """`picture` made smaller by averaging, until its longer side is `side`; small ones stay as they are.
+    """A picture made smaller by averaging, until its longer side is at most `side`; a small one stays as it is.
 
-    With a `mask` (H, W), 1 = observed, a small pixel is observed where all it was made of is.
+    Args:
+        picture: The picture at full size.
+        side: Longest side in pixels, 1 or more.
+        mask: Observed pixels, (H, W), 1 = observed; a small pixel is observed where all it was made of is.
+
+    Returns:
+        The piece to restore, which can be pasted back.
+
+    Raises:
+        AmbientSolveError: `side` is out of range, or the mask has another size.
     """
     height, width = picture.y.shape[-2:]
     _check_mask(mask, picture)
@@ -76,7 +85,19 @@ def fit(picture: Picture, side: int, mask: Tensor | None = None) -> Piece:
 
 
 def crop(picture: Picture, box: Box, mask: Tensor | None = None) -> Piece:
-    """The part of `picture` inside `box`, such as `missing_box(mask)`."""
+    """The part of a picture inside a box.
+
+    Args:
+        picture: The picture at full size.
+        box: Where to cut, such as `missing_box(mask)`.
+        mask: Observed pixels, (H, W), 1 = observed.
+
+    Returns:
+        The piece to restore, which can be pasted back.
+
+    Raises:
+        AmbientSolveError: the box is not inside the picture, or the mask has another size.
+    """
     height, width = picture.y.shape[-2:]
     _check_mask(mask, picture)
     top, left, bottom, right = box
@@ -90,9 +111,18 @@ def crop(picture: Picture, box: Box, mask: Tensor | None = None) -> Piece:
 
 
 def missing_box(mask: Tensor, margin: int = 64, least: int = 128) -> Box:
-    """The smallest box round what is missing in `mask` (H, W), 1 = observed, and `margin` pixels on each side.
+    """The smallest box round what is missing, with a margin.
 
-    It is at least `least` pixels wide and high where the picture is.
+    Args:
+        mask: Observed pixels, (H, W), 1 = observed.
+        margin: Pixels added on each side, >= 0.
+        least: Smallest width and height, in pixels, where the picture has as many.
+
+    Returns:
+        The box, inside the picture.
+
+    Raises:
+        AmbientSolveError: nothing is missing.
     """
     missing = (mask < 0.5).nonzero()
     if not len(missing):

@@ -184,7 +184,15 @@ def _evidence(coefficients: Tensor, quality: int) -> float:
 
 
 def advice(chi2: float, damage: Task) -> str:
-    """What the data misfit says of the stated damage, in one sentence; empty where it fits."""
+    """What the data misfit says of the stated damage.
+
+    Args:
+        chi2: Reduced chi-squared of the samples, 1 where the residual is as large as the stated noise.
+        damage: The stated damage.
+
+    Returns:
+        One sentence; empty where the damage fits.
+    """
     jpeg = isinstance(damage, JpegBlocks)
     if not chi2 <= (JPEG_FIT if jpeg else FIT[1]):
         return (

@@ -76,10 +76,23 @@ def restore_file(
     share: Share | None = None,
     max_pixels: int | None = None,
 ) -> Outcome:
-    """Restore one damaged picture; with `out`, save into that folder, or skip what the same request has finished there.
+    """Restore one damaged picture.
 
-    `options` are knobs of the algorithm. A `share` of several processes needs `out`: who is last saves the picture.
-    A picture of more than `max_pixels`, by default `data.images.MAX_PIXELS`, is refused before it is decoded.
+    Args:
+        path: The picture, the measurement itself.
+        prior: The diffusion prior.
+        damage: What happened to the picture.
+        algorithm: Name of the sampler; "auto" chooses.
+        options: Knobs of the algorithm.
+        n_samples: Posterior samples, 1 or more.
+        seed: Sample s depends on `(seed, s)` alone.
+        out: Folder to save into; what the same request has finished there is not done again. None saves nothing.
+        progress: Show a progress bar.
+        share: The part of this process, of several that share the work; needs `out`. The last one saves the picture.
+        max_pixels: A larger picture is refused before it is decoded; `data.images.MAX_PIXELS` by default.
+
+    Returns:
+        The outcome: the restoration, and where it was saved.
 
     Raises:
         AmbientSolveError: the file, the mask, the damage or the settings do not fit.
@@ -173,11 +186,22 @@ def restore_files(
     world: int = 1,
     **settings: Any,
 ) -> Iterator[Outcome]:
-    """Restore files and folders of files into subfolders of `out`, an `Outcome` each; a bad file stops no other.
+    """Restore files and folders of files into subfolders of `out`; a bad file stops no other.
 
-    Of `world` processes with the same arguments, each does what is of its `rank`; any number of them may go on with
-    what others have left. `settings` are those of `restore_file`. What cannot fit any file (an unknown knob, `out` is a
-    file) raises at once.
+    Args:
+        inputs: Pictures, and folders of them.
+        prior: The diffusion prior.
+        damage: What happened to the pictures.
+        out: Folder of the results.
+        rank: Number of this process, 0 to `world - 1`.
+        world: Processes with the same arguments that share the work; any number of them may finish what others left.
+        settings: Further arguments of `restore_file`.
+
+    Yields:
+        An outcome for each picture.
+
+    Raises:
+        AmbientSolveError: what can fit no file, such as an unknown knob or an `out` that is a file.
     """
     from ambient_solve.solver import make_solver
 
@@ -201,7 +225,18 @@ def restore_files(
 
 
 def plan(inputs: Sequence[str | Path], out: Path) -> list[tuple[Path, Path]]:
-    """Each picture of `inputs` (folders are searched recursively, but not `out`) and the folder of its results."""
+    """Each picture to restore, and the folder of its results.
+
+    Args:
+        inputs: Pictures, and folders, which are searched recursively.
+        out: Folder of the results, which is not searched.
+
+    Returns:
+        (picture, folder) pairs, no folder twice.
+
+    Raises:
+        AmbientSolveError: a folder holds no picture, or two pictures have one name.
+    """
     from ambient_solve.data.images import SUFFIXES
 
     found: dict[Path, Path] = {}

@@ -95,7 +95,15 @@ class Drawing:
 
 
 def joined(parts: list[Restoration], picture: Picture) -> Restoration:
-    """The restoration of a picture from groups of its samples; what any of them says of the memory is kept."""
+    """The restoration of a picture from groups of its samples.
+
+    Args:
+        parts: The groups, in order; what any of them says of the memory is kept.
+        picture: The picture they belong to.
+
+    Returns:
+        One restoration with all samples.
+    """
     from ambient_solve.results import join
 
     result, settings = join(parts), {}
@@ -107,14 +115,32 @@ def joined(parts: list[Restoration], picture: Picture) -> Restoration:
 
 
 def size_of(op: Physics, picture: Picture) -> tuple[int, int]:
-    """Height and width of what `op` measured."""
+    """Height and width of the picture that is to be restored.
+
+    Args:
+        op: The operator.
+        picture: The measurement, whose size counts where the operator does not state one.
+
+    Returns:
+        (H, W).
+    """
     return tuple(getattr(op, "img_size", picture.y.shape[1:])[-2:])
 
 
 def fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tuple[int, TiledPrior | None]:
-    """How many samples to draw at once: a backward pass through a large picture takes gigabytes.
+    """How many samples fit into memory at once: a backward pass through a large picture takes gigabytes.
 
-    And, where not even one fits, the prior in tiles. Raises where these do not fit either, before the machine does.
+    Args:
+        solver: The solver, with its prior.
+        op: The operator.
+        picture: The measurement.
+        n_samples: Samples that are wanted.
+
+    Returns:
+        How many to draw at once; and None, or the prior in tiles where not even one sample fits.
+
+    Raises:
+        AmbientSolveError: the tiles do not fit either.
     """
     from deepinv.physics import LinearPhysics
 

@@ -46,9 +46,18 @@ class Picture:
 
 
 def read_measurement(path: str | Path, channels: int = 3, max_pixels: int | None = None) -> Picture:
-    """Read a picture as a measurement with `channels` 1 or 3, at its full depth, and say what was converted.
+    """Read a picture as a measurement, at its full depth.
 
-    One of more than `max_pixels`, by default `data.images.MAX_PIXELS`, is refused before it is decoded.
+    Args:
+        path: The file.
+        channels: 1 or 3.
+        max_pixels: A larger picture is refused before it is decoded; `data.images.MAX_PIXELS` by default.
+
+    Returns:
+        The picture in [0, 1], with notes on what was converted.
+
+    Raises:
+        AmbientSolveError: the file cannot be read, or is too large.
     """
     import numpy as np
     import torch
@@ -78,9 +87,20 @@ def read_measurement(path: str | Path, channels: int = 3, max_pixels: int | None
 
 
 def read_mask(path: str | Path, size: Sequence[int], what: str = "the picture") -> Tensor:
-    """The observed pixels (H, W), 1 = observed, from a picture in which white is missing, as a brush paints it.
+    """The observed pixels, from a picture in which white is missing, as a brush paints it.
 
-    Transparent pixels are not painted.
+    Transparent pixels are observed.
+
+    Args:
+        path: The picture of the mask.
+        size: (H, W) that it must have.
+        what: What an error names as the thing of that size.
+
+    Returns:
+        (H, W), 1 = observed.
+
+    Raises:
+        AmbientSolveError: it cannot be read, or has another size.
     """
     from PIL import Image
 
@@ -106,9 +126,17 @@ def read_mask(path: str | Path, size: Sequence[int], what: str = "the picture") 
 
 
 def read_kernel(path: str | Path, max_pixels: int | None = None) -> Tensor:
-    """A blur kernel (h, w) from a picture of it, black edges cut off, its sides made odd.
+    """A blur kernel from a picture of it: black edges are cut off, and the sides made odd.
 
-    One of more than `max_pixels`, by default `data.images.MAX_PIXELS`, is refused before it is decoded.
+    Args:
+        path: The picture of the kernel.
+        max_pixels: A larger picture is refused before it is decoded; `data.images.MAX_PIXELS` by default.
+
+    Returns:
+        (h, w).
+
+    Raises:
+        AmbientSolveError: it cannot be read, is too large, or is black everywhere.
     """
     import torch
 

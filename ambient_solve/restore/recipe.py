@@ -120,7 +120,13 @@ def from_json(text: str) -> Recipe:
 
 
 def write_png(x: Tensor, path: str | Path, recipe: Recipe) -> None:
-    """Write a picture (1 or 3, H, W) in [0, 1] as an 8-bit PNG that carries `recipe`."""
+    """Write a picture as an 8-bit PNG that carries its recipe.
+
+    Args:
+        x: (1 or 3, H, W) in [0, 1].
+        path: The file to write.
+        recipe: How the picture was made.
+    """
     from ambient_solve.saving import save_png
 
     save_png(x, Path(path), to_json(recipe))
@@ -146,7 +152,16 @@ def read_png(path: str | Path) -> Recipe | None:
 
 
 def python_snippet(recipe: Recipe, picture: str = "photo.png", out: str = "restored") -> str:
-    """Python that repeats `recipe` on the file `picture`; the results are those of `cli_command`."""
+    """Python that repeats a recipe; the results are those of `cli_command`.
+
+    Args:
+        recipe: How a picture was restored.
+        picture: File to restore.
+        out: Folder of the results.
+
+    Returns:
+        The program.
+    """
     knobs = ", ".join(f"{name}={value!r}" for name, value in recipe.damage.items())
     damage = f"make_task({recipe.task!r}{', ' if knobs else ''}{knobs})"
     return (
@@ -168,7 +183,16 @@ def python_snippet(recipe: Recipe, picture: str = "photo.png", out: str = "resto
 
 
 def cli_command(recipe: Recipe, picture: str = "photo.png", out: str = "restored") -> str:
-    """The command line that repeats `recipe` on the file `picture`."""
+    """The command line that repeats a recipe; the results are those of `python_snippet`.
+
+    Args:
+        recipe: How a picture was restored.
+        picture: File to restore.
+        out: Folder of the results.
+
+    Returns:
+        The command, quoted for a shell.
+    """
     words = ["ambient-solve", "restore", picture, "--task", recipe.task]
     words += [word for name, value in recipe.damage.items() for word in _option(name, value)]
     words += ["--prior", recipe.prior, "--algorithm", recipe.algorithm]

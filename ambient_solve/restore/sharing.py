@@ -50,7 +50,17 @@ class Share:
 
 
 def groups(n_samples: int, pixels: int, device: str, together: bool = False) -> list[range]:
-    """The samples of a picture of so many `pixels` in groups; in one if they are drawn `together` or not at all."""
+    """The samples of one picture in groups, each of which a process draws at once.
+
+    Args:
+        n_samples: Samples, 0 or more.
+        pixels: Pixels of the picture.
+        device: Type of the device, such as "cpu" or "cuda".
+        together: Whether the algorithm must draw all samples together: then there is one group.
+
+    Returns:
+        Ranges of sample numbers, in order; one empty range where there are no samples.
+    """
     most = n_samples if together else PIXELS.get(device, PIXELS["cuda"]) // pixels
     size = max(1, most)
     return [range(first, min(first + size, n_samples)) for first in range(0, max(n_samples, 1), size)]
@@ -79,7 +89,15 @@ class Parts:
         return Restoration(**tensors, **json.loads(written["record"]))
 
     def write(self, group: int, part: Restoration) -> Restoration:
-        """Store a group, whole or not at all; returns it as `read` does, on the CPU."""
+        """Store one group, whole or not at all.
+
+        Args:
+            group: Its number.
+            part: Its samples.
+
+        Returns:
+            The part on the CPU, as `read` returns it.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -97,9 +115,15 @@ class Parts:
         return part
 
     def finish(self, count: int, done: Callable[[], bool], save: Callable[[list[Restoration]], None]) -> bool:
-        """Call `save` with all groups, unless some are not there yet or it is `done`; whether the result is there now.
+        """Save the result once all groups are there. Of the processes that draw the last groups together, one saves.
 
-        The processes that draw the last groups may get here together: one of them saves.
+        Args:
+            count: Number of groups.
+            done: Says whether the result has been saved already.
+            save: Saves it, given all groups in order.
+
+        Returns:
+            Whether the result is there now.
         """
         from filelock import FileLock
 

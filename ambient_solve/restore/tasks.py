@@ -41,11 +41,27 @@ class Task(abc.ABC):
         """The operator that measured this picture."""
 
     def to_output(self, samples: Tensor, picture: Picture) -> Tensor:
-        """What the user gets of the restored `samples` (B, S, C, H, W): their frame, and no tint on a grey picture."""
+        """What the user gets of restored samples: the part that the picture shows, and grey samples of a grey picture.
+
+        Args:
+            samples: (B, S, C, H, W).
+            picture: The measurement.
+
+        Returns:
+            (B, S, C, h, w).
+        """
         return picture.untinted(self.frame(samples, picture))
 
     def frame(self, samples: Tensor, picture: Picture) -> Tensor:
-        """The part of the restored `samples` that the picture shows: all of it unless overridden."""
+        """The part of restored samples that the picture shows: all of it unless overridden.
+
+        Args:
+            samples: (B, S, C, H, W).
+            picture: The measurement.
+
+        Returns:
+            (B, S, C, h, w).
+        """
         return samples
 
     def sources(self, picture: Path) -> list[bytes]:
@@ -131,7 +147,7 @@ class Blurred(Task, abc.ABC):
         return _blur(kernel, picture, self.sigma, self.boundary)
 
     def frame(self, samples: Tensor, picture: Picture) -> Tensor:
-        """The part that the blurred picture shows; what was guessed beyond its frame is cut off."""
+        """See `Task.frame`: what was restored beyond the frame of the blurred picture is cut off."""
         height, width = picture.y.shape[-2:]
         top, left = (samples.shape[-2] - height) // 2, (samples.shape[-1] - width) // 2
         return samples[..., top : top + height, left : left + width]
@@ -229,7 +245,18 @@ TASKS: dict[str, type[Task]] = {
 
 
 def make_task(task: str, **options: Any) -> Task:
-    """The damage called `task`, from the options that it has; anything else raises with a suggestion."""
+    """A damage by its name.
+
+    Args:
+        task: One of `TASKS`.
+        options: Its knobs.
+
+    Returns:
+        The damage.
+
+    Raises:
+        AmbientSolveError: there is no such damage, or it has no such option, or a value is out of its range.
+    """
     if task not in TASKS:
         raise AmbientSolveError(f"There is no task {task!r}. {suggestion(task, TASKS)}")
     names = [k.name for k in knobs(TASKS[task])]

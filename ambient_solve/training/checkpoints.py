@@ -49,7 +49,15 @@ class Checkpoints:
     def save(
         self, step: int, seconds: float, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer
     ) -> None:
-        """Write a checkpoint, then delete all but the last; called by all processes, written by the main one."""
+        """Write a checkpoint, then delete the old ones; all processes call it, and the main one writes.
+
+        Args:
+            step: Training steps done.
+            seconds: Time taken so far.
+            model: The network.
+            ema: Its averaged weights by name.
+            optimizer: Its state goes in too.
+        """
         state = optimizer.state_dict()["state"]
         moments = {f"{i}.{k}": v for i, s in state.items() for k, v in s.items()}
         stored = {"model": stored_form(model.state_dict()), "ema": stored_form(ema), "optimizer": stored_form(moments)}
@@ -81,6 +89,14 @@ class Checkpoints:
 
     def load(self, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> tuple[int, float]:
         """Restore the latest checkpoint in place and return its step and seconds; (0, 0) where there is none.
+
+        Args:
+            model: The network, filled in place.
+            ema: Its averaged weights, filled in place.
+            optimizer: Filled in place.
+
+        Returns:
+            Training steps done, and seconds taken.
 
         Raises:
             AmbientSolveError: There are checkpoints, and none can be read.
@@ -156,7 +172,13 @@ def refuse_another_run(out: Path, settings: dict[str, Any]) -> None:
 
 
 def remember(out: Path, settings: dict[str, Any], main: bool) -> None:
-    """Keep the settings in the run's folder."""
+    """Store the settings in the folder of the run.
+
+    Args:
+        out: The folder.
+        settings: What the run depends on.
+        main: Whether this is the main process, which writes.
+    """
     if main:
         out.mkdir(parents=True, exist_ok=True)
         replace_text(out / "run.json", json.dumps(settings, indent=2))
@@ -186,9 +208,19 @@ class Statistics:
         self.sums[1].index_add_(0, bucket, torch.ones_like(losses))
 
     def write(self, step: int, images: int, lr: float, held_out: dict[str, float]) -> float:
-        """Write a row, start anew, and return the mean loss; called by all processes.
+        """Write a row and start the next one; all processes call it.
 
-        `held_out` is the held-out loss by level; empty where it was not measured.
+        Args:
+            step: Training steps done.
+            images: Samples seen.
+            lr: Learning rate.
+            held_out: Held-out loss by level; empty where it was not measured.
+
+        Returns:
+            Mean loss since the last row.
+
+        Raises:
+            AmbientSolveError: the loss is not finite.
         """
         loss, count = self.accelerator.reduce(self.sums.clone(), "sum").cpu()
         self.sums.zero_()

@@ -59,10 +59,29 @@ class Classifier(Trained):
 
     @abc.abstractmethod
     def look(self, sample: Sample, conditions: np.ndarray, side: int, rng: np.random.Generator) -> Tensor:
-        """A random view of the sample under each condition, noise included, (conditions, C, side, side)."""
+        """A random view of a sample under each condition, noise included.
+
+        Args:
+            sample: The sample.
+            conditions: What is varied, such as noise levels or crop sizes, (K,).
+            side: Side of the view, in pixels.
+            rng: Where the view and the noise come from.
+
+        Returns:
+            (K, C, side, side).
+        """
 
     def probability(self, samples: Sequence[Sample], side: int, folder: Path) -> dict[int, np.ndarray]:
-        """P(damaged) of every damaged sample under each condition, (K,), by index; even odds are 1/2."""
+        """Train on one half of the samples, ask about the other half, and the reverse.
+
+        Args:
+            samples: Clean and damaged samples.
+            side: Side of a view, in pixels.
+            folder: Where the training is kept, to be resumed.
+
+        Returns:
+            P(damaged) of every damaged sample by its index, (K,), one for each condition; 1/2 is even odds.
+        """
         groups = by_damage(samples, least=8)
         order, questions = np.random.default_rng((self.seed, 0)), len(self.conditions()[0])
         halves = [np.array_split(order.permutation(indices), 2) for indices in groups.values()]

@@ -54,6 +54,17 @@ def held_out_error(
 ) -> float:
     """The error of `prior` on held-out `samples`, see above; the same entries and noise each time.
 
+    Args:
+        prior: The prior to judge.
+        method: How it restores.
+        samples: Held-out samples.
+        config: Configuration of the training.
+        batch: Samples at a time.
+        seed: Decides entries and noise.
+
+    Returns:
+        The error, >= 0; smaller is better.
+
     Raises:
         AmbientSolveError: The method says nothing finite of them.
     """

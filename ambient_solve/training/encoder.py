@@ -44,7 +44,16 @@ class Encoder(nn.Module):
         return self.frequencies.device
 
     def forward(self, z: Tensor, sigma: Tensor, c_noise: Tensor) -> Tensor:
-        """The scores are float32; between a class and clean, their difference is the logarithm of the odds."""
+        """Class scores of noisy pictures; between a class and clean, their difference is the logarithm of the odds.
+
+        Args:
+            z: Noisy pictures, (B, C, H, W).
+            sigma: Noise level of each, (B,).
+            c_noise: What the network is given as the level, (B,).
+
+        Returns:
+            (B, classes) float32.
+        """
         waves = c_noise[:, None] * self.frequencies
         x = pad_to(z * per_sample((sigma**2 + self.sigma_data**2).rsqrt(), z), self.stride)
         with torch.autocast(z.device.type, torch.bfloat16, enabled=multiplies_bfloat16(z.device)):

@@ -40,7 +40,16 @@ class Expectation(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, prior: Prior, samples: Sequence[Sample], seeds: Sequence[int]) -> Tensor:
-        """A restoration of each sample, z (B, C, H, W), row i from the stream of seeds[i] alone."""
+        """A restoration of each sample.
+
+        Args:
+            prior: The present prior.
+            samples: Samples of one shape and kind, B of them.
+            seeds: One for each; row i depends on the stream of seeds[i] alone.
+
+        Returns:
+            z, (B, C, H, W).
+        """
 
     def restores(self, sample: Sample) -> bool:
         """Whether there is something to restore; other samples stay as they are."""
@@ -120,7 +129,7 @@ class Guided(Expectation):
         }
 
     def draw(self, prior: Prior, samples: Sequence[Sample], seeds: Sequence[int]) -> Tensor:
-        """One call of the solver for all rows, each with its own mask and noise level."""
+        """See `Expectation.draw`: one call of the solver for all rows, each with its own mask and noise level."""
         y, op, sigma_y = measurement(samples, prior, self.floor, self.cg_iterations)
         return prior.encode(Solver(prior, self.algorithm).solve(y, op, sigma_y=sigma_y, seed=list(seeds)).samples[:, 0])
 
@@ -138,7 +147,7 @@ class Conditioned(Expectation):
         return {"algorithm": "conditional", "steps": self.steps}
 
     def draw(self, prior: Prior, samples: Sequence[Sample], seeds: Sequence[int]) -> Tensor:
-        """From pure noise at the prior's largest level."""
+        """See `Expectation.draw`: from pure noise at the prior's largest level."""
         wrong = [s.name for s in samples if s.signs is not None or (s.mask is not None and len(s.mask) > 1)]
         if wrong:
             raise AmbientSolveError(
@@ -174,7 +183,7 @@ class FromLevel(Expectation):
         return _start(sample) / self.rho
 
     def draw(self, prior: Prior, samples: Sequence[Sample], seeds: Sequence[int]) -> Tensor:
-        """A picture already holds `sigma_noise`; noise is added up to the level of its start."""
+        """See `Expectation.draw`: noise is added to the `sigma_noise` of a picture, up to the level of its start."""
         if any(incomplete(s) for s in samples):
             raise AmbientSolveError("A dataloop restores noisy and annotated pictures; for masked ones use mode: mmps.")
         z = torch.stack([s.z for s in samples]).float().to(prior.device)

@@ -101,9 +101,16 @@ class Trained(Annotator):
         return self.crop or min(64, smallest)
 
     def fit(self, network: nn.Module, loss: Callable[[int], Tensor], samples: Sequence[Sample], folder: Path) -> None:
-        """Minimise `loss(step)`, a scalar that depends on the step alone; leaves the averaged weights in `network`.
+        """Train a network with AdamW and a cosine learning rate; the same call resumes from the last checkpoint.
 
-        AdamW, the rate falling along a cosine. Checkpoints go to `folder`: the same call resumes from the last one.
+        Args:
+            network: The network, which gets the averaged weights.
+            loss: Loss of a step, a scalar that depends on the step alone.
+            samples: What it learns from.
+            folder: Where the checkpoints go.
+
+        Raises:
+            AmbientSolveError: the folder belongs to other settings or other samples.
         """
         with only_run_in(folder):
             self._fit(network, loss, samples, folder)
@@ -134,14 +141,32 @@ class Trained(Annotator):
 
 
 def seeded(make: Callable[..., nn.Module], seed: int, *settings: Any) -> nn.Module:
-    """A network whose first weights depend on the seed alone, on the first GPU or the CPU."""
+    """A network whose first weights depend on the seed alone, on the first GPU or the CPU.
+
+    Args:
+        make: Class of the network.
+        seed: Decides its weights.
+        settings: Arguments of `make`.
+
+    Returns:
+        The network.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return make(*settings).to(choose_device())
 
 
 def view(z: Tensor, side: int, rng: np.random.Generator) -> Tensor:
-    """A random crop (C, side, side) of `z` (C, H, W), mirrored or not; nothing is interpolated."""
+    """A random crop, mirrored or not; nothing is interpolated.
+
+    Args:
+        z: (C, H, W).
+        side: Side of the crop in pixels, at most H and W.
+        rng: Where the place comes from.
+
+    Returns:
+        (C, side, side) float32.
+    """
     top, left = (int(rng.integers(n - side + 1)) for n in z.shape[-2:])
     crop = z[:, top : top + side, left : left + side].float()
     return crop.flip(-1) if rng.random() < 0.5 else crop

@@ -80,7 +80,17 @@ def restore(
 
 
 def batches(samples: Sequence[Sample], method: Expectation, draws: int, size: int) -> list[list[tuple[int, int]]]:
-    """(picture, draw) of all that `method` restores, up to `size` at a time, of one shape and kind each time."""
+    """What a method is to restore, in batches of one shape and kind.
+
+    Args:
+        samples: All samples.
+        method: Decides which of them it restores.
+        draws: Restorations of each.
+        size: Most entries of a batch.
+
+    Returns:
+        Batches of (index of the sample, number of the draw).
+    """
     groups: dict[Any, list[tuple[int, int]]] = {}
     for i, sample in enumerate(samples):
         if method.restores(sample):

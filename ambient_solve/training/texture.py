@@ -80,7 +80,16 @@ class Texture(Prior):
         return self.back(self.inner.components.sample(rows.to(like.device), unit).to(like).reshape(like.shape))
 
     def posterior_draw(self, likelihood: Likelihood, streams: Streams, iterations: int) -> Tensor:
-        """A sample of the posterior for each row of `likelihood`, (B, *shape), by Matheron's rule."""
+        """A sample of the posterior for each measurement, by Matheron's rule.
+
+        Args:
+            likelihood: The measurements, B rows.
+            streams: Where the noise comes from.
+            iterations: Steps of conjugate gradients.
+
+        Returns:
+            (B, *shape).
+        """
         x = self.draw(torch.empty(likelihood.rows, *self.shape, device=self.device), streams)
         residual = likelihood.residual(x)
         residual = residual - likelihood.sigma.reshape(-1, 1, 1, 1) * streams.normal(residual)

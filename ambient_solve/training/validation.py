@@ -35,11 +35,19 @@ STEPS = 20
 
 @torch.no_grad()
 def held_out_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
-    """Mean loss against the whole held-out picture at each of LEVELS; the same pictures and noise each time.
+    """Mean loss on held-out samples at each of LEVELS; the same pictures and noise each time.
 
     A mask-conditioned denoiser is given masks of training samples. Where noisy samples are held out, the loss of
     training on them is there too, as "noisy LEVEL", at the levels at which they may be used: it falls and rises with
-    the error of the denoiser, and holds what noise adds to its target besides. Empty where nothing is held out.
+    the error of the denoiser, and holds what noise adds to its target besides.
+
+    Args:
+        prior: The prior to judge.
+        config: Configuration of the training.
+        data: The samples, those held out among them.
+
+    Returns:
+        Loss by level; empty where nothing is held out.
     """
     return _clean_loss(prior, config, data) | _noisy_loss(prior, config, data.held_out_noisy[:PICTURES])
 
@@ -105,7 +113,14 @@ def _mask(sample: Sample, crop: int, mask_channels: int) -> Tensor:
 
 
 def sample_sheet(prior: Prior, config: Config, path: Path, accelerator: Accelerator) -> None:
-    """Write SAMPLES samples as one picture, and log it to TensorBoard; the same seeds each time."""
+    """Write SAMPLES samples of a prior as one picture, and log it to TensorBoard; the same seeds each time.
+
+    Args:
+        prior: The prior.
+        config: Configuration of the training.
+        path: The file to write.
+        accelerator: Where the trackers are.
+    """
     keep_probability = prior.config.keep_probability if hasattr(prior, "config") else None
     if config.network.channels not in (1, 3) or (config.objective.mask_channels and keep_probability is None):
         return

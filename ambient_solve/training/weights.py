@@ -92,8 +92,16 @@ def about_arithmetic(precision: str, device: torch.device) -> str:
 def compiles(config: Config, device: torch.device, processes: int) -> bool:
     """Whether the network is to be compiled.
 
-    With "auto" where that was measured to pay: on a CPU, LONG samples or more, in one process, by the objective that
-    calls the network once for a batch.
+    With "auto" where that was measured to pay: on a CPU, for LONG samples or more, in one process, with the objective
+    that calls the network once for a batch.
+
+    Args:
+        config: Configuration of the training.
+        device: Where it runs.
+        processes: How many processes train.
+
+    Returns:
+        True where it is.
 
     Raises:
         AmbientSolveError: "always" was asked for where torch.compile does not work.
