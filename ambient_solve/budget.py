@@ -43,12 +43,12 @@ class StandIn(CountedPrior):
         return v / (v + per_sample(sigma, like) ** 2)
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """One call, of no network."""
+        """See `Prior.denoise`: one call, of no network."""
         self.network_calls += 1
         return self._gain(sigma, z) * z
 
     def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
-        """As `CountedPrior.denoise_vjp`."""
+        """See `CountedPrior.denoise_vjp`."""
 
         def counted(v: Tensor) -> Tensor:
             self.vjps += 1

@@ -123,9 +123,15 @@ def _spelt(sign: str) -> str:
 
 
 def reason(error: BaseException, *paths: str | Path, longest: int = 160) -> str:
-    """Why a file could not be read, in a few words: an `OSError` quotes the file it was about, which is left out.
+    """Why a file could not be read, in a few words.
 
-    What h5py, PIL and others say is a text and no more: `paths` that it quotes are reduced to their names.
+    Args:
+        error: What was raised; an `OSError` quotes the file it was about, which is left out.
+        paths: Paths that other errors quote, which are shortened to their names.
+        longest: Most characters.
+
+    Returns:
+        The reason, without a full stop.
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -33,7 +33,18 @@ def knob(
     *,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A dataclass field with default `default`, the closed range `[lo, hi]` or the allowed `choices`, and its help."""
+    """A field of a dataclass that is a knob.
+
+    Args:
+        default: Value where none is given.
+        lo: Least value, itself allowed.
+        hi: Largest value, itself allowed.
+        help: What it does, for the command line, the app and the docs.
+        choices: Words that are allowed, in place of a range.
+
+    Returns:
+        A `dataclasses.field`.
+    """
     return dataclasses.field(default=default, metadata={"knob": {"lo": lo, "hi": hi, "choices": choices, "help": help}})
 
 

@@ -54,7 +54,13 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def save_png(picture: Tensor, path: Path, text: str = "") -> None:
-    """Write a (1 or 3, H, W) picture in [0, 1] as an 8-bit PNG, `text` under the key "ambient_solve"."""
+    """Write a picture as an 8-bit PNG.
+
+    Args:
+        picture: (1 or 3, H, W) in [0, 1]; what lies outside is clipped.
+        path: The file to write.
+        text: Stored in the file under the key "ambient_solve"; empty for none.
+    """
     import numpy as np
     import torch
     from PIL import Image

@@ -251,9 +251,18 @@ class Solver:
         sigma_y: float | Tensor | None = None,
         cond: Any = None,
     ) -> Iterator[State]:
-        """The run of `solve`, one `State` per level; closing the iterator cancels.
+        """The run of `solve` in steps; closing the iterator cancels it.
 
-        `prior.decode(state.z0)` is a preview.
+        Args:
+            y: See `solve`.
+            op: See `solve`.
+            n_samples: See `solve`.
+            seed: See `solve`.
+            sigma_y: See `solve`.
+            cond: See `solve`.
+
+        Yields:
+            The state after each noise level; `prior.decode(state.z0)` is a preview.
         """
         return Run(self, Request(y, op, n_samples, seed, sigma_y, cond)).states()
 

@@ -116,12 +116,26 @@ def checked_names(names: Iterable[str]) -> set[str]:
 
 
 def header(scope: Scope, name: str) -> list[str]:
-    """All values of a header."""
+    """A header of an ASGI request, decoded as latin-1.
+
+    Args:
+        scope: The request.
+        name: Name of the header, in lower case.
+
+    Returns:
+        Its value; empty where it is missing.
+    """
     return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name.encode()]
 
 
 async def refuse(send: Send, status: int, words: str) -> None:
-    """Answer with `status` and a sentence."""
+    """Answer a request with a sentence, and close the connection.
+
+    Args:
+        send: Of the ASGI request.
+        status: HTTP status.
+        words: The sentence.
+    """
     body = f"{words}\n".encode()
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})

@@ -149,7 +149,17 @@ def swatches(samples: np.ndarray, row: int, column: int, reach: int = 12, side: 
 
 
 def pixel_words(samples: np.ndarray, row: int, column: int, mask: np.ndarray | None = None) -> str:
-    """Mean, standard deviation and every sample of one pixel, as a table in markdown."""
+    """The mean, the standard deviation and every sample of one pixel, as a table in markdown.
+
+    Args:
+        samples: (S, H, W, channels), 0 to 1.
+        row: From 0, downwards.
+        column: From 0, to the right.
+        mask: Measured pixels, (H, W), or None where all were.
+
+    Returns:
+        The table.
+    """
     values = samples[:, row, column] * 255
     names = ("red", "green", "blue") if values.shape[1] == 3 else ("grey",)
     kind = "" if mask is None else ", which was measured" if mask[row, column] else ", which was **not** measured"
@@ -237,7 +247,18 @@ def coloured(values: np.ndarray, colours: Sequence[str]) -> np.ndarray:
 
 
 def drawn(colours: np.ndarray, ends: tuple[str, str], ramp: Sequence[str], top: float, side: int = ENLARGED) -> Map:
-    """A map enlarged by a whole number to at most `side`, its colour bar below it."""
+    """A map, enlarged by a whole number, with its colour bar below it.
+
+    Args:
+        colours: (H, W, 3) uint8.
+        ends: What is written at both ends of the bar.
+        ramp: Colours of the bar, from the lowest value.
+        top: Value at the upper end.
+        side: Longest side of the enlarged map, in pixels.
+
+    Returns:
+        The map, which knows the pixel under a point.
+    """
     height, width = colours.shape[:2]
     scale = max(1, side // max(height, width))
     big = Image.fromarray(colours.repeat(scale, 0).repeat(scale, 1))

@@ -52,7 +52,17 @@ PRESETS = {
 
 
 def preset_of(task: str, algorithm: str, settings: Mapping[str, Any], samples: int) -> str | None:
-    """The preset that asks for just this; None where there is none."""
+    """The preset with exactly these settings.
+
+    Args:
+        task: Name of the damage.
+        algorithm: Name of the algorithm.
+        settings: Its knobs.
+        samples: Posterior samples.
+
+    Returns:
+        Its name; None where there is none.
+    """
     asked = (algorithm, dict(settings))
     return next((name for name, p in PRESETS.items() if (p.chosen(task), p.samples) == (asked, samples)), None)
 

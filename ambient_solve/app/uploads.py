@@ -33,12 +33,18 @@ BLOCK = 1 << 20
 
 
 def open_upload(path: str | Path, *, max_pixels: int = MAX_PIXELS, channels: int = 3) -> Picture:
-    """An uploaded picture as a measurement, upright, with 1 or 3 channels; `notes` say what was converted.
+    """An uploaded picture as a measurement, upright. Format and size are decided from its header.
 
-    Format and size are decided from the header. Of an animation the first frame is used, and a note says so.
+    Args:
+        path: The file.
+        max_pixels: Most pixels.
+        channels: 1 or 3.
+
+    Returns:
+        The picture, with notes on what was converted; of an animation it is the first frame.
 
     Raises:
-        AmbientSolveError: no picture, a damaged one, one of more than `max_pixels`, or of another format.
+        AmbientSolveError: no picture, a damaged one, one that is too large, or of another format.
     """
     path = Path(path)
     notes = _examine(path, max_pixels)
@@ -98,10 +104,19 @@ def _examine(path: Path, max_pixels: int) -> list[str]:
 def unzip_pictures(
     path: str | Path, folder: str | Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES
 ) -> list[Path]:
-    """Unpack the pictures of a zip file into `folder`, and return their paths, sorted; other files are left inside.
+    """Unpack the pictures of a zip file; other files are left inside.
 
     Everything is checked by its declared name and size before anything is written, and by its actual size while it is:
-    a file that breaks its promise is refused, and what was written of the archive is removed.
+    a file that is larger than declared is refused, and what was written of the archive is removed.
+
+    Args:
+        path: The zip file.
+        folder: Where to.
+        max_bytes: Most bytes of all pictures, unpacked.
+        max_files: Most pictures.
+
+    Returns:
+        The paths of the pictures, sorted.
 
     Raises:
         AmbientSolveError: no zip file, unsafe names, links, archives inside, too much or too many, or no picture.

@@ -59,7 +59,19 @@ def work_of(problem: Problem) -> float:
 
 
 def scan_work(request: ScanRequest, height: int, width: int) -> float:
-    """What the reconstruction of slices of this size asks for."""
+    """The work of reconstructing slices.
+
+    Args:
+        request: What is asked for.
+        height: Rows of a slice.
+        width: Columns of a slice.
+
+    Returns:
+        Passes times pixels.
+
+    Raises:
+        AmbientSolveError: it is more than the page takes.
+    """
     from ambient_solve.algorithms.auto import for_scans
 
     each = CLASSICAL

@@ -201,7 +201,16 @@ class Check:
 
 
 def build_operator(name: str, size: tuple[int, int, int], sigma: float) -> Physics:
-    """One of `OPERATORS` on images of `size` (C, H, W); `sigma` 0 takes the builder's own default."""
+    """An operator to check an algorithm on.
+
+    Args:
+        name: One of `OPERATORS`.
+        size: (C, H, W) of the pictures.
+        sigma: Noise level; 0 takes the builder's own default.
+
+    Returns:
+        The operator.
+    """
     from ambient_solve.operators import BUILDERS
 
     builder = BUILDERS["random" if name == "inpaint" else name]

@@ -75,9 +75,23 @@ def run_demo(
     progress: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Score], Path]:
-    """Damage, restore, score and draw; returns the scores and the path of the contact sheet, `out`/demo.png.
+    """Damage a photograph three ways, restore it, score the results and draw them.
 
-    `say` is given the name of each damage before it is restored.
+    Args:
+        prior: The diffusion prior.
+        out: Folder of the contact sheet, demo.png.
+        steps: Noise levels, 1 or more.
+        n_samples: Posterior samples of each damage, 2 or more.
+        seed: Decides the noise of the damage and of the samples.
+        side: Side of the photograph, in pixels.
+        progress: Show progress bars.
+        say: Is given the name of each damage before it is restored.
+
+    Returns:
+        The scores, and the path of the contact sheet.
+
+    Raises:
+        AmbientSolveError: there are fewer than two samples.
     """
     import torch
 

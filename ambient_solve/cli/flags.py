@@ -21,9 +21,18 @@ Device = Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda")]
 
 
 def knob_values(texts: dict[str, str], algorithm: str, own: Sequence[str]) -> dict[str, Any]:
-    """Typed knobs from what was typed, such as {"lambda": "2"}; an unknown one raises with a suggestion.
+    """Knobs of an algorithm, typed, from what was typed on the command line.
 
-    `own` are the options of the command itself, which an unknown word may have meant.
+    Args:
+        texts: Text by knob, such as {"lambda": "2"}.
+        algorithm: Name of the algorithm; where several share a knob, its type is the one that counts.
+        own: Options of the command itself, which an unknown word may have meant.
+
+    Returns:
+        Value by knob.
+
+    Raises:
+        AmbientSolveError: no algorithm has such a knob, or the text is no such value.
     """
     if not texts:
         return {}

@@ -55,7 +55,16 @@ class Convolution:
         return self._inverse(self.adjoint * torch.fft.rfft2(u, s=self.size))
 
     def pull(self, f: Scalar, y: Tensor, v: Tensor) -> Tensor:
-        """`A' f(AA') (y - A v)`, the step of a proximal point from `v`; not for a corner, whose AA' is another."""
+        """`A' f(AA') (y - A v)`, the step of a proximal point from `v`.
+
+        Args:
+            f: Function of the eigenvalues of AA'.
+            y: Measurement, (B, C, H, W).
+            v: Where it starts, (B, C, H, W).
+
+        Returns:
+            (B, C, H, W). Not for an operator that measures only a corner: its AA' is another.
+        """
         if self.factor is None:
             if self._known[0] is not y:  # at most levels it is the measurement, as before
                 self._known = (y, torch.fft.rfft2(y))

@@ -159,7 +159,18 @@ def find_gram(A: Operator, At: Operator, y_like: Tensor, op: Any = None, apply: 
 
 
 def find_normal(A: Operator, At: Operator, y_like: Tensor, op: LinearPhysics, apply: Callable) -> Operator:
-    """A'A for an iterative solve: the operator's own shortcut where it has one that gives the same."""
+    """A'A for an iterative solve: the operator's own shortcut, where it has one that gives the same.
+
+    Args:
+        A: The operator, as a function.
+        At: Its adjoint.
+        y_like: A tensor like a measurement, to compare both on.
+        op: The operator, as deepinv has it.
+        apply: Calls a method of `op` on pictures.
+
+    Returns:
+        A'A, as a function.
+    """
 
     def plain(x: Tensor) -> Tensor:
         return At(A(x))

@@ -61,12 +61,30 @@ class Denoise(Objective):
         return self.error(denoise(z_sigma, batch.sigma), tau, batch)
 
     def error(self, z0: Tensor, tau: Tensor, batch: Batch) -> Tensor:
-        """The weighted square of `z0 - tau`, (B,), for an estimate `z0` and its target, both of the shape of `z`."""
+        """The weighted squared error of an estimate.
+
+        Args:
+            z0: The estimate, (B, C, H, W).
+            tau: Its target, the same shape.
+            batch: The samples, with their noise levels.
+
+        Returns:
+            (B,).
+        """
         error = (z0.float() - tau).square().flatten(1).mean(1)
         return self.weights(batch.sigma, batch.sigma_noise) * error
 
     def weights(self, sigma: Tensor, sigma_noise: Tensor, floor: float = 0.0) -> Tensor:
-        """The weight of `|D - tau|^2` at each level, (B,); `lambda` is that of no level below `floor`."""
+        """The weight of the squared error at each level.
+
+        Args:
+            sigma: Level of the network's input, (B,).
+            sigma_noise: Noise that the sample already held, (B,), at most `sigma`.
+            floor: Level below which the weight `lambda` of EDM no longer grows.
+
+        Returns:
+            (B,).
+        """
         weight = edm_weight(sigma.clamp_min(floor), self.sigma_data)
         if self.weight == "laws":
             return weight * (1 - sigma_noise**2 / sigma**2) ** 2

@@ -111,7 +111,16 @@ class AmbientPrior(WrappedPrior):
         )
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """`E[z0 | M z_sigma, M]`, shape of `z` (B, *shape); `cond` (1 or B, mask_channels, *spatial) is `M`."""
+        """`E[z0 | M z_sigma, M]`, shape of `z` (B, *shape); `cond` (1 or B, mask_channels, *spatial) is `M`.
+
+        Args:
+            z: Noisy state, (B, *shape).
+            sigma: Noise level in `z` units: a float, () or (B,).
+            cond: The mask `M`, (1 or B, mask_channels, *spatial); that of the policy by default.
+
+        Returns:
+            The estimate of the clean state, (B, *shape).
+        """
         mask = _rows(self._mask(z) if cond is None else cond, len(z))
         return self.inner.denoise(self.visible(z, mask), sigma, mask.expand(len(z), *mask.shape[1:]))
 
@@ -144,11 +153,19 @@ class AmbientPrior(WrappedPrior):
         return self.inner.denoise(shown, level, mask.expand(len(shown), *mask.shape[1:]))
 
     def disagreement(self, z: Tensor, sigma: Level, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """`D(z)` and the gradient by `z` of `mean_k |D(z) - h(M_k z, M_k)|^2 / 2`, both the shape of `z`.
+        """How far predictions under several masks differ, and the gradient: the step of reconstruction guidance.
 
-        The step of reconstruction guidance (arXiv 2305.19256): what two masks show of one picture should lead to one
-        prediction. The norm is that of each sample. Each of `masks` costs a forward pass beside that of `D`, all
-        together one backward pass.
+        What two masks show of one picture should lead to one prediction (arXiv 2305.19256). Each mask costs a forward
+        pass beside that of `D`, all together one backward pass.
+
+        Args:
+            z: Noisy state, (B, *shape).
+            sigma: Noise level in `z` units: a float, () or (B,).
+            masks: Masks `M_k` to compare with that of the run.
+
+        Returns:
+            `D(z)`, and the gradient by `z` of `mean_k |D(z) - h(M_k z, M_k)|^2 / 2`, with the norm of each sample; both
+            (B, *shape).
         """
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
@@ -237,7 +254,7 @@ class MaskConditionedGaussian(Prior):
         return self.prior.affine
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """`z` (B, *shape) with 0 in its hidden entries; `cond`, broadcastable to it, the mask. float64 inside."""
+        """See `Prior.denoise`: exact, in float64; `cond` is the mask, 1 = visible, and `z` is 0 where it is 0."""
         like = self.covariance
         mask = torch.ones_like(z) if cond is None else cond
         m = mask.to(like).expand(len(mask), *self.shape).flatten(1)

@@ -36,16 +36,43 @@ class Isotropic(nn.Module):
         return -0.5 * (distance2 / total + z.shape[1] * torch.log(2 * math.pi * total))
 
     def pull(self, z: Tensor, s2: Tensor, weights: Tensor) -> Tensor:
-        """`sum_k weights_k u_k` for weights (B, K): (B, d)."""
+        """The weighted sum `sum_k weights_k u_k`.
+
+        Args:
+            z: What `residual` returns for noisy states, (B, d).
+            s2: Squared noise level, (B or 1, 1).
+            weights: (B, K).
+
+        Returns:
+            (B, d).
+        """
         weights = weights * s2 / (self.variances + s2)
         return weights @ self.means - weights.sum(1, keepdim=True) * z
 
     def dots(self, z: Tensor, s2: Tensor, v: Tensor) -> Tensor:
-        """`u_k'v`, (B, K)."""
+        """The inner products `u_k'v`.
+
+        Args:
+            z: What `residual` returns for noisy states, (B, d).
+            s2: Squared noise level, (B or 1, 1).
+            v: Vectors, (B, d).
+
+        Returns:
+            (B, K).
+        """
         return s2 / (self.variances + s2) * (v @ self.means.T - (z * v).sum(1, keepdim=True))
 
     def shrink(self, s2: Tensor, weights: Tensor, v: Tensor) -> Tensor:
-        """`sum_k weights_k C_k (C_k + s2 I)^-1 v`, (B, d)."""
+        """The weighted sum `sum_k weights_k C_k (C_k + s2 I)^-1 v`.
+
+        Args:
+            s2: Squared noise level, (B or 1, 1).
+            weights: (B, K).
+            v: Vectors, (B, d).
+
+        Returns:
+            (B, d).
+        """
         return (weights * self.variances / (self.variances + s2)).sum(1, keepdim=True) * v
 
     def sample(self, index: Tensor, unit: Tensor) -> Tensor:
@@ -61,7 +88,17 @@ class Isotropic(nn.Module):
         return self.variances[:, None].expand_as(self.means)
 
     def conditioned(self, means: Tensor, A: Tensor, noise2: float, seen: Tensor) -> Spectral:
-        """Posterior components under A (m, d), given their means and `seen_k' seen_k = C_k A' G_k^-1 A C_k`."""
+        """The components of the posterior given a linear measurement.
+
+        Args:
+            means: Their means, (K, d).
+            A: (m, d).
+            noise2: Variance of the measurement noise, > 0.
+            seen: `C_k A' G_k^-1 A C_k` as `seen_k' seen_k`; not needed where all covariances are isotropic.
+
+        Returns:
+            The components.
+        """
         # The right singular vectors of A diagonalise every posterior covariance: one rotation serves all components.
         _, singular, vh = torch.linalg.svd(A, full_matrices=True)
         gain = nn.functional.pad(singular**2, (0, A.shape[1] - len(singular)))

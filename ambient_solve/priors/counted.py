@@ -29,12 +29,12 @@ class CountedPrior(WrappedPrior):
         self.network_calls = self.vjps = 0
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """One network call."""
+        """See `Prior.denoise`: one network call."""
         self.network_calls += 1
         return self.inner.denoise(z, sigma, self.cond)
 
     def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
-        """One network call now, and one VJP for each use of the function returned."""
+        """See `Prior.denoise_vjp`: one network call now, and one VJP for each use of the function returned."""
         self.network_calls += 1
         z0, vjp = self.inner.denoise_vjp(z, sigma, self.cond, once=once)
 

@@ -109,13 +109,13 @@ class ExactPrior(Prior):
         return (self.log_weights + self.components.log_normal(residual, s2)).softmax(1)
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """`E[z0 | z]` exactly, for z (B, *shape) and sigma a float, () or (B,); float32 (float64 for float64 z)."""
+        """See `Prior.denoise`: `E[z0 | z]` exactly; float32, or float64 for float64 `z`."""
         flat, s2 = self._flat(z, sigma)
         residual = self.components.residual(flat)
         return self._as(flat + self.components.pull(residual, s2, self._responsibilities(residual, s2)), z)
 
     def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
-        """The denoised z and `v -> J v` in closed form (the second and third lines of the module's formulas)."""
+        """See `Prior.denoise_vjp`: `v -> J v` in closed form, the second and third lines of the module's formulas."""
         flat, s2 = self._flat(z.detach(), sigma)
         residual = self.components.residual(flat)
         r = self._responsibilities(residual, s2)
@@ -289,17 +289,34 @@ class MixturePrior(ExactPrior):
 
     @classmethod
     def ring(cls, modes: int = 8, radius: float = 1.0, std: float = 0.05) -> Self:
-        """Equal modes on a circle in the plane, shape (2,)."""
+        """Equal modes on a circle in the plane.
+
+        Args:
+            modes: How many, 1 or more.
+            radius: Radius of the circle, in `z` units.
+            std: Standard deviation of each mode, > 0.
+
+        Returns:
+            A prior of shape (2,).
+        """
         angle = 2 * math.pi * torch.arange(modes, dtype=torch.float64) / modes
         return cls(torch.ones(modes), radius * torch.stack([angle.cos(), angle.sin()], 1), std**2 + 0 * angle)
 
     @classmethod
     def mcgdiff(cls, d: int, generator: torch.Generator, *, sigma_min: float = 0.02) -> Self:
-        """The protocol of Cardoso et al. (2023, arXiv 2308.07983, section 4), d even: 25 unit components of means
-        (8i, 8j, ..., 8i, 8j) for i, j in -2..2, weights chi-square with one degree of freedom, normalised.
+        """The prior of the protocol of Cardoso et al. (2023, arXiv 2308.07983, section 4).
 
-        The largest level is ten times the distance of neighbouring modes along an axis of them all, `8 sqrt(d / 2)`: at
-        160 whatever d, as is usual, the modes of d = 800 are apart before a sampler starts.
+        It has 25 unit components of means (8i, 8j, ..., 8i, 8j) for i, j in -2..2; their weights are chi-square numbers
+        of one degree of freedom, normalised. The largest level is ten times the distance `8 sqrt(d / 2)` of
+        neighbouring modes: at the usual 160 the modes of d = 800 are apart before a sampler starts.
+
+        Args:
+            d: Dimension, even.
+            generator: Where the weights come from.
+            sigma_min: Least noise level, in `z` units.
+
+        Returns:
+            A prior of shape (d,).
         """
         sigma_max = 80 * math.sqrt(d / 2)
         grid = 8 * torch.cartesian_prod(torch.arange(-2.0, 3), torch.arange(-2.0, 3))

@@ -93,7 +93,13 @@ class PipelinePrior(Prior):
         return self._times[i - 1] + share * (self._times[i] - self._times[i - 1])
 
     def save(self, folder: str | Path, card: str = "", dtype: torch.dtype = torch.float32) -> None:
-        """Write a diffusers pipeline folder (safetensors and JSON), weights in `dtype`, and the model card."""
+        """Write a diffusers pipeline folder, safetensors and JSON.
+
+        Args:
+            folder: Where to.
+            card: Text of the model card.
+            dtype: Type of the stored weights.
+        """
         folder = Path(folder)
         copy.deepcopy(self.network).to(dtype).save_pretrained(folder / "unet", safe_serialization=True)
         (folder / "scheduler").mkdir(exist_ok=True)

@@ -152,7 +152,16 @@ class Place:
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where the tiles of an axis begin: every `tile - overlap`, the last one at the end of the axis."""
+    """Where the tiles of an axis begin: every `tile - overlap` pixels, the last one so that it ends with the axis.
+
+    Args:
+        length: Length of the axis, in pixels.
+        tile: Length of a tile.
+        overlap: Pixels that neighbours share, less than `tile`.
+
+    Returns:
+        First pixels, rising.
+    """
     return [*range(0, max(length - tile, 0), tile - overlap), max(length - tile, 0)]
 
 

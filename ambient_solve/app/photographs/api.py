@@ -30,7 +30,15 @@ ESTIMATE = "Estimate the noise level of a picture, and the JPEG quality it was o
 
 
 def endpoints(prior: str, device: str, rules: Rules, sentences: Callable[..., Any], model: dict[str, Any]) -> None:
-    """Add the endpoints /restore and /estimate to the page that is being built."""
+    """Add the endpoints /restore and /estimate to the page that is being built.
+
+    Args:
+        prior: Name of the prior that is used where none is asked for.
+        device: Where it runs.
+        rules: What a visitor may ask for.
+        sentences: Wraps a function, so that an error reaches the visitor as a sentence.
+        model: Settings of gradio for events that use the prior.
+    """
     import gradio as gr
 
     # Their names are those of the parameters of the endpoint.
@@ -85,7 +93,20 @@ def _options() -> str:
 def restored(
     given: dict[str, Any], prior: str, device: str, rules: Rules | None = None
 ) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """What /restore answers, in parts: how far it is, and at last the path of the picture and its record."""
+    """What /restore answers, in parts: the progress, and at last the result.
+
+    Args:
+        given: Arguments of the endpoint by name.
+        prior: Name of the prior that is used where none is asked for.
+        device: Where it runs.
+        rules: What a visitor may ask for; this one prior by default.
+
+    Yields:
+        None and the progress; at last the path of the picture and its record.
+
+    Raises:
+        AmbientSolveError: the picture or an option does not fit.
+    """
     libraries()
     from ambient_solve.app.begin import begun
     from ambient_solve.app.photographs.job import Problem
@@ -133,7 +154,19 @@ def restored(
 
 
 def estimated(file: str | None, prior: str, device: str) -> dict[str, Any]:
-    """What /estimate answers."""
+    """What /estimate answers.
+
+    Args:
+        file: The uploaded picture, or None.
+        prior: Name of the prior, which decides between grey and colour.
+        device: Where the prior runs.
+
+    Returns:
+        "noise_level", 0 to 1, and "jpeg_quality".
+
+    Raises:
+        AmbientSolveError: no picture was given, or it cannot be read.
+    """
     libraries()
     from ambient_solve.errors import AmbientSolveError
     from ambient_solve.restore.estimate import jpeg_quality, noise_level

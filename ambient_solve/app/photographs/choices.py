@@ -24,7 +24,16 @@ from ambient_solve.restore.tasks import TASKS, Inpaint
 
 @lru_cache(maxsize=4)
 def prior_of(name: str, device: str, lane: str = "quick") -> Any:
-    """A prior, kept for the next run; each lane works with its own."""
+    """A prior, kept for the next run.
+
+    Args:
+        name: Embedded prior, folder, or hub id.
+        device: Where it runs.
+        lane: "quick" or "long"; each lane works with a prior of its own.
+
+    Returns:
+        The prior.
+    """
     libraries()
     from ambient_solve.priors.load import load
 

@@ -71,7 +71,16 @@ def start_value(task: str, name: str) -> Any:
 
 
 def damage_widget(k: Knob, value: Any, visible: bool) -> Component:
-    """The control of a knob of a damage."""
+    """The control of a knob of a damage.
+
+    Args:
+        k: The knob.
+        value: What it shows.
+        visible: Whether it is shown.
+
+    Returns:
+        A component of gradio.
+    """
     import gradio as gr
 
     said = {

@@ -29,7 +29,13 @@ that nothing has changed."""
 
 
 def restore_tab(prior: str, device: str, rules: Rules) -> None:
-    """Lay the tab out: what is wrong on the left, the picture in the middle, how to restore on the right."""
+    """Lay out the tab of photographs: the damage on the left, the picture in the middle, how to restore on the right.
+
+    Args:
+        prior: Name of the prior that is chosen at the start.
+        device: Where it runs.
+        rules: What a visitor may ask for.
+    """
     import gradio as gr
 
     seen, (_, standing) = example.first_view(), presets.PRESETS["Fast"].chosen("inpaint")

@@ -42,7 +42,13 @@ OPTIONS = {
 
 
 def endpoint(device: str, rules: Rules, model: dict[str, Any]) -> None:
-    """Add the endpoint /mri to the page that is being built."""
+    """Add the endpoint /mri to the page that is being built.
+
+    Args:
+        device: Where the prior runs.
+        rules: What a visitor may ask for.
+        model: Settings of gradio for events that use the prior.
+    """
     import gradio as gr
 
     # Their names are those of the parameters of the endpoint.
@@ -72,7 +78,19 @@ def endpoint(device: str, rules: Rules, model: dict[str, Any]) -> None:
 def reconstructed(
     given: dict[str, Any], device: str, rules: Rules | None = None
 ) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """What /mri answers, in parts: how far it is, and at last the path of the zip and its record."""
+    """What /mri answers, in parts: the progress, and at last the result.
+
+    Args:
+        given: Arguments of the endpoint by name.
+        device: Where the prior runs.
+        rules: What a visitor may ask for; the defaults of `Rules` if None.
+
+    Yields:
+        None and the progress; at last the path of the zip and its record.
+
+    Raises:
+        AmbientSolveError: the scan or an option does not fit.
+    """
     libraries()
     from ambient_solve.mri.problem import NOTICE
     from ambient_solve.mri.report import save_slice

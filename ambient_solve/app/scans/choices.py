@@ -22,7 +22,16 @@ NEEDS_SIGPY = ("l1-wavelet", "tv")
 
 @lru_cache(maxsize=2)
 def prior_of(name: str, device: str, lane: str = "quick") -> Any:
-    """A prior of complex pictures, kept for the next run; each lane works with its own."""
+    """A prior of complex pictures, kept for the next run.
+
+    Args:
+        name: Embedded prior, folder, or hub id.
+        device: Where it runs.
+        lane: "quick" or "long"; each lane works with a prior of its own.
+
+    Returns:
+        The prior.
+    """
     libraries()
     from ambient_solve.mri.reconstruction import load_mri_prior
 
@@ -100,5 +109,14 @@ def chosen_prior(values: ScanControls, lane: str = "quick") -> Any:
 
 
 def lane_prior(name: str, device: str, lane: str) -> Any:
-    """The prior that a lane works with."""
+    """The prior of a lane.
+
+    Args:
+        name: Embedded prior, folder, or hub id.
+        device: Where it runs.
+        lane: "quick" or "long".
+
+    Returns:
+        The prior.
+    """
     return prior_of(name, device, *([lane] if lane == LONG else []))

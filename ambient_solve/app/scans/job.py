@@ -193,7 +193,18 @@ def read(path: Path, axes: str = "", mask: str | Path | None = None, seed: int =
 
 
 def command(request: ScanRequest, scan: str, prior: str = "", axes: str = "", mask: str = "") -> str:
-    """The command line that repeats `request` on the file `scan`, or on FILE:ARRAY."""
+    """The command line that repeats a request.
+
+    Args:
+        request: What was asked for.
+        scan: File of the scan, or FILE:ARRAY.
+        prior: Name of the prior; unused by a classical method.
+        axes: What the axes of the array are; empty where it is plain.
+        mask: File of the sampling mask; empty for none.
+
+    Returns:
+        The command, quoted for a shell.
+    """
     words = ["ambient-solve", "mri", scan, "--method", request.method]
     if request.method == "prior":
         words += ["--prior", prior, "--algorithm", request.algorithm, "--samples", str(request.samples)]

@@ -46,7 +46,13 @@ SHOWN = ("session", "words", "coil", *DETAILS, *DRAWN)
 
 
 def scan_tab(prior: str, device: str, rules: Rules) -> None:
-    """Lay the tab out: the scan and the method on the left, what there is to see on the right."""
+    """Lay out the tab of scans: the scan and the method on the left, the panels on the right.
+
+    Args:
+        prior: Name of the prior that is chosen at the start.
+        device: Where it runs.
+        rules: What a visitor may ask for.
+    """
     import gradio as gr
 
     preset = presets.PRESETS["Balanced"]

@@ -135,7 +135,13 @@ def shown(made: Reconstruction) -> Slice:
 
 
 def store(seen: Slice, path: Path, packed: bool = False) -> None:
-    """Write `seen` to an .npz file."""
+    """Write a slice to an .npz file.
+
+    Args:
+        seen: The slice.
+        path: The file; its folder is made if need be.
+        packed: Whether to compress it.
+    """
     arrays = {f"magnitude-{name}": x for name, x in seen.magnitudes.items()}
     arrays |= {name: getattr(seen, name) for name in ARRAYS} | {"facts": np.array(json.dumps(dict(seen.facts)))}
     arrays |= {} if seen.std is None else {"std": seen.std}
@@ -183,13 +189,33 @@ def magnitude(x: np.ndarray, look: Look) -> Image.Image:
 
 
 def heat(x: np.ndarray, top: float, look: Look) -> Image.Image:
-    """A map (H, W) of errors or of standard deviations, its colour bar below it."""
+    """A map of errors or of standard deviations, with its colour bar below it.
+
+    Args:
+        x: (H, W), as a fraction of white.
+        top: Value of the last colour.
+        look: What part is shown, and how.
+
+    Returns:
+        The picture.
+    """
     colours = panels.coloured(np.clip(_part(x, look) / max(top, 1e-6), 0, 1), HEAT)
     return panels.drawn(colours, ("0", f"{100 * top:.1f} % of white"), HEAT, top, SIDE).image
 
 
 def place(name: str, x: float, y: float, seen: Slice, look: Look) -> tuple[int, int] | None:
-    """The (row, column) of the slice under a point of a drawn panel, None beside it."""
+    """The pixel of the slice under a point of a drawn panel.
+
+    Args:
+        name: Name of the panel.
+        x: From its left, in pixels.
+        y: From its top, in pixels.
+        seen: The slice.
+        look: What part is shown, and how.
+
+    Returns:
+        (row, column); None beside the slice, and on panels without pixels of it.
+    """
     if name in ("mask", "kspace") or (name == "coils" and not look.coil):
         return None
     top, left, height, width = _box(seen.size, look)
@@ -242,7 +268,16 @@ def advice(chi2: float) -> str:
 
 
 def pixel_words(seen: Slice, row: int, column: int) -> str:
-    """The values at one pixel, in percent of the white of the start."""
+    """The values at one pixel, in percent of the white of the start.
+
+    Args:
+        seen: The slice.
+        row: From 0, downwards.
+        column: From 0, to the right.
+
+    Returns:
+        A sentence in markdown.
+    """
     names = captions(seen)
     values = [f"{names[n].lower()} {100 * float(x[row, column]):.1f} %" for n, x in seen.magnitudes.items()]
     if seen.std is not None:
