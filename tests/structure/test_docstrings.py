@@ -1,0 +1,108 @@
+"""Every public function and class says what it is, what it takes, and every knob has a sentence of help."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from tree import LIBRARY, SOURCES
+
+MANY = 3
+"""Parameters, beside `self` and those that only swallow keywords, from which on a docstring lists them."""
+
+ALLOWED = (
+    "algorithms/ddnm.py::measured",
+    "algorithms/proximal.py::Proximal.dds",
+    "algorithms/proximal.py::Proximal.diffpir",
+    "likelihood/likelihood.py::Likelihood.curvature",
+    "likelihood/likelihood.py::Likelihood.draw",
+    "likelihood/likelihood.py::Likelihood.fluctuation",
+    "likelihood/likelihood.py::Likelihood.prox",
+    "likelihood/likelihood.py::Likelihood.solve",
+    "likelihood/likelihood.py::Likelihood.solve_carrying",
+    "likelihood/measurement.py::find_image_shape",
+    "priors/base.py::Prior.denoise",
+    "priors/base.py::Prior.denoise_vjp",
+    "priors/base.py::Prior.forward",
+)
+"""Functions that still say in their first sentence what they take; no new one joins them."""
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Names of the parameters beside `self` and `cls`; `**_`, which swallows keywords, is none."""
+    a = function.args
+    found = [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs)] + [p.arg for p in (a.vararg, a.kwarg) if p]
+    return [name for name in found if name not in ("self", "cls", "_")]
+
+
+def undocumented(source: str) -> Iterator[str]:
+    """`name: what is missing` for every public function and class of a module."""
+
+    def visit(body: list[ast.stmt], owner: str) -> Iterator[str]:
+        for node in body:
+            is_class = isinstance(node, ast.ClassDef)
+            if not (is_class or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))) or node.name[0] == "_":
+                continue
+            name, text = owner + node.name, ast.get_docstring(node)
+            if not text:
+                yield f"{name}: no docstring"
+            elif not is_class and len(parameters(node)) >= MANY and "Args:" not in text and "See " not in text:
+                yield f"{name}: no Args"
+            if is_class:
+                yield from visit(node.body, f"{name}.")
+
+    return visit(ast.parse(source).body, "")
+
+
+def helpless(source: str) -> Iterator[str]:
+    """The knobs of a module that have no sentence of help, in its place or at the end of a tuple that knobs share."""
+    tree = ast.parse(source)
+    shared = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    for node in ast.walk(tree):
+        call = node.value if isinstance(node, ast.AnnAssign) else None
+        if not isinstance(call, ast.Call) or ast.unparse(call.func).split(".")[-1] != "knob":
+            continue
+        parts = [shared[ast.unparse(a.value)].elts if isinstance(a, ast.Starred) else [a] for a in call.args]
+        given = sum(parts, [])[3:4] + [k.value for k in call.keywords if k.arg == "help"]
+        if not given or (isinstance(given[0], ast.Constant) and not given[0].value):
+            yield ast.unparse(node.target)
+
+
+def test_every_public_name_says_what_it_is_and_takes():
+    found = {f"{name}::{lack}" for name in LIBRARY for lack in undocumented(SOURCES[name])}
+    assert found - {f"ambient_solve/{name}: no Args" for name in ALLOWED} == set()
+
+
+def test_every_knob_has_a_sentence_of_help():
+    assert {name: found for name in LIBRARY if (found := list(helpless(SOURCES[name])))} == {}
+
+
+def test_what_is_missing_is_found():
+    source = """
+RANGE = (0, 2, "how many")
+SILENT = (0, 2, "")
+class Plain:
+    def three(self, a, b, *, c): "Three arguments."
+    def listed(self, a, b, c): "Three.\\n\\nArgs:\\n    a: One."
+    def inherited(self, a, b, c): "See `Base.inherited`."
+    def swallowing(self, a, b, **_): "Two arguments."
+    def _private(self, a, b, c): ...
+def silent(): ...
+async def gathered(a, *b, **c): "Three arguments."
+class Said:
+    "A class."
+    good: int = knob(1, 0, 2, "how many")
+    named: str = knob("a", help="which", choices=("a",))
+    bare: int = knob(1, 0, 2)
+    empty: int = knob(1, help="")
+    shared: int = knob(1, *RANGE)
+    speechless: int = knob(1, *SILENT)
+    plain: int = field(default=1)
+"""
+    assert list(undocumented(source)) == [
+        "Plain: no docstring",
+        "Plain.three: no Args",
+        "silent: no docstring",
+        "gathered: no Args",
+    ]
+    assert list(helpless(source)) == ["bare", "empty", "speechless"]
