@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SETTINGS = "settings.json"
+"""File that is written last: what it says is finished."""
 
 
 def read_record(folder: Path) -> dict[str, Any]:

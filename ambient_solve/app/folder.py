@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 NAME = re.compile(r"ambient-solve-page-(\d+)-(\d+)-\w+")
+"""Name of the folder of a page: user, process, and random letters."""
 LOCK = "lock"
 """Name of the file in the folder that is locked while the page runs."""
 STARTING = 60.0

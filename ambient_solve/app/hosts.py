@@ -19,10 +19,12 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""An ASGI application."""
 
 READING = ("GET", "HEAD", "OPTIONS")
 """Methods that change nothing, for which a browser need not say where it comes from."""
 NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
+"""Host name, in lower case."""
 ADDRESS: ContextVar[str] = ContextVar("address", default="")
 """The address that the request in hand comes from."""
 

@@ -31,6 +31,7 @@ class Preset:
 
 
 FLOWER = {"steps": 50, "trust": "data", "draw": True}
+"""Knobs of "proximal" that make the samples varied."""
 
 
 # Thick strokes stay visible under the proximal rule, and go where the Jacobian is used; JPEG is not linear.
@@ -38,17 +39,21 @@ FAST = {
     "inpaint": ("mmps", {"steps": 12, "iterations": 2, "covariance_noise": False}),
     "jpeg": ("daps", {"steps": 12, "ode_steps": 1, "langevin_steps": 10}),
 }
+"""Settings of Fast for single damages: algorithm and knobs by damage."""
 BALANCED = {
     "inpaint": ("mmps", {"steps": 12, "covariance_noise": False}),
     "jpeg": ("daps", {"steps": 20, "ode_steps": 1, "langevin_steps": 20}),
 }
+"""Settings of Balanced for single damages: algorithm and knobs by damage."""
 CREATIVE = {"jpeg": ("daps", {"steps": 20, "ode_steps": 2, "langevin_steps": 20, "width": 1.0})}
+"""Settings of Creative for single damages: algorithm and knobs by damage."""
 PRESETS = {
     "Fast": Preset("a first look", "proximal", 2, {"steps": 12}, FAST),
     "Balanced": Preset("cleaner, claims too small an error", "proximal", 4, {"steps": 25}, BALANCED),
     "Faithful": Preset("honest about its error, slow", "auto", 4),
     "Creative": Preset("varied samples, more invented", "proximal", 4, FLOWER, CREATIVE),
 }
+"""The presets of the page by name."""
 
 
 def preset_of(task: str, algorithm: str, settings: Mapping[str, Any], samples: int) -> str | None:

@@ -32,12 +32,19 @@ if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
 
 MIXTURES = ((8, 1), (8, 4), (80, 4))
+"""Mixture problems: (dimension of the picture, dimension of the measurement)."""
 SEEDS = 2
+"""Problems of each size of mixture."""
 OPERATORS = ("inpaint", "box", "gaussian-blur", "motion-blur", "super-resolution", "denoise", "jpeg")
+"""Operators that an algorithm can be checked on with a prior of its own."""
 LEAST = 10
+"""Fewest truths of a row of the table."""
 SIZE = 32
+"""Side of the pictures where the prior takes any, in pixels."""
 PAGE = 132
+"""Width of the table, in characters."""
 FIGURE = "check.png"
+"""File name of the figure."""
 TRUTHS = {False: 16, True: 2}
 """Measurements that the draws on a Gaussian are shared by; fewer where the samples of one interact."""
 

@@ -23,6 +23,7 @@ from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.version import __version__
 
 PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)
+"""Settings of the parser: no --no-FLAG pairs, and no help from comments."""
 
 
 def _check() -> type:
@@ -61,6 +62,7 @@ COMMANDS: dict[str, Callable[[], type]] = {
     "info": lambda: Info,
     "app": _app,
 }
+"""What makes the class of a command, by its name; only that of the command that runs is imported."""
 RAW = ("train", "em", "annotate")
 """Commands that read what was typed themselves, with a configuration in YAML."""
 WITH_KNOBS = ("restore", "check", "mri")
@@ -82,6 +84,7 @@ USAGE = """usage: ambient-solve COMMAND ...
   app       open the page that restores pictures in a browser
 
 `ambient-solve COMMAND --help` lists the options of a command; `ambient-solve --version` tells the version."""
+"""What --help without a command prints."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,6 +28,7 @@ MAX_COILS = 64
 MAX_ACCELERATION = 64
 """Largest acceleration R, entries of k-space over sampled ones."""
 METHODS = ("prior", "zero-filled", "cg-sense", "l1-wavelet", "tv")
+"""Names of the methods: the learned prior, then the classical ones."""
 
 
 @dataclass(frozen=True)

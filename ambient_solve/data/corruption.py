@@ -40,7 +40,9 @@ SHARING = """A damaged folder keeps no secret from whoever holds it: its noise c
 and source that it records, and be subtracted exactly. Before sharing it in place of the clean pictures, damage them
 with a random seed of 64 bits or more, then delete corruption.json, and `seed` from every row of manifest.jsonl."""
 TENSORS = ("z", "mask", "signs", "maps")
+"""Fields of a sample that are stored as tensors."""
 LEVELS = ("sigma_noise", "sigma_min", "sigma_max")
+"""Fields of a sample that are noise levels."""
 
 
 @dataclass(frozen=True)

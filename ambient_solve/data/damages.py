@@ -26,7 +26,9 @@ from ambient_solve.knobs import check_knobs, knob, knobs
 from ambient_solve.transforms import derandomised, from_kspace, randomised, to_kspace
 
 NOISE = (0.0, 0.0, 100.0, "noise level in what is observed, in units of [-1, 1] pictures")
+"""Default, range and help of a knob that is the noise of a damage."""
 ABOVE = (0.0, 0.0, 1000.0, "level above which such a picture may be used; at 0 it passes for clean")
+"""Default, range and help of a knob that is the level above which a damage may be used."""
 NO_MASK = ""
 """What the mask of a damage is of, `Damage.hides`: nothing, everything is observed."""
 PIXELS = "pixels"
@@ -343,6 +345,7 @@ DAMAGES: dict[str, type[Damage]] = {
     for d in (Noise, RandomMask, BoxMask, PatchMask, GaussianBlur, MotionBlur, JpegBlocks, Downsampling)
     + (KSpaceLines, CompressedSensing, Custom)
 }
+"""The damages by name."""
 
 
 def make_damage(settings: Mapping[str, Any]) -> Damage:

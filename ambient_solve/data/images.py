@@ -24,9 +24,11 @@ from ambient_solve.reading.raw import LIMIT, load
 
 T = TypeVar("T")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif")
+"""Names of pictures end so."""
 MAX_PIXELS = 64_000_000
 """Pixels of the largest picture that is decoded where nothing smaller is said; see `check_pixels`."""
 MAX_BYTES = 8 * MAX_PIXELS
+"""Largest file of one picture in a shard, in bytes."""
 
 
 def check_pixels(size: tuple[int, int], name: object, max_pixels: int = MAX_PIXELS) -> None:

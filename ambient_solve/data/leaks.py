@@ -19,6 +19,7 @@ CELLS = 16
 ALIKE = 0.97
 """Correlation of the cells from which on two pictures count as the same."""
 BRIGHTNESS = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the brightness of a pixel (BT.601)."""
 SHOWN = 0.25
 """Share of the cells that must be seen for a comparison."""
 CONTRAST = 0.02

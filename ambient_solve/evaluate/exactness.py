@@ -29,6 +29,7 @@ SIDE = 6
 SIGMA_Y = 0.05
 """Measurement noise of all problems."""
 GAUSSIAN = ("mask", "blur", "super-resolution", "dense")
+"""Operators of the problems with a Gaussian prior."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from ambient_solve.solver import Solver
 Sampler = Callable[[Tensor, Physics, int, int], Tensor]
 """`(y, op, n_samples, seed) -> samples`: y (B, *measurement) to (B, n_samples, C, *spatial), the rows independent."""
 LEVELS = tuple(i / 10 for i in range(1, 10))
+"""Probabilities of the intervals whose coverage is measured."""
 LARGEST_EXACT = 256
 """Most entries of an image for which the exact posterior is formed."""
 TWO_SAMPLE = 400

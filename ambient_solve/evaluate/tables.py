@@ -30,16 +30,19 @@ HEADINGS = {
     "network_calls": ("network calls", 0),
     "vjps": ("VJPs", 0),
 }
+"""Heading and decimals of each column."""
 LEGEND = (
     "Means over the pictures ± their standard error; PSNR in dB. Misfit chi2, V/B (variance of the samples over the "
     "squared error of the mean, of all pictures together) and the coverage are right at 1, 1 and 0.9. Seconds are the "
     "median for all samples of a picture; network calls and VJPs are those of one sample."
 )
+"""What stands below the tables."""
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem;color:#1c1e22;max-width:110rem}
 table{border-collapse:collapse;margin:1rem 0}
 th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #dee0e4}
 th{text-align:right;vertical-align:bottom}td.name,th.name{text-align:left}p,figcaption{color:#696e76}
 .strip{display:flex;flex-wrap:wrap;gap:.8rem}figure{margin:0;width:128px}img{width:128px;image-rendering:pixelated}"""
+"""Style sheet of table.html."""
 
 
 def write_tables(

@@ -33,6 +33,7 @@ SECONDS = 300
 BESIDE = 512_000_000
 """Bytes for the program itself and its libraries, beside twice what the scan may take."""
 ARRAYS = ("data", "mask", "noise", "reference")
+"""Fields of a scan that are arrays."""
 
 KINDS = {kind.__name__: kind for kind in (UnreadableFile, AmbiguousAxes, WrongAxes, UnnamedArray)}
 """Errors that keep their fields on the way; others come as their sentence."""

@@ -72,6 +72,7 @@ CLASSICAL: dict[str, Callable[..., Tensor]] = {
     "l1-wavelet": l1_wavelet,
     "tv": total_variation,
 }
+"""The classical methods by name."""
 
 
 def default_weight(p: Problem, method: str) -> float:

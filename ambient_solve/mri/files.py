@@ -18,9 +18,13 @@ from ambient_solve.reading.numpy_files import open_numpy
 from ambient_solve.reading.raw import LIMIT, Raw, Stored, load, readable
 
 SUFFIXES = (".h5", ".hdf5", ".cfl", ".npy", ".npz", ".nii", ".nii.gz", ".dcm")
+"""Names of scans end so."""
 KSPACE = ("kspace", "ksp", "k_space", "y", "data")
+"""Names that k-space has in files, the first one found is taken."""
 REFERENCES = ("reference", "reconstruction_rss", "reconstruction_esc", "target", "gt")
+"""Names that a reference picture has in files."""
 HEADER = "ismrmrd_header"
+"""Name of the ISMRMRD header in fastMRI files."""
 MANY = 64
 """An array of three axes has its coils along an axis of at most this and half the other lengths."""
 MAX_TEXT = 10_000

@@ -23,6 +23,7 @@ from ambient_solve.reading.raw import Raw, readable
 NOISE_LINE = 1 << 18
 """Flag of a line that was acquired without a signal: ACQ_IS_NOISE_MEASUREMENT, the 19th."""
 FIRST_OF_EACH = ("repetition", "average", "contrast", "set", "phase")
+"""Counters of a line of which only the value 0 is read."""
 MAX_HEADER = 1_000_000
 """Characters of the largest XML header."""
 AT_ONCE = 64

@@ -23,6 +23,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 BEFORE_META = 128 + 4 + 12
 """Bytes in front of what a DICOM file counts as its meta information: preamble, DICM, and the count."""
 SIZES = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated")
+"""DICOM tags that say how large the pixel data are."""
 KEPT = ("PixelSpacing", "SliceThickness", "InstanceNumber")
 """What is read of DICOM beside the pixels: nothing that names a patient."""
 

@@ -13,6 +13,7 @@ from ambient_solve.operators.coils import compress, espirit, prewhiten
 from ambient_solve.operators.mri import MultiCoil
 
 NOTICE = "For research, not for diagnosis: what was not measured is a learned guess."
+"""What every result of MRI says."""
 OUTER = 0.05
 """The share of the sampled k-space, farthest from the middle, that is taken for noise."""
 GAUSSIAN = 1.4826

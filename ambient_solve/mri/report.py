@@ -23,6 +23,7 @@ WINDOW = 0.998
 TIMES = 5
 """Errors are shown so many times brighter."""
 COLUMNS = 4
+"""Columns of the report."""
 
 
 def report(made: Reconstruction) -> Image.Image:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ambient_solve.errors import AmbientSolveError
 
 SUBSAMPLING = ("4:4:4", "4:2:0")
+"""Chroma subsampling: none, or by two along both axes."""
 
 # ITU-T T.81, annex K, tables K.1 (luminance) and K.2 (chrominance).
 LUMINANCE = (
@@ -25,6 +26,7 @@ LUMINANCE = (
     (49, 64, 78, 87, 103, 121, 120, 101),
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
+"""Quantisation of the luminance at quality 50, by frequency."""
 CHROMINANCE = (
     (17, 18, 24, 47, 99, 99, 99, 99),
     (18, 21, 26, 66, 99, 99, 99, 99),
@@ -35,9 +37,11 @@ CHROMINANCE = (
     (99, 99, 99, 99, 99, 99, 99, 99),
     (99, 99, 99, 99, 99, 99, 99, 99),
 )
+"""Quantisation of the chrominance at quality 50, by frequency."""
 
 # JFIF 1.02: full-range BT.601, rows Y, Cb, Cr.
 TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+"""Matrix from RGB to YCbCr."""
 
 
 class Jpeg(Physics):

@@ -294,6 +294,8 @@ def _require(wanted: int, region: int, of: str, acceleration: float, acs: int) -
 
 
 LINES: dict[str, Sampler] = {"uniform": _uniform, "random": _random, "gaussian": _gaussian}
+"""Samplers of whole lines by kind."""
 POINTS: dict[str, Sampler] = {"poisson": _poisson, "radial": _radial, "spiral": _spiral}
+"""Samplers in two dimensions by kind."""
 KINDS: dict[str, Sampler] = {**LINES, **POINTS}
 """Kinds of masks by name; lines first."""

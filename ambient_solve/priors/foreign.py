@@ -12,6 +12,7 @@ from ambient_solve.reading.limits import read_json
 MAX_NUMBER = 1e6
 """Of either sign; no entry of a scheduler or of a UNet comes near it."""
 MAX_STEPS = 100_000
+"""Most steps of a noise schedule."""
 MAX_ENTRIES = 1000
 """Entries of a file, and of a row in it; but a schedule may be given step by step."""
 MAX_WIDTH = 8192

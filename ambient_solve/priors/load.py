@@ -12,8 +12,11 @@ from ambient_solve.priors.network import CARD, CONFIG, WEIGHTS, NetworkPrior
 from ambient_solve.priors.pipeline import INDEX, PipelinePrior
 
 EMBEDDED = Path(__file__).parent / "weights"
+"""Folder of the embedded priors."""
 PIPELINE = (INDEX, "unet/*.safetensors", "unet/*.json", "scheduler/*.json")
+"""Files of a diffusers pipeline that are downloaded."""
 NONE_EMBEDDED = "No prior is embedded in this installation: give a folder or a hub id."
+"""What is said where no prior is embedded."""
 
 
 def embedded_priors() -> list[str]:

@@ -103,6 +103,7 @@ BYTES_FORWARD = 800
 BYTES_BACKWARD = 2700
 """The same with a backward pass."""
 WIDTH = 20.75
+"""Channels per pixel of the network whose memory was measured."""
 
 
 class NetworkPrior(Prior):

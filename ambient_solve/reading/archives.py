@@ -11,6 +11,7 @@ from typing import BinaryIO
 from ambient_solve.errors import UnreadableFile
 
 MAX_ENTRIES = 10_000
+"""Most entries of a zip file."""
 MAX_DIRECTORY = 4_000_000
 """Bytes of the list of entries at the end of the file; Python keeps some fifteen times as many of it."""
 

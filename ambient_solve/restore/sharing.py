@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ambient_solve.results import Restoration
 
 PART = ".unfinished"
+"""Folder of the groups of a picture that is not finished."""
 PIXELS = {"cpu": 2**18, "cuda": 2**21}
 """Of the samples of a group together: what a device draws in hardly less time for each if it is given more."""
 

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIGMA = (1e-4, 10.0, "noise level, where pixel values go from 0 to 1; denoise has no default")
+"""Range and help of the knob that is the noise level."""
 KERNEL_PIXELS = 4_000_000
 """A picture of a kernel, with its black edges, has no more pixels than this, or than the blurred picture."""
 KERNEL = "picture of the blur kernel, in place of the one described"
+"""Help of the knob that is a kernel."""
 BOUNDARY = "valid: what lies outside the frame was blurred into it; circular: the picture repeats, which is faster"
+"""Help of the knob that is a boundary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +245,7 @@ class JpegBlocks(Task):
 TASKS: dict[str, type[Task]] = {
     d.name: d for d in (Inpaint, Denoise, GaussianBlur, MotionBlur, SuperResolution, JpegBlocks)
 }
+"""The damages by name."""
 
 
 def make_task(task: str, **options: Any) -> Task:

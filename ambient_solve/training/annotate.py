@@ -138,6 +138,7 @@ def _middle(z: Tensor, side: int) -> Tensor:
 
 
 METHODS = {cls.name: cls for cls in (HeldOutLoss, NoiseClassifier, CropClassifier, Fixed)}
+"""The methods of annotation by name."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
 
 PATHS = ("source", "sources", "coils_of")
+"""Settings that are paths, which a model card does not show in full."""
 CARD_LEVELS = (0.05, 0.1, 0.2, 0.4, 1.0, 2.0)
+"""Noise levels of the losses on the model card, in `z` units."""
 
 
 @torch.no_grad()

@@ -23,7 +23,9 @@ from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.saving import reach_disk, replace_text, save_tensors
 
 KEPT = 2
+"""Checkpoints that are kept."""
 BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
+"""Upper ends of the ranges of noise levels whose losses are averaged, in `z` units."""
 
 
 def tracker(name: str) -> str | None:

@@ -38,6 +38,7 @@ from ambient_solve.training.encoder import Encoder
 from ambient_solve.training.fitting import Trained, by_damage, normal, seeded, view
 
 ROWS = 512
+"""Most views that are asked about at once."""
 REACH = 32
 """Side of the widest context that crops are compared with."""
 

@@ -23,6 +23,7 @@ from ambient_solve.priors.network import NetworkConfig, check_network
 PRECISIONS = ("auto", "bf16", "fp32", "no")
 """What `precision` may be; no is the former name of fp32."""
 POSITIVE = "images batch accumulate crop lr level_std decay clip stats_every checkpoint_every".split()
+"""Settings that must exceed 0."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class Config:
 
 
 NOT_SETTINGS = ("dry_run", "data_root", "out")
+"""Fields that a run does not depend on."""
 
 
 def settings_of(value: Any) -> Any:

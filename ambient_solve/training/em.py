@@ -61,7 +61,9 @@ from ambient_solve.training.texture import Texture, fit_texture
 from ambient_solve.training.weights import starting_prior
 
 OTHER_MASKS = ("box-mask", "patch-mask")
+"""Damages whose masks are not independent pixels."""
 ERRORS = "held-out.json"
+"""File of the held-out error of each iteration."""
 FREE = ("out", "data_root", "iterations")
 """Settings that may change when a run goes on."""
 

@@ -29,6 +29,7 @@ RULES = ("epsilon", "confidence", "excess")
 """Knobs of the decision alone: changing them asks the trained networks again and trains none anew."""
 
 CHECKPOINT_EVERY = 200
+"""Steps between two checkpoints."""
 
 
 class Annotator(abc.ABC):

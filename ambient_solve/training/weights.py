@@ -21,6 +21,7 @@ from ambient_solve.training.growth import deepened
 LONG = 200_000
 """Samples from which on training saves more time than compiling takes, a minute or two of two cores."""
 SAME = "channels widths unshuffle groups embedding sigma_data scale offset".split()
+"""Settings of the network that weights to start from must share."""
 
 
 def starting_prior(

@@ -26,7 +26,9 @@ RESTORE = (
     "preset; seed: decides the samples. Returns the restored picture (a PNG that carries its settings) and a JSON "
     "object with the misfit, the settings and the seconds; before that, how far it is."
 )
+"""Description of the endpoint /restore; {options} lists the knobs of each damage."""
 ESTIMATE = "Estimate the noise level of a picture, and the JPEG quality it was once stored with (null: no trace)."
+"""Description of the endpoint /estimate."""
 
 
 def endpoints(prior: str, device: str, rules: Rules, sentences: Callable[..., Any], model: dict[str, Any]) -> None:

@@ -18,11 +18,14 @@ READ = (
 )
 """Parts whose values an event may read."""
 DAMAGE = (*controls.damage_knobs(), "mask", "mask_file", "kernel", "keep", "painting", "estimate")
+"""Parts that describe the damage."""
 SETTINGS = ("task", "samples", "seed", "algorithm", "knobs", "loaded", "preset", "same_seed")
+"""Parts that say how to restore."""
 VIEWS = (
     *("session", "slider", "words", "gallery", "std", "pixel", "near", "residual", "fit", "steps_strip"),
     *("details", "python", "shell", "download", "archive"),
 )
+"""Parts that show a result."""
 RECALLED = ("editor", "status", "play", "scattered", "prior", "size", *VIEWS, *DAMAGE, *SETTINGS)
 """Parts that events change. No event is given more than it changes: a closed tab forgets what it shows when it hears
 that nothing has changed."""

@@ -29,6 +29,7 @@ MRI = (
     "1 keeps all. Returns a zip (report, npz and settings of each slice, NIfTI volumes) and a JSON object with the "
     "misfit, R and, where there is a reference, the errors of each slice; before that, how far it is."
 )
+"""Description of the endpoint /mri."""
 OPTIONS = {
     "array": str,
     "axes": str,
@@ -39,6 +40,7 @@ OPTIONS = {
     "samples": int,
     "seed": int,
 }
+"""Options of the endpoint /mri with the type of each."""
 
 
 def endpoint(device: str, rules: Rules, model: dict[str, Any]) -> None:

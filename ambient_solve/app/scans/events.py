@@ -33,7 +33,9 @@ from ambient_solve.errors import (
 )
 
 SIMULATED = "# The page simulates the k-space of a picture; ambient-solve mri reads scans, not pictures."
+"""Shown in place of a command line where the scan was a picture."""
 MORE = "under More about the scan"
+"""Where the controls of the axes and the array are, as sentences say it."""
 HELPED = (AmbiguousAxes, WrongAxes, UnnamedArray)
 """Errors that a field of the page may still help to mend; the library speaks of arguments."""
 

@@ -24,14 +24,17 @@ KINDS = {
     "radial": "spokes",
     "spiral": "spirals",
 }
+"""Sampling masks as the page calls them."""
 NOTICE = (
     "**For research, not for diagnosis.** What was not measured is a learned guess, or a rule's. Files stay on this "
     "machine; of DICOM files nothing is read but pixels and their size."
 )
+"""What stands above every scan."""
 EXAMPLE = (
     f"This is a finished example, made with: {METHODS[example.REQUEST.method]}. Reconstruct makes it again with the "
     "method that is chosen here; or put in a scan."
 )
+"""What the status says of the finished example."""
 LOOK = ("index", "window", "level", "zoom", "row", "column", "flip", "coil")
 """Parts that say what is looked at, and how."""
 READ = (
@@ -42,7 +45,9 @@ READ = (
 DRAWN = tuple(f"panel_{name}" for name in PANELS)
 """Parts that show a panel."""
 DETAILS = ("shell", "details")
+"""Parts that say how a result was made."""
 SHOWN = ("session", "words", "coil", *DETAILS, *DRAWN)
+"""Parts that show a result."""
 
 
 def scan_tab(prior: str, device: str, rules: Rules) -> None:
