@@ -28,7 +28,15 @@ LONGEST = 2048
 
 
 def value(picture: Image.Image, missing: np.ndarray | None = None) -> dict[str, str]:
-    """What the canvas shows: a picture, and what is painted on it (H, W), True = painted."""
+    """What the canvas shows.
+
+    Args:
+        picture: The picture.
+        missing: What is painted on it, (H, W), True = painted; None for nothing.
+
+    Returns:
+        "picture" and "mask" as data URLs; the mask is empty where nothing is painted.
+    """
     shown = io.BytesIO()
     picture.convert("RGB").save(shown, "JPEG", quality=90)
     urls = {"picture": "data:image/jpeg;base64," + base64.b64encode(shown.getvalue()).decode(), "mask": ""}

@@ -48,7 +48,15 @@ class Map:
     step: int = 1
 
     def pixel(self, x: float, y: float) -> tuple[int, int] | None:
-        """The (row, column) of the picture under the point (x, y) of the drawing, None on the colour bar."""
+        """The pixel of the picture under a point of the drawing.
+
+        Args:
+            x: From the left, in pixels.
+            y: From the top, in pixels.
+
+        Returns:
+            (row, column); None on the colour bar.
+        """
         row, column = int(y // self.scale), int(x // self.scale)
         inside = 0 <= row < self.size[0] and 0 <= column < self.size[1]
         return (row * self.step, column * self.step) if inside else None
@@ -61,7 +69,15 @@ def to_image(x: np.ndarray) -> Image.Image:
 
 
 def measured(y: np.ndarray, mask: np.ndarray | None = None) -> Image.Image:
-    """The measurement; where nothing was measured a grey checkerboard, which no photograph has."""
+    """The measurement as it is shown: where nothing was measured a grey checkerboard, which no photograph has.
+
+    Args:
+        y: (H, W, channels), 0 to 1.
+        mask: Measured pixels, (H, W), or None where all were.
+
+    Returns:
+        The picture.
+    """
     image = to_image(y)
     if mask is None:
         return image
@@ -72,16 +88,30 @@ def measured(y: np.ndarray, mask: np.ndarray | None = None) -> Image.Image:
 
 
 def slider_pair(before: Image.Image, after: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Both at the larger size: a slider compares only pictures of the same size."""
+    """Two pictures at the size of the larger one: a slider compares only pictures of the same size.
+
+    Args:
+        before: Enlarged by repeating its pixels.
+        after: Enlarged smoothly.
+
+    Returns:
+        Both.
+    """
     size = (max(before.width, after.width), max(before.height, after.height))
     return _grown(before, size, Image.Resampling.NEAREST), _grown(after, size, Image.Resampling.LANCZOS)
 
 
 def std_map(samples: np.ndarray, longest: int = 1024) -> Map:
-    """The standard deviation of each pixel over the samples, averaged over channels.
+    """A map of the standard deviation over the samples, averaged over channels.
 
-    The brightest colour is its largest value but for one pixel in 200 of those that differ at all. Of a picture with
-    sides above `longest` every second, third ... pixel is shown.
+    The brightest colour is its largest value but for one pixel in 200 of those that differ at all.
+
+    Args:
+        samples: (S, H, W, channels), 0 to 1, S at least 2.
+        longest: Longest side of which every pixel is shown; of a longer one every second, third ... pixel is.
+
+    Returns:
+        The map.
     """
     step = math.ceil(max(samples.shape[1:3]) / longest)
     std = samples[:, ::step, ::step].std(0, ddof=1).mean(-1)
@@ -100,7 +130,15 @@ def one_sample(x: np.ndarray) -> Image.Image:
 
 
 def residual_map(residual: np.ndarray, mask: np.ndarray | None = None) -> Map:
-    """What the restored picture leaves unexplained, averaged over channels, in units of the noise alone."""
+    """A map of what the restored picture leaves unexplained, averaged over channels, in units of the noise alone.
+
+    Args:
+        residual: (H, W, channels), in standard deviations of the noise.
+        mask: Measured pixels, (H, W), or None where all were.
+
+    Returns:
+        The map.
+    """
     flat = residual.mean(-1) * residual.shape[-1] ** 0.5
     colours = coloured(np.clip(flat / LIMIT, -1, 1) / 2 + 0.5, SIGNED)
     if mask is not None:
@@ -109,7 +147,15 @@ def residual_map(residual: np.ndarray, mask: np.ndarray | None = None) -> Map:
 
 
 def steps_strip(frames: Sequence[tuple[str, np.ndarray]], height: int = 160) -> Image.Image:
-    """What the sampler thought, from left to right, each estimate with its caption below."""
+    """The estimates of the sampler from left to right, each with its caption below.
+
+    Args:
+        frames: (caption, estimate (H, W, channels) from 0 to 1).
+        height: Height of an estimate, in pixels.
+
+    Returns:
+        The picture.
+    """
     font = ImageFont.load_default(size=FONT)
     images = [to_image(x) for _, x in frames]
     images = [i.resize((max(1, round(i.width * height / i.height)), height), Image.Resampling.LANCZOS) for i in images]
@@ -207,19 +253,43 @@ def share_words(mask: np.ndarray | None, samples: np.ndarray | None, kept: bool)
 
 
 def truth_words(truth: np.ndarray, mean: np.ndarray) -> str:
-    """How near the restored picture comes to the one that was damaged for play."""
+    """How near the restored picture comes to the undamaged one, as a sentence.
+
+    Args:
+        truth: The undamaged picture, (H, W, channels), 0 to 1.
+        mean: The restored picture, the same shape.
+
+    Returns:
+        Its PSNR.
+    """
     error = float(np.square(np.clip(mean, 0, 1) - truth).mean())
     return f"PSNR against the undamaged picture: {-10 * math.log10(max(error, 1e-10)):.1f} dB."
 
 
 def fit_words(chi2: float, advice: str = "") -> str:
-    """How well the restored picture explains what was measured."""
+    """How well the restored picture explains the measurement, as a sentence.
+
+    Args:
+        chi2: Reduced chi-squared, 1 where the residual is as large as the stated noise.
+        advice: A sentence to add; empty for none.
+
+    Returns:
+        Markdown.
+    """
     words = f"The restored picture explains the measurement to **{chi2**0.5:.2f} times** the stated noise (1 is right)."
     return f"{words} {advice}".rstrip()
 
 
 def progress_bar(share: float, words: str) -> str:
-    """A progress bar and its words, as HTML that screen readers understand."""
+    """A progress bar and its words, as HTML that screen readers understand.
+
+    Args:
+        share: 0 to 1.
+        words: What is going on; they are escaped.
+
+    Returns:
+        HTML.
+    """
     percent, words = round(100 * min(max(share, 0), 1)), html.escape(words)
     return (
         f'<div class="as-progress" role="progressbar" aria-label="Progress of the restoration" aria-valuemin="0" '
@@ -240,7 +310,15 @@ def _grown(image: Image.Image, size: tuple[int, int], rule: Image.Resampling) ->
 
 
 def coloured(values: np.ndarray, colours: Sequence[str]) -> np.ndarray:
-    """Colours (H, W, 3) uint8 of `values` in [0, 1]."""
+    """Colours of numbers.
+
+    Args:
+        values: (H, W), 0 to 1.
+        colours: Evenly spaced stops of the ramp, "rrggbb" each.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     stops = np.linspace(0, 1, len(colours))
     channels = [np.interp(values, stops, [bytes.fromhex(colour)[c] for colour in colours]) for c in range(3)]
     return np.stack(channels, -1).round().astype(np.uint8)

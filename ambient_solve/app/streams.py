@@ -88,7 +88,15 @@ class Streams:
         queue.push = limited
 
     def refusal(self, session: str | None, address: str) -> str:
-        """Why one more job of this visitor is not taken; empty where it is."""
+        """Why one more job of a visitor is not taken.
+
+        Args:
+            session: Session of the visitor.
+            address: Where the request comes from.
+
+        Returns:
+            A sentence; empty where it is taken.
+        """
         jobs = [event for event in self.events() if is_job(event.fn) and event.alive]
         if len(jobs) >= PLACES:
             return f"{PLACES} jobs are waiting already: try again later."

@@ -202,7 +202,14 @@ def _write(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, name
 
 
 def zip_folder(folder: str | Path, path: str | Path) -> Path:
-    """Pack all files of `folder` but unfinished results into the zip file `path`; the same content is the same bytes.
+    """Pack the files of a folder, but no unfinished results; the same content gives the same bytes.
+
+    Args:
+        folder: What to pack.
+        path: The zip file to write.
+
+    Returns:
+        `path`.
 
     Raises:
         AmbientSolveError: there is nothing to pack.

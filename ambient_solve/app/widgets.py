@@ -17,7 +17,15 @@ SPAN = 1000
 
 
 def knob_widget(k: Knob, value: Any = None) -> Component:
-    """The control of a knob of an algorithm; without `value` it stands at the default."""
+    """The control of a knob of an algorithm.
+
+    Args:
+        k: The knob.
+        value: What it shows; the default of the knob if None.
+
+    Returns:
+        A component of gradio.
+    """
     import gradio as gr
 
     value = k.default if value is None else value
@@ -37,7 +45,12 @@ def knob_value(k: Knob, value: Any) -> Any:
 
 
 def algorithm_controls(parts: Parts, standing: str) -> None:
-    """The choice of an algorithm and, below it, the controls of its knobs, which `parts["knobs"]` collects."""
+    """The choice of an algorithm and, below it, the controls of its knobs.
+
+    Args:
+        parts: Parts of the tab: "algorithm" is added, and "knobs" collects the values.
+        standing: Algorithm that is chosen at the start.
+    """
     import gradio as gr
 
     parts["algorithm"] = gr.Dropdown(["auto", standing], value=standing, label="Algorithm", elem_classes="algorithm")

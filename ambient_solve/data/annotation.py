@@ -58,7 +58,18 @@ class Admission:
         self._below_share = np.cumsum(share[self._below])
 
     def draw(self, sigma: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """One admissible index for each level, (B,), from uniform numbers `u` (B,)."""
+        """Draw one admissible sample for each noise level.
+
+        Args:
+            sigma: Levels, (B,).
+            u: Uniform numbers in [0, 1), (B,).
+
+        Returns:
+            Indices of samples, (B,).
+
+        Raises:
+            AmbientSolveError: no sample may be used at a level.
+        """
         n_above = np.searchsorted(self._thresholds, sigma, side="left")
         n_below = np.searchsorted(self._ceilings, -sigma, side="left")
         total_above = np.where(n_above > 0, self._above_share[n_above - 1], 0.0)

@@ -42,10 +42,16 @@ def falling(curve: np.ndarray) -> np.ndarray:
 
 
 def switch(sigmas: np.ndarray, admitted: np.ndarray) -> np.ndarray:
-    """The level above which all are admitted, (...): `sigmas` (L,) rise, `admitted` (..., L) is a truth value.
+    """The noise level above which all levels are admitted.
 
-    It lies half way, in log sigma, between the highest refused level and the next; 0 where none is refused, infinite
-    where the highest one is.
+    It lies half way, in log sigma, between the highest refused level and the next.
+
+    Args:
+        sigmas: Rising noise levels, (L,).
+        admitted: Whether a sample may be used at each, (..., L).
+
+    Returns:
+        (...): 0 where no level is refused, infinite where the highest one is.
     """
     refused = ~np.asarray(admitted)
     above_highest = refused.shape[-1] - np.argmax(refused[..., ::-1], -1)
@@ -57,7 +63,15 @@ def _between(sigmas: np.ndarray) -> np.ndarray:
 
 
 def tolerance(epsilon: Epsilon, n_clean: int) -> float:
-    """How far from even odds still passes for clean; "auto" is `1 / n_clean`, as one-dimensional studies suggest."""
+    """How far from even odds a sample still passes for clean.
+
+    Args:
+        epsilon: A number in (0, 1/2), or "auto": `1 / n_clean`, as one-dimensional studies suggest.
+        n_clean: Clean samples.
+
+    Returns:
+        The tolerance.
+    """
     return 1 / n_clean if epsilon == "auto" else float(epsilon)
 
 
@@ -130,10 +144,17 @@ def held_out_switch(
 
 
 def calibrated(clean: np.ndarray, damaged: np.ndarray) -> np.ndarray:
-    """P(damaged), shape of `damaged`, from scores of clean and damaged samples the classifier was not trained on.
+    """Probabilities from the scores of a classifier on samples it was not trained on.
 
     Platt's scaling `expit(a s + b)` (1999), both classes weighing the same. The penalty, the square of `a` and `b` over
     the number of samples, and `a >= 0` draw a classifier that has learned nothing to even odds exactly.
+
+    Args:
+        clean: Scores of clean samples.
+        damaged: Scores of damaged samples.
+
+    Returns:
+        P(damaged) of the damaged samples, of the shape of `damaged`.
     """
     middle, scale = np.concatenate([clean, damaged]).mean(), np.concatenate([clean, damaged]).std()
     u, v = ((s.ravel() - middle) / max(scale, 1e-12) for s in (clean, damaged))
@@ -150,9 +171,14 @@ def calibrated(clean: np.ndarray, damaged: np.ndarray) -> np.ndarray:
 
 
 def autocovariance(pictures: Sequence[np.ndarray], reach: int) -> np.ndarray:
-    """Mean product of entries `dy` rows and `dx` columns apart, of pictures (C, H, W) less their common mean.
+    """The autocovariance of pictures: the mean product of entries a lag apart, less the common mean.
 
-    (2 reach - 1, 2 reach - 1), the distance 0 in the middle; every picture at least `reach` high and wide.
+    Args:
+        pictures: (C, H, W) each, at least `reach` high and wide.
+        reach: Largest distance plus 1, in pixels.
+
+    Returns:
+        (2 reach - 1, 2 reach - 1), lag 0 in the middle.
     """
     mean, total, pairs = np.mean([p.mean() for p in pictures]), 0.0, 0.0
     for picture in pictures:
@@ -228,7 +254,15 @@ def context_ceiling(levels: np.ndarray, probability: np.ndarray, epsilon: float)
 
 
 def undecided(switches: Mapping[str, Switch], pictures: int) -> list[str]:
-    """A warning for each damage whose switch the loss on so many held-out `pictures` does not decide."""
+    """A warning for each damage whose level the held-out loss does not decide.
+
+    Args:
+        switches: What the loss says of each damage.
+        pictures: Held-out pictures that the loss was measured on.
+
+    Returns:
+        The warnings.
+    """
     return [
         f"{damage}: {pictures} held-out pictures cannot say where between sigma = {found.low:.3g} and {found.high:.3g} "
         f"its use begins to pay; {found.sigma_min:.3g} is written, hold out more or train longer to know."
@@ -238,7 +272,15 @@ def undecided(switches: Mapping[str, Switch], pictures: int) -> list[str]:
 
 
 def too_low(rows: Sequence[Annotation], held_out: Sequence[Annotation]) -> list[str]:
-    """A warning for each damage whose median `sigma_min` in `rows` lies below that of the held-out loss."""
+    """A warning for each damage whose median `sigma_min` lies below that of the held-out loss.
+
+    Args:
+        rows: The table to judge.
+        held_out: The table that the held-out loss gave.
+
+    Returns:
+        The warnings.
+    """
     found = []
     for damage in sorted({row.damage for row in rows} & {row.damage for row in held_out}):
         ours, theirs = (float(np.median([r.sigma_min for r in t if r.damage == damage])) for t in (rows, held_out))

@@ -93,7 +93,15 @@ class Corruption:
         return plan
 
     def random(self, index: int, source: str = "") -> np.random.Generator:
-        """The random numbers of picture `index` of `source`: two sources share none."""
+        """The random numbers of one picture; two sources share none.
+
+        Args:
+            index: Number of the picture.
+            source: Name of its data set.
+
+        Returns:
+            A generator.
+        """
         return _random(self.seed, 1, index, *_key(source))
 
     def damaged(self, name: str, picture: Tensor, index: int, damage: Damage | None, source: str = "") -> Sample:

@@ -58,10 +58,26 @@ class Damage(abc.ABC):
 
     @abc.abstractmethod
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """What becomes of `sample`, whose z is clean float32 (C, H, W); all that is random comes from `rng`."""
+        """Damage one sample.
+
+        Args:
+            sample: A clean one, z float32 (C, H, W).
+            rng: Where all that is random comes from.
+
+        Returns:
+            The damaged sample.
+        """
 
     def whole(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """`sample`, of which everything is observed, as a batch needs it beside samples of this kind."""
+        """A sample of which everything is observed, in the form that a batch needs beside samples of this damage.
+
+        Args:
+            sample: The sample.
+            rng: Where all that is random comes from.
+
+        Returns:
+            The sample.
+        """
         return sample
 
     @property
@@ -97,7 +113,15 @@ class Masked(Damage, abc.ABC):
 
     @abc.abstractmethod
     def mask(self, size: tuple[int, int, int], rng: np.random.Generator) -> Tensor:
-        """The observed pixels of a picture of `size` (C, H, W): (1, H, W), 1 = observed."""
+        """Draw the observed pixels of one picture.
+
+        Args:
+            size: (C, H, W).
+            rng: Where all that is random comes from.
+
+        Returns:
+            (1, H, W), 1 = observed.
+        """
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """See `Damage.apply`."""
@@ -154,7 +178,15 @@ class Degraded(Damage, abc.ABC):
 
     @abc.abstractmethod
     def degrade(self, z: Tensor, rng: np.random.Generator) -> Tensor:
-        """What becomes of the clean `z` (C, H, W), of the same shape."""
+        """Degrade one picture.
+
+        Args:
+            z: Clean, (C, H, W), in [-1, 1] units.
+            rng: Where all that is random comes from.
+
+        Returns:
+            (C, H, W).
+        """
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """See `Damage.apply`."""

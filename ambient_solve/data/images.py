@@ -50,7 +50,18 @@ def check_pixels(size: tuple[int, int], name: object, max_pixels: int = MAX_PIXE
 
 
 def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height of a picture as its file says, not turned upright; no pixel is decoded."""
+    """The size of a picture as its file states it, not turned upright; no pixel is decoded.
+
+    Args:
+        path: The file.
+        max_pixels: Most pixels.
+
+    Returns:
+        (width, height).
+
+    Raises:
+        AmbientSolveError: it cannot be read, or is larger.
+    """
     with _open(Path(path), path, max_pixels) as image:
         return image.size
 

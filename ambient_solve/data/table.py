@@ -65,7 +65,15 @@ def group(sample: Sample) -> str:
 
 
 def write_table(rows: Iterable[Annotation], path: str | Path) -> None:
-    """Write one JSON object a line; the file appears when it is complete."""
+    """Write annotations, one JSON object a line; the file appears when it is complete.
+
+    Args:
+        rows: The annotations, one for each name.
+        path: The file to write.
+
+    Raises:
+        AmbientSolveError: two rows have one name.
+    """
     rows, path = list(rows), Path(path)
     _unique([row.name for row in rows], "rows")
     part = path.with_name(path.name + ".part")
@@ -132,7 +140,15 @@ def _unique(names: Sequence[str], what: str) -> None:
 
 
 def chart(rows: Sequence[Annotation], size: tuple[int, int] = (760, 420)) -> Image.Image:
-    """Which share of each damage may be used at each noise level."""
+    """A chart of the share of each damage that may be used at each noise level.
+
+    Args:
+        rows: The annotations.
+        size: (width, height) in pixels.
+
+    Returns:
+        The picture.
+    """
     (width, height), (left, top, right, bottom) = size, (64, 44, 24, 52)
     image = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=15)

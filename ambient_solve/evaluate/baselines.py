@@ -142,9 +142,14 @@ def wavelet_objective(x: Tensor, y: Tensor, op: Physics, weight: float, levels: 
 
 
 def haar(x: Tensor, levels: int) -> tuple[Tensor, list[Tensor]]:
-    """The approximation and the details of an orthonormal Haar transform of (B, C, H, W), of any size.
+    """An orthonormal Haar transform. A last row or column without a partner stays in the approximation.
 
-    A last row or column without a partner stays in the approximation.
+    Args:
+        x: (B, C, H, W), of any size.
+        levels: 1 or more.
+
+    Returns:
+        The approximation, and the details, three for each level, finest first.
     """
     details: list[Tensor] = []
     for _ in range(levels):

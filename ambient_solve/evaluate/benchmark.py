@@ -278,7 +278,15 @@ def save_pictures(job: Job, result: Restoration, folder: Path) -> None:
 
 
 def as_picture(y: Tensor, op: Physics) -> Tensor:
-    """The measurement as a picture: missing pixels black, a small picture enlarged by repeating its pixels."""
+    """The first measurement of a batch as a picture: missing pixels black, a small one enlarged by repeating pixels.
+
+    Args:
+        y: Measurement, (B, C, h, w).
+        op: The operator.
+
+    Returns:
+        (C, H, W), on the CPU.
+    """
     y = (y * op.mask if isinstance(op, Inpainting) else y)[0].cpu()
     size = tuple(op.img_size[-2:])
     return y if y.shape[-2:] == size else torch.nn.functional.interpolate(y[None], size=size, mode="nearest")[0]
@@ -336,10 +344,17 @@ def replace(path: Path, text: str) -> None:
 
 
 def averages(jobs: Sequence[Job], rows: Sequence[Row]) -> list[Row]:
-    """One line for each task, arm and prior: means over pictures with their standard errors (`_se`).
+    """The averages of a benchmark, one line for each task, method and prior.
 
-    `V/B` and the coverage are those of all pictures together; the seconds are the median. What a row does not have is
+    `V/B` and the coverage are those of all pictures together; the seconds are the median. A metric that a row lacks is
     left out, and NaN where a picture gave no number.
+
+    Args:
+        jobs: The jobs.
+        rows: Their rows, in the same order.
+
+    Returns:
+        Lines: means over the pictures, with their standard errors (`_se`).
     """
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for job, row in zip(jobs, rows, strict=True):

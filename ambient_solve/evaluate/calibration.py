@@ -31,10 +31,20 @@ PER_BIN = 5
 
 
 def variance_ratio(samples: Tensor, truth: Tensor) -> float:
-    """`V / B` for samples (B, S, *shape) and truth (B, *shape); 1 is calibrated, below 1 is overconfident.
+    """The variance of the samples over the squared error of their mean: 1 is calibrated, below 1 is overconfident.
 
     V is the mean sample variance, B the squared error of the posterior mean. The mean of S samples errs by V / S more
-    than the posterior mean itself, which is subtracted, so neither has a bias in S. Infinite where B is not above 0.
+    than the posterior mean itself, which is subtracted, so neither has a bias in S.
+
+    Args:
+        samples: (B, S, *shape), S at least 2.
+        truth: (B, *shape).
+
+    Returns:
+        `V / B`; infinite where B is not above 0.
+
+    Raises:
+        AmbientSolveError: the shapes do not fit.
     """
     S = samples.shape[1]
     if S < 2 or samples[:, 0].shape != truth.shape:
@@ -146,9 +156,19 @@ def tarp_ranks(samples: Tensor, truth: Tensor, references: Tensor | None = None,
 
 
 def uniformity(ranks: Tensor, n_samples: int) -> float:
-    """The p-value of `ranks` (B,) being uniform on 0 .. n_samples: Pearson's chi-square over at most 20 bins.
+    """Test that ranks are uniform, by Pearson's chi-square over at most 20 bins.
 
     There are as many bins as leave 5 images to each. Where they cannot be equally wide, the expectation is not equal.
+
+    Args:
+        ranks: (B,), 0 to `n_samples`.
+        n_samples: Samples that the truth was ranked among.
+
+    Returns:
+        The p-value.
+
+    Raises:
+        AmbientSolveError: a rank is out of range, or there are too few.
     """
     counts = histogram(ranks, n_samples)
     expected = len(ranks) * _widths(len(counts), n_samples) / (n_samples + 1)
@@ -156,7 +176,18 @@ def uniformity(ranks: Tensor, n_samples: int) -> float:
 
 
 def histogram(ranks: Tensor, n_samples: int) -> Tensor:
-    """How many of the `ranks` (B,) fall into each of the bins of `uniformity`."""
+    """Counts of ranks in the bins of `uniformity`.
+
+    Args:
+        ranks: (B,), 0 to `n_samples`.
+        n_samples: Samples that the truth was ranked among.
+
+    Returns:
+        (bins,) int64.
+
+    Raises:
+        AmbientSolveError: a rank is out of range, or there are too few.
+    """
     bins = min(n_samples + 1, MOST_BINS, len(ranks) // PER_BIN)
     if bins < 2 or ranks.min() < 0 or ranks.max() > n_samples:
         raise AmbientSolveError(
@@ -171,10 +202,16 @@ def _widths(bins: int, n_samples: int) -> Tensor:
 
 
 def misfit_law(misfit: Tensor, measurements: int) -> float:
-    """The p-value (Kolmogorov and Smirnov) of `|y - A x|^2 / sigma_y^2` being chi-square; one `x` for each image.
+    """Test that the data misfit of posterior samples is chi-square, by Kolmogorov and Smirnov.
 
-    `misfit` (B,) are those numbers, `measurements` the degrees of freedom. Several samples of one image share its
-    noise, which makes their misfits dependent: take one.
+    Several samples of one image share its noise, which makes their misfits dependent: take one.
+
+    Args:
+        misfit: `|y - A x|^2 / sigma_y^2` of one `x` for each image, (B,).
+        measurements: Degrees of freedom.
+
+    Returns:
+        The p-value.
     """
     u = torch.from_numpy(chdtr(measurements, misfit.double().cpu().numpy())).sort().values
     n = len(u)

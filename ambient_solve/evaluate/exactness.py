@@ -81,7 +81,15 @@ class Exactness:
         return cls(**{k: Estimate(**v) if isinstance(v, Mapping) else v for k, v in stored.items()})
 
     def agrees(self, other: Exactness, errors: float = 4.4) -> bool:
-        """Whether two sets of problems give the same numbers within so many standard errors of their difference."""
+        """Whether two sets of problems give the same numbers within the error of their difference.
+
+        Args:
+            other: The other set.
+            errors: Largest difference, in standard errors.
+
+        Returns:
+            True where all numbers agree.
+        """
         names = ("squared_bias", "ratio", "excess")
         return all(getattr(self, name).standard_errors(getattr(other, name)) < errors for name in names)
 

@@ -106,9 +106,16 @@ def _layer(key: str) -> tuple[int, bool]:
 
 
 def variance_and_error(samples: Tensor, truth: Tensor) -> tuple[float, float]:
-    """`V` and `B` of `variance_ratio` for the samples (S, *shape) of one picture; `B` may come out below 0.
+    """`V` and `B` of `variance_ratio` for one picture.
 
-    The ratio over many pictures is that of their sums: a mean of ratios would be ruled by one picture of little error.
+    The ratio over many pictures is that of their sums: one picture of little error would dominate a mean of ratios.
+
+    Args:
+        samples: (S, *shape), S at least 2.
+        truth: (*shape).
+
+    Returns:
+        `V`, and `B`, which may come out below 0.
     """
     samples, truth = samples.double(), truth.double()
     V = samples.var(0).mean()

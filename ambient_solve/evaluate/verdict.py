@@ -54,7 +54,12 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
     def add(self, name: str, calibrate: Callable[[], Calibration]) -> None:
-        """Calibrate, unless the algorithm refuses the operator."""
+        """Calibrate an algorithm, or note why it refuses the operator.
+
+        Args:
+            name: Key of the result.
+            calibrate: Measures it.
+        """
         try:
             self.sets[name] = calibrate()
         except AmbientSolveError as error:

@@ -25,7 +25,15 @@ def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def bars(counts: np.ndarray, bad: bool) -> np.ndarray:
-    """A rank histogram; the band holds 99 % of the bars of an exact sampler."""
+    """A rank histogram; the band holds 99 % of the bars of an exact sampler.
+
+    Args:
+        counts: Ranks in each bin, (bins,).
+        bad: Whether the ranks failed the test, which changes the colour.
+
+    Returns:
+        (SIDE, SIDE, 3) uint8.
+    """
     image, pen = _canvas()
     expected = counts.mean()
     band = 2.58 * np.sqrt(expected * (1 - 1 / len(counts)))

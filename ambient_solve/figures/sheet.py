@@ -44,7 +44,15 @@ class Row:
 
 
 def picture_tile(x: Tensor, caption: str = "") -> Tile:
-    """A tile of `x` (1 or 3, H, W) in [0, 1]."""
+    """A tile of a contact sheet.
+
+    Args:
+        x: (1 or 3, H, W) in [0, 1]; what lies outside is clipped.
+        caption: Written below it.
+
+    Returns:
+        The tile.
+    """
     array = (x.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
     return Tile(np.ascontiguousarray(array.transpose(1, 2, 0).repeat(3 // len(array), 2)), caption)
 

@@ -176,7 +176,18 @@ def options() -> type:
 
 
 def annotate(command: Command, given: dict[str, Any]) -> list[Annotation]:
-    """Write the table that the command asks for, and its chart; `given` are the knobs of its method."""
+    """Write a table of annotations, and its chart.
+
+    Args:
+        command: What was typed.
+        given: Knobs of its method.
+
+    Returns:
+        The annotations.
+
+    Raises:
+        AmbientSolveError: the data, the output or a knob does not fit.
+    """
     annotator: Annotator = build(METHODS[command.method], **given)
     kind, _, folder = command.data.rpartition(":")
     if kind != "corrupted":

@@ -163,7 +163,15 @@ def like(whole: Tensor, tensor: Tensor) -> Tensor:
 
 
 def refuse_another_run(out: Path, settings: dict[str, Any]) -> None:
-    """Raise where the folder holds a checkpoint of a run with other settings."""
+    """Refuse a folder that holds a checkpoint of a run with other settings.
+
+    Args:
+        out: The folder.
+        settings: What the run depends on.
+
+    Raises:
+        AmbientSolveError: it holds one.
+    """
     path = out / "run.json"
     if path.is_file() and Checkpoints(out).all() and path.read_text() != json.dumps(settings, indent=2):
         before = json.loads(path.read_text())
@@ -187,7 +195,15 @@ def remember(out: Path, settings: dict[str, Any], main: bool) -> None:
 
 
 def agree_on(step: int, accelerator: Accelerator) -> None:
-    """Raise where the processes start at different steps: they do not see the same folder."""
+    """Refuse to go on where the processes start at different steps: they do not see the same folder.
+
+    Args:
+        step: Where this process starts.
+        accelerator: Of all processes.
+
+    Raises:
+        AmbientSolveError: they differ.
+    """
     steps = accelerator.gather(torch.tensor([step], device=accelerator.device))
     if int(steps.min()) != int(steps.max()):
         raise AmbientSolveError(
@@ -204,7 +220,12 @@ class Statistics:
         self.sums = torch.zeros(2, len(BUCKETS) + 1, device=accelerator.device)
 
     def add(self, sigma: Tensor, losses: Tensor) -> None:
-        """Count the losses of one micro-batch, (B,), at levels sigma, (B,)."""
+        """Count the losses of one micro-batch.
+
+        Args:
+            sigma: Noise levels, (B,).
+            losses: (B,).
+        """
         bucket = torch.bucketize(sigma.to(self.edges.device), self.edges)
         self.sums[0].index_add_(0, bucket, losses)
         self.sums[1].index_add_(0, bucket, torch.ones_like(losses))

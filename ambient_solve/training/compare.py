@@ -127,7 +127,15 @@ def best_of(errors: Sequence[float]) -> int:
 
 
 def verdict(errors: Sequence[float], kept: str) -> str:
-    """A warning where the last iteration is not the best, else nothing; `kept` says what OUT/prior is."""
+    """A warning where the last iteration of EM is not the best.
+
+    Args:
+        errors: Held-out error after each iteration, first that of the start.
+        kept: What OUT/prior is, in words.
+
+    Returns:
+        The warning; empty where the last one is the best.
+    """
     best, last = best_of(errors), len(errors) - 1
     if best == last:
         return ""

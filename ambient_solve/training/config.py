@@ -68,7 +68,15 @@ class Ema:
     """Above 0: the power-function average of EDM2 (arXiv 2312.02696, equation 121) with this gamma instead."""
 
     def keep(self, step: int, batch: int) -> float:
-        """The weight of the old average at `step` (from 0)."""
+        """The weight of the old average in a training step.
+
+        Args:
+            step: Training steps done, from 0.
+            batch: Samples of a step.
+
+        Returns:
+            0 to 1.
+        """
         if self.power:
             return (1 - 1 / (step + 1)) ** (self.power + 1)
         return 0.5 ** (batch / min(self.half_life, 0.1 * (step + 1) * batch))
@@ -158,7 +166,19 @@ def settings_of(value: Any) -> Any:
 
 
 def make(cls: type, values: Any, where: str) -> Any:
-    """The dataclass `cls`, or the kind of it that is named, from a mapping of YAML; what does not fit is said."""
+    """A dataclass of the configuration from a mapping of YAML.
+
+    Args:
+        cls: The dataclass; of a damage or an objective, the kind that the mapping names.
+        values: The mapping.
+        where: What an error calls it.
+
+    Returns:
+        An instance.
+
+    Raises:
+        AmbientSolveError: a name or a value does not fit.
+    """
     if not isinstance(values, dict):
         raise AmbientSolveError(f"{where} must hold names and values, not {values!r}.")
     if cls is Damage:
@@ -200,7 +220,18 @@ def _fit(kind: Any, value: Any, name: str, where: str) -> Any:
 
 
 def read_config(args: list[str], description: str | None = None) -> Config:
-    """The YAML file after `--config`, then the command line on top of it."""
+    """The configuration of a run: the YAML file after `--config`, and the command line on top of it.
+
+    Args:
+        args: What was typed.
+        description: What --help says first.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        AmbientSolveError: the file cannot be read, or a setting does not fit.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?", const="")
     known, args = parser.parse_known_args(args)
@@ -215,7 +246,15 @@ def read_config(args: list[str], description: str | None = None) -> Config:
 
 
 def check(config: Config, processes: int) -> None:
-    """Say at once what would fail later."""
+    """Refuse at once a configuration that would fail later.
+
+    Args:
+        config: The configuration.
+        processes: How many processes train.
+
+    Raises:
+        AmbientSolveError: a setting is out of range, or two do not fit each other.
+    """
     micro, low, high = processes * config.accumulate, config.network.sigma_min, config.network.sigma_max
     for name in POSITIVE:
         if not 0 < getattr(config, name) < math.inf:

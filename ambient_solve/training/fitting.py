@@ -39,10 +39,26 @@ class Annotator(abc.ABC):
 
     @abc.abstractmethod
     def annotate(self, samples: Sequence[Sample], folder: Path) -> list[Annotation]:
-        """One row for each sample, in its order; `folder` keeps what was trained."""
+        """Annotate samples.
+
+        Args:
+            samples: Clean and damaged samples.
+            folder: Where the training is kept, to be resumed.
+
+        Returns:
+            One row for each sample, in their order.
+        """
 
     def rows(self, samples: Sequence[Sample], found: dict[int, tuple[float, float, float | None]]) -> list[Annotation]:
-        """Rows from `found`, (sigma_min, sigma_max, score) by index; all other samples keep the levels they have."""
+        """The rows of a table; samples that were not judged keep the levels they have.
+
+        Args:
+            samples: All samples.
+            found: (sigma_min, sigma_max, score) by the index of a sample.
+
+        Returns:
+            One row for each sample, in their order.
+        """
         kept = ((s.sigma_min, s.sigma_max, None) for s in samples)
         levels = [found.get(i, own) for i, own in enumerate(kept)]
         return [

@@ -54,7 +54,15 @@ def only_run_in(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_run_among(accelerator: Accelerator, folder: Path) -> Iterator[None]:
-    """`only_run_in` for all processes of a run: the main one holds the lock, and where it cannot, all of them end."""
+    """`only_run_in` for all processes of a run: the main one holds the lock, and where it cannot, all of them end.
+
+    Args:
+        accelerator: Of all processes.
+        folder: Folder of the run.
+
+    Raises:
+        AmbientSolveError: another run works in the folder.
+    """
     with contextlib.ExitStack() as held:
         refused = None
         try:

@@ -120,7 +120,15 @@ def damaged_before(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def refuse_unsuited(objective: Objective, samples: list[Sample]) -> None:
-    """Raise where the objective would take what was never observed, or noise, for a picture."""
+    """Refuse samples that the objective would misunderstand: what was never observed, or noise, is no picture.
+
+    Args:
+        objective: The objective.
+        samples: What it is to learn from.
+
+    Raises:
+        AmbientSolveError: a sample does not suit it.
+    """
     hidden = next((s for s in samples if s.mask is not None and not bool(s.mask.all())), None)
     if hidden is not None and not objective.incomplete:
         kind = "kspace" if hidden.maps is not None else "masked"

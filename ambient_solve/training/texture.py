@@ -74,7 +74,15 @@ class Texture(Prior):
         return self.back(self.inner.components.times(flat)[0].to(v).reshape(v.shape))
 
     def draw(self, like: Tensor, streams: Streams) -> Tensor:
-        """A sample of the prior for each row, shape of `like` (B, *shape); row i from stream i."""
+        """A sample of this Gaussian for each row.
+
+        Args:
+            like: Gives the shape (B, *shape), the dtype and the device.
+            streams: Where the noise comes from; row i depends on stream i.
+
+        Returns:
+            (B, *shape).
+        """
         # Turned first: with `back` after it this is a symmetric root, the same whatever signs the columns of R have.
         unit, rows = self.turn(streams.normal(like)).flatten(1).double(), torch.zeros(len(like), dtype=torch.long)
         return self.back(self.inner.components.sample(rows.to(like.device), unit).to(like).reshape(like.shape))
