@@ -40,7 +40,7 @@ def knob_widget(k: Knob, value: Any = None) -> Component:
 
 
 def knob_value(k: Knob, value: Any) -> Any:
-    """A widget's value as the knob wants it: numbers come from the page as floats or as ints, as it happens."""
+    """The value of a control in the type of its knob: the page may send whole numbers as floats and the reverse."""
     return k.type(value) if k.type in (int, float) and value is not None else value
 
 

@@ -238,7 +238,7 @@ def context_levels(sigmas: np.ndarray, losses: np.ndarray, whole: np.ndarray, ex
 
 
 def context_ceiling(levels: np.ndarray, probability: np.ndarray, epsilon: float) -> np.ndarray:
-    """The level below which a sample may be used: that of the largest crop that cannot be told from clean.
+    """The level below which a sample may be used: that of the largest crop that passes for clean.
 
     Args:
         levels: `context_levels` of the crops, (sizes,).
@@ -247,7 +247,7 @@ def context_ceiling(levels: np.ndarray, probability: np.ndarray, epsilon: float)
         epsilon: Tolerance, in (0, 1/2).
 
     Returns:
-        `sigma_max`, (...): no smaller crop can be told either; 0 where the smallest one can.
+        `sigma_max`, (...): all smaller crops pass for clean, too; 0 where not even the smallest does.
     """
     confused = falling(probability[..., ::-1])[..., ::-1] < 0.5 + epsilon
     return np.concatenate([[0.0], np.maximum.accumulate(levels)])[confused.sum(-1)]

@@ -122,8 +122,8 @@ def main() -> None:
     except AmbientSolveError as error:
         answer = {"error": _described(error)}
     except MemoryError:
-        told = UnreadableFile(order["path"], "takes more memory to read than it may: give a part of it.")
-        answer = {"error": _described(told)}
+        error = UnreadableFile(order["path"], "takes more memory to read than it may: give a part of it.")
+        answer = {"error": _described(error)}
     print(json.dumps(answer, default=str), flush=True)
 
 

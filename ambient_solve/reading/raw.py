@@ -50,7 +50,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in a file, known by its header. `held` are the bytes that the file itself has for it, if it tells."""
+    """An array in a file, known by its header; `held` is how many bytes the file has for it, infinite if unknown."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -73,6 +73,12 @@ def load(stored: Stored, where: str | Part, most: float, kinds: str = "biufc") -
         where: What an error calls it.
         most: Bytes that it may take.
         kinds: The kinds of numpy types that are expected; numbers by default.
+
+    Returns:
+        The array.
+
+    Raises:
+        AmbientSolveError: it is of another type, too large, or longer than the file.
     """
     if stored.dtype.kind not in kinds or stored.dtype.itemsize == 0:
         raise UnreadableFile(where, f"is no array of numbers that can be read ({stored.dtype}).")
