@@ -26,7 +26,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Level, Streams, per_sample
-from ambient_solve.priors.base import Prior, Vjp
+from ambient_solve.priors.base import Prior, Vjp, start
 from ambient_solve.priors.counted import CountedPrior
 
 RESERVE = 0.1
@@ -229,7 +229,7 @@ def _trial(algorithm: Algorithm, prior: CountedPrior, likelihood: Likelihood, st
 def _level(
     algorithm: Algorithm, prior: CountedPrior, likelihood: Likelihood, sigma: float, sigma_next: float, streams: Streams
 ) -> Cost:
-    z = sigma * prior.noise((likelihood.rows, *likelihood.z_shape), streams)
+    z = start(prior, (likelihood.rows, *likelihood.z_shape), sigma, streams)
     forwards, backwards, started = prior.network_calls, prior.vjps, time.perf_counter()
     for state in dataclasses.replace(algorithm, steps=1).iterate(prior, likelihood, z, [sigma, sigma_next], streams):
         z = state.z

@@ -1,17 +1,4 @@
-r"""Noise levels, the reverse kernel and the random streams.
-
-One convention everywhere (EDM, variance exploding): `z_sigma = z0 + sigma * n`, `n ~ N(0, I)`. A grid of levels is a
-plain list of floats, decreasing, its last entry exactly 0, computed once per run so that a sampling step never waits
-for a device.
-
-The step from level `sigma` to `sigma_next`, given an estimate `z0` of the clean image, is the reverse kernel
-
-    K_eta:  z <- z0 + sqrt(sigma_next^2 - b^2) (z - z0) / sigma + b n
-            b = eta sigma_next sqrt(1 - sigma_next^2 / sigma^2)
-
-`eta = 1` is the ancestral step of DDPM (Ho et al., 2020, arXiv 2006.11239), `eta = 0` the DDIM step (Song et al., 2021,
-arXiv 2010.02502, equation 12), which is one Euler step of the probability-flow ODE.
-"""
+"""Noise levels, their conversions, and the random streams; `ambient_solve.process` says what a level means."""
 
 from __future__ import annotations
 
@@ -24,36 +11,6 @@ from torch import Tensor
 
 Level = float | Tensor
 """A noise level: a float for the whole batch, or a tensor of shape `(B,)` with one level per sample."""
-
-
-def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> list[float]:
-    """The noise levels of EDM (Karras et al., 2022, arXiv 2206.00364, equation 5).
-
-    Args:
-        steps: Levels above 0, 1 or more.
-        sigma_min: The last of them, in `z` units, > 0.
-        sigma_max: The first.
-        rho: Curvature of the grid, > 0: larger puts more levels at low noise; 7 is that of the paper.
-
-    Returns:
-        `steps + 1` floats, decreasing, the last one 0.
-    """
-    lo, hi = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return [(hi + i / max(steps - 1, 1) * (lo - hi)) ** rho for i in range(steps)] + [0.0]
-
-
-def log_linear(steps: int, sigma_min: float, sigma_max: float) -> list[float]:
-    """Geometrically spaced noise levels.
-
-    Args:
-        steps: Levels above 0, 1 or more.
-        sigma_min: The last of them, in `z` units, > 0.
-        sigma_max: The first.
-
-    Returns:
-        `steps + 1` floats, decreasing, the last one 0.
-    """
-    return [sigma_max * (sigma_min / sigma_max) ** (i / max(steps - 1, 1)) for i in range(steps)] + [0.0]
 
 
 def sigma_from_alpha_bar(alpha_bar: Level) -> Level:
@@ -117,39 +74,6 @@ def per_sample(value: Level, like: Tensor) -> Level:
     if isinstance(value, Tensor) and value.ndim:
         return value.reshape(-1, *[1] * (like.ndim - 1))
     return value
-
-
-def ancestral_noise(sigma: float, sigma_next: float, eta: float) -> float:
-    """The deviation `b` of the fresh noise of an ancestral step: of the reverse kernel `K_eta`.
-
-    Args:
-        sigma: Level before the step, in `z` units, > 0.
-        sigma_next: Level after it, 0 to `sigma`.
-        eta: Share of the ancestral noise, 0 to 1: 1 is DDPM, 0 is DDIM.
-
-    Returns:
-        `eta sigma_next sqrt(1 - (sigma_next / sigma)^2)`, in `z` units.
-    """
-    return eta * sigma_next * math.sqrt(max(0.0, 1 - (sigma_next / sigma) ** 2))
-
-
-def reverse(z: Tensor, z0: Tensor, sigma: float, sigma_next: float, fresh: float, streams: Streams) -> Tensor:
-    """Take a reverse step from `sigma` to `sigma_next`, towards the estimate `z0`.
-
-    Args:
-        z: State at level `sigma`, (B, *shape).
-        z0: Estimate of the clean state, the same shape.
-        sigma: Level before the step, in `z` units, > 0.
-        sigma_next: Level after it, 0 to `sigma`.
-        fresh: Deviation of the fresh noise, 0 to `sigma_next`: `ancestral_noise(sigma, sigma_next, eta)` gives `K_eta`.
-        streams: Where the noise comes from; none is drawn where `fresh` is 0.
-
-    Returns:
-        State at level `sigma_next`, (B, *shape).
-    """
-    kept = math.sqrt(max(0.0, sigma_next**2 - fresh**2)) / sigma
-    z = z0.lerp(z, kept)
-    return z.add_(streams.normal(z), alpha=fresh) if fresh > 0 else z
 
 
 class Streams:

@@ -1,7 +1,7 @@
 r"""Unconditional samples of a prior.
 
 Order 2 is the deterministic sampler of EDM (Karras et al., 2022, arXiv 2206.00364, algorithm 1), Heun's method for
-`dz / dsigma = (z - D(z; sigma)) / sigma`. Order 1 is the reverse kernel `K_eta` of `ambient_solve.noise`: a step of
+`dz / dsigma = (z - D(z; sigma)) / sigma`. Order 1 is the reverse kernel `K_eta` of `ambient_solve.process`: a step of
 Euler's method for `eta = 0`, of DDPM for `eta = 1`.
 
 From an `AmbientPrior` these are not samples of the data's law, see there. Reconstruction guidance (Daras et al., 2023,
@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
-from ambient_solve.noise import Streams, ancestral_noise, karras, reverse
+from ambient_solve.noise import Streams
 from ambient_solve.priors.ambient import AmbientPrior
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import Prior, require_additive, reverse, start
+from ambient_solve.process import ancestral_noise
 
 
 @final
@@ -94,13 +95,14 @@ def generate(
 
 def _draw(prior: Prior, shape: tuple[int, ...], sampling: Sampling, streams: Streams, bar: tqdm) -> Tensor:
     """One batch, of `shape` (B, *z_shape)."""
-    sigmas = karras(sampling.steps, prior.sigma_min, prior.sigma_max)
-    z = sigmas[0] * prior.noise(shape, streams)
+    sigmas = prior.process.levels(sampling.steps, prior.sigma_min, prior.sigma_max)
+    z = start(prior, shape, sigmas[0], streams)
     others = [prior.draw_masks(shape, streams) for _ in range(sampling.masks - 1)] if sampling.guidance > 0 else []
     for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
         # The gradient is taken only where it counts: it costs several times what a prediction does.
         z0, gradient = prior.disagreement(z, sigma, others) if others else (prior.denoise(z, sigma), None)
-        moved = reverse(z, z0, sigma, sigma_next, ancestral_noise(sigma, sigma_next, sampling.eta), streams)
+        fresh = ancestral_noise(sigma, sigma_next, sampling.eta)
+        moved = reverse(prior, z, z0, sigma, sigma_next, fresh, streams)
         if sampling.order == 2 and sigma_next > 0:
             slope = (z - z0) / sigma
             slope_next = (moved - prior.denoise(moved, sigma_next)) / sigma_next
@@ -118,6 +120,7 @@ def _check(
         raise AmbientSolveError(
             f"prior is a {type(prior).__name__}, a Prior was expected, such as load_prior('photos')."
         )
+    require_additive(prior, "generate")
     for name, value, least in (("n", n, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise AmbientSolveError(f"{name}={value!r} was given, a whole number of at least {least} was expected.")

@@ -27,7 +27,7 @@ from ambient_solve.likelihood import Likelihood
 from ambient_solve.likelihood.measurement import Measurement, check_counts
 from ambient_solve.moments import check_probabilities
 from ambient_solve.noise import Streams
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import Prior, start
 from ambient_solve.priors.counted import CountedPrior
 from ambient_solve.results import Restoration, Summary, join, summarise
 from ambient_solve.version import __version__
@@ -288,6 +288,7 @@ class Run:
         if self.algorithm is None:
             particles = parts == 1 and first_sample == 0 and solver.budget is None
             self.algorithm, self.why = auto.choose(solver.prior, self.likelihood, solver._settings, particles=particles)
+        self.algorithm.check_prior(solver.prior)
         self.algorithm.check(self.likelihood)
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
         self.seed, self.operator = request.seed, type(request.op).__name__
@@ -305,7 +306,7 @@ class Run:
     @torch.no_grad()
     def states(self) -> Iterator[State]:
         """Start from pure noise, or rather from its largest level."""
-        z = self.sigmas[0] * self.prior.noise((self.likelihood.rows, *self.likelihood.z_shape), self.streams)
+        z = start(self.prior, (self.likelihood.rows, *self.likelihood.z_shape), self.sigmas[0], self.streams)
         yield from self.algorithm.iterate(self.prior, self.likelihood, z, self.sigmas, self.streams)
 
     @property

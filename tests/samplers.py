@@ -13,9 +13,9 @@ from torch import Tensor
 from ambient_solve.algorithms.base import Algorithm
 from ambient_solve.evaluate.exactness import Exactness, gaussian_operator, matrix_operator, on_gaussian
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import ancestral_noise
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.gaussian import ExactPrior, GaussianPrior
+from ambient_solve.process import ancestral_noise
 from ambient_solve.solver import Solver
 from exactness import sizes
 from helpers import Draws

@@ -34,8 +34,9 @@ from torch import Tensor
 from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, ancestral_noise, reverse
-from ambient_solve.priors.base import Prior
+from ambient_solve.noise import Streams
+from ambient_solve.priors.base import Prior, reverse
+from ambient_solve.process import ancestral_noise
 
 
 @final
@@ -64,6 +65,6 @@ class ADPS(Algorithm):
             z0, vjp = prior.denoise_vjp(z, sigma, once=True)
             descent = 2 * vjp(likelihood.descent(z0))
             scale = math.sqrt((1 + sigma**2) * (1 + sigma_next**2)) if self.scaling == "vp" else 1.0
-            z = reverse(z, z0, sigma, sigma_next, ancestral_noise(sigma, sigma_next, self.eta), streams)
+            z = reverse(prior, z, z0, sigma, sigma_next, ancestral_noise(sigma, sigma_next, self.eta), streams)
             z = z + scale * self.l_ss * descent
             yield State(i + 1, self.steps, sigma, z, z0)

@@ -12,8 +12,9 @@ from torch import Tensor
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, ancestral_noise, karras, reverse
-from ambient_solve.priors.base import Prior
+from ambient_solve.noise import Streams
+from ambient_solve.priors.base import Prior, require_additive, reverse
+from ambient_solve.process import ancestral_noise
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Algorithm(abc.ABC):
         gaussian: Whether it needs Gaussian noise.
         spectral: Whether it needs the operator's spectrum in closed form.
         gradient: Whether it differentiates through the denoiser.
+        additive: Whether it needs a prior of additive noise, `z_sigma = z0 + sigma n`.
         interacting: Whether the samples of an image depend on one another.
     """
 
@@ -55,6 +57,7 @@ class Algorithm(abc.ABC):
     gaussian: ClassVar[bool] = True
     spectral: ClassVar[bool] = False
     gradient: ClassVar[bool] = False
+    additive: ClassVar[bool] = True
     interacting: ClassVar[bool] = False
 
     steps: int = knob(50, 1, 10_000, "noise levels; more is slower and usually better")
@@ -64,7 +67,19 @@ class Algorithm(abc.ABC):
 
     def levels(self, prior: Prior) -> list[float]:
         """The noise levels of a run: `steps + 1` floats in `z` units, decreasing, the last one 0."""
-        return karras(self.steps, prior.sigma_min, prior.sigma_max)
+        return prior.process.levels(self.steps, prior.sigma_min, prior.sigma_max)
+
+    def check_prior(self, prior: Prior) -> None:
+        """Check that this algorithm can work with this prior.
+
+        Args:
+            prior: The denoiser.
+
+        Raises:
+            AmbientSolveError: the prior's noise is not additive, and this algorithm needs it.
+        """
+        if self.additive:
+            require_additive(prior, self.name)
 
     def check(self, likelihood: Likelihood) -> None:
         """Check that this algorithm can work with this measurement.
@@ -103,7 +118,8 @@ class Algorithm(abc.ABC):
             likelihood: The measurement and its operator.
             z: States at level `sigmas[0]`, (B * S, *z_shape), row `b * S + s` sample `s` of image `b`.
             sigmas: `steps + 1` levels in `z` units, decreasing, the last one 0: those of `levels`.
-            streams: Where all randomness comes from, one stream for each row.
+            streams: Where all randomness comes from, one stream for each row: diffusion noise by way of the prior
+                (`noise_like`, `reverse`), noise of the measurement and probes straight from it.
 
         Yields:
             A `State` after each level; the last one's `z` holds the samples.
@@ -136,5 +152,5 @@ class Guided(Algorithm):
         """See `Algorithm.iterate`."""
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0 = self.guide(prior, likelihood, z, sigma)
-            z = reverse(z, z0, sigma, sigma_next, ancestral_noise(sigma, sigma_next, self.eta), streams)
+            z = reverse(prior, z, z0, sigma, sigma_next, ancestral_noise(sigma, sigma_next, self.eta), streams)
             yield State(i + 1, self.steps, sigma, z, z0)

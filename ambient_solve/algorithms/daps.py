@@ -25,8 +25,9 @@ from torch import Tensor
 from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, log_linear, per_sample
-from ambient_solve.priors.base import Prior
+from ambient_solve.noise import Streams, per_sample
+from ambient_solve.priors.base import Prior, noise_like
+from ambient_solve.process import log_linear
 
 
 @final
@@ -59,7 +60,7 @@ class DAPS(Algorithm):
             else:
                 curvature, probe = likelihood.curvature(z0, probe)
                 z0 = self._langevin(likelihood, z0, q, per_sample(curvature, z0), streams)
-            z = z0 + sigma_next * streams.normal(z0) if sigma_next > 0 else z0
+            z = prior.process.perturb(z0, sigma_next, noise_like(prior, z0, streams)) if sigma_next > 0 else z0
             yield State(i + 1, self.steps, sigma, z, z0)
 
     def _flow(self, prior: Prior, z: Tensor, sigma: float) -> Tensor:

@@ -23,7 +23,7 @@ from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams, per_sample
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import Prior, noise_like
 
 BLIND = 1e-6
 """Eigenvalues s^2 of AA' below this count as not measured."""
@@ -51,7 +51,7 @@ class DDNM(Algorithm):
                 yield State(i + 1, self.steps, sigma, z0, z0)
                 return
             zh = z0 + self._pull(likelihood, likelihood.residual(z0), t)
-            old, n = (z - z0) / sigma, streams.normal(z0)
+            old, n = (z - z0) / sigma, noise_like(prior, z0, streams)
             unmeasured = old - self._range(likelihood, likelihood.A(old))
             z = zh + self._kept * t * unmeasured + self.eta * t * n + self._excess(likelihood, likelihood.A(n), t)
             yield State(i + 1, self.steps, sigma, z, zh)

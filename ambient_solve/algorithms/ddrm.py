@@ -27,7 +27,7 @@ from ambient_solve.algorithms.ddnm import measured
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams, per_sample
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import Prior, noise_like
 
 
 @final
@@ -52,7 +52,11 @@ class DDRM(Algorithm):
         for i, (sigma, t) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0 = prior.denoise(z, sigma)
             old = (z - z0) / sigma
-            z = self._step(likelihood, z0, old, streams.normal(z0), t, self.eta, self.eta_b) if t > 0 else z0
+            if t > 0:
+                n = noise_like(prior, z0, streams)
+                z = self._step(likelihood, z0, old, n, t, self.eta, self.eta_b)
+            else:
+                z = z0
             yield State(i + 1, self.steps, sigma, z, z0)
 
     @staticmethod

@@ -24,8 +24,9 @@ from torch import Tensor
 from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, ancestral_noise, reverse
-from ambient_solve.priors.base import Prior
+from ambient_solve.noise import Streams
+from ambient_solve.priors.base import Prior, reverse
+from ambient_solve.process import ancestral_noise
 
 
 @final
@@ -52,5 +53,5 @@ class DPS(Algorithm):
             descent = vjp(likelihood.descent(z0))
             length = self.zeta * math.sqrt((1 + sigma**2) * (1 + sigma_next**2))
             fresh = ancestral_noise(sigma, sigma_next, self.eta)
-            z = reverse(z, z0, sigma, sigma_next, fresh, streams) + length * descent
+            z = reverse(prior, z, z0, sigma, sigma_next, fresh, streams) + length * descent
             yield State(i + 1, self.steps, sigma, z, z0)

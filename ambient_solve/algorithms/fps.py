@@ -28,8 +28,9 @@ from ambient_solve.algorithms.resampling import resample
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, ancestral_noise, per_sample
-from ambient_solve.priors.base import Prior
+from ambient_solve.noise import Streams, per_sample
+from ambient_solve.priors.base import Prior, noise_like
+from ambient_solve.process import ancestral_noise
 
 
 @final
@@ -61,9 +62,9 @@ class FPS(Algorithm):
             keep, log_w = resample(log_w, streams.uniform_per_image(), always=t == 0)
             z, z0 = mean[keep], z0[keep]
             if t > 0:
-                z = z + b * streams.normal(z)
+                z = z + b * noise_like(prior, z, streams)
                 e = per_sample(likelihood.sigma, likelihood.residual(z)) * streams.normal(likelihood.residual(z))
-                r = likelihood.residual(z) + e + t * likelihood.A(streams.normal(z))
+                r = likelihood.residual(z) + e + t * likelihood.A(noise_like(prior, z, streams))
                 z = z + b**2 * likelihood.At(likelihood.solve(t**2 + b**2, r))
                 counted = _log_normal(likelihood, z, t**2)
             yield State(i + 1, self.steps, s, z, z0)

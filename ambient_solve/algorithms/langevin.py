@@ -32,7 +32,7 @@ from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.linalg.conjugate_gradient import WarmStart
 from ambient_solve.noise import Streams, per_sample
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import Prior, noise_like
 
 POWER_ITERATIONS = 12
 
@@ -70,7 +70,7 @@ class Langevin(Algorithm):
                     weight = sigma**2 / (per_sample(likelihood.sigma, z) ** 2 + sigma**2)
                     length = self.step / (1 + per_sample(gain2, z) * weight)
                     drift = z0 - z + weight * likelihood.At(likelihood.residual(z))
-                    z = z + length * drift + (2 * length).sqrt() * sigma * streams.normal(z)
+                    z = z + length * drift + (2 * length).sqrt() * sigma * noise_like(prior, z, streams)
             yield State(i + 1, self.steps, sigma, z, z0)
 
 

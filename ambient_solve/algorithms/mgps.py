@@ -29,8 +29,9 @@ from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.algorithms.sitcom import Adam
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, ancestral_noise, per_sample
-from ambient_solve.priors.base import Prior
+from ambient_solve.noise import Streams, per_sample
+from ambient_solve.priors.base import Prior, noise_like
+from ambient_solve.process import ancestral_noise
 
 
 @final
@@ -62,7 +63,7 @@ class MGPS(Algorithm):
                 middle = self._midpoint(prior, likelihood, z, z0, s, level, streams)
                 share = (t**2 - level**2) / (s**2 - level**2)
                 z = middle + share * (z - middle)
-                z = z + math.sqrt(share * (s**2 - t**2)) * streams.normal(z)
+                z = z + math.sqrt(share * (s**2 - t**2)) * noise_like(prior, z, streams)
             yield State(i + 1, self.steps, s, z, z0)
 
     def _midpoint(
@@ -73,10 +74,10 @@ class MGPS(Algorithm):
         u, rho, adam = torch.zeros_like(z), torch.zeros_like(z), Adam()
         precision = 1 / per_sample(likelihood.sigma, z) ** 2
         for _ in range(self.iterations):
-            n = streams.normal(z)
+            n = noise_like(prior, z, streams)
             z0, vjp = prior.denoise_vjp(m + b * (u + rho.exp() * n), level, once=True)
             r, pullback = likelihood.linearize(z0)
             slope = -b * precision * vjp(pullback(r))
             gradient = torch.stack([u + slope, (2 * rho).exp() - 1 + slope * rho.exp() * n], 1)
             u, rho = (torch.stack([u, rho], 1) - self.rate * adam.direction(gradient)).unbind(1)
-        return m + b * (u + rho.exp() * streams.normal(z))
+        return m + b * (u + rho.exp() * noise_like(prior, z, streams))

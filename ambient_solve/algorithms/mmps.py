@@ -40,8 +40,9 @@ from torch import Tensor
 from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, ancestral_noise, reverse
-from ambient_solve.priors.base import Prior
+from ambient_solve.noise import Streams
+from ambient_solve.priors.base import Prior, noise_like, reverse
+from ambient_solve.process import ancestral_noise
 
 TIME_TRAVEL_SETTINGS = {"steps": 13, "time_travel": 1}
 """Knobs of `MMPS`: half the levels, each step taken twice, as expensive as the default; nearer for exact Jacobians."""
@@ -75,11 +76,11 @@ class MMPS(Algorithm):
             for left in reversed(range(1 + (self.time_travel if sigma_next > 0 else 0))):
                 z0, fluctuation = self._guide(prior, likelihood, z, sigma, streams)
                 fresh = ancestral_noise(sigma, sigma_next, self.eta)
-                z = reverse(z, z0, sigma, sigma_next, fresh, streams)
+                z = reverse(prior, z, z0, sigma, sigma_next, fresh, streams)
                 if fluctuation is not None:
                     z = z + (1 - math.sqrt(max(0.0, sigma_next**2 - fresh**2)) / sigma) * fluctuation
                 if left:
-                    z = z + math.sqrt(sigma**2 - sigma_next**2) * streams.normal(z)
+                    z = z + math.sqrt(sigma**2 - sigma_next**2) * noise_like(prior, z, streams)
             yield State(i + 1, self.steps, sigma, z, z0)
 
     def _guide(

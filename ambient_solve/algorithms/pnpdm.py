@@ -25,8 +25,9 @@ from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, ancestral_noise, karras, log_linear, reverse
-from ambient_solve.priors.base import Prior
+from ambient_solve.noise import Streams
+from ambient_solve.priors.base import Prior, reverse
+from ambient_solve.process import ancestral_noise, karras, log_linear
 
 SIGMA_DATA = 0.5
 """Deviation of the data for which the two distances are stated, that of the paper's images in [-1, 1]."""
@@ -70,5 +71,6 @@ class PnPDM(Algorithm):
         """A draw of `z0` given `z0 + rho n = z`."""
         grid = karras(self.inner_steps, prior.sigma_min, rho)
         for sigma, lower in zip(grid, grid[1:], strict=False):
-            z = reverse(z, prior.denoise(z, sigma), sigma, lower, ancestral_noise(sigma, lower, 1.0), streams)
+            z0, fresh = prior.denoise(z, sigma), ancestral_noise(sigma, lower, 1.0)
+            z = reverse(prior, z, z0, sigma, lower, fresh, streams)
         return z

@@ -23,8 +23,9 @@ from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.linalg.conjugate_gradient import WarmStart
-from ambient_solve.noise import Streams, ancestral_noise, reverse
-from ambient_solve.priors.base import Prior
+from ambient_solve.noise import Streams
+from ambient_solve.priors.base import Prior, reverse
+from ambient_solve.process import ancestral_noise
 
 
 @final
@@ -72,7 +73,7 @@ class Proximal(Algorithm):
             z0 = likelihood.draw(z0, q, streams) if self.draw else likelihood.prox(z0, q, warm)
             loose = self.kernel == "loose"
             fresh = math.sqrt(self.zeta) * sigma_next if loose else ancestral_noise(sigma, sigma_next, self.eta)
-            z = reverse(z, z0, sigma, sigma_next, fresh, streams)
+            z = reverse(prior, z, z0, sigma, sigma_next, fresh, streams)
             yield State(i + 1, self.steps, sigma, z, z0)
 
     def _trust(self, sigma: float, prior: Prior, likelihood: Likelihood) -> Tensor:

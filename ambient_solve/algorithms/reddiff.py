@@ -25,7 +25,7 @@ from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import Prior, noise_like
 
 MEMORY = (0.9, 0.99)
 """The two decay rates of Adam (Kingma and Ba, 2015, arXiv 1412.6980), as the paper sets them."""
@@ -55,8 +55,8 @@ class REDdiff(Algorithm):
         first, second = torch.zeros_like(mu), torch.zeros_like(mu)
         (b1, b2), lr = MEMORY, self.lr * prior.sigma_data / SIGMA_DATA
         for i, sigma in enumerate(sigmas[:-1], 1):
-            n = streams.normal(mu)
-            z = mu + sigma * n
+            n = noise_like(prior, mu, streams)
+            z = prior.process.perturb(mu, sigma, n)
             e = (z - prior.denoise(z, sigma)) / sigma
             r, pullback = likelihood.linearize(mu)
             gradient = self.lambda_ * sigma * (e - n) - pullback(r)

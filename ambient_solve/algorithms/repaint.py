@@ -29,7 +29,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams, per_sample
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import Prior, noise_like
 
 BLIND = 1e-6
 """Entries of `A'A` below this share of the largest count as not observed."""
@@ -73,18 +73,17 @@ class RePaint(Algorithm):
             for again in reversed(range(self.resample)):
                 for i in range(start, end):
                     z0 = prior.denoise(z, sigmas[i])
-                    z = self._down(z, z0, y, omega, sigmas[i], sigmas[i + 1], streams)
+                    t = sigmas[i + 1]
+                    z = self._down(z, z0, y, omega, sigmas[i], t, noise_like(prior, z, streams)) if t > 0 else z0
                     if not again:
                         yield State(i + 1, self.steps, sigmas[i], z, z0)
                 if again:
-                    z = self._up(z, y, omega, sigmas[end], sigmas[start], streams)
+                    n = noise_like(prior, z, streams)
+                    z = self._up(z, y, omega, sigmas[end], sigmas[start], n)
 
     @staticmethod
-    def _down(z: Tensor, z0: Tensor, y: Tensor, omega: Tensor, s: float, t: float, streams: Streams) -> Tensor:
-        """From level `s` to `t < s`."""
-        if t == 0:
-            return z0
-        n = streams.normal(z)
+    def _down(z: Tensor, z0: Tensor, y: Tensor, omega: Tensor, s: float, t: float, n: Tensor) -> Tensor:
+        """From level `s` to `t`, `s > t > 0`, with the unit noise `n`."""
         # A step over tau starts at tau.
         crossing = s**2 * omega >= 1
         z = torch.where(crossing, y, z)
@@ -93,9 +92,8 @@ class RePaint(Algorithm):
         return torch.where(t**2 * omega >= 1, _noised(y, omega, t, n), step)
 
     @staticmethod
-    def _up(z: Tensor, y: Tensor, omega: Tensor, t: float, s: float, streams: Streams) -> Tensor:
-        """From level `t` back to `s > t`."""
-        n = streams.normal(z)
+    def _up(z: Tensor, y: Tensor, omega: Tensor, t: float, s: float, n: Tensor) -> Tensor:
+        """From level `t` back to `s > t`, with the unit noise `n`."""
         room = (1 - t**2 * omega).clamp_min(1e-12)
         mean = z + (s**2 - t**2) * omega / room * (y - z)
         bridge = mean + ((s**2 - t**2) * (1 - s**2 * omega).clamp_min(0) / room).sqrt() * n

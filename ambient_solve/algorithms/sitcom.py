@@ -25,7 +25,7 @@ from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams, per_sample
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import Prior, noise_like
 
 
 @final
@@ -50,7 +50,7 @@ class SITCOM(Algorithm):
         """See `Algorithm.iterate`."""
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0 = prior.denoise(self._consistent(prior, likelihood, z, sigma), sigma)
-            z = z0 + sigma_next * streams.normal(z0) if sigma_next > 0 else z0
+            z = prior.process.perturb(z0, sigma_next, noise_like(prior, z0, streams)) if sigma_next > 0 else z0
             yield State(i + 1, self.steps, sigma, z, z0)
 
     def _consistent(self, prior: Prior, likelihood: Likelihood, z: Tensor, sigma: float) -> Tensor:

@@ -24,8 +24,9 @@ from ambient_solve.algorithms.resampling import resample
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams, ancestral_noise
-from ambient_solve.priors.base import Prior
+from ambient_solve.noise import Streams
+from ambient_solve.priors.base import Prior, noise_like
+from ambient_solve.process import ancestral_noise
 
 LARGEST_JACOBIAN = 64
 
@@ -74,7 +75,7 @@ class TDS(Algorithm):
             mean, unguided = zh + kept * (z - zh), z0 + kept * (z - z0)
             z = mean
             if fresh > 0:
-                z = mean + fresh * streams.normal(mean)
+                z = mean + fresh * noise_like(prior, mean, streams)
                 log_w = log_w + (_square(z - mean) - _square(z - unguided)) / (2 * fresh**2)
             yield State(i + 1, self.steps, sigma, z, zh)
 

@@ -178,24 +178,24 @@ class AmbientPrior(WrappedPrior):
         shape = (shape[0], *([self.mask_channels] if len(shape) > 2 else []), *shape[-self._spatial :])
         return (streams.uniform(torch.empty(shape, device=self.device)) < self.keep_probability).float()
 
-    def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
-        """See `Prior.noise`. Starts a run: the masks of its rows are drawn after their noise."""
+    def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
+        """See `Prior.begin`. Draws the masks of the rows."""
         for given in (self.mask, self.maps):
             if given is not None and given.shape[-self._spatial :] != tuple(shape[-self._spatial :]):
                 raise AmbientSolveError(
                     f"The prior's mask or maps, {tuple(given.shape)}, do not fit states of shape {tuple(shape[1:])}; "
                     "give with_mask those of the measurement."
                 )
-        unit, self._streams = self.inner.noise(shape, streams), streams
+        self.inner.begin(shape, streams)
+        self._streams = streams
         self._masks = self.draw_masks(shape, streams) if self.policy == "fixed" else None
-        return unit
 
     def _mask(self, z: Tensor) -> Tensor:
         if self.policy == "measurement":
             return self.mask
         if self._streams is None or (self._masks is not None and len(self._masks) != len(z)):
             raise AmbientSolveError(
-                f"No mask was drawn for {len(z)} rows: start a run by noise(shape, streams), which draws them, or give "
+                f"No mask was drawn for {len(z)} rows: start a run by begin(shape, streams), which draws them, or give "
                 "one: denoise(z, sigma, mask)."
             )
         return self.draw_masks(tuple(z.shape), self._streams) if self._masks is None else self._masks

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.noise import Level, Streams, per_sample
+from ambient_solve.process import Additive, Process
 
 Vjp = Callable[[Tensor], Tensor]
 """`v -> J' v`, `J` the Jacobian of the denoiser at the point where it was taken; `v` and the result are (B, *shape)."""
@@ -26,6 +27,7 @@ class Prior(nn.Module, abc.ABC):
         sigma_max: Highest noise level at which `denoise` is valid, in units of z.
         sigma_data: Typical standard deviation of one entry of `z0`.
         sigma_jacobian: Up to this level the Jacobian of `denoise` may be trusted as a covariance; infinite if exact.
+        process: The forward process whose states `denoise` takes.
     """
 
     shape: tuple[int, ...]
@@ -33,6 +35,7 @@ class Prior(nn.Module, abc.ABC):
     sigma_max: float
     sigma_data: float = 0.5
     sigma_jacobian: float = math.inf
+    process: Process = Additive()
 
     @abc.abstractmethod
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
@@ -78,8 +81,17 @@ class Prior(nn.Module, abc.ABC):
         return (x - b) / a
 
     def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
-        """Unit noise of the prior's own kind for states of `shape` (B * S, *z_shape); white unless overridden."""
+        """Unit noise of the prior's own kind for states of `shape` (B * S, *z_shape); white unless overridden.
+
+        All diffusion noise of a run comes from here: that of its start, and the fresh noise of each step.
+        """
         return streams.normal(torch.empty(shape, device=self.device))
+
+    def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
+        """Start a run on states of `shape` (B * S, *z_shape), once, when the noise of its start has been drawn.
+
+        A prior that draws something for each run, such as masks, draws it here.
+        """
 
     def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one `z` whose image has `image_shape` (C, *spatial); raises where this prior cannot make such."""
@@ -112,6 +124,58 @@ class Prior(nn.Module, abc.ABC):
         tensor = next(self.parameters(), None)
         tensor = next(self.buffers(), None) if tensor is None else tensor
         return torch.device("cpu") if tensor is None else tensor.device
+
+
+def noise_like(prior: Prior, z: Tensor, streams: Streams) -> Tensor:
+    """`prior.noise`, unit diffusion noise, in the shape, dtype and device of the states `z` (B * S, *z_shape)."""
+    return prior.noise(tuple(z.shape), streams).to(z)
+
+
+def start(prior: Prior, shape: tuple[int, ...], level: float, streams: Streams) -> Tensor:
+    """Start a run: states of the terminal law of the prior's process.
+
+    Args:
+        prior: Any prior; what it draws for a run, it draws after this noise.
+        shape: That of the states, (B * S, *z_shape).
+        level: The highest level of the run, in units of z, > 0.
+        streams: One stream for each row.
+
+    Returns:
+        States at `level`, of `shape`, float32 on the prior's device.
+    """
+    z = prior.process.terminal(level, prior.noise(shape, streams))
+    prior.begin(shape, streams)
+    return z
+
+
+def reverse(
+    prior: Prior, z: Tensor, z0: Tensor, sigma: float, sigma_next: float, fresh: float, streams: Streams
+) -> Tensor:
+    """Take a reverse step of the prior's process, with fresh noise of the prior's kind.
+
+    Args:
+        prior: Any prior.
+        z: States at level `sigma`, (B * S, *z_shape).
+        z0: Estimates of the clean states, the same shape.
+        sigma: Level before the step, > 0.
+        sigma_next: Level after it, 0 to `sigma`.
+        fresh: Deviation of the fresh noise, 0 to `sigma_next`.
+        streams: Where the noise comes from; none is drawn where `fresh` is 0.
+
+    Returns:
+        States at level `sigma_next`, the shape of `z`.
+    """
+    n = noise_like(prior, z, streams) if fresh > 0 else None
+    return prior.process.reverse(z, z0, sigma, sigma_next, fresh, n)
+
+
+def require_additive(prior: Prior, who: str) -> None:
+    """Raise `AmbientSolveError` unless the noise of `prior` is additive; `who` needs it, such as "mmps"."""
+    if not isinstance(prior.process, Additive):
+        raise AmbientSolveError(
+            f"{who} needs additive noise, z0 + sigma n, and the process of this {type(prior).__name__} is "
+            f"{type(prior.process).__name__}; give a prior that was trained with additive noise."
+        )
 
 
 def score(prior: Prior, z: Tensor, sigma: Level) -> Tensor:

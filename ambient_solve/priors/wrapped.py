@@ -32,6 +32,7 @@ class WrappedPrior(Prior):
         self.sigma_max = inner.sigma_max
         self.sigma_data = inner.sigma_data
         self.sigma_jacobian = inner.sigma_jacobian
+        self.process = inner.process
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -66,6 +67,10 @@ class WrappedPrior(Prior):
     def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
         """See `Prior.noise`."""
         return self.inner.noise(shape, streams)
+
+    def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
+        """See `Prior.begin`."""
+        return self.inner.begin(shape, streams)
 
     def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """See `Prior.state_shape`."""

@@ -30,7 +30,7 @@ from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
 from ambient_solve.noise import Streams, per_sample
 from ambient_solve.objectives.conditional import condition
 from ambient_solve.operators.mri import MultiCoil
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import Prior, noise_like
 from ambient_solve.solver import Solver
 from ambient_solve.transforms import derandomised, randomised
 
@@ -158,7 +158,7 @@ class Conditioned(Expectation):
         mask = torch.stack([ones if s.mask is None else s.mask.float() for s in samples]).to(prior.device)
         streams = Streams(seeds, 1, prior.device)
         start = torch.full((len(y),), prior.sigma_max, device=prior.device)
-        return heun(prior, prior.sigma_max * streams.normal(y), start, self.steps, condition(y, mask))
+        return heun(prior, prior.sigma_max * noise_like(prior, y, streams), start, self.steps, condition(y, mask))
 
 
 @final

@@ -13,9 +13,10 @@ import crossing
 from ambient_solve import DPS, MMPS, AmbientPrior, AmbientSolveError, GaussianPrior, Prior, Proximal, Solver
 from ambient_solve.algorithms.adps import ADPS
 from ambient_solve.algorithms.aos import AOS
-from ambient_solve.noise import Streams, karras
+from ambient_solve.noise import Streams
 from ambient_solve.priors.ambient import MaskConditionedGaussian
 from ambient_solve.priors.gaussian import dense
+from ambient_solve.process import karras
 from helpers import one_sentence, rand, randn, relative
 
 SHAPE, D, NOISE = (1, 3, 4), 12, 0.1

@@ -18,7 +18,7 @@ from ambient_solve.evaluate.exactness import (
     on_gaussian,
     on_mixture,
 )
-from ambient_solve.noise import ancestral_noise, karras, log_linear, reverse
+from ambient_solve.process import Additive, ancestral_noise, karras, log_linear
 from exactness import ALGORITHMS as MEASURED
 from exactness import SHORT
 from samplers import RECORD, agrees, calls
@@ -241,7 +241,7 @@ def test_reverse_kernel_keeps_the_level_of_the_noise(eta):
     z0 = torch.randn(200_000, 1, generator=generator)
     z = z0 + 2.0 * torch.randn(200_000, 1, generator=generator)
     streams = Streams([0], 1)
-    moved = reverse(z.T, z0.T, 2.0, 1.2, ancestral_noise(2.0, 1.2, eta), streams).T
+    moved = Additive().reverse(z.T, z0.T, 2.0, 1.2, ancestral_noise(2.0, 1.2, eta), streams.normal(z.T)).T
     assert abs(float((moved - z0).std()) / 1.2 - 1) < 0.01
     # The control: fresh noise on top, without taking old noise away.
     wrong = z0 + 0.6 * (z - z0) + ancestral_noise(2.0, 1.2, 1.0) * torch.randn(200_000, 1, generator=generator)

@@ -12,8 +12,8 @@ from ambient_solve.algorithms.ddrm import DDRM
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.exactness import GAUSSIAN, SIGMA_Y, gaussian_operator, gaussian_prior
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import karras
 from ambient_solve.priors.gaussian import dense
+from ambient_solve.process import karras
 from helpers import OPERATORS, Draws, problem, rand
 from samplers import agrees
 

@@ -9,7 +9,7 @@ from ambient_solve.algorithms.fps import FPS
 from ambient_solve.evaluate.distances import sliced_wasserstein
 from ambient_solve.evaluate.exactness import GAUSSIAN, gaussian_operator, gaussian_prior, matrix_operator
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import karras
+from ambient_solve.process import karras
 from helpers import one_sentence
 from samplers import (
     OneStream,

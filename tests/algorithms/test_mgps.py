@@ -5,7 +5,7 @@ import torch
 
 from ambient_solve.algorithms.mgps import MGPS
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import ancestral_noise, karras
+from ambient_solve.process import ancestral_noise, karras
 from samplers import (
     OneStream,
     agrees,

@@ -12,8 +12,8 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.distances import gaussian_report
 from ambient_solve.evaluate.exactness import GAUSSIAN, SIGMA_Y, gaussian_operator, gaussian_prior
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import ancestral_noise, karras, log_linear
 from ambient_solve.priors.gaussian import dense
+from ambient_solve.process import ancestral_noise, karras, log_linear
 from helpers import Draws, one_sentence, problem
 from samplers import agrees
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ambient_solve.evaluate.distances import sliced_wasserstein
-from ambient_solve.noise import karras, reverse
 from ambient_solve.objectives.base import Batch
 from ambient_solve.objectives.denoise import WEIGHTS, Denoise, buffer
 from ambient_solve.priors.gaussian import MixturePrior
+from ambient_solve.process import Additive, karras
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,7 @@ def fit_and_sample(y: Tensor, sigma_noise: Tensor, objective: Denoise, repeats: 
         right = x.T @ (weight[:, None] * target) / weight.sum()
         theta = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), right)
         z0 = skip * z + out * features(into * z) @ theta
-        z = reverse(z, z0, sigma, sigma_next, 0.0, draws)
+        z = Additive().reverse(z, z0, sigma, sigma_next)
     return z
 
 

@@ -23,6 +23,7 @@ from ambient_solve import (
 )
 from ambient_solve.noise import Streams
 from ambient_solve.priors.ambient import MaskConditionedGaussian
+from ambient_solve.priors.base import start
 from helpers import one_sentence, rand, randn, relative
 
 D, SIGMA_MAX = 16, 40.0
@@ -77,9 +78,9 @@ def test_a_fixed_mask_draws_the_conditional_mean_given_what_it_shows(keep_probab
     prior = AmbientPrior(MaskConditionedGaussian(exact), keep_probability)
     found = generate(prior, n, batch=n, steps=steps).double()
 
-    start, masks = SIGMA_MAX * prior.noise((n, D), Streams([0], n)).double(), prior._masks.double()
+    noisy, masks = start(prior, (n, D), SIGMA_MAX, Streams([0], n)).double(), prior._masks.double()
     visible = torch.zeros(n, D).double()
-    for row, (z, mask) in enumerate(zip(start, masks.bool(), strict=True)):
+    for row, (z, mask) in enumerate(zip(noisy, masks.bool(), strict=True)):
         # The flow from sigma to 0 of N(0, L): each axis is scaled by sqrt(L / (L + sigma^2)).
         scale, axes = torch.linalg.eigh(exact.covariance[mask][:, mask])
         visible[row, mask] = axes @ ((scale / (scale + SIGMA_MAX**2)).sqrt() * (axes.T @ z[mask]))
@@ -106,7 +107,7 @@ def test_masks_depend_on_seed_and_sample_alone():
     prior = AmbientPrior(Spy(2, 5, 4), 0.5, mask_channels=2)
 
     def masks(seed: int, n: int, first: int = 0) -> Tensor:
-        prior.noise((n, 2, 5, 4), Streams([seed], n, first_sample=first))
+        prior.begin((n, 2, 5, 4), Streams([seed], n, first_sample=first))
         return prior._masks
 
     whole = masks(3, 6)
@@ -125,7 +126,7 @@ def test_what_the_network_is_shown():
     z, spy = randn(4, 3, 5, 4), Spy(3, 5, 4)
     fixed, fresh = AmbientPrior(spy, 0.5), AmbientPrior(spy, 0.5, policy="per_call")
     for prior in (fixed, fresh):
-        prior.noise((4, 3, 5, 4), Streams([0], 4))
+        prior.begin((4, 3, 5, 4), Streams([0], 4))
         prior.denoise(z, 1.0), prior.denoise(z, 1.0)
         (a, b), seen = spy.conds[-2:], spy.seen[-2:]
         assert a.shape == (4, 1, 5, 4) and torch.equal(seen[0], z * a) and torch.equal(seen[1], z * b)
@@ -254,7 +255,7 @@ def test_guidance_makes_predictions_agree(monkeypatch):
 def test_the_gradient_is_that_of_the_disagreement_of_each_sample():
     exact = correlated()
     prior, z, sigma = AmbientPrior(MaskConditionedGaussian(exact), 0.5), randn(3, D), 0.6
-    prior.noise((3, D), Streams([0], 3))
+    prior.begin((3, D), Streams([0], 3))
     others = [(rand(3, D, seed=s) < 0.5).float() for s in (1, 2)]
     z0, gradient = prior.disagreement(z, sigma, others)
     assert torch.equal(z0, prior.denoise(z, sigma))
