@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 
+from ambient_solve import ALGORITHMS, Algorithm, AmbientSolveError, Solver, State, generate
 from ambient_solve.priors.base import reverse
-from ambient_solve.process import Additive, ancestral_noise
-from helpers import Draws, randn
-from samplers import isotropic
+from ambient_solve.process import Additive, Process, ancestral_noise, karras
+from helpers import Draws, one_sentence, randn
+from samplers import diagonal, isotropic
 
 STEPS = [(80.0, 60.0), (2.0, 1.9), (1.0, 0.3), (0.1, 0.001)]
 
@@ -51,3 +55,59 @@ def test_without_fresh_noise_none_is_drawn_and_at_level_0_the_estimate_comes_out
     torch.testing.assert_close(moved, z0 + (z - z0) / 2)
     assert torch.equal(draws.normal(z), Draws(3).normal(z))
     assert torch.equal(reverse(prior, z, z0, 2.0, 0.0, ancestral_noise(2.0, 0.0, 1.0), draws), z0)
+
+
+def test_perturb_adds_noise_of_the_level_of_each_row_and_a_run_starts_from_noise_alone():
+    z0, n, level = randn(3, 4), randn(3, 4, seed=1), torch.tensor([0.0, 1.0, 2.0])
+    found = Additive().perturb(z0, level, n)
+    assert torch.equal(found, torch.stack([z0[0], z0[1] + n[1], z0[2] + 2 * n[2]]))
+    assert torch.equal(Additive().perturb(z0, 0.5, n), z0 + 0.5 * n)
+    assert torch.equal(Additive().terminal(10.0, n), 10 * n)
+    assert Additive().levels(7, 0.02, 5.0) == karras(7, 0.02, 5.0)
+
+
+class Shrinking(Process):
+    """`z_s = (1 - s) z0 + s n`: not additive."""
+
+    def perturb(self, z0, level, n):
+        return (1 - level) * z0 + level * n
+
+    def terminal(self, level, n):
+        return level * n
+
+    def reverse(self, z, z0, level, level_next, fresh=0.0, n=None):
+        return z0 + level_next / level * (z - z0)
+
+    def levels(self, steps, lowest, highest):
+        return [highest * (1 - k / steps) for k in range(steps)] + [0.0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyProcess(Algorithm):
+    """Needs nothing of the process but its reverse step."""
+
+    name: ClassVar[str] = "any"
+    paper: ClassVar[str] = "none"
+    additive: ClassVar[bool] = False
+
+    def iterate(self, prior, likelihood, z, sigmas, streams):
+        for i, (s, t) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+            z0 = prior.denoise(z, s)
+            z = reverse(prior, z, z0, s, t, 0.0, streams)
+            yield State(i + 1, self.steps, s, z, z0)
+
+
+def test_a_prior_of_another_process_is_refused_by_who_needs_additive_noise():
+    prior, op, y = isotropic(2, 1.0, 0.1, 0.9), diagonal([1.0, 1.0], 0.1), randn(1, 2)
+    prior.process = Shrinking()
+    for name in ("auto", *ALGORITHMS):
+        with pytest.raises(AmbientSolveError, match="additive noise.* Shrinking") as error:
+            Solver(prior, name).solve(y, op, n_samples=2)
+        assert one_sentence(error) and str(error.value).startswith("mmps" if name == "auto" else name)
+    with pytest.raises(AmbientSolveError, match=r"generate needs additive noise.* Shrinking"):
+        generate(prior, 1)
+    # The control: who does not need it takes any process, and its levels.
+    (*_, last) = Solver(prior, AnyProcess(steps=3)).stream(y, op)
+    assert last.sigma == pytest.approx(0.3)
+    prior.process = Additive()
+    assert Solver(prior, "mmps", steps=2).solve(y, op).samples.shape == (1, 1, 2)

@@ -115,6 +115,12 @@ def test_masks_depend_on_seed_and_sample_alone():
     assert torch.equal(masks(3, 2, first=4), whole[4:]) and torch.equal(masks(3, 3), whole[:3])
     assert not torch.equal(masks(4, 6), whole) and len({tuple(m.flatten().tolist()) for m in whole}) == 6
     assert abs(float(AmbientPrior(Spy(9000), 0.3).draw_masks((1, 9000), Streams([0], 1)).mean()) - 0.3) < 0.02
+    # The fresh noise of a step draws no mask: that of the run stays.
+    streams = Streams([3], 6)
+    prior.begin((6, 2, 5, 4), streams)
+    of_the_run = prior._masks
+    prior.noise((6, 2, 5, 4), streams)
+    assert prior._masks is of_the_run and not torch.equal(prior.draw_masks((6, 2, 5, 4), streams), of_the_run)
     # The noise is the same under every policy, and a mask of the run's own stays as it is.
     other = AmbientPrior(Spy(2, 5, 4), 0.5, policy="per_call")
     unit = (p.noise((2, 2, 5, 4), Streams([0], 2)) for p in (prior, other, prior.with_mask(torch.ones(5, 4))))
