@@ -56,7 +56,7 @@ class AmbientPrior(WrappedPrior):
     Raises:
         AmbientSolveError: the policy, the mask and the maps do not go together, or do not fit the states.
 
-    A run starts at `noise`, which draws the masks of its rows from the streams of these rows: the mask of sample i
+    A run starts at `begin`, which draws the masks of its rows from the streams of these rows: the mask of sample i
     depends on (seed, i) alone. They are kept until the next run starts, so one prior serves one run at a time;
     `copy.copy(prior)`, which shares the network, serves another. A mask given as `cond` takes the place of the
     policy's, without a run.
