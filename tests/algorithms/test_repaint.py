@@ -9,7 +9,7 @@ from ambient_solve.algorithms.repaint import RePaint
 from ambient_solve.evaluate.distances import sliced_wasserstein
 from ambient_solve.evaluate.exactness import matrix_operator, on_gaussian
 from ambient_solve.likelihood import Likelihood
-from helpers import NOISE, OPERATORS, AffinePrior, Draws, one_sentence
+from helpers import NOISE, OPERATORS, AffinePrior, one_sentence, randn
 from samplers import agrees, calls, change_of_units, diagonal, draw, errors, isotropic
 
 
@@ -48,8 +48,8 @@ def test_a_jump_that_forgets_the_measurement_is_not_exact(monkeypatch):
     prior, op = two_modes(), diagonal([1.0, 1.0], SIGMA_Y)
     exact = prior.posterior(torch.eye(2), Y[0], SIGMA_Y)
 
-    def plain(z, y, omega, t, s, streams):
-        return z + (s**2 - t**2) ** 0.5 * streams.normal(z)
+    def plain(z, y, omega, t, s, noise):
+        return z + (s**2 - t**2) ** 0.5 * noise
 
     monkeypatch.setattr(RePaint, "_up", staticmethod(plain))
     assert distance(draw(RePaint(steps=100, resample=3), prior, Y, op, n=1000), exact) > 3
@@ -67,11 +67,11 @@ def test_a_jump_back_below_the_noise_is_the_law_of_a_path_between_its_ends(t, s,
     cov = path([s, t, tau])
     step = cov - cov[1, 1]  # of the increments after t: z0 itself is not known
     gain, left = step[0, 2] / step[2, 2], step[0, 0] - step[0, 2] ** 2 / step[2, 2]
-    found = RePaint._up(torch.full((n, 1), z), torch.full((n, 1), y), omega, t, s, Draws(0))
+    found = RePaint._up(torch.full((n, 1), z), torch.full((n, 1), y), omega, t, s, randn(n, 1))
     mean = torch.tensor([z + float(gain) * (y - z)], dtype=torch.float64)
     assert max(errors(found, mean, left[None])) < 4.5
     # The control: the noise that a jump adds where nothing is observed.
-    free = RePaint._up(torch.full((n, 1), z), torch.full((n, 1), y), 0 * omega, t, s, Draws(0))
+    free = RePaint._up(torch.full((n, 1), z), torch.full((n, 1), y), 0 * omega, t, s, randn(n, 1))
     assert max(errors(free, torch.tensor([z], dtype=torch.float64), step[:1, 0])) < 4.5
     assert max(errors(free, mean, left[None])) > 10
 
@@ -79,7 +79,9 @@ def test_a_jump_back_below_the_noise_is_the_law_of_a_path_between_its_ends(t, s,
 def test_a_jump_back_above_the_noise_is_the_measurement_noised_up():
     n, y, tau = 40_000, 0.7, 0.3
     for t, s in ((0.2, 0.5), (0.4, 0.5)):
-        found = RePaint._up(torch.full((n, 1), -9.0), torch.full((n, 1), y), torch.full((1,), tau**-2), t, s, Draws(0))
+        found = RePaint._up(
+            torch.full((n, 1), -9.0), torch.full((n, 1), y), torch.full((1,), tau**-2), t, s, randn(n, 1)
+        )
         right = torch.tensor([s**2 - tau**2], dtype=torch.float64)
         assert max(errors(found, torch.tensor([y], dtype=torch.float64), right)) < 4.5
         assert max(errors(found, torch.tensor([y], dtype=torch.float64), right + tau**2)) > 10  # the control
