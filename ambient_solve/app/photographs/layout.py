@@ -145,7 +145,7 @@ def _solver_column(parts: Parts, prior: str, open_priors: bool) -> None:
         [prior],
         value=prior,
         label="Prior",
-        info="who knows what pictures look like" + ("; or a folder or hub id" if open_priors else ""),
+        info="a diffusion prior: what pictures look like" + ("; or a folder or hub id" if open_priors else ""),
         allow_custom_value=open_priors,
         elem_id="prior",
     )
