@@ -73,7 +73,16 @@ class Process(abc.ABC):
 
     @abc.abstractmethod
     def levels(self, steps: int, lowest: float, highest: float) -> list[float]:
-        """The levels of a run: `steps + 1` floats, decreasing from `highest` by way of `lowest` to exactly 0."""
+        """The levels of a run.
+
+        Args:
+            steps: Levels above 0, 1 or more.
+            lowest: The last of them.
+            highest: The first of them.
+
+        Returns:
+            `steps + 1` floats, decreasing from `highest` by way of `lowest` to exactly 0.
+        """
 
 
 @final

@@ -89,5 +89,14 @@ class DDNM(Algorithm):
 
 
 def measured(likelihood: Likelihood, f: Callable[[Tensor], Tensor], r: Tensor) -> Tensor:
-    """`A' f(AA') r` over the measured modes."""
+    """`A' f(AA') r` over the measured modes.
+
+    Args:
+        likelihood: Of a linear operator with a spectrum.
+        f: Of the eigenvalues of `AA'`.
+        r: (N, *measurement).
+
+    Returns:
+        (N, *z_shape).
+    """
     return likelihood.At(likelihood.spectral(lambda lam: torch.where(lam > BLIND, f(lam), 0), r))

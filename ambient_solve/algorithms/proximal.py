@@ -49,12 +49,24 @@ class Proximal(Algorithm):
 
     @classmethod
     def diffpir(cls, steps: int = 100, lambda_: float = 1.0, zeta: float = 0.3) -> Proximal:
-        """DiffPIR with its paper's rule."""
+        """DiffPIR with its paper's rule (Zhu et al., 2023, arXiv 2305.08995).
+
+        Args:
+            steps: Noise levels.
+            lambda_: Weight of the prior against the data.
+            zeta: Share of fresh noise, 0 to 1.
+        """
         return cls(steps=steps, trust="sigma", lambda_=lambda_, kernel="loose", zeta=zeta)
 
     @classmethod
     def dds(cls, steps: int = 50, gain: float = 5.0, eta: float = 0.85) -> Proximal:
-        """DDS: a constant weight of the data."""
+        """DDS: a constant weight of the data (Chung et al., 2024, arXiv 2303.05754).
+
+        Args:
+            steps: Noise levels.
+            gain: Weight of the data.
+            eta: Share of fresh noise, 0 to 1.
+        """
         return cls(steps=steps, trust="constant", gain=gain, kernel="ancestral", eta=eta)
 
     @classmethod

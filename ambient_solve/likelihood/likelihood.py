@@ -256,7 +256,13 @@ class Likelihood:
         return self._prox(y, v + per_sample(q, v) * streams.normal(v), q, None)
 
     def fluctuation(self, like: Tensor, q: Level, streams: Streams) -> Tensor:
-        """`draw` less its mean: a sample of `N(0, (A'A / sigma^2 + I / q^2)^-1)`, shape of `like` (N, *z_shape)."""
+        """`draw` less its mean: a sample of `N(0, (A'A / sigma^2 + I / q^2)^-1)`.
+
+        Args:
+            like: States (N, *z_shape), of which the sample has shape, dtype and device.
+            q: Standard deviation of the Gaussian factor in z units, > 0, () or (N,).
+            streams: The noise, one stream per row.
+        """
         self._require_gaussian("fluctuation")
         y = per_sample(self.sigma, self._y) * streams.normal(self._y)
         return self._prox(y, per_sample(q, like) * streams.normal(like), q, None)

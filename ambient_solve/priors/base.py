@@ -39,10 +39,19 @@ class Prior(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """`E[z0 | z0 + sigma * n = z]`, (B, *shape) float32, for `z` (B, *shape) and `sigma` a float, () or (B,)."""
+        """The posterior mean of the clean image, `E[z0 | z0 + sigma * n = z]`.
+
+        Args:
+            z: Noisy states, (B, *shape).
+            sigma: Their level in `z` units, a float, () or (B,).
+            cond: What the prior is conditioned on, such as a mask (B, mask_channels, *spatial); None for most priors.
+
+        Returns:
+            (B, *shape) float32.
+        """
 
     def forward(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """`denoise`, under the name that torch's data-parallel wrappers call."""
+        """See `denoise`: the same, under the name that torch's data-parallel wrappers call."""
         return self.denoise(z, sigma, cond)
 
     def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
@@ -51,6 +60,15 @@ class Prior(nn.Module, abc.ABC):
         With `once` the memory of the forward pass is given back while the backward pass goes through it.
 
         For an exact denoiser `sigma^2 J` is the posterior covariance `Cov[z0 | z]`, hence symmetric (Efron, 2011).
+
+        Args:
+            z: Noisy states, (B, *shape).
+            sigma: Their level in `z` units, a float, () or (B,).
+            cond: See `denoise`.
+            once: Whether the product is taken once.
+
+        Returns:
+            The denoised states (B, *shape) float32, and `v -> J'v` for `v` of that shape.
         """
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
@@ -127,7 +145,13 @@ class Prior(nn.Module, abc.ABC):
 
 
 def noise_like(prior: Prior, z: Tensor, streams: Streams) -> Tensor:
-    """`prior.noise`, unit diffusion noise, in the shape, dtype and device of the states `z` (B * S, *z_shape)."""
+    """Unit diffusion noise of a prior, `prior.noise`, for states.
+
+    Args:
+        prior: Whose noise it is.
+        z: The states, (B * S, *z_shape); the noise has their shape, dtype and device.
+        streams: One stream per row.
+    """
     return prior.noise(tuple(z.shape), streams).to(z)
 
 
