@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ambient_solve.errors import AmbientSolveError
 
 SETTINGS = "settings.json"
 """File that is written last: what it says is finished."""
@@ -24,6 +28,28 @@ def finished(folder: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     """The record of an earlier run of the same request, or None."""
     record = read_record(folder)
     return record if record.get("request") == json.loads(json.dumps(request)) else None
+
+
+def remember(path: Path, settings: Mapping[str, Any], begun: bool) -> None:
+    """Write down with which settings a data set is being made, so that no other settings go on with it.
+
+    Args:
+        path: The file; its folder is that of the data set.
+        settings: What decides the data, as JSON holds it.
+        begun: Whether a part of the data is there already.
+
+    Raises:
+        AmbientSolveError: that part was made with other settings.
+    """
+    text = json.dumps(settings, indent=1) + "\n"
+    if begun and not (path.is_file() and path.read_text() == text):
+        raise AmbientSolveError(
+            f"{path.parent} holds an unfinished data set with other settings ({path.name}): choose another folder, or "
+            "delete it."
+        )
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
 
 
 def digest(*parts: bytes) -> str:

@@ -7,7 +7,9 @@ import json
 
 import pytest
 
-from ambient_solve.resume import digest, finished, read_record
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.resume import digest, finished, read_record, remember
+from helpers import one_sentence
 
 REQUEST = {"sizes": (1, 2), "seed": 3}
 
@@ -30,3 +32,13 @@ def test_a_record_that_is_not_whole_is_none(text, tmp_path):
 def test_a_digest_is_of_the_parts_one_after_another():
     assert digest(b"ab", b"c") == digest(b"abc") == hashlib.sha256(b"abc").hexdigest()[:16]
     assert digest(b"abc") != digest(b"abd")
+
+
+def test_unfinished_data_go_on_with_the_same_settings_alone(tmp_path):
+    path = tmp_path / "run.json"
+    remember(path, {"seed": 0}, begun=False)
+    remember(path, {"seed": 0}, begun=True)
+    remember(path, {"seed": 1}, begun=False)  # nothing was made yet
+    with pytest.raises(AmbientSolveError, match="other settings") as error:
+        remember(path, {"seed": 0}, begun=True)
+    assert one_sentence(error) and json.loads(path.read_text()) == {"seed": 1}

@@ -30,6 +30,7 @@ from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError, reason
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.reading.limits import inside, parse_json
+from ambient_solve.resume import remember
 from ambient_solve.saving import save_tensors
 
 MANIFEST = "manifest.jsonl"
@@ -238,7 +239,7 @@ def write_corrupted(
     part, plan = folder / (MANIFEST + ".part"), corruption.plan(total)
     finished = _finished(folder, part)
     given = ({"source": source} if source else {}) | dict(options or {})
-    _remember(folder, {**corruption.settings, "total": total, **given}, bool(finished))
+    remember(folder / RUN, {**corruption.settings, "total": total, **given}, bool(finished))
     pictures, index = _same_pictures(pictures, finished, folder), len(finished)
     with part.open("a") as rows:
         for sample in corrupt(pictures, total, corruption, len(finished), source):
@@ -264,17 +265,6 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _remember(folder: Path, settings: dict[str, Any], begun: bool) -> None:
-    """Write down what is being done in `folder`; raise if something else was begun there."""
-    run, text = folder / RUN, json.dumps(settings, indent=1) + "\n"
-    if begun and not (run.is_file() and run.read_text() == text):
-        raise AmbientSolveError(
-            f"{folder} holds an unfinished data set with other settings ({RUN}): choose another folder, or delete it."
-        )
-    (folder / (RUN + ".part")).write_text(text)
-    os.replace(folder / (RUN + ".part"), run)
 
 
 def _finished(folder: Path, part: Path) -> list[dict[str, Any]]:

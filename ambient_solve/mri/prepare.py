@@ -36,6 +36,7 @@ from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.operators.mri import MultiCoil
 from ambient_solve.reading.numpy_files import open_numpy
 from ambient_solve.reading.raw import LIMIT, load
+from ambient_solve.resume import remember
 from ambient_solve.saving import save_tensors
 
 TARGETS = {"ambient": "kspace", "clean": "noise", "l1": "l1-wavelet"}
@@ -104,10 +105,8 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     asked = {**asdict(settings), "sources": [str(s) for s in sources], "held_out": list(held_out)}
     asked |= {"coils_of": None if coils_of is None else str(coils_of)}
-    run, part, text = out / RUN, out / (MANIFEST + ".part"), json.dumps(asked, indent=1) + "\n"
-    if run.is_file() and run.read_text() != text:
-        raise AmbientSolveError(f"{out} holds unfinished data with other settings ({RUN}): choose another folder.")
-    run.write_text(text)
+    part = out / (MANIFEST + ".part")
+    remember(out / RUN, asked, (out / RUN).is_file())
     rows = part.read_text().splitlines(keepends=True) if part.is_file() else []
     rows = [row for row in rows if row.endswith("\n")]
     index = 0
