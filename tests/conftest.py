@@ -14,7 +14,6 @@ from browsing import CHROMIUM, FLAGS, PATIENCE
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes side by side have one thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # more threads than cores would spin against each other
 pytest_plugins = ["skips"]
 
 
