@@ -102,7 +102,7 @@ def test_adjointness_and_toeplitz(name, coils):
     wrapped = (maps.conj() * torch.fft.ifft2(wrapped)).sum(1)
     assert relative(torch.stack([wrapped.real, wrapped.imag], 1), op.A_adjoint(y)) > 1e-2
     (gradient,) = torch.autograd.grad(op.A(x.requires_grad_()), x, u)
-    assert torch.equal(gradient, op.A_adjoint(u))
+    assert relative(gradient, op.A_adjoint(u)) < 1e-5  # several threads add up in another order each time
 
 
 def test_a_batch_is_its_slices():
