@@ -270,9 +270,8 @@ def training(rounds: int, data: Path, images: int = 3_840) -> list[str]:
 
 
 def precision(rounds: int, batch: int = 8, side: int = 64) -> list[str]:
-    """Images a second of a training step of the network of photos.yaml, as trainers/train.py computes it."""
-    sys.path.insert(0, str(ROOT / "trainers"))
-    from weights import about_arithmetic, arithmetic
+    """Images a second of a training step of the network of photos.yaml, as a training computes it."""
+    from ambient_solve.training.weights import about_arithmetic, arithmetic
 
     settings = yaml.safe_load((ROOT / "trainers" / "configs" / "photos.yaml").read_text())["network"]
     cpu, z = torch.device("cpu"), torch.randn(batch, 3, side, side)

@@ -135,7 +135,7 @@ class Config:
     precision: str = "auto"
     """auto, bf16 or fp32. auto: bf16 where the hardware multiplies it natively, else fp32, which is faster there."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """torch.compile the network: a minute or more to start, then faster. auto: in long runs, see `weights.compiles`."""
+    """torch.compile the network: a minute or more to start, then faster. auto: in long runs (training/compiling.py)."""
     seed: int = 0
     """Decides the initial weights, the order of the samples and all noise."""
     tracker: str = "auto"

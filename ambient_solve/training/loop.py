@@ -34,13 +34,14 @@ from ambient_solve.training.checkpoints import (
     stored_form,
     tracker,
 )
+from ambient_solve.training.compiling import compiles
 from ambient_solve.training.config import NOT_SETTINGS, Config, check, settings_of
 from ambient_solve.training.export import write_prior
 from ambient_solve.training.launch import missing_processes
 from ambient_solve.training.locks import only_run_among
 from ambient_solve.training.sources import read_data, refuse_unsuited
 from ambient_solve.training.validation import held_out_loss, sample_sheet
-from ambient_solve.training.weights import about_arithmetic, arithmetic, averaged, compiles, starting_prior
+from ambient_solve.training.weights import about_arithmetic, arithmetic, averaged, starting_prior
 
 
 def learning_rate(config: Config, step: int, steps: int) -> float:

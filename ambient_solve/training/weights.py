@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ambient_solve.errors import AmbientSolveError, first_line
-from ambient_solve.objectives.denoise import Denoise
+from ambient_solve.errors import AmbientSolveError
 from ambient_solve.objectives.kspace import KSpace
 from ambient_solve.priors.load import prior_folder
 from ambient_solve.priors.network import NetworkPrior, multiplies_bfloat16
@@ -18,8 +17,6 @@ from ambient_solve.priors.pipeline import INDEX, PipelinePrior
 from ambient_solve.training.config import Config
 from ambient_solve.training.growth import deepened
 
-LONG = 200_000
-"""Samples from which on training saves more time than compiling takes, a minute or two of two cores."""
 SAME = "channels widths unshuffle groups embedding sigma_data scale offset".split()
 """Settings of the network that weights to start from must share."""
 
@@ -88,40 +85,6 @@ def about_arithmetic(precision: str, device: torch.device) -> str:
         )
     why = f", and this hardware is {'' if native else 'not known to be '}fast at bfloat16"
     return f"The network computes in {chosen} (precision: {precision}{why if precision == 'auto' else ''})."
-
-
-def compiles(config: Config, device: torch.device, processes: int) -> bool:
-    """Whether the network is to be compiled.
-
-    With "auto" where that was measured to pay: on a CPU, for LONG samples or more, in one process, with the objective
-    that calls the network once for a batch.
-
-    Args:
-        config: Configuration of the training.
-        device: Where it runs.
-        processes: How many processes train.
-
-    Returns:
-        True where it is.
-
-    Raises:
-        AmbientSolveError: "always" was asked for where torch.compile does not work.
-    """
-    asked = config.compile == "always"
-    pays = device.type == "cpu" and config.images >= LONG and processes == 1 and type(config.objective) is Denoise
-    if config.compile == "never" or not (asked or pays):
-        return False
-    try:
-        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
-    except RuntimeError as error:
-        if asked:
-            reason = first_line(error)
-            raise AmbientSolveError(
-                f"compile: always, but torch.compile does not work here ({reason}). Install a C++ compiler, or "
-                "compile: never."
-            ) from None
-        return False
-    return True
 
 
 def _start_from(prior: NetworkPrior, saved: NetworkPrior, name: str) -> None:
