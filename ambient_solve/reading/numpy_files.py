@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import tokenize
 import zipfile
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ import numpy as np
 from ambient_solve.errors import UnreadableFile
 from ambient_solve.reading.archives import open_zip
 from ambient_solve.reading.raw import Stored, readable
+
+MAX_HEADER = 10_000
+"""Bytes of the longest header of an array, which is as much as NumPy parses; it would read 4 GB before it says so."""
 
 
 @contextlib.contextmanager
@@ -62,13 +66,17 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Stored:
 
 
 def _header(file: BinaryIO | Any, name: object) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of the array that follows; the header is no longer than numpy's own limit."""
+    """Shape and type of the array that follows; of a header that is too long, nothing is read."""
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise UnreadableFile(name, f"has a header of version {version}; 1.0 or 2.0, as of numbers, was expected.")
+    length = file.read(2 if version == (1, 0) else 4)
+    size = int.from_bytes(length, "little")
+    if size > MAX_HEADER:
+        raise UnreadableFile(name, f"claims a header of {size} bytes; at most {MAX_HEADER} are read.")
     try:
-        shape, _, dtype = readers[version](file)
+        shape, _, dtype = readers[version](io.BytesIO(length + file.read(size)))
     except (SyntaxError, tokenize.TokenError) as error:  # of a text that is no header; the rest is a ValueError
         kind = type(error).__name__
         raise UnreadableFile(name, f"cannot be read; its header is no text of NumPy ({kind}).") from None

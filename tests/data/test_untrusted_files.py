@@ -96,6 +96,10 @@ NPY = {
     "objects": (header((2, 2), bytes(100), "|O"), "no array of numbers"),
     "words": (header((2, 2), bytes(100), "<U8"), "no array of numbers"),
     "nested": (b"\x93NUMPY\1\0" + (9000).to_bytes(2, "little") + b"(" * 9000, "cannot be read"),
+    "endless header": (
+        b"\x93NUMPY\2\0" + (4 * 10**9).to_bytes(4, "little") + b" " * 20_000,
+        "claims a header of 4000000000 bytes",
+    ),
     "another version": (b"\x93NUMPY\3\0" + bytes(100), "version"),
 }
 
