@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ambient_solve.errors import AmbiguousAxes, Part, UnnamedArray, UnreadableFile, WrongAxes, shown
-from ambient_solve.mri.ismrmrd_files import cropped_readout, is_ismrmrd, read_ismrmrd, voxel_of
+from ambient_solve.mri.ismrmrd_files import MAX_HEADER, cropped_readout, is_ismrmrd, read_ismrmrd, voxel_of
 from ambient_solve.mri.magnitudes import read_dicom, read_nifti
 from ambient_solve.reading.hdf5 import open_hdf5, stored_arrays
 from ambient_solve.reading.limits import check_bytes
@@ -224,7 +224,8 @@ def _hdf5(path: Path, key: str | None, axes: str | None, most: float) -> Raw:
             meanings = {"shw": "slices of a single coil, as in fastMRI", "chw": "coils of a single slice"}
             raise AmbiguousAxes(Part(name, path), arrays[name].shape, meanings)
         raw = _raw(arrays, key, axes, path, most)
-        text = "" if header is None or header.shape else header.read()[()]
+        fits = header is not None and not header.shape and header.bytes <= MAX_HEADER
+        text = header.read()[()] if fits else ""
     return Raw(**{**raw.__dict__, "voxel": voxel_of(text.decode() if isinstance(text, bytes) else str(text))})
 
 

@@ -119,6 +119,8 @@ def _text(dataset: Any, path: Path) -> str:
     xml = stored(dataset["xml"])
     if math.prod(xml.shape) != 1:
         raise UnreadableFile(path, f"has {math.prod(xml.shape)} XML headers; one was expected.")
+    if xml.bytes > MAX_HEADER:
+        raise UnreadableFile(path, f"has an XML header of {xml.bytes:g} bytes; at most {MAX_HEADER} are read.")
     found = dataset["xml"][(0,) * len(xml.shape)]
     return found.decode() if isinstance(found, bytes) else str(found)
 

@@ -182,6 +182,17 @@ def with_endless_lines(dataset, folder):
     dataset.create_dataset("data", (10**9,), kind, chunks=(64,))
 
 
+def fixed_text(group, name, text, size):
+    """A text for which the file claims `size` bytes, and of which HDF5 stores none but the first."""
+    group.create_dataset(name, data=np.array(text, f"S{size}"), dtype=f"S{size}")
+
+
+def with_an_endless_header(dataset, folder):
+    text = dataset["xml"][0]
+    del dataset["xml"]
+    fixed_text(dataset, "xml", text, 1_000_001)
+
+
 def bomb(text):
     entities = "".join(f'<!ENTITY e{i + 1} "{f"&e{i};" * 10}">' for i in range(9))
     return text.replace("?>", f'?><!DOCTYPE a [<!ENTITY e0 "aaaaaaaaaa">{entities}]>').replace("cartesian", "&e9;")
@@ -192,6 +203,7 @@ LINES = {
     "a header that is no header": (with_header(lambda t: "<a/>"), "XML header"),
     "a size that is no number": (with_header(lambda t: t.replace(f"<y>{SIDE}</y>", "<y>many</y>")), "XML header"),
     "entities": (with_header(bomb), "entities"),
+    "an endless header": (with_an_endless_header, r"header of 1e\+06 bytes; at most 1000000"),
     "five million columns": (with_header(lambda t: t.replace(f"<y>{SIDE}</y>", "<y>500000000</y>")), "unpacks to"),
     "endless lines": (with_endless_lines, "unpacks to"),
     "lines of another file": (with_foreign_lines, "link to another file"),
@@ -204,6 +216,17 @@ def test_ismrmrd_headers_are_checked_before_anything_is_made(case, tmp_path, ksp
     with pytest.raises(AmbientSolveError, match=words) as error:
         read_scan(ismrmrd(tmp_path, kspace, change))
     assert one_sentence(error)
+
+
+@pytest.mark.parametrize(("size", "read"), [(10_000, True), (1_000_001, False)])
+def test_a_header_beside_k_space_is_read_only_where_it_is_short(size, read, tmp_path, kspace):
+    """As fastMRI stores it. The page takes the size of a voxel from it, and nothing else."""
+    space = "<matrixSize><x>4</x><y>4</y><z>1</z></matrixSize><fieldOfView_mm><x>8</x><y>8</y><z>3</z></fieldOfView_mm>"
+    text = f"<a><encoding><encodedSpace>{space}</encodedSpace></encoding></a>"
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["kspace"] = kspace
+        fixed_text(file, "ismrmrd_header", text.encode(), size)
+    assert read_scan(tmp_path / "scan.h5").voxel == ((2, 2, 3) if read else None)
 
 
 def test_reading_lines_leaves_their_file_as_it_was(tmp_path, kspace):
