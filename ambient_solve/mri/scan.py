@@ -28,6 +28,8 @@ LEAST_ACS = 4
 """Fewer lines of calibration tell nothing of the coils."""
 SCALE_BOX = 8
 """Side of the part of the calibration region that sets the scale: the same in training and in use, whatever the ACS."""
+AT_ONCE = 1 << 22
+"""Entries of k-space that are looked at together."""
 SIGMA = 0.02
 """Noise of k-space simulated from a magnitude."""
 
@@ -153,7 +155,10 @@ def read_scan(
 
 def sampled(kspace: Tensor) -> Tensor:
     """1 where any coil has a value: (1, H, W), or (slices, H, W) where slices of (slices, coils, H, W) differ."""
-    masks = (kspace.abs() > 0).any(1).float()
+    # A magnitude of all of it would take as much again, and torch takes twice that on the way.
+    at_once = max(AT_ONCE // max(kspace[0, 0].numel(), 1), 1)
+    found = torch.cat([part.abs() > 0 for part in kspace.flatten(0, 1).split(at_once)])
+    masks = found.unflatten(0, kspace.shape[:2]).any(1).float()
     return masks[:1] if bool((masks == masks[:1]).all()) else masks
 
 
@@ -239,14 +244,14 @@ def _checked_mask(mask: Tensor, kspace: Tensor, source: str) -> Tensor:
 
 def _check_slice(scan: Scan) -> None:
     """Numbers, a signal where the coils are calibrated, values where the mask says so, the strongest in the middle."""
-    bad = ~scan.kspace[0].isfinite().flatten(1).all(1)
-    if bool(bad.any()):
-        raise AmbientSolveError(
-            f"{scan.source}: coil {int(bad.nonzero()[0])} has values that are no numbers; repair the file, or leave "
-            "that coil out."
-        )
     height, width = scan.kspace.shape[-2:]
-    half, power = min(scan.acs, height, width) // 2, scan.kspace[0].abs().square().sum(0)
+    half, power = min(scan.acs, height, width) // 2, torch.zeros(height, width, device=scan.kspace.device)
+    for i, coil in enumerate(scan.kspace[0]):
+        if not bool(coil.isfinite().all()):
+            raise AmbientSolveError(
+                f"{scan.source}: coil {i} has values that are no numbers; repair the file, or leave that coil out."
+            )
+        power += coil.abs().square()
     centre = power[height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half]
     if not bool(centre.any()):
         raise AmbientSolveError(
