@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
-from ambient_solve.reading.limits import FORMATS, check_bytes, inside
+from ambient_solve.reading.limits import FORMATS, check_bytes, inside, read_json
 from ambient_solve.reading.numpy_files import open_numpy
 from ambient_solve.reading.raw import LIMIT, load
 
@@ -305,9 +305,12 @@ def _open_hugging_face(kind: str, folder: str, follow_outside: bool) -> Iterator
 
     try:
         if kind == "dataset":
+            _check_parts(Path(folder), follow_outside)
             rows = datasets.load_from_disk(folder)
         else:
             rows = datasets.load_dataset("imagefolder", data_dir=folder, split="train")
+    except AmbientSolveError:
+        raise
     except (datasets.exceptions.DatasetsError, OSError, ValueError, KeyError) as error:
         raise AmbientSolveError(f"{kind}:{folder} cannot be read: {reason(error, longest=200)}.") from None
     column = _picture_column(rows, f"{kind}:{folder}")
@@ -321,6 +324,18 @@ def _open_hugging_face(kind: str, folder: str, follow_outside: bool) -> Iterator
             yield f"{kind}/{i}", open_image(inside(Path(folder), path, follow_outside))
         else:
             yield f"{kind}/{i}", _decode(io.BytesIO(content), where)
+
+
+def _check_parts(folder: Path, follow_outside: bool) -> None:
+    """Refuse a saved data set that keeps its rows in files outside of its folder, which `datasets` would open."""
+    if not (folder / "state.json").is_file():
+        return
+    state = read_json(folder / "state.json")
+    parts = state.get("_data_files") if isinstance(state, dict) else None
+    if not isinstance(parts, list):
+        raise UnreadableFile(folder / "state.json", "does not list the files of the data set.")
+    for part in parts:
+        inside(folder, part.get("filename") if isinstance(part, dict) else None, follow_outside)
 
 
 def _picture_column(rows: Any, source: str) -> str:
