@@ -102,3 +102,22 @@ def test_files_of_others_are_opened_in_one_place_each():
 def test_careless_opening_is_caught(source):
     assert len(careless_opening("benchmarks/new.py", source)) == 1
     assert careless_opening("benchmarks/new.py", "with open_hdf5(path) as file:\n    file['x']") == []
+
+
+OWN_PICTURES = ("ambient_solve/app/photographs/events.py", "ambient_solve/app/photographs/example.py")
+"""Modules that open pictures which the page itself has written, or which come with it."""
+
+
+def careless_pictures(name: str, source: str) -> list[str]:
+    """Where Pillow may choose among all its formats for a file of others; some of them start other programs."""
+    if not name.startswith("ambient_solve/") or name in OWN_PICTURES:
+        return []
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    opened = [call for call in calls if ast.unparse(call.func).endswith("Image.open")]
+    return [f"{name}, line {c.lineno}" for c in opened if "formats" not in [k.arg for k in c.keywords]]
+
+
+def test_pictures_are_opened_in_known_formats():
+    assert [found for name, source in SOURCES.items() for found in careless_pictures(name, source)] == []
+    assert len(careless_pictures("ambient_solve/new.py", "from PIL import Image\nImage.open('a.png')")) == 1
+    assert careless_pictures("ambient_solve/new.py", "Image.open('a.png', formats=('PNG',))") == []

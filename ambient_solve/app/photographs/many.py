@@ -74,11 +74,13 @@ def _work(request: RestoreRequest, pictures: list[Path]) -> float:
     """What they ask for, which is a long job at any rate; none of them may ask for too much."""
     from PIL import Image
 
+    from ambient_solve.reading.limits import FORMATS
+
     work, each = 2 * QUICK, asked(request)
     for path in pictures:
         pixels = 0  # what is wrong with a file is said in its turn
         with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 pixels = image.width * image.height * request.options.get("factor", 1) ** 2
         work += checked(each * pixels)
     return work
