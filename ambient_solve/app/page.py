@@ -62,7 +62,8 @@ def build(prior: str = "photos", device: str = "auto", rules: Rules | None = Non
             for title, lay_out in tabs:
                 with gr.Tab(title):
                     lay_out(prior, device, rules)
-    return page.queue(max_size=WAITING, default_concurrency_limit=4)
+    # What skips the queue skips its limits too: nothing of a visitor's counts there.
+    return page.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)
 
 
 def launch(

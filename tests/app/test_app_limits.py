@@ -38,6 +38,20 @@ def test_an_upload_that_is_broken_off_leaves_nothing(server):
     assert wait_until(lambda: temporary_files(server) == before, 60)
 
 
+def test_no_job_skips_the_queue(server):
+    """Gradio has a way in for programs that do not wait; nobody counts there who has how many jobs."""
+    from ambient_solve.app.streams import is_job
+
+    fn = next(i for i, fn in server.page.fns.items() if fn.api_name == "restore")
+    with web(server) as client:
+        body = restore_body(upload(client, png()).json()[0])
+        for door in ("run/restore", "api/restore", "run/predict", "api/predict"):
+            assert client.post(f"{BASE}/{door}", json={**body, "fn_index": fn}).status_code == 404, door
+        assert answer(client, "restore", body)[0] == "complete", "control: through the queue"
+    assert all(fn.queue for fn in server.page.fns.values() if is_job(fn))
+    assert not all(fn.queue for fn in server.page.fns.values()), "control: what is quick needs no place"
+
+
 def test_a_large_body_is_not_read(server):
     with web(server) as client:
         large = restore_body("x", options={"sigma": "9" * 100_000_000})
