@@ -16,6 +16,8 @@ from typing import Any
 
 from ambient_solve.app.hosts import ASGI, Receive, Scope, Send, header, refuse
 
+UPLOAD = "/gradio_api/upload"
+"""Where files are sent, which go to the disk; whatever is sent elsewhere is kept in memory."""
 MEASURED = 2.0
 """Time for which the size of the folder is taken to be what it was, in seconds."""
 
@@ -172,11 +174,30 @@ def _end(scope: Scope) -> MutableMapping[str, Any]:
 
 def _boundary(scope: Scope) -> bytes:
     """What parts the files of an upload; empty where the request is none."""
+    if scope["path"] != UPLOAD:
+        return b""
     given = Message()
     given["content-type"] = (header(scope, "content-type") or [""])[0]
     name = given.get_param("boundary")
     upload = given.get_content_type() == "multipart/form-data"
     return b"--" + str(name).encode("latin-1", "replace") if upload and name else b""
+
+
+def take_files_only() -> None:
+    """Have gradio refuse the parts of an upload that are no files, which it would keep in memory, however large."""
+    from gradio.route_utils import GradioMultiPartParser
+    from starlette.formparsers import MultiPartException
+
+    finished = GradioMultiPartParser.on_headers_finished
+    if finished.__module__ == __name__:
+        return
+
+    def checked(parser: Any) -> None:
+        finished(parser)
+        if parser._current_part.file is None:
+            raise MultiPartException("Files alone are taken here.")
+
+    GradioMultiPartParser.on_headers_finished = checked
 
 
 def _too_large(most: int) -> str:

@@ -134,10 +134,11 @@ def _guards(opened: list[Blocks], names: set[str], limits: Limits) -> list[Any]:
     """What stands before the page, the first one outermost."""
     from starlette.middleware import Middleware
 
-    from ambient_solve.app.bodies import Bodies
+    from ambient_solve.app.bodies import Bodies, take_files_only
     from ambient_solve.app.hosts import Hosts
     from ambient_solve.app.streams import Streams
 
+    take_files_only()
     return [
         Middleware(Hosts, names=names),
         Middleware(Bodies, limits=limits, folder=home().path),

@@ -76,6 +76,26 @@ def test_a_large_body_without_a_length_is_cut_off(server):
     assert len(read) < 60
 
 
+def form(field: bytes) -> dict:
+    """A body of one field, which gradio and FastAPI keep in memory, that looks like an upload."""
+    body = b'--b\r\nContent-Disposition: form-data; name="f"\r\n\r\n' + field + b"\r\n--b--\r\n"
+    return {"content": body, "headers": {"Content-Type": "multipart/form-data; boundary=b"}}
+
+
+def test_a_part_of_an_upload_that_is_no_file_is_refused(server):
+    with web(server) as client:
+        refused = client.post(f"{BASE}/upload", **form(b"x" * 100))
+        assert refused.status_code == 400 and "Files alone" in refused.text
+        assert upload(client, png(2)).status_code == 200, "control: a file"
+
+
+@pytest.mark.parametrize("door", ["call/restore", "call/upload", "queue/join", "upload/", "component_server", "cancel"])
+def test_what_calls_itself_an_upload_elsewhere_is_bounded_like_the_rest(door, server):
+    with web(server) as client:
+        assert client.post(f"{BASE}/{door}", **form(b"x" * 9_000_000)).status_code == 413
+        assert client.post(f"{BASE}/{door}", **form(b"x")).status_code != 413, "control: a small one"
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
 def test_files_are_counted_however_the_body_is_cut(size):
     from ambient_solve.app.bodies import _Count
@@ -117,7 +137,9 @@ def test_a_full_page_takes_no_more(tmp_path):
 
         headers = [(b"content-type", b"multipart/form-data; boundary=b")]
         guard = Bodies(app, Limits(upload=10**6, folder=folder), tmp_path)
-        asyncio.run(guard({"type": "http", "method": "POST", "headers": headers}, receive, send))
+        asyncio.run(
+            guard({"type": "http", "method": "POST", "path": f"/{BASE}/upload", "headers": headers}, receive, send)
+        )
         return seen[0]["status"]
 
     (tmp_path / "there").write_bytes(b"x" * 5000)

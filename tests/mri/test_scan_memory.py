@@ -1,4 +1,4 @@
-"""What a scan takes beside its k-space: a small file that unpacks to what is allowed must not take several times that."""
+"""What a scan takes beside its k-space: less than that, since a small file may unpack to all that is allowed."""
 
 from __future__ import annotations
 
