@@ -22,6 +22,7 @@ from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.operators.mri import MultiCoil
 from ambient_solve.operators.noncartesian import NonCartesian
 from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantisation
+from ambient_solve.operators.reduction import Reduction
 
 __all__ = [
     "BUILDERS",
@@ -32,6 +33,7 @@ __all__ = [
     "MultiCoil",
     "NonCartesian",
     "Quantisation",
+    "Reduction",
     "camera_blur",
     "clip",
     "denoise",

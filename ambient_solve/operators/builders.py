@@ -28,10 +28,11 @@ from torch import Tensor
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.operators.jpeg import Jpeg
 from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantisation
+from ambient_solve.operators.reduction import ALIGNMENTS, KERNELS, aligned_filter
 
 Size = tuple[int, int, int]
 """(C, H, W)."""
-FILTERS = ("bicubic", "bilinear", "gaussian", "sinc")
+FILTERS = tuple(KERNELS)
 """Anti-aliasing filters of `super_resolution`."""
 BOUNDARIES = ("circular", "valid")
 """What a blur sees beyond the edge of the image: the other side, or nothing."""
@@ -179,15 +180,24 @@ def motion_blur(
 
 
 def super_resolution(
-    img_size: Size, factor: int = 2, filter: str | None = "bicubic", sigma: float = 0.02
+    img_size: Size,
+    factor: int = 2,
+    filter: str | None = "bicubic",
+    sigma: float = 0.02,
+    alignment: str = "centers",
 ) -> Downsampling:
-    """Super-resolution: every `factor`-th pixel after an anti-aliasing filter.
+    """Super-resolution: every `factor`-th pixel after an anti-aliasing filter, on pictures that repeat at their edges.
+
+    `Reduction` is the same but for the edges, where it does what Pillow does.
 
     Args:
         img_size: (C, H, W) of the large images; `factor` divides H and W.
         factor: Pixels from one that is kept to the next, 2 or more.
-        filter: "bicubic", "bilinear", "gaussian" or "sinc"; None is none.
+        filter: "bicubic", "bilinear", "gaussian", "sinc", "lanczos" or "box"; None is none.
         sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
+        alignment: "centers", a small pixel lies in the middle of those it is made of, as Pillow, OpenCV, MATLAB and
+            torch have it; or "corner", on the first of them, as deepinv has it, with deepinv's own filters. None has no
+            filter and keeps the first.
 
     Returns:
         The operator on images (B, C, H, W); measurements are (B, C, H / factor, W / factor).
@@ -203,8 +213,13 @@ def super_resolution(
     if rows % factor or columns % factor:
         fit = f"{max(rows // factor, 1) * factor}x{max(columns // factor, 1) * factor}"
         raise AmbientSolveError(f"A {rows}x{columns} image cannot be reduced by {factor}; crop or resize it to {fit}.")
+    if alignment not in ALIGNMENTS:
+        raise AmbientSolveError(f"alignment={alignment!r} is no alignment. {suggestion(str(alignment), ALIGNMENTS)}")
+    if alignment == "corner" and filter in ("lanczos", "box"):
+        raise AmbientSolveError(f"filter={filter!r} has alignment='centers' only, deepinv has no such filter.")
+    made = aligned_filter(factor, filter) if filter is not None and alignment == "centers" else filter
     op = Downsampling(
-        img_size=(channels, rows, columns), filter=filter, factor=factor, padding="circular", noise_model=_noise(sigma)
+        img_size=(channels, rows, columns), filter=made, factor=factor, padding="circular", noise_model=_noise(sigma)
     )
     side = 1 if op.filter is None else max(op.filter.shape[-2:])
     if side > min(rows, columns):
@@ -236,7 +251,7 @@ def jpeg(img_size: Size, quality: int = 10, sigma: float = 0.02, subsampling: st
         img_size: (C, H, W) of the images; C is 1 or 3.
         quality: 1 to 100, libjpeg's scale.
         sigma: How closely the decoded picture must be reproduced, >= 0, for images in [0, 1].
-        subsampling: "4:2:0" (chroma at half resolution, what most files have) or "4:4:4".
+        subsampling: "4:2:0" (chroma at half resolution, what most files have), "4:2:2", "4:4:0", "4:1:1" or "4:4:4".
 
     Returns:
         The operator on images (B, C, H, W).
