@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 
-SUBSAMPLING = ("4:4:4", "4:2:0")
-"""Chroma subsampling: none, or by two along both axes."""
+SUBSAMPLING = {"4:4:4": (1, 1), "4:2:2": (1, 2), "4:4:0": (2, 1), "4:2:0": (2, 2), "4:1:1": (1, 4)}
+"""Chroma subsampling: what height and width of the chroma are divided by."""
+SPACES = ("YCbCr", "RGB")
+"""Colours that are coded: luminance and chroma, or, which is rare, the colours themselves."""
 
 # ITU-T T.81, annex K, tables K.1 (luminance) and K.2 (chrominance).
 LUMINANCE = (
@@ -47,6 +49,8 @@ TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688,
 class Jpeg(Physics):
     """The picture that a JPEG file of `quality` decodes to: `x` (B, 1 or 3, H, W) in [0, 1] to `y` of the same shape.
 
+    Both are upright; the blocks lie in the frame of the file, which may be turned (EXIF).
+
     Colour transform, chroma subsampling, 8 x 8 cosine transform, quantisation, and all of it back, as libjpeg does (box
     average down, triangle filter up, 8-bit samples between the steps). Sizes that are not whole blocks are continued by
     their edge. The entropy coder is left out, it loses nothing.
@@ -56,10 +60,16 @@ class Jpeg(Physics):
 
     Args:
         quality: 1 to 100, libjpeg's scale.
-        subsampling: "4:2:0" (chroma at half resolution, what most files have) or "4:4:4".
+        subsampling: "4:2:0" (chroma at half resolution, what most files have), or another of `SUBSAMPLING`.
         img_size: (C, H, W) of the images, if known.
         noise_model: A file has no noise besides the rounding, which is inside `A`. `GaussianNoise(sigma)` is nominal:
             it says how closely a reconstruction must reproduce the decoded picture; .02 is about 5 grey levels.
+        tables: Quantisation steps of a file that are not libjpeg's, one for each component that is coded, (1 or 3, 8,
+            8), frequencies of the rows first; in place of those of `quality`.
+        orientation: How the file lies, EXIF's number from 1, upright, to 8.
+        space: "YCbCr", or "RGB" for a file without luminance and chroma.
+        black: Share of black ink of each pixel of a file in printing colours, (H, W), which is known; with `space`
+            "RGB".
     """
 
     def __init__(
@@ -68,14 +78,26 @@ class Jpeg(Physics):
         subsampling: str = "4:2:0",
         img_size: tuple[int, int, int] | None = None,
         noise_model: NoiseModel | None = None,
+        *,
+        tables: Tensor | None = None,
+        orientation: int = 1,
+        space: str = "YCbCr",
+        black: Tensor | None = None,
     ) -> None:
         if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
             raise AmbientSolveError(f"quality={quality!r} was given, a whole number from 1 to 100 was expected.")
         if subsampling not in SUBSAMPLING:
-            raise AmbientSolveError(f"subsampling={subsampling!r} was given, one of {SUBSAMPLING} was expected.")
+            raise AmbientSolveError(f"subsampling={subsampling!r} was given, one of {tuple(SUBSAMPLING)} was expected.")
+        if orientation not in range(1, 9):
+            raise AmbientSolveError(f"orientation={orientation!r} was given, EXIF's 1 to 8 was expected.")
+        if space not in SPACES:
+            raise AmbientSolveError(f"space={space!r} was given, one of {SPACES} was expected.")
         super().__init__(noise_model=noise_model or GaussianNoise(0.02))
         self.quality, self.subsampling, self.img_size = quality, subsampling, img_size
-        self.register_buffer("tables", quantisation_tables(quality), persistent=False)
+        self.orientation, self.space = orientation, space
+        tables = quantisation_tables(quality) if tables is None else tables.float()
+        self.register_buffer("tables", tables[[0, *[min(i, len(tables) - 1) for i in (1, 2)]]], persistent=False)
+        self.register_buffer("black", None if black is None else black.float(), persistent=False)
         self.register_buffer("dct", dct_matrix(), persistent=False)
         colour = torch.tensor(TO_YCBCR, dtype=torch.float64)
         self.register_buffer("to_ycbcr", colour.float(), persistent=False)
@@ -86,21 +108,38 @@ class Jpeg(Physics):
         """Compress and decode. deepinv hands every keyword of `physics(x, ...)` to `A`; none has a meaning here."""
         if x.ndim != 4 or x.shape[1] not in (1, 3):
             raise AmbientSolveError(f"x has shape {tuple(x.shape)}; JPEG takes (B, 3, H, W), or (B, 1, H, W) for grey.")
-        samples = 255 * x
+        paper = None if self.black is None else 1 - self.black
+        samples = 255 * (x if paper is None else x / paper.clamp_min(1 / 255))
+        samples = turned(samples, self.orientation)
         if x.shape[1] == 1:
-            return self._code(_round(samples), self.tables[0]) / 255
+            decoded = self._code(_round(samples), self.tables[0])
+        elif self.space == "RGB":
+            planes = _round(samples)
+            decoded = torch.cat([self._code(planes[:, i : i + 1], self.tables[i]) for i in range(3)], 1)
+        else:
+            decoded = self._luminance_and_chroma(samples)
+        y = upright(decoded, self.orientation) / 255
+        return y if paper is None else y * paper
+
+    def _luminance_and_chroma(self, samples: Tensor) -> Tensor:
+        """Colours (B, 3, H, W) in [0, 255], coded as luminance and chroma."""
         samples = _round(torch.einsum("ij,bjhw->bihw", self.to_ycbcr, samples) + self.offset)
         coded = torch.cat([self._code(samples[:, :1], self.tables[0]), self._chroma(samples[:, 1:])], 1)
-        return _round(torch.einsum("ij,bjhw->bihw", self.to_rgb, coded - self.offset)).clamp(0, 255) / 255
+        return _round(torch.einsum("ij,bjhw->bihw", self.to_rgb, coded - self.offset)).clamp(0, 255)
 
     def _chroma(self, chroma: Tensor) -> Tensor:
-        if self.subsampling == "4:4:4":
-            return self._code(chroma, self.tables[1])
         height, width = chroma.shape[-2:]
-        small = self._code(_round(F.avg_pool2d(_continue(chroma, 2), 2)), self.tables[1])
+        down, along = SUBSAMPLING[self.subsampling]
+        if (down, along) == (1, 1):
+            return self._both(chroma)
+        whole = F.pad(chroma, (0, -width % along, 0, -height % down), mode="replicate")
+        small = self._both(_round(F.avg_pool2d(whole, (down, along))))
         # The triangle filter of libjpeg (weights 3/4, 1/4, edge repeated) is bilinear interpolation by 2.
-        large = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
-        return large[..., :height, :width]
+        smooth = {"mode": "bilinear", "align_corners": False} if max(down, along) == 2 else {"mode": "nearest"}
+        return F.interpolate(small, scale_factor=(down, along), **smooth)[..., :height, :width]
+
+    def _both(self, chroma: Tensor) -> Tensor:
+        return torch.cat([self._code(chroma[:, i : i + 1], self.tables[1 + i]) for i in range(2)], 1)
 
     def _code(self, planes: Tensor, table: Tensor) -> Tensor:
         """Quantise `planes` (B, C, H, W), whole numbers in [0, 255], block by block; the same again."""
@@ -110,6 +149,20 @@ class Jpeg(Physics):
         coefficients = torch.einsum("ui,bchiwj,vj->bchwuv", self.dct, blocks, self.dct) / table
         blocks = torch.einsum("ui,bchwuv,vj->bchiwj", self.dct, _round(coefficients) * table, self.dct)
         return _round(blocks.reshape(whole.shape)[..., :height, :width] + 128).clamp(0, 255)
+
+
+def upright(x: Tensor, orientation: int) -> Tensor:
+    """A picture (..., H, W) that lies as EXIF's `orientation` says, turned upright."""
+    if orientation in (2, 3, 4):
+        return x.flip({2: (-1,), 3: (-2, -1), 4: (-2,)}[orientation])
+    if orientation in (5, 7):
+        return x.mT if orientation == 5 else x.mT.flip(-2, -1)
+    return x.rot90({1: 0, 6: -1, 8: 1}[orientation], (-2, -1))
+
+
+def turned(x: Tensor, orientation: int) -> Tensor:
+    """An upright picture (..., H, W), laid as EXIF's `orientation` says: the inverse of `upright`."""
+    return upright(x, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 def quantisation_tables(quality: int) -> Tensor:

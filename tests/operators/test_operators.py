@@ -132,7 +132,7 @@ def test_super_resolution(filter):
         (lambda: jpeg(ODD, quality=0), "1 to 100"),
         (lambda: jpeg(ODD, quality=101), "1 to 100"),
         (lambda: jpeg(ODD, quality=7.5), "1 to 100"),
-        (lambda: jpeg(ODD, subsampling="4:1:1"), "4:2:0"),
+        (lambda: jpeg(ODD, subsampling="4:2:1"), "4:2:0"),
         (lambda: jpeg((2, 64, 64)), "1 or 3 channels"),
         (lambda: Jpeg(50).A(torch.ones(1, 2, 8, 8)), "JPEG takes"),
     ],
