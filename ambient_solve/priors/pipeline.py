@@ -40,7 +40,7 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow")
 
 @final
 class PipelinePrior(Prior):
-    """`z` in [-1, 1] units; sizes that the UNet's strides divide.
+    """`z` in [-1, 1] units; of any size: what the UNet's strides do not divide is continued by its mirror image.
 
     Args:
         unet: A diffusers `UNet2DModel`; the channels that predict a variance, if any, are not used.
@@ -78,12 +78,19 @@ class PipelinePrior(Prior):
         flow = self.prediction == "flow"
         x = z / (1 + s) if flow else z * (1 + s**2).rsqrt()
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self.half):
-            out = self.network(x, self._time(sigma), return_dict=False)[0][:, : z.shape[1]].float()
+            whole = mirrored(x, self._stride)
+            out = self.network(whole, self._time(sigma), return_dict=False)[0]
+            out = out[:, : z.shape[1], : z.shape[2], : z.shape[3]].float()
         if flow:
             return x - s / (1 + s) * out
         if self.prediction == "epsilon":
             return z - s * out
         return out if self.prediction == "sample" else (x - s * out) * (1 + s**2).rsqrt()
+
+    @property
+    def _stride(self) -> int:
+        """What both sides of a picture must be multiples of inside the network: it halves them between its levels."""
+        return 2 ** (len(getattr(self.network.config, "block_out_channels", (0,))) - 1)
 
     def _time(self, sigma: Tensor) -> Tensor:
         """The network's time of level `sigma`, interpolated in ln sigma, (B,)."""
@@ -137,6 +144,18 @@ class PipelinePrior(Prior):
                 f"{folder} cannot be read ({reason(error)}); expected safetensors and JSON."
             ) from None
         return cls(unet, scheduler).eval().requires_grad_(False)
+
+
+def mirrored(x: Tensor, multiple: int) -> Tensor:
+    """Pictures (B, C, H, W), continued below and to the right until both sides are multiples of `multiple`.
+
+    By their mirror image, or, where they are too small for one, by their last row and column.
+    """
+    down, across = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    if not down and not across:
+        return x
+    mode = "reflect" if down < x.shape[-2] and across < x.shape[-1] else "replicate"
+    return torch.nn.functional.pad(x, (0, across, 0, down), mode=mode)
 
 
 def _schedule(scheduler: Mapping[str, Any]) -> tuple[np.ndarray, str]:
