@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -53,8 +55,10 @@ class Corrupt:
         check_folder(self.out)
         # Read once before anything is written: a bad picture then leaves no half-made data set behind.
         how = {"shrink": self.shrink, "follow_outside": self.follow_outside}
-        total = sum(1 for _ in track(read_images(self.source, **how), "reading", console=stderr()))
-        pictures = track(read_images(self.source, **how), "damaging", total=total, console=stderr())
+        first = read_images(self.source, tell=partial(print, file=sys.stderr), **how)
+        total = sum(1 for _ in track(first, "reading", console=stderr()))
+        again = read_images(self.source, tell=lambda words: None, **how)
+        pictures = track(again, "damaging", total=total, console=stderr())
         write_corrupted(pictures, total, corruption, self.out, os.path.normpath(self.source), {"shrink": self.shrink})
         counts = sorted(Counter(damage.name if damage else "clean" for damage in corruption.plan(total)).items())
         print(f"{shown(self.out)}: {total} pictures, {', '.join(f'{n} {name}' for name, n in counts)}")

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import Parameter, signature
 from itertools import islice
 from pathlib import Path
@@ -130,7 +131,9 @@ class Evaluate:
         if side < smallest:
             raise AmbientSolveError(f"--crop {side} is too small to be compared; at least {smallest} was expected.")
         found = []
-        for name, x in islice(read_images(self.data, channels, self.shrink, self.follow_outside), self.limit or None):
+        tell = partial(print, file=sys.stderr)
+        read = read_images(self.data, channels, self.shrink, self.follow_outside, tell)
+        for name, x in islice(read, self.limit or None):
             if min(x.shape[1:]) < side:
                 raise AmbientSolveError(
                     f"{name} is {x.shape[2]}x{x.shape[1]}, smaller than {side}x{side}: choose a smaller --crop."

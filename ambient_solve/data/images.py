@@ -2,154 +2,100 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
-from ambient_solve.reading.limits import FORMATS, check_bytes, inside, read_json
+from ambient_solve.reading.limits import check_bytes, inside, read_json
+from ambient_solve.reading.listing import left_out_words, list_pictures
+from ambient_solve.reading.masks import missing_pixels
 from ambient_solve.reading.numpy_files import open_numpy
+from ambient_solve.reading.pictures import (
+    MAX_PIXELS,
+    SUFFIXES,
+    check_pixels,
+    decode,
+    deep_values,
+    has_alpha,
+    image_size,
+    is_deep,
+    open_image,
+)
+from ambient_solve.reading.profiles import to_srgb
 from ambient_solve.reading.raw import LIMIT, load
 
 T = TypeVar("T")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif")
-"""Names of pictures end so."""
-MAX_PIXELS = 64_000_000
-"""Pixels of the largest picture that is decoded where nothing smaller is said; see `check_pixels`."""
+Opened: TypeAlias = Callable[[], Image.Image]
+"""Decodes a picture, or raises the error that names it."""
 MAX_BYTES = 8 * MAX_PIXELS
 """Largest file of one picture in a shard, in bytes."""
 
 
-def check_pixels(size: tuple[int, int], name: object, max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse a picture that is too large, before it is decoded. Every way to read a picture has this one limit.
-
-    Args:
-        size: (width, height) in pixels.
-        name: What the error calls it.
-        max_pixels: Most pixels.
-
-    Raises:
-        AmbientSolveError: it has more.
-    """
-    width, height = size
-    if width * height > max_pixels:
-        raise UnreadableFile(
-            name, f"is {width}x{height}; at most {max_pixels / 1e6:g} million pixels are read, make it smaller first."
-        )
-
-
-def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """The size of a picture as its file states it, not turned upright; no pixel is decoded.
-
-    Args:
-        path: The file.
-        max_pixels: Most pixels.
-
-    Returns:
-        (width, height).
-
-    Raises:
-        AmbientSolveError: it cannot be read, or is larger.
-    """
-    with _open(Path(path), path, max_pixels) as image:
-        return image.size
-
-
-def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open and decode one picture, upright (EXIF). Its size is checked before a pixel is decoded.
-
-    Args:
-        path: The file.
-        max_pixels: Most pixels that it may have.
-
-    Raises:
-        AmbientSolveError: it is no picture, cannot be decoded, or is too large.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UnreadableFile(path, ".", "There is no file ")
-    if path.stat().st_size == 0:
-        raise UnreadableFile(path, "is empty (0 bytes); expected a picture.")
-    return _decode(path, path, max_pixels)
-
-
-def _decode(file: Path | io.BytesIO, name: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in `file`, upright; what is wrong with it is said of `name`."""
-    with _open(file, name, max_pixels) as image:
-        image.load()
-        return ImageOps.exif_transpose(image)
-
-
-@contextlib.contextmanager
-def _open(file: Path | io.BytesIO, name: str | Path, max_pixels: int) -> Iterator[Image.Image]:
-    """The picture in `file`, none of it decoded; what is wrong with it, then or later, is said of `name`."""
-    most = f"{max_pixels / 1e6:g} million pixels"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=FORMATS)
-            check_pixels(image.size, name, max_pixels)
-            yield image
-    except Image.DecompressionBombError:
-        raise UnreadableFile(name, f"claims more than {most}. Make it smaller.") from None
-    except UnidentifiedImageError:
-        raise UnreadableFile(name, f"is not a picture that can be read ({', '.join(SUFFIXES)}).") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, AmbientSolveError):
-            raise
-        raise UnreadableFile(name, f"is a damaged picture file: {reason(error, name)}.") from None
-
-
-def to_tensor(image: Image.Image, channels: int = 3) -> Tensor:
-    """A picture as a tensor. An alpha channel is laid over white; grey is repeated.
+def to_tensor(image: Image.Image, channels: int = 3, name: object = "The picture") -> Tensor:
+    """A picture as a tensor of sRGB. An alpha channel is laid over white; grey is repeated.
 
     Args:
         image: Any mode of Pillow.
         channels: 1, grey, or 3, colour.
+        name: What an error calls it.
 
     Returns:
         uint8 (channels, H, W).
+
+    Raises:
+        AmbientSolveError: its numbers have an unknown scale.
     """
     if channels not in (1, 3):
         raise AmbientSolveError(
             f"Pictures have 1 or 3 channels, {channels} were asked for: store other data with write_corrupted, and "
             "train on corrupted:FOLDER."
         )
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    if is_deep(image):
+        values, _ = deep_values(image, name)
+        image = Image.fromarray((255 * values).round().clip(0, 255).astype(np.uint8))
+    else:
+        image, _ = to_srgb(image)
+        image = over_white(image)
     image = image.convert("RGB" if channels == 3 else "L")
     array = np.array(image)
     return torch.from_numpy(array[None] if channels == 1 else array.transpose(2, 0, 1).copy())
 
 
+def over_white(image: Image.Image) -> Image.Image:
+    """A picture of 8 bits with its transparent parts laid over white; the same where it has none."""
+    if not has_alpha(image):
+        return image
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+
+
 def open_mask(path: str | Path) -> Tensor:
     """The observed pixels, uint8 (1, H, W) of 1 = observed, from a picture in which white is MISSING.
 
-    Transparent pixels are not painted.
+    See `reading.masks.missing_pixels`: gray edges are missing too, transparent pixels are not painted.
     """
-    image = open_image(path)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("L")
-    return (to_tensor(image, 1) < 128).to(torch.uint8)
+    missing, _ = missing_pixels(open_image(path), path)
+    return torch.from_numpy(~missing)[None].to(torch.uint8)
 
 
 def read_images(
-    source: str | Path, channels: int = 3, shrink: int = 1, follow_outside: bool = False
+    source: str | Path,
+    channels: int = 3,
+    shrink: int = 1,
+    follow_outside: bool = False,
+    tell: Callable[[str], object] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, uint8 (C, H, W)) for every picture of `source`, in a fixed order.
 
@@ -161,18 +107,44 @@ def read_images(
         dataset:PATH        what `datasets.Dataset.save_to_disk` wrote, with one column of pictures
         imagefolder:PATH    a folder as Hugging Face's reader sees it
 
+    A picture that cannot be read is left out, and said, if there is one that can.
+
     Args:
         source: Where the pictures are, as above.
         channels: 1, grey, or 3, colour, to which every picture is converted.
         shrink: What both sides are divided by; 2 makes the pixels of a JPEG clean again.
         follow_outside: Whether the last two kinds may name pictures outside of PATH; only if you trust the names.
+        tell: Takes a sentence on what is left out; by default it is a warning.
 
     Raises:
-        AmbientSolveError: there is nothing of the kind, or a picture cannot be read.
+        AmbientSolveError: there is nothing of the kind, no picture can be read, or all pixels are equal.
     """
-    for name, image in _open_all(str(source), follow_outside):
-        picture = to_tensor(image, channels)
-        yield name, _shrink(name, picture, shrink) if shrink > 1 else picture
+    tell = tell or _warn
+    bad: list[UnreadableFile] = []
+    count, color, contrast = 0, None, False
+    for name, opened in _open_all(str(source), follow_outside, tell):
+        try:
+            picture = to_tensor(opened(), channels, name)
+            picture = _shrink(name, picture, shrink) if shrink > 1 else picture
+        except UnreadableFile as error:
+            bad.append(error)
+            continue
+        color = picture[:, :1, :1] if color is None else color
+        count, contrast = count + 1, contrast or not bool((picture == color).all())
+        yield name, picture
+    if bad and not count:
+        raise bad[0]
+    if bad:
+        tell(left_out_words([str(error).rstrip(".") for error in bad]))
+    if count > 1 and not contrast:
+        raise AmbientSolveError(
+            f"All pixels of the {count} pictures of {source} are equal: there is nothing to learn from. If a viewer "
+            "shows more, store them with 8 bits a color."
+        )
+
+
+def _warn(words: str) -> None:
+    warnings.warn(words, stacklevel=3)
 
 
 def shuffled(pictures: Sequence[T], seed: int) -> list[T]:
@@ -189,7 +161,8 @@ def _shrink(name: str, picture: Tensor, by: int) -> Tensor:
     return to_tensor(small, len(picture))
 
 
-def _open_all(source: str, follow_outside: bool) -> Iterator[tuple[str, Image.Image]]:
+def _open_all(source: str, follow_outside: bool, tell: Callable[[str], object]) -> Iterator[tuple[str, Opened]]:
+    """What opens each picture of a source, by its name."""
     kind, _, path = source.partition(":")
     if kind == "webdataset":
         yield from _open_shards(path)
@@ -198,11 +171,13 @@ def _open_all(source: str, follow_outside: bool) -> Iterator[tuple[str, Image.Im
     elif source.endswith(".npz"):
         yield from _open_pack(Path(source))
     elif Path(source).is_dir():
-        paths = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not paths:
-            raise AmbientSolveError(f"The folder {source} holds no picture ({', '.join(SUFFIXES)}).")
-        for path in paths:
-            yield str(path.relative_to(source)), open_image(path)
+        listing = list_pictures(source)
+        if not listing.pictures:
+            raise AmbientSolveError(f"The folder {source} holds no picture ({', '.join(SUFFIXES)}). {listing.words}")
+        if listing.left_out:
+            tell(listing.words)
+        for path in listing.pictures:
+            yield str(path.relative_to(source)), partial(open_image, path)
     else:
         raise AmbientSolveError(
             f"{source} is no folder, no .npz pack and no webdataset:PATH, dataset:PATH or imagefolder:PATH; there is "
@@ -210,13 +185,13 @@ def _open_all(source: str, follow_outside: bool) -> Iterator[tuple[str, Image.Im
         )
 
 
-def _open_pack(path: Path) -> Iterator[tuple[str, Image.Image]]:
+def _open_pack(path: Path) -> Iterator[tuple[str, Opened]]:
     if not path.is_file():
         raise AmbientSolveError(f"There is no pack {path}.")
     data, offsets = _read_pack(path)
     for i in range(len(offsets) - 1):
         encoded = io.BytesIO(data[offsets[i] : offsets[i + 1]].tobytes())
-        yield f"{path.stem}/{i}", _decode(encoded, f"Picture {i} of {path}")
+        yield f"{path.stem}/{i}", partial(decode, encoded, f"Picture {i} of {path}")
 
 
 def _read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -243,7 +218,7 @@ def _read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return data, offsets
 
 
-def _open_shards(source: str) -> Iterator[tuple[str, Image.Image]]:
+def _open_shards(source: str) -> Iterator[tuple[str, Opened]]:
     found = False
     for path in _shards(source):
         for name, member, shard in _members(path):
@@ -255,7 +230,7 @@ def _open_shards(source: str) -> Iterator[tuple[str, Image.Image]]:
                 content = shard.extractfile(member).read()
             except (tarfile.TarError, OSError) as error:
                 raise UnreadableFile(where, f"cannot be read: {reason(error)}; copy the shard again.") from None
-            yield f"{path.stem}/{name}", _decode(io.BytesIO(content), where)
+            yield f"{path.stem}/{name}", partial(decode, io.BytesIO(content), where)
     if not found:
         raise AmbientSolveError(f"The shards {source} hold no picture ({', '.join(SUFFIXES)}).")
 
@@ -295,7 +270,7 @@ def _shards(source: str) -> list[Path]:
     return paths
 
 
-def _open_hugging_face(kind: str, folder: str, follow_outside: bool) -> Iterator[tuple[str, Image.Image]]:
+def _open_hugging_face(kind: str, folder: str, follow_outside: bool) -> Iterator[tuple[str, Opened]]:
     if not Path(folder).is_dir():
         raise AmbientSolveError(f"There is no folder {folder}.")
     try:
@@ -319,11 +294,15 @@ def _open_hugging_face(kind: str, folder: str, follow_outside: bool) -> Iterator
         where, stored = f"Picture {i} of {folder}", row[column] or {}
         content, path = stored.get("bytes"), stored.get("path")
         if content is None and path is None:
-            raise UnreadableFile(where, "is empty; expected a picture.")
-        if content is None:
-            yield f"{kind}/{i}", open_image(inside(Path(folder), path, follow_outside))
+            yield f"{kind}/{i}", partial(_no_picture, where)
+        elif content is None:
+            yield f"{kind}/{i}", partial(open_image, inside(Path(folder), path, follow_outside))
         else:
-            yield f"{kind}/{i}", _decode(io.BytesIO(content), where)
+            yield f"{kind}/{i}", partial(decode, io.BytesIO(content), where)
+
+
+def _no_picture(where: str) -> Image.Image:
+    raise UnreadableFile(where, "is empty; expected a picture.")
 
 
 def _check_parts(folder: Path, follow_outside: bool) -> None:
@@ -351,3 +330,18 @@ def _picture_column(rows: Any, source: str) -> str:
             f"{source} has {len(columns)} columns of pictures among {', '.join(rows.features)}; one was expected."
         )
     return columns[0]
+
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "check_pixels",
+    "image_size",
+    "open_image",
+    "open_mask",
+    "over_white",
+    "read_images",
+    "shuffled",
+    "to_tensor",
+]

@@ -11,7 +11,11 @@ from PIL import features
 
 from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", *(("AVIF",) if features.check("avif") else ()))
+FORMATS = (
+    *("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM"),
+    *(("AVIF",) if features.check("avif") else ()),
+    *(("JPEG2000",) if features.check("jpg_2000") else ()),
+)
 """What is decoded at all; Pillow knows more, some of it (EPS) by starting another program. AVIF from Pillow 11.3 on."""
 MAX_JSON = 4_000_000
 """Bytes of the largest JSON file, or line of one, that is parsed."""

@@ -239,7 +239,11 @@ def test_corrupt_writes_once(capsys, place):
     code, _, err = run(capsys, "corrupt", "in", "damaged")
     assert code == 2 and "already holds" in err
     (Path("in") / "9.png").write_text("no picture")
-    code, _, err = run(capsys, "corrupt", "in", "half")
+    code, out, err = run(capsys, "corrupt", "in", "others", "--clean-share", "1")
+    assert code == 0 and out.startswith("others: 5 pictures") and err.count("Left out: in/9.png is not a picture") == 1
+    (Path("alone")).mkdir()
+    (Path("alone") / "9.png").write_text("no picture")
+    code, _, err = run(capsys, "corrupt", "alone", "half")
     assert code == 2 and "not a picture" in err and not Path("half").exists()
 
 
