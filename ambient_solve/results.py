@@ -62,13 +62,14 @@ class Restoration:
         """
         return self.samples.quantile(p, dim=1)
 
-    def save(self, folder: str | Path) -> list[Path]:
+    def save(self, folder: str | Path, profile: bytes = b"") -> list[Path]:
         """Write samples.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, std and samples.
 
         In the PNG of std, white is its own largest value. Each PNG carries the settings in its text chunk.
 
         Args:
             folder: Where; it is made if it is not there.
+            profile: Colour profile (ICC) that the mean and the samples get; empty for sRGB.
 
         Returns:
             The paths written.
@@ -91,7 +92,7 @@ class Restoration:
                 pictures["std"] = std / std.max().clamp_min(1e-12)
             for name, picture in pictures.items():
                 written.append(folder / f"{prefix}{name}.png")
-                save_png(picture, written[-1], text)
+                save_png(picture, written[-1], text, b"" if name == "std" else profile)
         return written
 
 

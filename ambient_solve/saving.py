@@ -53,13 +53,15 @@ def replace_text(path: Path, text: str) -> None:
     reach_disk(path.parent)
 
 
-def save_png(picture: Tensor, path: Path, text: str = "") -> None:
+def save_png(picture: Tensor, path: Path, text: str = "", profile: bytes = b"") -> None:
     """Write a picture as an 8-bit PNG.
 
     Args:
         picture: (1 or 3, H, W) in [0, 1]; what lies outside is clipped.
         path: The file to write.
         text: Stored in the file under the key "ambient_solve"; empty for none.
+        profile: Colour profile (ICC) of its numbers; empty for sRGB. Where it is one of grey values, the picture, whose
+            channels are equal, is stored as grey.
     """
     import numpy as np
     import torch
@@ -67,11 +69,13 @@ def save_png(picture: Tensor, path: Path, text: str = "") -> None:
     from PIL.PngImagePlugin import PngInfo
 
     array = (picture.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    image = Image.fromarray(np.ascontiguousarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0)))
+    grey = len(array) == 1 or (profile[16:20] == b"GRAY" and bool((array == array[:1]).all()))
+    image = Image.fromarray(np.ascontiguousarray(array[0] if grey else array.transpose(1, 2, 0)))
     info = PngInfo()
     if text:
         info.add_text("ambient_solve", text)
-    image.save(path, pnginfo=info)
+    fits = profile[16:20] == (b"GRAY" if grey else b"RGB ")
+    image.save(path, pnginfo=info, **({"icc_profile": profile} if fits else {}))
 
 
 def check_folder(out: Path) -> None:

@@ -9,7 +9,6 @@ import os
 import stat
 import zipfile
 import zlib
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
@@ -47,16 +46,15 @@ def open_upload(path: str | Path, *, max_pixels: int = MAX_PIXELS, channels: int
         AmbientSolveError: no picture, a damaged one, one that is too large, or of another format.
     """
     path = Path(path)
-    notes = _examine(path, max_pixels)
+    _examine(path, max_pixels)
     try:
-        picture = read_measurement(path, channels, max_pixels)
+        return read_measurement(path, channels, max_pixels)
     except UnreadableFile as error:
         raise error.called_by_name() from None
-    return replace(picture, notes=(*notes, *picture.notes))
 
 
-def _examine(path: Path, max_pixels: int) -> list[str]:
-    """Refuse from the header what will not be read; notes on what will be converted and leaves no trace in pixels."""
+def _examine(path: Path, max_pixels: int) -> None:
+    """Refuse from the header what will not be read."""
     import warnings
 
     from PIL import Image, UnidentifiedImageError
@@ -64,7 +62,7 @@ def _examine(path: Path, max_pixels: int) -> list[str]:
     from ambient_solve.data.images import check_pixels
     from ambient_solve.reading.limits import FORMATS
 
-    name, notes = path.name, []
+    name = path.name
     if not path.is_file():
         raise AmbientSolveError(f"There is no file {name}.")
     if path.stat().st_size == 0:
@@ -76,14 +74,6 @@ def _examine(path: Path, max_pixels: int) -> list[str]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 check_pixels(image.size, name, max_pixels)
-                if getattr(image, "is_animated", False):
-                    what = "is animated" if image.format == "GIF" else "holds several pictures"
-                    notes.append(f"the file {what}, its first picture was used")
-                if image.mode == "CMYK":
-                    notes.append("the picture is in printing colours (CMYK), it was converted to RGB")
-                # Pillow reads the colours of such a file at 8 bits, without a word.
-                if image.format == "PNG" and head[24] == 16 and image.mode in ("RGB", "RGBA"):
-                    notes.append("the picture has 16 bits a colour, of which 8 were used")
     except Image.DecompressionBombError:
         raise AmbientSolveError(
             f"{name} claims more than {max_pixels / 1e6:g} million pixels; make it smaller first."
@@ -92,13 +82,12 @@ def _examine(path: Path, max_pixels: int) -> list[str]:
         if b"<svg" in head.lower():
             raise AmbientSolveError(f"{name} is a drawing (SVG), not a photograph: export it as PNG first.") from None
         raise AmbientSolveError(
-            f"{name} is not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP, GIF or PPM was expected."
+            f"{name} is not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP, GIF, PPM or JPEG 2000 was expected."
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, AmbientSolveError):
             raise
         raise AmbientSolveError(f"{name} is a damaged picture file: save or copy it again.") from None
-    return notes
 
 
 def unzip_pictures(

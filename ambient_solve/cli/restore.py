@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,6 +76,7 @@ class Restore:
             options |= knob_values(texts, self.algorithm, own)
             settings = {"algorithm": self.algorithm, "options": options, "seed": self.seed, "n_samples": self.samples}
             settings |= {"rank": rank, "world": world, "progress": sys.stderr.isatty() and not self.json and rank == 0}
+            settings |= {"tell": partial(print, file=sys.stderr)}
             from ambient_solve.priors.load import load
 
             outcomes = restore_files(self.images, load(self.prior, self.device), damage, out=self.out, **settings)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.restore.pictures import jpeg_settings
+from ambient_solve.restore.jpeg_files import jpeg_settings
 from ambient_solve.restore.tasks import JpegBlocks, Task
 
 if TYPE_CHECKING:

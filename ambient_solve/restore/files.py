@@ -103,6 +103,7 @@ def restore_file(
     path = Path(path)
     picture = read_measurement(path, prior.shape[0], max_pixels)
     op = damage.operator(picture)
+    picture = replace(picture, notes=picture.notes + damage.notes(picture))
     request = {
         "input": path.name,
         "task": damage.name,
@@ -134,9 +135,9 @@ def restore_file(
             return Outcome(path, folder, drawn=0)
         result = finish([draw(group) for group in every])
         if folder is not None:
-            _save(result, folder)
+            _save(result, folder, picture.profile)
         return _outcome(path, folder, result, damage)
-    return _shared(path, folder, request, every, share or Share(), draw, finish, damage)
+    return _shared(path, folder, request, every, share or Share(), draw, finish, damage, picture.profile)
 
 
 def _shared(
@@ -148,6 +149,7 @@ def _shared(
     draw: Callable[[range], Restoration],
     finish: Callable[[list[Restoration]], Restoration],
     damage: Task,
+    profile: bytes,
 ) -> Outcome:
     """Draw what is of this `share` and not stored yet; then, if nothing is missing, save the picture."""
     parts, mine, saved = Parts(folder, request), [g for g in range(len(every)) if share.takes(g)], []
@@ -162,7 +164,7 @@ def _shared(
 
     def save(all_: list[Restoration]) -> None:
         saved.append(finish(all_))
-        _save(saved[0], folder)
+        _save(saved[0], folder, profile)
 
     parts.finish(len(every), lambda: finished(folder, request) is not None, save)
     if saved:
@@ -184,9 +186,10 @@ def restore_files(
     out: str | Path,
     rank: int = 0,
     world: int = 1,
+    tell: Callable[[str], object] | None = None,
     **settings: Any,
 ) -> Iterator[Outcome]:
-    """Restore files and folders of files into subfolders of `out`; a bad file stops no other.
+    """Restore files and folders of files into subfolders of `out`; a bad file, whatever is wrong, stops no other.
 
     Args:
         inputs: Pictures, and folders of them.
@@ -195,6 +198,7 @@ def restore_files(
         out: Folder of the results.
         rank: Number of this process, 0 to `world - 1`.
         world: Processes with the same arguments that share the work; any number of them may finish what others left.
+        tell: Takes a sentence on what of a folder is left out; by default it is a warning.
         settings: Further arguments of `restore_file`.
 
     Yields:
@@ -208,28 +212,32 @@ def restore_files(
     out = Path(out)
     check_folder(out)
     make_solver(prior, settings.get("algorithm", "auto"), settings.get("options"))
-    pictures = plan(inputs, out)
+    pictures = plan(inputs, out, tell if rank == 0 else _silent)
     for number, (path, folder) in enumerate(pictures):
         share = Share(number, len(pictures), rank, world)
         if share.empty:
             continue
         try:
             outcome = restore_file(path, prior, damage, out=folder, share=share if world > 1 else None, **settings)
-            if outcome.drawn != 0:
-                yield outcome
         except AmbientSolveError as error:
-            yield Outcome(path, error=str(error), problem=error)
-        except OSError as error:
-            problem = UnreadableFile(path, f"cannot be restored: {reason(error)}.")
-            yield Outcome(path, error=str(problem), problem=problem)
+            outcome = Outcome(path, error=str(error), problem=error)
+        except Exception as error:  # noqa: BLE001 - whatever one file or one operator raises, the others are restored
+            problem = UnreadableFile(path, f"cannot be restored: {reason(error, path)}.")
+            problem.__cause__ = error
+            outcome = Outcome(path, error=str(problem), problem=problem)
+        if outcome.drawn != 0:
+            yield outcome
 
 
-def plan(inputs: Sequence[str | Path], out: Path) -> list[tuple[Path, Path]]:
+def plan(
+    inputs: Sequence[str | Path], out: Path, tell: Callable[[str], object] | None = None
+) -> list[tuple[Path, Path]]:
     """Each picture to restore, and the folder of its results.
 
     Args:
         inputs: Pictures, and folders, which are searched recursively.
         out: Folder of the results, which is not searched.
+        tell: Takes a sentence on what looks like a picture and is left out; by default it is a warning.
 
     Returns:
         (picture, folder) pairs, no folder twice.
@@ -237,18 +245,20 @@ def plan(inputs: Sequence[str | Path], out: Path) -> list[tuple[Path, Path]]:
     Raises:
         AmbientSolveError: a folder holds no picture, or two pictures have one name.
     """
-    from ambient_solve.data.images import SUFFIXES
+    from ambient_solve.reading.listing import list_pictures
+    from ambient_solve.reading.pictures import SUFFIXES
 
     found: dict[Path, Path] = {}
     for given in map(Path, inputs):
         if not given.is_dir():
             found[given] = Path()
             continue
-        pictures = [p for p in sorted(given.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
-        pictures = [p for p in pictures if out.resolve() not in p.resolve().parents]
-        if not pictures:
-            raise AmbientSolveError(f"The folder {given} holds no picture ({', '.join(SUFFIXES)}).")
-        found.update({p: p.parent.relative_to(given) for p in pictures})
+        listing = list_pictures(given, without=out)
+        if not listing.pictures:
+            raise AmbientSolveError(f"The folder {given} holds no picture ({', '.join(SUFFIXES)}). {listing.words}")
+        if listing.left_out:
+            (tell or _warn)(listing.words)
+        found.update({p: p.parent.relative_to(given) for p in listing.pictures})
     short = [parent / p.stem for p, parent in found.items()]
     long = [parent / p.name for p, parent in found.items()]
     names = short if len(set(short)) == len(short) else long
@@ -256,6 +266,14 @@ def plan(inputs: Sequence[str | Path], out: Path) -> list[tuple[Path, Path]]:
         twin = next(n for n in names if names.count(n) > 1)
         raise AmbientSolveError(f"Two of the pictures are called {twin}. Restore them into different folders (--out).")
     return [(p, out / name) for p, name in zip(found, names, strict=True)]
+
+
+def _warn(words: str) -> None:
+    warnings.warn(words, stacklevel=4)
+
+
+def _silent(words: str) -> None:
+    """One process of several says what is left out."""
 
 
 def unreadable(inputs: Sequence[str | Path]) -> list[Outcome]:
@@ -281,15 +299,15 @@ def unreadable(inputs: Sequence[str | Path]) -> list[Outcome]:
     return found
 
 
-def _save(result: Restoration, folder: Path) -> None:
-    """Save into `folder` so that an interrupted run leaves no settings.json behind."""
+def _save(result: Restoration, folder: Path, profile: bytes = b"") -> None:
+    """Save into `folder` so that an interrupted run leaves no settings.json behind; pictures keep the `profile`."""
     check_folder(folder)
     part = folder / PART
     shutil.rmtree(part, ignore_errors=True)
     if result.samples.shape[1] > 1:
         # std.png is scaled to its largest value: say which.
         result = replace(result, settings={**result.settings, "std_white": float(result.std.max())})
-    written = result.save(part)
+    written = result.save(part, profile)
     if (folder / SETTINGS).exists():
         (folder / SETTINGS).unlink()
         for old in [*folder.glob("sample-*.png"), *folder.glob("std.png")]:

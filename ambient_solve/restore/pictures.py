@@ -25,12 +25,14 @@ class Picture:
         y: Its pixels, (1, C, H, W) float32, 0 to 1.
         notes: What was converted, in words.
         copies: Channels in which one grey measurement stands, 3, or 1.
+        profile: The colour profile (ICC) of the numbers, which the restored picture keeps; empty where it is sRGB.
     """
 
     path: Path
     y: Tensor
     notes: tuple[str, ...]
     copies: int = 1
+    profile: bytes = b""
 
     def sigma_of_each(self, sigma: float) -> float:
         """The noise level to state for each channel where that of the picture is `sigma`: three then weigh as one."""
@@ -46,7 +48,10 @@ class Picture:
 
 
 def read_measurement(path: str | Path, channels: int = 3, max_pixels: int | None = None) -> Picture:
-    """Read a picture as a measurement, at its full depth.
+    """Read a picture as a measurement, at its full depth; its numbers stay as they are stored.
+
+    A colour profile is kept beside them. Of a file in printing or other colours it is applied, for a prior of grey
+    pictures too.
 
     Args:
         path: The file.
@@ -59,37 +64,42 @@ def read_measurement(path: str | Path, channels: int = 3, max_pixels: int | None
     Raises:
         AmbientSolveError: the file cannot be read, or is too large.
     """
-    import numpy as np
     import torch
 
-    from ambient_solve.data.images import MAX_PIXELS, open_image, to_tensor
+    from ambient_solve.data.images import MAX_PIXELS, open_image, over_white, to_tensor
+    from ambient_solve.reading.pictures import NOTES, deep_values, has_alpha, is_deep
+    from ambient_solve.reading.profiles import PROFILE, profile_of, to_srgb
 
-    image, notes = open_image(path, max_pixels or MAX_PIXELS), []
-    deep = image.mode.startswith("I") or image.mode == "F"
-    if image.mode in ("RGBA", "LA", "PA") or (not deep and "transparency" in image.info):
+    image = open_image(path, max_pixels or MAX_PIXELS)
+    notes, deep = list(image.info[NOTES]), is_deep(image)
+    if has_alpha(image):
         notes.append("the picture has transparency, which was laid over white")
     grey = deep or image.mode in ("1", "L", "LA", "La")
     if not grey and channels == 1:
         notes.append("the picture is in colour, it was converted to grey for the grey prior")
+    profile = profile_of(image, "GRAY" if grey else "RGB")
     if deep:
-        y = torch.from_numpy(np.asarray(image).astype(np.float32))[None].expand(channels, -1, -1)
-        y = y / 65535 if image.mode != "F" else y
-        if not bool(((y >= -1) & (y <= 2)).all()):
-            raise UnreadableFile(
-                path, "has values of an unknown scale; 8 bit, 16 bit, or floats from 0 to 1 were expected."
-            )
+        values, scaled = deep_values(image, path)
+        notes += scaled
+        y = torch.from_numpy(values)[None].expand(channels, -1, -1)
     else:
+        if not grey and (channels == 1 or not profile):
+            image, converted = to_srgb(image)
+            notes += ["its colour profile was converted to sRGB"] if converted else []
+            profile = b""
+        image = over_white(image)
+        image.info.pop(PROFILE, None)
         y = to_tensor(image, channels).float() / 255
     grey = grey or (channels == 3 and torch.equal(y[0], y[1]) and torch.equal(y[0], y[2]))
     if grey and channels == 3:
         notes.append("the picture is grey, it was repeated in three channels for the colour prior")
-    return Picture(Path(path), y[None].contiguous(), tuple(notes), channels if grey else 1)
+    return Picture(Path(path), y[None].contiguous(), tuple(notes), channels if grey else 1, profile)
 
 
 def read_mask(path: str | Path, size: Sequence[int], what: str = "the picture") -> Tensor:
     """The observed pixels, from a picture in which white is missing, as a brush paints it.
 
-    Transparent pixels are observed.
+    Transparent pixels are observed, but the holes of a photograph; see `reading.masks.missing_pixels`.
 
     Args:
         path: The picture of the mask.
@@ -100,11 +110,27 @@ def read_mask(path: str | Path, size: Sequence[int], what: str = "the picture") 
         (H, W), 1 = observed.
 
     Raises:
-        AmbientSolveError: it cannot be read, or has another size.
+        AmbientSolveError: it cannot be read, has another size, or may mean two things.
     """
-    from PIL import Image
+    return _mask(path, size, what)[0]
 
-    from ambient_solve.data.images import image_size, open_image, to_tensor
+
+def mask_notes(path: str | Path, size: Sequence[int]) -> tuple[str, ...]:
+    """What was made of a mask that is more than black and white, in words.
+
+    Args:
+        path: The picture of the mask.
+        size: (H, W) that it must have.
+    """
+    return _mask(path, size, "the picture")[1]
+
+
+def _mask(path: str | Path, size: Sequence[int], what: str) -> tuple[Tensor, tuple[str, ...]]:
+    """See `read_mask` and `mask_notes`."""
+    import torch
+
+    from ambient_solve.reading.masks import missing_pixels
+    from ambient_solve.reading.pictures import image_size, open_image
 
     found = image_size(path)
     # What does not fit is not decoded; what lies on its side may be turned upright by its EXIF.
@@ -112,62 +138,66 @@ def read_mask(path: str | Path, size: Sequence[int], what: str = "the picture") 
     found = found if image is None else image.size
     if image is None or found != (size[1], size[0]):
         raise UnreadableFile(path, f"is {found[0]}x{found[1]}, but {what} is {size[1]}x{size[0]}.", "The mask ")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("L")
-    missing = to_tensor(image, 1)[0] >= 128
+    missing, notes = missing_pixels(image, path)
     if bool(missing.all()):
         raise UnreadableFile(
             path, "is white everywhere: every pixel is missing. White marks what is MISSING.", "The mask "
         )
     if not bool(missing.any()):
         raise UnreadableFile(path, "has no white pixel: nothing is missing. White marks what is MISSING.", "The mask ")
-    return (~missing).float()
+    return torch.from_numpy(~missing).float(), notes
 
 
 def read_kernel(path: str | Path, max_pixels: int | None = None) -> Tensor:
-    """A blur kernel from a picture of it: black edges are cut off, and the sides made odd.
+    """A blur kernel from a picture of it: the background is cut off, and the sides made odd.
+
+    The middle of the picture, pixel (H // 2, W // 2), is that of the kernel.
 
     Args:
-        path: The picture of the kernel.
+        path: The picture of the kernel; bright is where the light went.
         max_pixels: A larger picture is refused before it is decoded; `data.images.MAX_PIXELS` by default.
 
     Returns:
-        (h, w).
+        (h, w), 0 to 1.
 
     Raises:
         AmbientSolveError: it cannot be read, is too large, or is black everywhere.
     """
+    return _kernel(path, max_pixels)[0]
+
+
+def kernel_notes(path: str | Path, max_pixels: int | None = None) -> tuple[str, ...]:
+    """What was made of a kernel whose background is not black, in words.
+
+    Args:
+        path: The picture of the kernel.
+        max_pixels: As for `read_kernel`.
+    """
+    return _kernel(path, max_pixels)[1]
+
+
+def _kernel(path: str | Path, max_pixels: int | None) -> tuple[Tensor, tuple[str, ...]]:
+    """See `read_kernel` and `kernel_notes`."""
     import torch
 
-    kernel = read_measurement(path, 1, max_pixels).y[0, 0]
-    lit = kernel.nonzero()
-    if not len(lit):
-        raise UnreadableFile(path, "is black everywhere; a blur kernel is bright where the light went.", "The kernel ")
-    # Equal margins on both sides: the middle of the picture stays the middle of the kernel.
-    margins = [min(int(lit[:, i].min()), n - 1 - int(lit[:, i].max())) for i, n in enumerate(kernel.shape)]
-    kernel = kernel[margins[0] : kernel.shape[0] - margins[0], margins[1] : kernel.shape[1] - margins[1]]
-    return torch.nn.functional.pad(kernel, (0, 1 - kernel.shape[1] % 2, 0, 1 - kernel.shape[0] % 2))
+    from ambient_solve.reading.kernels import kernel_values
+    from ambient_solve.reading.pictures import MAX_PIXELS, open_image
+
+    values, notes = kernel_values(open_image(path, max_pixels or MAX_PIXELS), path)
+    kernel = torch.from_numpy(values)
+    return torch.nn.functional.pad(kernel, (0, 1 - kernel.shape[1] % 2, 0, 1 - kernel.shape[0] % 2)), notes
 
 
-def jpeg_settings(path: str | Path) -> tuple[int, str] | None:
-    """The libjpeg quality and the subsampling nearest to those in the header of a JPEG file; None for other files."""
+def black_ink(path: str | Path) -> Tensor | None:
+    """The share of black ink of a picture in printing colours (CMYK), upright, (H, W) 0 to 1; None where there is none.
+
+    Args:
+        path: The picture.
+    """
+    import numpy as np
     import torch
-    from PIL import Image, JpegImagePlugin
 
-    from ambient_solve.operators.jpeg import quantisation_tables
-    from ambient_solve.reading.limits import FORMATS
+    from ambient_solve.reading.pictures import open_image
 
-    with Image.open(path, formats=FORMATS) as image:
-        # MPO: a JPEG with others behind it, what many telephones write.
-        if image.format not in ("JPEG", "MPO"):
-            return None
-        tables = torch.tensor([image.quantization[i] for i in sorted(image.quantization)[:2]]).float()
-        full = JpegImagePlugin.get_sampling(image) == 0
-    # Sorted, because programs differ in the order in which they store a table.
-    tables = tables.sort(1).values
-    distance = [
-        float((quantisation_tables(q).flatten(1)[: len(tables)].sort(1).values - tables).abs().sum())
-        for q in range(1, 101)
-    ]
-    return 1 + distance.index(min(distance)), "4:4:4" if full else "4:2:0"
+    ink = np.asarray(open_image(path).getchannel("K"))
+    return torch.from_numpy(ink / np.float32(255)) if ink.any() else None

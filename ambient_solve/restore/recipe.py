@@ -119,17 +119,18 @@ def from_json(text: str) -> Recipe:
     return Recipe(**record)
 
 
-def write_png(x: Tensor, path: str | Path, recipe: Recipe) -> None:
+def write_png(x: Tensor, path: str | Path, recipe: Recipe, profile: bytes = b"") -> None:
     """Write a picture as an 8-bit PNG that carries its recipe.
 
     Args:
         x: (1 or 3, H, W) in [0, 1].
         path: The file to write.
         recipe: How the picture was made.
+        profile: Colour profile (ICC) of its numbers; empty for sRGB.
     """
     from ambient_solve.saving import save_png
 
-    save_png(x, Path(path), to_json(recipe))
+    save_png(x, Path(path), to_json(recipe), profile)
 
 
 def read_png(path: str | Path) -> Recipe | None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import build, check_knobs, knob, knobs
-from ambient_solve.restore.pictures import Picture, jpeg_settings, read_kernel, read_mask
+from ambient_solve.restore.jpeg_files import jpeg_coding
+from ambient_solve.restore.pictures import Picture, black_ink, kernel_notes, mask_notes, read_kernel, read_mask
 
 if TYPE_CHECKING:
     from deepinv.physics import Physics
@@ -27,6 +28,10 @@ KERNEL = "picture of the blur kernel, in place of the one described"
 """Help of the knob that is a kernel."""
 BOUNDARY = "valid: what lies outside the frame was blurred into it; circular: the picture repeats, which is faster"
 """Help of the knob that is a boundary."""
+
+
+ALIGNMENT = "where its pixels lie: centers, as Pillow, OpenCV and MATLAB do, or corner, as deepinv does"
+"""Help of the knob that is an alignment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,10 @@ class Task(abc.ABC):
         """
         return samples
 
+    def notes(self, picture: Picture) -> tuple[str, ...]:
+        """What was made of the files that this damage reads beside the picture, in words."""
+        return ()
+
     def sources(self, picture: Path) -> list[bytes]:
         """What this damage reads beside its knobs, byte by byte: it tells one request from another."""
         return []
@@ -90,6 +99,11 @@ class Inpaint(Task):
         path = self._file(picture.path)
         mask = self.mask if path is None else read_mask(path, picture.y.shape[-2:], picture.path.name)
         return inpaint(mask, self.sigma, picture.y.shape[1])
+
+    def notes(self, picture: Picture) -> tuple[str, ...]:
+        """See `Task.notes`."""
+        path = self._file(picture.path)
+        return () if path is None else mask_notes(path, picture.y.shape[-2:])
 
     def sources(self, picture: Path) -> list[bytes]:
         """The mask."""
@@ -145,8 +159,7 @@ class Blurred(Task, abc.ABC):
 
     def operator(self, picture: Picture) -> Physics:
         """See `Task.operator`."""
-        most = max(KERNEL_PIXELS, math.prod(picture.y.shape[-2:]))
-        kernel = self.describe() if self.kernel is None else read_kernel(self.kernel, most)
+        kernel = self.describe() if self.kernel is None else read_kernel(self.kernel, _most(picture))
         return _blur(kernel, picture, self.sigma, self.boundary)
 
     def frame(self, samples: Tensor, picture: Picture) -> Tensor:
@@ -154,6 +167,10 @@ class Blurred(Task, abc.ABC):
         height, width = picture.y.shape[-2:]
         top, left = (samples.shape[-2] - height) // 2, (samples.shape[-1] - width) // 2
         return samples[..., top : top + height, left : left + width]
+
+    def notes(self, picture: Picture) -> tuple[str, ...]:
+        """See `Task.notes`."""
+        return () if self.kernel is None else kernel_notes(self.kernel, _most(picture))
 
     def sources(self, picture: Path) -> list[bytes]:
         """The picture of the kernel."""
@@ -207,17 +224,23 @@ class SuperResolution(Task):
     name: ClassVar[str] = "super-resolution"
     factor: int = knob(2, 2, 16, "how many times higher and wider the restored picture is")
     filter: str = knob(
-        "bicubic", choices=("bicubic", "bilinear", "gaussian", "sinc"), help="how the picture was reduced"
+        "bicubic",
+        choices=("bicubic", "bilinear", "gaussian", "sinc", "lanczos", "box"),
+        help="how the picture was reduced",
     )
+    alignment: str = knob("centers", choices=("centers", "corner"), help=ALIGNMENT)
 
     def operator(self, picture: Picture) -> Physics:
         """See `Task.operator`."""
-        from ambient_solve.operators import super_resolution
+        from deepinv.physics import GaussianNoise
+
+        from ambient_solve.operators import Reduction, super_resolution
 
         channels, height, width = _size(picture)
-        return super_resolution(
-            (channels, self.factor * height, self.factor * width), self.factor, self.filter, self.sigma
-        )
+        size = (channels, self.factor * height, self.factor * width)
+        if self.alignment == "centers":
+            return Reduction(size, self.factor, self.filter, GaussianNoise(self.sigma))
+        return super_resolution(size, self.factor, self.filter, self.sigma, self.alignment)
 
 
 @final
@@ -230,16 +253,28 @@ class JpegBlocks(Task):
 
     def operator(self, picture: Picture) -> Physics:
         """See `Task.operator`."""
-        from ambient_solve.operators import jpeg
+        from ambient_solve.operators import Jpeg, jpeg
 
-        found = jpeg_settings(picture.path)
+        found = jpeg_coding(picture.path)
         if not self.quality and found is None:
             raise AmbientSolveError(
                 f"{picture.path} is not stored as JPEG, so that its quality cannot be read. "
                 "Give it, such as quality=10 (--quality 10)."
             )
-        quality, subsampling = found or (self.quality, "4:2:0")
-        return jpeg(_size(picture), self.quality or quality, self.sigma, subsampling)
+        size = _size(picture)
+        if found is None:
+            return jpeg(size, self.quality, self.sigma)
+        from deepinv.physics import GaussianNoise
+
+        own = {"orientation": found.orientation, "tables": None if self.quality else found.tables}
+        if found.space != "YCbCr":
+            own |= {"space": "RGB", "black": black_ink(picture.path) if found.space == "CMYK" else None}
+        return Jpeg(self.quality or found.quality, found.subsampling, size, GaussianNoise(self.sigma), **own)
+
+    def notes(self, picture: Picture) -> tuple[str, ...]:
+        """See `Task.notes`."""
+        found = None if self.quality else jpeg_coding(picture.path)
+        return () if found is None or found.space != "YCbCr" else found.notes
 
 
 TASKS: dict[str, type[Task]] = {
@@ -275,6 +310,11 @@ def make_task(task: str, **options: Any) -> Task:
             f"sigma={sigma} was given, a noise level above 0 was expected (pixel values go from 0 to 1)."
         )
     return build(TASKS[task], **options)
+
+
+def _most(picture: Picture) -> int:
+    """Pixels of the largest picture of a kernel that is read."""
+    return max(KERNEL_PIXELS, math.prod(picture.y.shape[-2:]))
 
 
 def _size(picture: Picture) -> tuple[int, int, int]:

@@ -73,9 +73,12 @@ def test_pictures_of_every_kind(tmp_path):
     first = open_upload(tmp_path / "moving.gif").y
     assert first[:, 0].min() == 1 and first[:, 1:].max() == 0  # red
     assert open_upload(tmp_path / "plain.png", channels=1).y.shape == (1, 1, 24, 32)
-    rows = b"".join(b"\0" + np.arange(12, dtype=">u2").tobytes() for _ in range(4))
-    (tmp_path / "deep colour.png").write_bytes(png_of(4, 4, 16, rows))
+    deep = [b"".join(b"\0" + (n * np.arange(12)).astype(">u2").tobytes() for _ in range(4)) for n in (5000, 300)]
+    (tmp_path / "deep colour.png").write_bytes(png_of(4, 4, 16, deep[0]))
     assert "of which 8 were used" in open_upload(tmp_path / "deep colour.png").notes[0]
+    (tmp_path / "12 bits.png").write_bytes(png_of(4, 4, 16, deep[1]))
+    with pytest.raises(AmbientSolveError, match="^12 bits.png has 16 bits a colour .* Multiply its numbers by 16"):
+        open_upload(tmp_path / "12 bits.png")
 
 
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"></svg>'

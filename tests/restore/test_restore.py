@@ -16,7 +16,8 @@ from ambient_solve.knobs import knobs
 from ambient_solve.restore import files
 from ambient_solve.restore.estimate import advice
 from ambient_solve.restore.files import plan, restore_file, restore_files
-from ambient_solve.restore.pictures import Picture, jpeg_settings, read_kernel, read_mask, read_measurement
+from ambient_solve.restore.jpeg_files import jpeg_settings
+from ambient_solve.restore.pictures import Picture, read_kernel, read_mask, read_measurement
 from ambient_solve.restore.tasks import (
     TASKS,
     Denoise,

@@ -11,6 +11,7 @@ from ambient_solve.app.photographs.request import SIZES
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.wiring import KEPT, MODEL, Parts, connect, connect_select, forget, sentences
+from ambient_solve.reading.pictures import SUFFIXES
 
 READ = (
     *("session", "file", "editor", "mask", "kernel", "task", "play", "scattered", *controls.damage_knobs()),
@@ -67,7 +68,7 @@ def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
     gr.Markdown("## 1 · The picture and what is wrong with it")
     parts["file"] = gr.File(
         label="Picture: drop it here, paste it anywhere, or choose a file",
-        file_types=[".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"],
+        file_types=list(SUFFIXES),
         height=130,
         elem_id="file",
     )

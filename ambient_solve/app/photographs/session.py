@@ -124,7 +124,8 @@ def save(result: Result, folder: Path) -> tuple[Path, Path]:
     out.mkdir(parents=True)
     best = out / f"{stem}-restored.png"
     for path, x in [(best, result.mean), *((out / f"sample-{s}.png", x) for s, x in enumerate(result.samples))]:
-        write_png(torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))), path, recipe)
+        x = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))
+        write_png(x, path, recipe, problem.picture.profile)
     if problem.mask is not None:
         Image.fromarray(np.where(problem.mask, 0, 255).astype(np.uint8)).save(out / f"{stem}-mask.png")
     if problem.request.play:
