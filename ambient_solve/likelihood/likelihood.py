@@ -29,6 +29,7 @@ from ambient_solve.likelihood.measurement import check_counts, receive
 from ambient_solve.likelihood.noise_law import CountingLaw, GaussianLaw
 from ambient_solve.likelihood.noise_levels import noise_levels
 from ambient_solve.likelihood.packed import Measurement, name_of
+from ambient_solve.likelihood.ranges import check_range
 from ambient_solve.linalg.conjugate_gradient import WarmStart, carrying_conjugate_gradient, conjugate_gradient
 from ambient_solve.linalg.convolution import Convolution, find_convolution
 from ambient_solve.linalg.gram import CirculantGram, Gram, Scalar, find_gram, find_normal
@@ -88,6 +89,7 @@ class Likelihood:
         self.linear = isinstance(op, LinearPhysics) and prior.affine is not None
         self._a, self._b = prior.affine or (1.0, 0.0)
         sigma_y, gain = noise_levels(op, sigma_y, y)
+        check_range(received, prior.affine, sigma_y, gain)
         self.sigma_y, self.gain = sigma_y.to(prior.device), None if gain is None else gain.to(prior.device)
         self.sigma = self._of_rows(self.sigma_y / abs(self._a))
         self.measurements = received.y[0].numel()
