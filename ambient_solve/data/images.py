@@ -135,7 +135,7 @@ def read_images(
     if bad and not count:
         raise bad[0]
     if bad:
-        tell(left_out_words([str(error).rstrip(".") for error in bad]))
+        tell(left_out_words([str(error) for error in bad]))
     if count > 1 and not contrast:
         raise AmbientSolveError(
             f"All pixels of the {count} pictures of {source} are equal: there is nothing to learn from. If a viewer "

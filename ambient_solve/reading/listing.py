@@ -53,7 +53,8 @@ def left_out_words(files: list[str]) -> str:
         The sentence; empty where there is nothing to say.
     """
     more = f" and {len(files) - MOST_SHOWN} more" if len(files) > MOST_SHOWN else ""
-    return shown(f"Left out: {', '.join(files[:MOST_SHOWN])}{more}.") if files else ""
+    named = ", ".join(file.rstrip(".") for file in files[:MOST_SHOWN])
+    return shown(f"Left out: {named}{more}.") if files else ""
 
 
 def list_pictures(folder: str | Path, without: Path | None = None) -> Listing:

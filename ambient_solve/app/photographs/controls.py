@@ -42,6 +42,7 @@ LABELS = {
     "factor": "Enlarge how many times",
     "quality": "JPEG quality",
     "filter": "How it was reduced",
+    "alignment": "Where its pixels lie",
     "boundary": "At the edges",
 }
 """Label of the control of each knob."""

@@ -18,7 +18,7 @@ from ambient_solve.priors.base import Prior
 from ambient_solve.priors.tiled import TiledPrior
 from ambient_solve.restore.crops import Piece, crop, fit, missing_box
 from ambient_solve.restore.memory import fitting
-from ambient_solve.restore.pictures import Picture, read_mask
+from ambient_solve.restore.pictures import Picture, mask_notes, read_mask
 from ambient_solve.restore.tasks import Blurred, Denoise, Inpaint, JpegBlocks, SuperResolution, Task, make_task
 from ambient_solve.solver import Solver, make_solver
 
@@ -74,6 +74,7 @@ def prepare(request: RestoreRequest, prior: Prior, picture: Picture) -> Problem:
     if request.task == Inpaint.name:
         mask = ~_missing(request, tuple(picture.y.shape[-2:]), picture.path.name)
         files = {"mask": torch.from_numpy(mask).float()}
+        notes += [] if request.mask is None else mask_notes(request.mask, picture.y.shape[-2:])
     elif request.kernel is not None:
         files = {"kernel": str(request.kernel)}
     damage = make_task(request.task, **request.options, **files)
@@ -88,7 +89,7 @@ def prepare(request: RestoreRequest, prior: Prior, picture: Picture) -> Problem:
     if piece.mask is not None:
         damage = replace(damage, mask=piece.mask)
     damage = replace(damage, sigma=damage.sigma * piece.noise)
-    notes += _size_words(how, piece)
+    notes += [*damage.notes(piece.picture), *_size_words(how, piece)]
     solver = make_solver(prior, request.algorithm, request.knobs)
     op = damage.operator(piece.picture)
     at_once, tiled = fitting(solver, op, piece.picture, request.samples)
