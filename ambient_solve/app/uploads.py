@@ -59,8 +59,8 @@ def _examine(path: Path, max_pixels: int) -> None:
 
     from PIL import Image, UnidentifiedImageError
 
-    from ambient_solve.data.images import check_pixels
     from ambient_solve.reading.limits import FORMATS
+    from ambient_solve.reading.pictures import OTHERS, check_pixels
 
     name = path.name
     if not path.is_file():
@@ -81,6 +81,10 @@ def _examine(path: Path, max_pixels: int) -> None:
     except UnidentifiedImageError:
         if b"<svg" in head.lower():
             raise AmbientSolveError(f"{name} is a drawing (SVG), not a photograph: export it as PNG first.") from None
+        if path.suffix.lower() in OTHERS:
+            raise AmbientSolveError(
+                f"{name} is not a picture that can be read: {OTHERS[path.suffix.lower()]}."
+            ) from None
         raise AmbientSolveError(
             f"{name} is not a picture that can be read; PNG, JPEG, WebP, TIFF, BMP, GIF, PPM or JPEG 2000 was expected."
         ) from None
@@ -135,6 +139,22 @@ def unzip_pictures(
             target.unlink(missing_ok=True)
         raise
     return sorted(written)
+
+
+def left_inside(path: str | Path) -> list[tuple[str, str]]:
+    """Pictures of a zip file that are of a kind that is not read.
+
+    Args:
+        path: A zip file that `unzip_pictures` has accepted.
+
+    Returns:
+        Their names without folders, each with the reason.
+    """
+    from ambient_solve.reading.pictures import OTHERS
+
+    with open_zip(Path(path), Path(path).name) as archive:
+        inside = [PurePosixPath(member.filename) for member in archive.infolist() if not member.is_dir()]
+    return [(p.name, OTHERS[p.suffix.lower()]) for p in inside if p.suffix.lower() in OTHERS and p.name[:1] != "."]
 
 
 def _pictures(members: list[zipfile.ZipInfo], name: str, max_bytes: int, max_files: int) -> list[zipfile.ZipInfo]:

@@ -137,10 +137,28 @@ def read_images(
     if bad:
         tell(left_out_words([str(error) for error in bad]))
     if count > 1 and not contrast:
-        raise AmbientSolveError(
-            f"All pixels of the {count} pictures of {source} are equal: there is nothing to learn from. If a viewer "
-            "shows more, store them with 8 bits a color."
-        )
+        raise _blank(count, source)
+
+
+def require_contrast(pictures: Sequence[tuple[str, Tensor]], source: object) -> None:
+    """Refuse pictures in which all pixels are equal, as `read_images` does of a whole source.
+
+    Args:
+        pictures: (name, (C, H, W)), such as the first ones of a source.
+        source: What the error calls them.
+
+    Raises:
+        AmbientSolveError: there are several and they have no contrast.
+    """
+    if len(pictures) > 1 and all(bool((x == pictures[0][1][:, :1, :1]).all()) for _, x in pictures):
+        raise _blank(len(pictures), source)
+
+
+def _blank(count: int, source: object) -> AmbientSolveError:
+    return AmbientSolveError(
+        f"All pixels of the {count} pictures of {source} are equal: there is nothing to learn from. If a viewer shows "
+        "more, store them with 8 bits a color."
+    )
 
 
 def _warn(words: str) -> None:
@@ -342,6 +360,7 @@ __all__ = [
     "open_mask",
     "over_white",
     "read_images",
+    "require_contrast",
     "shuffled",
     "to_tensor",
 ]

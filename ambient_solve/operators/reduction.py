@@ -77,13 +77,15 @@ def aligned_filter(factor: int, filter: str) -> Tensor:
         filter: A name of `KERNELS`.
 
     Returns:
-        (1, 1, n, n), which sums to one, n odd; its middle stands on the pixel that is kept.
+        (1, 1, n, n), which sums to one. n is odd or even as the factor is; deepinv has the middle of an even filter
+        half a pixel behind the pixel that is kept.
     """
     reach, kernel = KERNELS[filter]
-    side = math.ceil(reach * factor + (factor - 1) / 2)
-    offset = torch.arange(-side, side + 1, dtype=torch.float64)
+    middle = (factor - 1) / 2
+    behind = math.floor(middle + reach * factor)  # the last pixel that is weighed, the first is as far from the middle
+    offset = torch.arange(1 - behind if factor % 2 == 0 else -behind, behind + 1, dtype=torch.float64)
     # deepinv convolves: what stands before the middle of a filter weighs what lies behind the pixel.
-    t = (-offset - (factor - 1) / 2) / factor
+    t = (offset - middle).flip(0) / factor
     line = torch.where(t.abs() <= reach, kernel(t), 0)
     line = line / line.sum()
     return torch.outer(line, line)[None, None].float()

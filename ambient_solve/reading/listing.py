@@ -7,18 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ambient_solve.errors import shown
-from ambient_solve.reading.pictures import SUFFIXES
+from ambient_solve.reading.pictures import OTHERS, SUFFIXES
 
-OTHERS = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC is not read: export it as JPEG or PNG"),
-    ".jxl": "JPEG XL is not read: export it as PNG",
-    **dict.fromkeys(
-        (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
-        "raw photographs are not read: develop it to TIFF or PNG",
-    ),
-    **dict.fromkeys((".psd", ".xcf", ".svg", ".eps", ".pdf", ".exr", ".hdr"), "not read: export it as PNG"),
-}
-"""Suffixes of pictures that are not read, with what to do about them."""
 FORK = "._"
 """How the names of files begin in which macOS keeps what other systems cannot store of a file."""
 MOST_SHOWN = 5

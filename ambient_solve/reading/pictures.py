@@ -6,7 +6,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,6 +19,16 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k"),
 )
 """Names of pictures end so."""
+OTHERS = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC is not read: export it as JPEG or PNG"),
+    ".jxl": "JPEG XL is not read: export it as PNG",
+    **dict.fromkeys(
+        (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+        "raw photographs are not read: develop it to TIFF or PNG",
+    ),
+    **dict.fromkeys((".psd", ".xcf", ".svg", ".eps", ".pdf", ".exr", ".hdr"), "not read: export it as PNG"),
+}
+"""Suffixes of pictures that are not read, with what to do about them."""
 MAX_PIXELS = 64_000_000
 """Pixels of the largest picture that is decoded where nothing smaller is said; see `check_pixels`."""
 DEPTHS = (255, 4095, 65535)
@@ -154,7 +164,8 @@ def _open(file: Path | io.BytesIO, name: str | Path, max_pixels: int) -> Iterato
     except Image.DecompressionBombError:
         raise UnreadableFile(name, f"claims more than {most}. Make it smaller.") from None
     except UnidentifiedImageError:
-        raise UnreadableFile(name, f"is not a picture that can be read ({', '.join(SUFFIXES)}).") from None
+        known = OTHERS.get(PurePath(str(name)).suffix.lower(), ", ".join(SUFFIXES))
+        raise UnreadableFile(name, f"is not a picture that can be read ({known}).") from None
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, AmbientSolveError):
             raise

@@ -281,6 +281,7 @@ def unreadable(inputs: Sequence[str | Path]) -> list[Outcome]:
     from PIL import Image, UnidentifiedImageError
 
     from ambient_solve.reading.limits import FORMATS
+    from ambient_solve.reading.pictures import OTHERS
 
     found = []
     for path in map(Path, inputs):
@@ -292,7 +293,9 @@ def unreadable(inputs: Sequence[str | Path]) -> list[Outcome]:
         except FileNotFoundError:
             found.append(Outcome(path, error=f"There is no file {shown(path)}."))
         except UnidentifiedImageError:
-            why = "not a picture that can be read" if path.stat().st_size else "empty (0 bytes); expected a picture"
+            hint = f" ({OTHERS[path.suffix.lower()]})" if path.suffix.lower() in OTHERS else ""
+            empty = "empty (0 bytes); expected a picture"
+            why = f"not a picture that can be read{hint}" if path.stat().st_size else empty
             found.append(Outcome(path, error=f"{shown(path)} is {why}."))
         except (OSError, Image.DecompressionBombError):
             return []  # a folder, or what `open_image` has words for

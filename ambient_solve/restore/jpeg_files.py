@@ -35,6 +35,18 @@ class JpegCoding:
     orientation: int = 1
     space: str = "YCbCr"
 
+    def steps(self, quality: int = 0) -> Tensor | None:
+        """The quantisation steps for `operators.Jpeg`, or None where they are those of the quality.
+
+        Args:
+            quality: One that is stated in place of that of the file, 1 to 100; 0 for none.
+        """
+        from ambient_solve.operators.jpeg import quantisation_tables
+
+        if quality and self.space != "YCbCr":
+            return quantisation_tables(quality)[:1]  # no component is chroma
+        return None if quality else self.tables
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What is unusual, in words."""

@@ -266,7 +266,7 @@ class JpegBlocks(Task):
             return jpeg(size, self.quality, self.sigma)
         from deepinv.physics import GaussianNoise
 
-        own = {"orientation": found.orientation, "tables": None if self.quality else found.tables}
+        own = {"orientation": found.orientation, "tables": found.steps(self.quality)}
         if found.space != "YCbCr":
             own |= {"space": "RGB", "black": black_ink(picture.path) if found.space == "CMYK" else None}
         return Jpeg(self.quality or found.quality, found.subsampling, size, GaussianNoise(self.sigma), **own)

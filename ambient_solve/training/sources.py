@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ambient_solve.data.corruption import corrupt, freeze, hide, read_corrupted, read_settings
 from ambient_solve.data.duplicates import report
-from ambient_solve.data.images import read_images, shuffled
+from ambient_solve.data.images import read_images, require_contrast, shuffled
 from ambient_solve.data.leaks import damaged_copies, prior_units
 from ambient_solve.data.sample import Sample
 from ambient_solve.data.table import annotate, read_table
@@ -163,6 +163,7 @@ def _pictures(source: Source, config: Config) -> list[Picture]:
     found = read_images(path, config.network.channels, source.shrink, source.follow_outside)
     whole = source.held_out or source.shuffle
     pictures = list(found if whole else islice(found, source.limit or None))
+    require_contrast(pictures, source.path)
     pictures = shuffled(pictures, config.seed) if source.shuffle else pictures
     keep = len(pictures) - source.held_out
     if keep < 1:

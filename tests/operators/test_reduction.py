@@ -87,6 +87,7 @@ def test_the_conventions_by_name(factor):
         x = scene(*size[1:])
         torch.testing.assert_close(corner.A(x), theirs.A(x))
     if factor == 2:  # where both conventions agree, the numbers do
+        assert operators.super_resolution(size, 2).filter.shape == Downsampling(size, "bicubic", 2).filter.shape
         torch.testing.assert_close(
             operators.super_resolution(size, 2).A(x), operators.super_resolution(size, 2, alignment="corner").A(x)
         )

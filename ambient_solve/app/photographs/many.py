@@ -15,7 +15,7 @@ from ambient_solve.app.photographs import choices
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.session import Session
 from ambient_solve.app.photographs.values import Controls
-from ambient_solve.app.uploads import open_upload, unzip_pictures, zip_folder
+from ambient_solve.app.uploads import left_inside, open_upload, unzip_pictures, zip_folder
 from ambient_solve.app.wiring import libraries
 from ambient_solve.app.work import QUICK, asked, checked
 from ambient_solve.errors import AmbientSolveError, on_a_page, shown
@@ -40,11 +40,11 @@ def restore_many(values: Controls) -> Iterator[dict[str, Any]]:
     if request.task == "inpaint":
         files = {"mask": request.mask}
     damage = make_task(request.task, **request.options, **files)
-    pictures = _received(values.many or [], session.folder / "many-in")
+    pictures, left = _received(values.many or [], session.folder / "many-in")
     job = Job(_work(request, pictures), values.visitor, values.rules.minutes)
-    prior, out, rows = choices.chosen_prior(values, LONG), session.folder / "many-out", []
+    prior, out, rows = choices.chosen_prior(values, LONG), session.folder / "many-out", left
     settings = {"algorithm": request.algorithm, "options": dict(request.knobs), "n_samples": request.samples}
-    session.stopped, session.share = False, 0.0
+    session.stopped, session.share, unread = False, 0.0, len(left)
     started = panels.progress_bar(0, f"{len(pictures)} pictures")
     yield {"session": session, "status": started, "table": rows, "stop": gr.update(interactive=True)}
     outcomes = restore_files(pictures, prior, damage, out=out, seed=request.seed, max_pixels=MAX_PIXELS, **settings)
@@ -58,9 +58,9 @@ def restore_many(values: Controls) -> Iterator[dict[str, Any]]:
         failed = "" if outcome.problem is None else on_a_page(outcome.problem)
         state = failed or ("finished before" if outcome.skipped else f"{outcome.seconds:.1f} s")
         rows.append([shown(outcome.path.name), "" if outcome.error else f"{outcome.chi2:.2f}", state, outcome.warning])
-        session.share = len(rows) / len(pictures)
+        session.share = (len(rows) - unread) / len(pictures)
         ended = "Stopped. " if session.stopped else f"{job.over_words} " if job.over else ""
-        words = f"{ended}{len(rows)} of {len(pictures)} pictures"
+        words = f"{ended}{len(rows) - unread} of {len(pictures)} pictures"
         yield {"status": panels.progress_bar(session.share, words), "table": rows}
         if session.stopped:
             break
@@ -86,14 +86,19 @@ def _work(request: RestoreRequest, pictures: list[Path]) -> float:
     return work
 
 
-def _received(uploads: list[str], folder: Path) -> list[Path]:
-    """The pictures among the uploads, under tame names; also those of zips; bad ones are reported in their turn."""
+def _received(uploads: list[str], folder: Path) -> tuple[list[Path], list[list[str]]]:
+    """The pictures among the uploads, under tame names, also those of zips; and a row for each that a zip keeps.
+
+    Bad ones are reported in their turn.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     found: list[Path] = []
+    left: list[list[str]] = []
     for upload in map(Path, uploads):
         if upload.suffix.lower() == ".zip":
             found += unzip_pictures(upload, folder / tame(upload.stem), max_files=MOST)
+            left += [[shown(name), "", f"left out: {why}", ""] for name, why in left_inside(upload)]
             continue
         path = folder / tame(upload.name)
         if path in found:
@@ -104,4 +109,4 @@ def _received(uploads: list[str], folder: Path) -> list[Path]:
         raise AmbientSolveError(f"{len(found)} pictures were put in, 1 to {MOST} were expected, as files or in a zip.")
     if len(found) == 1:
         open_upload(found[0], max_pixels=MAX_PIXELS)
-    return found
+    return found, left
