@@ -15,6 +15,7 @@ from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import build, check_knobs, knob, knobs
 from ambient_solve.restore.jpeg_files import jpeg_coding
 from ambient_solve.restore.pictures import Picture, black_ink, kernel_notes, mask_notes, read_kernel, read_mask
+from ambient_solve.restore.wrapping import wraps
 
 if TYPE_CHECKING:
     from deepinv.physics import Physics
@@ -241,6 +242,15 @@ class SuperResolution(Task):
         if self.alignment == "centers":
             return Reduction(size, self.factor, self.filter, GaussianNoise(self.sigma))
         return super_resolution(size, self.factor, self.filter, self.sigma, self.alignment)
+
+    def notes(self, picture: Picture) -> tuple[str, ...]:
+        """See `Task.notes`."""
+        if self.alignment == "corner" or not wraps(picture.y):
+            return ()
+        return (
+            "the first and the last rows of the picture are mixed, as deepinv's Downsampling leaves them: if it was "
+            "made so, give --alignment corner",
+        )
 
 
 @final
