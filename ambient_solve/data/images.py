@@ -7,6 +7,7 @@ import re
 import tarfile
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,10 @@ from ambient_solve.reading.listing import left_out_words, list_pictures
 from ambient_solve.reading.masks import missing_pixels
 from ambient_solve.reading.numpy_files import open_numpy
 from ambient_solve.reading.pictures import (
+    DEPTHS,
     MAX_PIXELS,
     SUFFIXES,
+    TAKEN_FOR,
     check_pixels,
     decode,
     deep_values,
@@ -122,13 +125,16 @@ def read_images(
     tell = tell or _warn
     bad: list[UnreadableFile] = []
     count, color, contrast = 0, None, False
+    depths: Counter[int] = Counter()
     for name, opened in _open_all(str(source), follow_outside, tell):
         try:
-            picture = to_tensor(opened(), channels, name)
+            image = opened()
+            picture = to_tensor(image, channels, name)
             picture = _shrink(name, picture, shrink) if shrink > 1 else picture
         except UnreadableFile as error:
             bad.append(error)
             continue
+        depths.update([image.info[TAKEN_FOR]] if TAKEN_FOR in image.info else [])
         color = picture[:, :1, :1] if color is None else color
         count, contrast = count + 1, contrast or not bool((picture == color).all())
         yield name, picture
@@ -136,6 +142,11 @@ def read_images(
         raise bad[0]
     if bad:
         tell(left_out_words([str(error) for error in bad]))
+    if depths and min(depths) < max(DEPTHS):
+        taken = ", ".join(f"{n} for {white.bit_length()} bits" for white, n in sorted(depths.items()))
+        tell(
+            f"Deep pictures of {source} were taken by their brightest values, {taken}: divide them by white if not so."
+        )
     if count > 1 and not contrast:
         raise _blank(count, source)
 

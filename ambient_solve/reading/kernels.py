@@ -29,7 +29,7 @@ def kernel_values(image: Image.Image, name: object) -> tuple[np.ndarray, tuple[s
     Raises:
         AmbientSolveError: it is black everywhere, or has values below 0.
     """
-    kernel, notes = _grey(image, name), ()
+    kernel, notes = _gray(image, name), ()
     if not np.isfinite(kernel).all() or kernel.min() < 0:
         raise UnreadableFile(
             name, "has values below 0, or none; a blur kernel says how much light went where.", "The kernel "
@@ -51,7 +51,7 @@ def _margin(first: int, last: int, length: int) -> slice:
     return slice(cut, length - cut)
 
 
-def _grey(image: Image.Image, name: object) -> np.ndarray:
+def _gray(image: Image.Image, name: object) -> np.ndarray:
     """Its grey values (H, W), on any scale."""
     if is_deep(image):
         return np.asarray(image).astype(np.float64)

@@ -12,7 +12,7 @@ TOUCHED = 3 / 255
 """Brightness above that of what is kept from which on a pixel is touched by what was painted."""
 JPEG_TOUCHED = 64 / 255
 """The same where the mask is a JPEG, which rings about every edge."""
-GREY = (32 / 255, 223 / 255)
+GRAY = (32 / 255, 223 / 255)
 """Between these a pixel is neither black nor white."""
 BLACK = 0.1
 """Share of the pixels of a mask that are black, at least."""
@@ -58,7 +58,7 @@ def missing_pixels(image: Image.Image, name: object) -> tuple[np.ndarray, tuple[
 
 def _above_the_background(value: np.ndarray, name: object, jpeg: bool) -> tuple[np.ndarray, list[str]]:
     """What was painted on the dark background of a mask with many grey values."""
-    if _share(value, GREY) > MOSTLY and (value <= GREY[0]).mean() < BLACK:
+    if _share(value, GRAY) > MOSTLY and (value <= GRAY[0]).mean() < BLACK:
         raise UnreadableFile(
             name, "is grey in most of its pixels: a mask is white where pixels are missing, and black.", "The mask "
         )
@@ -66,7 +66,7 @@ def _above_the_background(value: np.ndarray, name: object, jpeg: bool) -> tuple[
     near = _grown(_grown(value >= HALF))
     if (touched & ~near).sum() > FADES * touched.sum():
         return value >= HALF, ["the mask fades over many pixels; those above half of white were taken for missing"]
-    if not jpeg and (touched & (value < GREY[1])).any():
+    if not jpeg and (touched & (value < GRAY[1])).any():
         return touched, ["the mask is grey at the edges of its white; every pixel that it touches is missing"]
     return touched, []
 
@@ -88,7 +88,7 @@ def _cut_or_painted(image: Image.Image, alpha: np.ndarray, name: object) -> tupl
         )
     if one_color:
         return alpha > TOUCHED, ("the mask is transparent where nothing was painted, and was taken by its opaque part",)
-    if _share(inside, GREY) > 0.2:
+    if _share(inside, GRAY) > 0.2:
         return alpha < 1 - TOUCHED, ("the mask is a photograph with holes, its transparent pixels are missing",)
     return value * alpha > TOUCHED, ()
 

@@ -41,6 +41,10 @@ WHITE = "white"
 """Key of `Image.info`: the value that stands for white in a deep picture, where its file states it."""
 STORED = "stored"
 """Key of `Image.info`: the format of the file, such as "JPEG"."""
+TAKEN_FOR = "taken for"
+"""Key of `Image.info`: the white by which `deep_values` has divided where the file did not state it."""
+DEEP_COLORS = "the picture has 16 bits a colour, of which 8 were used"
+"""Note on colours that Pillow reads without their lower bits."""
 NOTES = "notes"
 """Key of `Image.info`: what reading the file has converted, in words."""
 
@@ -112,7 +116,7 @@ def decode(file: Path | io.BytesIO, name: str | Path, max_pixels: int = MAX_PIXE
     with _open(file, name, max_pixels) as image:
         white, notes = _header(image)
         image.load()
-        if image.mode == "RGB" and any("16 bits" in note for note in notes):
+        if DEEP_COLORS in notes:
             _check_upper_bits(image, name)
         upright = ImageOps.exif_transpose(image)
         upright.info.update({WHITE: white, NOTES: notes, STORED: image.format})
@@ -135,14 +139,15 @@ def _header(image: Image.Image) -> tuple[int | None, tuple[str, ...]]:
     if image.format == "PPM" and image.mode.startswith("I"):
         white = 65535  # Pillow has scaled it
     deep = image.format == "PNG" and any(";16" in str(tile[3]) for tile in image.tile)
-    if image.mode in ("RGB", "RGBA") and (deep or 16 in bits):
-        notes.append("the picture has 16 bits a colour, of which 8 were used")
+    if image.mode in ("RGB", "RGBA", "LA") and (deep or 16 in bits):
+        notes.append(DEEP_COLORS)
     return white, tuple(notes)
 
 
 def _check_upper_bits(image: Image.Image, name: str | Path) -> None:
     """Refuse colours of 16 bits that leave the upper bits, which are those that are read, empty."""
-    brightest = max(high for _, high in image.getextrema())
+    colors = image.getextrema()[: 1 if image.mode == "LA" else 3]
+    brightest = max(high for _, high in colors)
     if brightest <= DEPTHS[1] >> 8:
         raise UnreadableFile(
             name,
@@ -193,7 +198,7 @@ def deep_values(image: Image.Image, name: object) -> tuple[np.ndarray, tuple[str
         name: What an error calls it.
 
     Returns:
-        (H, W) float32, and notes on how they were scaled.
+        (H, W) float32, and notes on how they were scaled, which `info` of the image says too.
 
     Raises:
         AmbientSolveError: the scale is unknown.
@@ -221,6 +226,7 @@ def deep_values(image: Image.Image, name: object) -> tuple[np.ndarray, tuple[str
     if stated and stated >= high:
         return (values / stated).astype(np.float32), ()
     white, notes = next(depth for depth in DEPTHS if high <= depth), []
+    image.info[TAKEN_FOR] = white
     if white < DEPTHS[-1] and high > 0:
         bits = white.bit_length()
         notes.append(f"the brightest of its deep values is {high:g}, so that they were taken for {bits} bits")

@@ -30,7 +30,7 @@ def wraps(y: Tensor) -> bool:
 
 
 def _last_in_first(y: Tensor) -> tuple[float, float]:
-    """The weight of the last column of `y` (C, H, W) in the first beside the two next to it; also in standard errors."""
+    """The weight of the last column of `y` (C, H, W) in the first beside the two next to it; and in standard errors."""
     import torch
 
     first = y[..., 0].flatten()

@@ -49,6 +49,19 @@ def test_every_door_reads_the_same_values(tmp_path, name):
     assert bool(measured.notes) == guessed and (not guessed or "bits" in measured.notes[0])
 
 
+def test_what_a_data_set_was_taken_for_is_said(tmp_path):
+    for name in ("twelve.png", "twelve.tif", "eight of 32.tif", "deep.png"):
+        ramp(name, tmp_path)
+    said: list[str] = []
+    assert len(list(read_images(tmp_path, tell=said.append))) == 4
+    assert len(said) == 1 and "1 for 8 bits, 2 for 12 bits, 1 for 16 bits" in said[0]
+    said.clear()
+    (tmp_path / "plain").mkdir()
+    for name in ("deep.png", "plain.pgm", "float.tif"):
+        ramp(name, tmp_path / "plain")
+    assert len(list(read_images(tmp_path / "plain", tell=said.append))) == 3 and said == [], "control: nothing guessed"
+
+
 @pytest.mark.parametrize("name", ["float.tif", "twelve.png", "eight of 32.tif"])
 def test_a_stored_data_set_reads_them_too(tmp_path, name):
     ramp(name, tmp_path)
