@@ -52,7 +52,7 @@ def _margin(first: int, last: int, length: int) -> slice:
 
 
 def _gray(image: Image.Image, name: object) -> np.ndarray:
-    """Its grey values (H, W), on any scale."""
+    """Its gray values (H, W), on any scale."""
     if is_deep(image):
         return np.asarray(image).astype(np.float64)
     if has_alpha(image):
@@ -71,7 +71,7 @@ def _without_background(kernel: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]
     if level <= DARK:
         cleaned = (kernel - level - FLAT).clip(0, None)
         cleaned = np.where(cleaned > 0, kernel - level, 0)
-        note = f"the kernel stands on a grey of {100 * level:.0f} %, which was taken off"
+        note = f"the kernel stands on a gray of {100 * level:.0f} %, which was taken off"
         return cleaned / cleaned.max(), (note,)
     dark = (level - kernel).clip(0, None)
     dark = np.where(dark > FLAT, dark, 0)

@@ -25,7 +25,7 @@ MOSTLY = 0.5
 
 
 def missing_pixels(image: Image.Image, name: object) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The missing pixels of a mask: white is missing, black is kept, and what is grey at an edge is missing too.
+    """The missing pixels of a mask: white is missing, black is kept, and what is gray at an edge is missing too.
 
     Where white fades over many pixels, those above half of it are missing.
     Transparent pixels are not painted, so that strokes of any one color on a transparent layer are missing. Of a
@@ -57,17 +57,17 @@ def missing_pixels(image: Image.Image, name: object) -> tuple[np.ndarray, tuple[
 
 
 def _above_the_background(value: np.ndarray, name: object, jpeg: bool) -> tuple[np.ndarray, list[str]]:
-    """What was painted on the dark background of a mask with many grey values."""
+    """What was painted on the dark background of a mask with many gray values."""
     if _share(value, GRAY) > MOSTLY and (value <= GRAY[0]).mean() < BLACK:
         raise UnreadableFile(
-            name, "is grey in most of its pixels: a mask is white where pixels are missing, and black.", "The mask "
+            name, "is gray in most of its pixels: a mask is white where pixels are missing, and black.", "The mask "
         )
     touched = value > _background(value) + (JPEG_TOUCHED if jpeg else TOUCHED)
     near = _grown(_grown(value >= HALF))
     if (touched & ~near).sum() > FADES * touched.sum():
         return value >= HALF, ["the mask fades over many pixels; those above half of white were taken for missing"]
     if not jpeg and (touched & (value < GRAY[1])).any():
-        return touched, ["the mask is grey at the edges of its white; every pixel that it touches is missing"]
+        return touched, ["the mask is gray at the edges of its white; every pixel that it touches is missing"]
     return touched, []
 
 

@@ -1,4 +1,4 @@
-"""Picture files: what is opened at all, how large it may be, upright, and its grey values at their full depth."""
+"""Picture files: what is opened at all, how large it may be, upright, and its gray values at their full depth."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ DEPTHS = (255, 4095, 65535)
 MAX_SAMPLE_VALUE = 281
 """Tag of a TIFF file: its white."""
 BITS_PER_SAMPLE = 258
-"""Tag of a TIFF file: bits of each colour."""
+"""Tag of a TIFF file: bits of each color."""
 WHITE = "white"
 """Key of `Image.info`: the value that stands for white in a deep picture, where its file states it."""
 STORED = "stored"
 """Key of `Image.info`: the format of the file, such as "JPEG"."""
 TAKEN_FOR = "taken for"
 """Key of `Image.info`: the white by which `deep_values` has divided where the file did not state it."""
-DEEP_COLORS = "the picture has 16 bits a colour, of which 8 were used"
-"""Note on colours that Pillow reads without their lower bits."""
+DEEP_COLORS = "the picture has 16 bits a color, of which 8 were used"
+"""Note on colors that Pillow reads without their lower bits."""
 NOTES = "notes"
 """Key of `Image.info`: what reading the file has converted, in words."""
 
@@ -130,7 +130,7 @@ def _header(image: Image.Image) -> tuple[int | None, tuple[str, ...]]:
         what = "is animated" if image.format == "GIF" else "holds several pictures"
         notes.append(f"the file {what}, its first picture was used")
     if image.mode == "CMYK":
-        notes.append("the picture is in printing colours (CMYK), it was converted to RGB")
+        notes.append("the picture is in printing colors (CMYK), it was converted to RGB")
     if image.format == "TIFF":
         bits = image.tag_v2.get(BITS_PER_SAMPLE, ())
         white = image.tag_v2.get(MAX_SAMPLE_VALUE)
@@ -145,14 +145,14 @@ def _header(image: Image.Image) -> tuple[int | None, tuple[str, ...]]:
 
 
 def _check_upper_bits(image: Image.Image, name: str | Path) -> None:
-    """Refuse colours of 16 bits that leave the upper bits, which are those that are read, empty."""
+    """Refuse colors of 16 bits that leave the upper bits, which are those that are read, empty."""
     colors = image.getextrema()[: 1 if image.mode == "LA" else 3]
     brightest = max(high for _, high in colors)
     if brightest <= DEPTHS[1] >> 8:
         raise UnreadableFile(
             name,
-            "has 16 bits a colour and fills the lower 12 at most: it would be read as black. Multiply its numbers by "
-            "16 first, or store it with 8 bits a colour.",
+            "has 16 bits a color and fills the lower 12 at most: it would be read as black. Multiply its numbers by "
+            "16 first, or store it with 8 bits a color.",
         )
 
 
@@ -178,7 +178,7 @@ def _open(file: Path | io.BytesIO, name: str | Path, max_pixels: int) -> Iterato
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a picture is grey with more than 8 bits: whole numbers of 16 or 32 bits, or floats."""
+    """Whether a picture is gray with more than 8 bits: whole numbers of 16 or 32 bits, or floats."""
     return image.mode.startswith("I") or image.mode == "F"
 
 

@@ -1,4 +1,4 @@
-"""Colour profiles (ICC): kept where a picture stays what it is, applied where its numbers are to mean what all do."""
+"""Color profiles (ICC): kept where a picture stays what it is, applied where its numbers are to mean what all do."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PROFILE = "icc_profile"
 MAX_PROFILE = 4_000_000
 """Bytes of the largest profile that is used."""
 MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "LAB": "LAB"}
-"""Mode of Pillow by the colour space of a profile."""
+"""Mode of Pillow by the color space of a profile."""
 ROUNDING = 2
-"""Grey levels by which a profile may differ from sRGB and be the same."""
+"""Gray levels by which a profile may differ from sRGB and be the same."""
 
 
 def profile_of(image: Image.Image, space: str) -> bytes:
-    """The profile of a picture, where it belongs to numbers of a colour space and says more than sRGB.
+    """The profile of a picture, where it belongs to numbers of a color space and says more than sRGB.
 
     Args:
         image: The picture.
@@ -48,9 +48,9 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
     mode = MODES[_space(content)]
     if mode in ("CMYK", "LAB") and image.mode != mode:
         return image, False
-    grey = mode == "L" and image.mode in ("L", "LA", "1")
+    gray = mode == "L" and image.mode in ("L", "LA", "1")
     converted = ImageCms.applyTransform(image.convert(mode), transform)
-    converted = converted.convert("L") if grey else converted
+    converted = converted.convert("L") if gray else converted
     if alpha is not None:
         converted.putalpha(alpha)
     converted.info = {k: v for k, v in image.info.items() if k not in (PROFILE, "transparency")}
@@ -58,7 +58,7 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _space(content: bytes) -> str:
-    """The colour space that a profile names in its header."""
+    """The color space that a profile names in its header."""
     return content[16:20].decode("ascii", "replace").strip().upper()
 
 
@@ -74,8 +74,8 @@ def _to_srgb(content: bytes) -> ImageCms.ImageCmsTransform | None:
         if mode not in ("RGB", "L"):
             return transform
         steps = [min(32 * i, 255) for i in range(9)]
-        colours = bytes(v for colour in itertools.product(steps, repeat=3) for v in colour)
-        before = Image.frombytes("RGB", (27, 27), colours)
+        colors = bytes(v for color in itertools.product(steps, repeat=3) for v in color)
+        before = Image.frombytes("RGB", (27, 27), colors)
         before = before if mode == "RGB" else before.convert("L")
         after = ImageCms.applyTransform(before, transform)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):

@@ -23,10 +23,10 @@ class JpegCoding:
 
     Attributes:
         quality: libjpeg's, the nearest.
-        subsampling: One of `operators.jpeg.SUBSAMPLING`; that of a grey file is "4:2:0".
+        subsampling: One of `operators.jpeg.SUBSAMPLING`; that of a gray file is "4:2:0".
         tables: Quantisation steps (components, 8, 8) where they are not those of `quality`, or None.
         orientation: EXIF's number, 1 to 8.
-        space: "YCbCr" or "RGB"; "CMYK" for printing colours.
+        space: "YCbCr" or "RGB"; "CMYK" for printing colors.
     """
 
     quality: int
@@ -68,7 +68,7 @@ def jpeg_coding(path: str | Path) -> JpegCoding | None:
         path: The file.
 
     Raises:
-        AmbientSolveError: its colours were coded in a way that is not known.
+        AmbientSolveError: its colors were coded in a way that is not known.
     """
     import torch
     from PIL import Image
@@ -93,13 +93,13 @@ def jpeg_coding(path: str | Path) -> JpegCoding | None:
 
 
 def _space(image: object, path: str | Path) -> str:
-    """The colours that were coded."""
+    """The colors that were coded."""
     transform, names = image.info.get("adobe_transform"), tuple(layer[0] for layer in image.layer)
     if image.mode == "CMYK":
         if transform == 2 or image.info.get("icc_profile"):
             raise UnreadableFile(
                 path,
-                "is in printing colours (CMYK) that another program has transformed, so that its blocks are not those "
+                "is in printing colors (CMYK) that another program has transformed, so that its blocks are not those "
                 "of its red, green and blue: save it as PNG, and restore that with --quality.",
             )
         return "CMYK"
@@ -124,7 +124,7 @@ def _subsampling(factors: list[tuple[int, int]], path: str | Path) -> str:
     from ambient_solve.operators.jpeg import SUBSAMPLING
 
     if len(factors) == 1:
-        return "4:2:0"  # a grey file has none; its measurement in three channels is coded as most files are
+        return "4:2:0"  # a gray file has none; its measurement in three channels is coded as most files are
     (across, down), others = factors[0], set(factors[1:3])
     ratios = {(down / v, across / h) for h, v in others}
     for name, wanted in SUBSAMPLING.items():

@@ -1,4 +1,4 @@
-"""Pictures, masks and zips as visitors bring them: what was made of them is said, colours are kept."""
+"""Pictures, masks and zips as visitors bring them: what was made of them is said, colors are kept."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def test_a_mask_with_smooth_edges_is_grown_and_said(picture, tmp_path):
     request = RestoreRequest("inpaint", {"sigma": 0.01}, mask=tmp_path / "mask.png", samples=1)
     problem = prepare(request, tiny(), open_upload(picture))
     assert np.array_equal(~problem.mask, mask > 0)
-    assert any("grey at the edges" in note for note in problem.notes)
+    assert any("gray at the edges" in note for note in problem.notes)
 
 
-def test_a_kernel_on_grey_is_said(picture, tmp_path):
+def test_a_kernel_on_gray_is_said(picture, tmp_path):
     kernel = np.full((9, 9), 30, np.uint8)
     kernel[4, 2:7] = 255
     Image.fromarray(kernel).save(tmp_path / "kernel.png")
     request = RestoreRequest("motion-blur", {"sigma": 0.02}, kernel=tmp_path / "kernel.png", samples=1)
-    assert any("grey of 12 %" in note for note in prepare(request, tiny(), open_upload(picture)).notes)
+    assert any("gray of 12 %" in note for note in prepare(request, tiny(), open_upload(picture)).notes)
 
 
-def test_a_picture_that_is_handed_back_keeps_its_colours(picture, tmp_path):
+def test_a_picture_that_is_handed_back_keeps_its_colors(picture, tmp_path):
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     red, green = profile.find(b"rXYZ"), profile.find(b"gXYZ")
     profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"

@@ -77,7 +77,7 @@ def test_pictures_of_every_kind(tmp_path):
     (tmp_path / "deep colour.png").write_bytes(png_of(4, 4, 16, deep[0]))
     assert "of which 8 were used" in open_upload(tmp_path / "deep colour.png").notes[0]
     (tmp_path / "12 bits.png").write_bytes(png_of(4, 4, 16, deep[1]))
-    with pytest.raises(AmbientSolveError, match="^12 bits.png has 16 bits a colour .* Multiply its numbers by 16"):
+    with pytest.raises(AmbientSolveError, match="^12 bits.png has 16 bits a color .* Multiply its numbers by 16"):
         open_upload(tmp_path / "12 bits.png")
 
 

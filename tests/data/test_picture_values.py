@@ -18,19 +18,19 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.restore.pictures import read_measurement
 from helpers import one_sentence
 
-GREY = np.round(np.linspace(3, 250, 12 * 20)).reshape(12, 20)
+GRAY = np.round(np.linspace(3, 250, 12 * 20)).reshape(12, 20)
 
 
 def ramp(name: str, folder: Path) -> None:
-    """A grey ramp as float, 12-bit, 16-bit, ... file."""
+    """A gray ramp as float, 12-bit, 16-bit, ... file."""
     made = {
-        "float.tif": (GREY / 255).astype(np.float32),
-        "deep.png": (257 * GREY).astype(np.uint16),
-        "twelve.png": np.round(4095 / 255 * GREY).astype(np.uint16),
-        "twelve.tif": np.round(4095 / 255 * GREY).astype(np.uint16),
-        "eight of 32.tif": GREY.astype(np.int32),
-        "twelve of 32.tif": np.round(4095 / 255 * GREY).astype(np.int32),
-        "plain.pgm": GREY.astype(np.uint8),
+        "float.tif": (GRAY / 255).astype(np.float32),
+        "deep.png": (257 * GRAY).astype(np.uint16),
+        "twelve.png": np.round(4095 / 255 * GRAY).astype(np.uint16),
+        "twelve.tif": np.round(4095 / 255 * GRAY).astype(np.uint16),
+        "eight of 32.tif": GRAY.astype(np.int32),
+        "twelve of 32.tif": np.round(4095 / 255 * GRAY).astype(np.int32),
+        "plain.pgm": GRAY.astype(np.uint8),
     }
     Image.fromarray(made[name]).save(folder / name)
 
@@ -42,9 +42,9 @@ RAMPS = ("float.tif", "deep.png", "twelve.png", "twelve.tif", "eight of 32.tif",
 def test_every_door_reads_the_same_values(tmp_path, name):
     ramp(name, tmp_path)
     ((_, read),) = read_images(tmp_path, channels=1)
-    assert (read[0].numpy().astype(int) - GREY).__abs__().max() <= 1
+    assert (read[0].numpy().astype(int) - GRAY).__abs__().max() <= 1
     measured = read_measurement(tmp_path / name, 1)
-    assert np.abs(255 * measured.y[0, 0].numpy() - GREY).max() < 0.3
+    assert np.abs(255 * measured.y[0, 0].numpy() - GRAY).max() < 0.3
     guessed = name.startswith(("twelve", "eight"))
     assert bool(measured.notes) == guessed and (not guessed or "bits" in measured.notes[0])
 
@@ -67,15 +67,15 @@ def test_a_stored_data_set_reads_them_too(tmp_path, name):
     ramp(name, tmp_path)
     (tmp_path / "manifest.jsonl").write_text(f'{{"file": "{name}", "sigma_noise": 0}}\n')
     (sample,) = read_corrupted(tmp_path, 1)
-    assert np.abs(127.5 * (sample.z[0].float().numpy() + 1) - GREY).max() <= 1
+    assert np.abs(127.5 * (sample.z[0].float().numpy() + 1) - GRAY).max() <= 1
 
 
 UNKNOWN = {
-    "floats to 255": ((GREY).astype(np.float32), "unknown scale .3 to 250.*divide"),
-    "floats from -1": ((GREY / 127.5 - 1).astype(np.float32), "from -1 to 1.*store .x . 1. / 2"),
-    "nan": (np.where(GREY > 200, np.nan, GREY / 255).astype(np.float32), "unknown scale"),
-    "24 bits": ((65000 * GREY).astype(np.int32), "unknown scale.*store x / white"),
-    "below 0": ((GREY - 100).astype(np.int32), "unknown scale"),
+    "floats to 255": ((GRAY).astype(np.float32), "unknown scale .3 to 250.*divide"),
+    "floats from -1": ((GRAY / 127.5 - 1).astype(np.float32), "from -1 to 1.*store .x . 1. / 2"),
+    "nan": (np.where(GRAY > 200, np.nan, GRAY / 255).astype(np.float32), "unknown scale"),
+    "24 bits": ((65000 * GRAY).astype(np.int32), "unknown scale.*store x / white"),
+    "below 0": ((GRAY - 100).astype(np.int32), "unknown scale"),
 }
 
 
@@ -98,14 +98,14 @@ def test_noise_below_black_is_no_other_scale(tmp_path):
 
 def test_colors_of_12_bits_are_not_read_as_black(tmp_path):
     for name, scale in (("dark.png", 16), ("full.png", 257)):
-        values = np.repeat((scale * GREY)[..., None], 3, 2).astype(">u2")
+        values = np.repeat((scale * GRAY)[..., None], 3, 2).astype(">u2")
         raw = b"".join(b"\0" + row.tobytes() for row in values)
         chunks = ((b"IHDR", struct.pack(">IIBBBBB", 20, 12, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(raw)))
         parts = (struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
         (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts) + b"\0\0\0\0IEND\xaeB`\x82")
     with pytest.raises(AmbientSolveError, match="read as black. Multiply its numbers by 16"):
         read_measurement(tmp_path / "dark.png")
-    assert np.abs(255 * read_measurement(tmp_path / "full.png").y[0, 0].numpy() - GREY).max() < 1
+    assert np.abs(255 * read_measurement(tmp_path / "full.png").y[0, 0].numpy() - GRAY).max() < 1
 
 
 def test_a_data_set_without_any_contrast_is_refused(tmp_path):
@@ -124,7 +124,7 @@ def odd(tmp_path):
     folder, outside = tmp_path / "in", tmp_path / "outside"
     for made in (folder / "deep", outside):
         made.mkdir(parents=True)
-    image = Image.fromarray(GREY.astype(np.uint8))
+    image = Image.fromarray(GRAY.astype(np.uint8))
     for path in (folder / "a.png", folder / "b.jfif", folder / "c.pgm", folder / "deep" / "d.png", outside / "e.png"):
         image.save(path, "JPEG" if path.suffix == ".jfif" else None)
     (folder / "._a.png").write_bytes(b"\x00\x05\x16\x07" + bytes(60))

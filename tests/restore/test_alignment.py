@@ -28,7 +28,7 @@ def prior(side: int) -> GaussianPrior:
 
 
 def truth(side: int) -> Tensor:
-    """A part of a larger scene, so that its edges do not fit each other, in whole grey levels."""
+    """A part of a larger scene, so that its edges do not fit each other, in whole gray levels."""
     large = prior(2 * side)
     x = large.decode(large.sample(1, torch.Generator().manual_seed(1)))[..., :side, :side]
     return (255 * x.clamp(0, 1)).round() / 255

@@ -1,4 +1,4 @@
-"""A folder of pictures: what one of them raises spares the others, what is left out is said, colours stay."""
+"""A folder of pictures: what one of them raises spares the others, what is left out is said, colors stay."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def swapped_profile() -> bytes:
     return bytes(profile)
 
 
-def test_a_restored_picture_keeps_its_colours(tmp_path):
+def test_a_restored_picture_keeps_its_colors(tmp_path):
     """The numbers stay, and so does the profile that says what they mean; without one there is none."""
     profile = swapped_profile()
     inputs = [picture(tmp_path / "a.png", icc_profile=profile), picture(tmp_path / "b.png")]
@@ -168,7 +168,7 @@ def gray_profile() -> bytes:
     return bytes(head) + table + body
 
 
-def test_a_grey_picture_keeps_its_curve_and_is_stored_grey(tmp_path):
+def test_a_gray_picture_keeps_its_curve_and_is_stored_gray(tmp_path):
     profile = gray_profile()
     Image.fromarray((255 * rand(16, 16)).byte().numpy()).save(tmp_path / "a.png", icc_profile=profile)
     done = list(restore_files([tmp_path / "a.png"], choosy(), Denoise(sigma=1e-3), out=tmp_path / "out", **FAST))

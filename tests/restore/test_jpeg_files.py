@@ -1,4 +1,4 @@
-"""A JPEG file is measured in its own frame: turned, of odd sizes, in printing colours, of every subsampling."""
+"""A JPEG file is measured in its own frame: turned, of odd sizes, in printing colors, of every subsampling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAID = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
 
 
 def scene() -> Image.Image:
-    """A smooth colour picture with some texture, of odd sides."""
+    """A smooth color picture with some texture, of odd sides."""
     coarse = torch.nn.functional.interpolate(rand(1, 3, 7, 9, seed=4), (HEIGHT, WIDTH), mode="bicubic")
     x = (0.15 + 0.6 * coarse + 0.15 * rand(1, 3, HEIGHT, WIDTH, seed=5)).clamp(0, 1)
     return Image.fromarray((255 * x[0]).round().byte().permute(1, 2, 0).numpy())
@@ -70,7 +70,7 @@ def test_the_frame_and_the_subsampling_count(tmp_path):
 
 
 @pytest.mark.parametrize("black", [0, 90])
-def test_printing_colours_are_coded_as_they_are(tmp_path, black):
+def test_printing_colors_are_coded_as_they_are(tmp_path, black):
     """Cyan, magenta and yellow are coded one by one; black ink is known."""
     inks = np.array(scene().convert("CMYK"))
     inks[10:30, 20:40, 3] = black
@@ -106,7 +106,7 @@ def test_what_cannot_be_told_is_refused(tmp_path):
     file = io.BytesIO()
     scene().convert("CMYK").save(file, "JPEG", icc_profile=b"\0" * 16 + b"CMYK" + bytes(108))
     (tmp_path / "a.jpg").write_bytes(file.getvalue())
-    with pytest.raises(AmbientSolveError, match="printing colours.*save it as PNG") as error:
+    with pytest.raises(AmbientSolveError, match="printing colors.*save it as PNG") as error:
         JpegBlocks().operator(read_measurement(tmp_path / "a.jpg"))
     assert one_sentence(error)
     scene().save(tmp_path / "b.jpg", subsampling="4:2:0")

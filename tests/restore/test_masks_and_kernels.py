@@ -53,7 +53,7 @@ def red() -> Image.Image:
 
 MASKS = {
     "as it is": (WHITE, ".png", ""),
-    "with smooth edges": (Image.fromarray(ALPHA), ".png", "grey at the edges"),
+    "with smooth edges": (Image.fromarray(ALPHA), ".png", "gray at the edges"),
     "a JPEG": (WHITE, ".jpg", ""),
     "of 0 and 1": (Image.fromarray(HARD.astype(np.uint8)), ".png", ""),
     "of 16 bits": (Image.fromarray(HARD.astype(np.uint16) * 65535), ".png", ""),
@@ -96,7 +96,7 @@ def test_most_of_a_picture_missing_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (photograph(np.zeros_like(HARD)).convert("RGB"), "grey in most of its pixels"),
+        (photograph(np.zeros_like(HARD)).convert("RGB"), "gray in most of its pixels"),
         (layer((255, 255, 255), ~HARD), "either may be what is missing"),
     ],
 )
@@ -129,7 +129,7 @@ def test_scratches_with_smooth_edges_leave_no_rim(tmp_path):
             tmp_path / "scratched.png", prior, task, algorithm="proximal", options={"steps": 20}, n_samples=4
         )
         errors[name] = float((done.restoration.mean[0] - truth.clamp(0, 1)).square().mean())
-        assert any("grey at the edges" in note for note in done.notes) is (name == "smooth")
+        assert any("gray at the edges" in note for note in done.notes) is (name == "smooth")
     assert errors["smooth"] == pytest.approx(errors["all"], rel=0.05) and errors["half"] > 2 * errors["all"]
 
 
@@ -149,8 +149,8 @@ def gray(level: float) -> np.ndarray:
 
 
 KERNELS = {
-    "on a grey": (Image.fromarray(gray(0.06)), "grey of 6 %"),
-    "on a darker grey": (Image.fromarray(gray(0.4)), "grey of 40 %"),
+    "on a gray": (Image.fromarray(gray(0.06)), "gray of 6 %"),
+    "on a darker gray": (Image.fromarray(gray(0.4)), "gray of 40 %"),
     "dark on white": (Image.fromarray(255 - psf()), "dark on white"),
     "on nothing": (Image.merge("LA", (Image.new("L", (15, 15), 255), Image.fromarray(psf()))), ""),
     "red": (Image.merge("RGB", (Image.fromarray(psf()), *[Image.new("L", (15, 15))] * 2)), ""),
