@@ -184,7 +184,7 @@ def is_deep(image: Image.Image) -> bool:
 
 def has_alpha(image: Image.Image) -> bool:
     """Whether some of its pixels may be transparent."""
-    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (not is_deep(image) and "transparency" in image.info)
+    return image.mode in ("RGBA", "LA", "PA", "RGBa") or (not is_deep(image) and "transparency" in image.info)
 
 
 def deep_values(image: Image.Image, name: object) -> tuple[np.ndarray, tuple[str, ...]]:
