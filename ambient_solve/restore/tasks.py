@@ -245,7 +245,8 @@ class SuperResolution(Task):
 
     def notes(self, picture: Picture) -> tuple[str, ...]:
         """See `Task.notes`."""
-        if self.alignment == "corner" or not wraps(picture.y):
+        measured = picture.y[:, :1] if picture.copies > 1 else picture.y  # a gray one counts once
+        if self.alignment == "corner" or not wraps(measured):
             return ()
         return (
             "the first and the last rows of the picture are mixed, as deepinv's Downsampling leaves them: if it was "
