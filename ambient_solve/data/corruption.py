@@ -27,7 +27,7 @@ from ambient_solve.data.damages import Damage, Noise
 from ambient_solve.data.images import SUFFIXES, open_image, open_mask, to_tensor
 from ambient_solve.data.observation import observed, read_mask, with_noise
 from ambient_solve.data.sample import Sample
-from ambient_solve.errors import AmbientSolveError, reason
+from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.reading.limits import inside, parse_json
 from ambient_solve.resume import remember
@@ -39,7 +39,8 @@ RUN = "corruption.json"
 """File of a damaged folder with the settings of the damage."""
 SHARING = """A damaged folder keeps no secret from whoever holds it: its noise can be drawn again from the seed, index
 and source that it records, and be subtracted exactly. Before sharing it in place of the clean pictures, damage them
-with a random seed of 64 bits or more, then delete corruption.json, and `seed` from every row of manifest.jsonl."""
+with a random seed of 64 bits or more, then delete corruption.json, contact-sheet.png, which shows some of the clean
+pictures, and `seed` from every row of manifest.jsonl."""
 TENSORS = ("z", "mask", "signs", "maps")
 """Fields of a sample that are stored as tensors."""
 LEVELS = ("sigma_noise", "sigma_min", "sigma_max")
@@ -294,7 +295,9 @@ def _same_pictures(
         yield name, picture
 
 
-def read_corrupted(folder: str | Path, channels: int = 3, follow_outside: bool = False) -> Iterator[Sample]:
+def read_corrupted(
+    folder: str | Path, channels: int = 3, follow_outside: bool = False, skipped: list[UnreadableFile] | None = None
+) -> Iterator[Sample]:
     """Read a damaged data set: a manifest.jsonl with at least `file` and `sigma_noise` in each row, beside its files.
 
     A manifest of your own loads too. `file` is a safetensors file with a float `z` (C, H, W) in [-1, 1] units and,
@@ -306,6 +309,7 @@ def read_corrupted(folder: str | Path, channels: int = 3, follow_outside: bool =
         folder: The data set.
         channels: 1 or 3, of what is read from pictures.
         follow_outside: Whether its files may lie outside of it; only if you trust the manifest.
+        skipped: Where given, what is wrong with a file that cannot be read is added here, and the others are read.
 
     Returns:
         The samples, in the order of the rows.
@@ -323,11 +327,23 @@ def read_corrupted(folder: str | Path, channels: int = 3, follow_outside: bool =
         if line.strip():
             where = f"{folder / MANIFEST}, line {number}"
             try:
-                yield _read_row(folder, parse_json(line, "it"), channels, follow_outside)
+                row = parse_json(line, "it")
+                sample = _read_row(folder, row, channels, follow_outside)
+            except (UnreadableFile, SafetensorError, OSError) as error:
+                if skipped is None:
+                    raise AmbientSolveError(f"{where}: {_sentence(error)}") from None
+                named = isinstance(error, UnreadableFile)
+                skipped.append(error if named else UnreadableFile(row["file"], f"cannot be read: {reason(error)}."))
             except AmbientSolveError as error:
                 raise AmbientSolveError(f"{where}: {error}") from None
-            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, SafetensorError) as error:
-                raise AmbientSolveError(f"{where}: {type(error).__name__}: {reason(error)}.") from None
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+                raise AmbientSolveError(f"{where}: {_sentence(error)}") from None
+            else:
+                yield sample
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, AmbientSolveError) else f"{type(error).__name__}: {reason(error)}."
 
 
 def _read_row(folder: Path, row: dict[str, Any], channels: int, follow_outside: bool) -> Sample:
