@@ -6,13 +6,13 @@ import dataclasses
 import os
 import sys
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from ambient_solve.cli.console import stderr
+from ambient_solve.cli.damage_sheet import DamageSheet
 from ambient_solve.cli.flags import damage_help, read_damages, with_knobs
 from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.knobs import knobs
@@ -45,23 +45,33 @@ class Corrupt:
         """See the class."""
         from rich.progress import track
 
-        from ambient_solve.data.corruption import Corruption, write_corrupted
+        from ambient_solve.data.contrast import Contrast
+        from ambient_solve.data.corruption import MANIFEST, Corruption, write_corrupted
         from ambient_solve.data.images import read_images
+        from ambient_solve.data.skipped import about_skipped
 
         if self.shrink < 1:
             raise AmbientSolveError(f"--shrink {self.shrink} was given, at least 1 was expected.")
         damages = read_damages(self.damage, self.sigma_noise)
         corruption = Corruption(**{k.name: getattr(self, k.name) for k in knobs(Corruption)}, damages=damages)
         check_folder(self.out)
-        # Read once before anything is written: a bad picture then leaves no half-made data set behind.
-        how = {"shrink": self.shrink, "follow_outside": self.follow_outside}
-        first = read_images(self.source, tell=partial(print, file=sys.stderr), **how)
-        total = sum(1 for _ in track(first, "reading", console=stderr()))
-        again = read_images(self.source, tell=lambda words: None, **how)
-        pictures = track(again, "damaging", total=total, console=stderr())
+        if (Path(self.source) / MANIFEST).is_file():
+            raise AmbientSolveError(f"{self.source} is a damaged data set already: give the folder of the pictures.")
+        # Read once before anything is written: what cannot work then leaves no half-made data set behind.
+        skipped, contrast = [], Contrast()
+        how = {"shrink": self.shrink, "follow_outside": self.follow_outside, "skipped": skipped}
+        for _, picture in track(read_images(self.source, **how), "reading", console=stderr()):
+            contrast.add(picture)
+        total = contrast.pictures
+        for said in (about_skipped(self.source, skipped, total), contrast.about(self.source)):
+            print(said, end="\n" if said else "", file=sys.stderr)
+        sheet = DamageSheet(corruption, total)
+        pictures = track(sheet.watch(read_images(self.source, **how)), "damaging", total=total, console=stderr())
         write_corrupted(pictures, total, corruption, self.out, os.path.normpath(self.source), {"shrink": self.shrink})
         counts = sorted(Counter(damage.name if damage else "clean" for damage in corruption.plan(total)).items())
         print(f"{shown(self.out)}: {total} pictures, {', '.join(f'{n} {name}' for name, n in counts)}")
+        if drawn := sheet.save(self.out):
+            print(f"{shown(drawn)}: some before and after (delete it before you share the folder)")
         return 0
 
 
