@@ -81,6 +81,7 @@ def export_command(argv: Sequence[str]) -> None:
     from ambient_solve.training import export
     from ambient_solve.training.config import check, read_config
     from ambient_solve.training.export import latest, write_prior
+    from ambient_solve.training.inventory import refuse_other_data
     from ambient_solve.training.sources import read_data
     from ambient_solve.training.weights import arithmetic
 
@@ -89,7 +90,9 @@ def export_command(argv: Sequence[str]) -> None:
         check(config, 1)
         averages, step, seconds = latest(Path(config.out))
         computed_in = arithmetic(config.precision, torch.device(choose_device()))
-        write_prior(config, averages, step, seconds, read_data(config, True), computed_in)
+        data = read_data(config, True)
+        refuse_other_data(Path(config.out), data.inventories)
+        write_prior(config, averages, step, seconds, data, computed_in)
     except AmbientSolveError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

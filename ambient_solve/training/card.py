@@ -111,6 +111,9 @@ def model_card(
     *,
     computed_in: str = "",
     damaged_before: Mapping[str, dict[str, Any]] | None = None,
+    held_out: Sequence[int] = (),
+    about_held_out: str = "",
+    about_training: Sequence[str] = (),
 ) -> str:
     """The README.md of a prior, in Hugging Face's form.
 
@@ -124,6 +127,9 @@ def model_card(
         computed_in: The arithmetic of the network.
         damaged_before: Of each source, by its path, that was damaged before the run: what is recorded of that, see
             `corruption.read_settings`. The run's own corruption was not applied to it.
+        held_out: Pictures of each source that are held out, where the settings do not say.
+        about_held_out: A sentence on how they were chosen.
+        about_training: Sentences on how the training went.
     """
     kinds: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -132,6 +138,7 @@ def model_card(
     used = {k: v for k, v in settings.items() if k not in ("out", "data_root", "dry_run")}
     if all(s["path"] in before for s in settings["sources"]):
         used.pop("corruption", None)  # none of it was applied
+    apart = held_out or [s["held_out"] for s in settings["sources"]]
     lines = [
         "---",
         "library_name: ambient_solve",
@@ -146,10 +153,11 @@ def model_card(
         "| source | share of samples drawn | sides divided by | held out | terms |",
         "|---|---|---|---|---|",
         *(
-            f"| {s['path']} | {s['share']} | {_shrink(s, before)} | {s['held_out']} | {s['terms']} |"
-            for s in settings["sources"]
+            f"| {s['path']} | {s['share']} | {_shrink(s, before)} | {number} | {s['terms']} |"
+            for s, number in zip(settings["sources"], apart, strict=True)
         ),
         "",
+        *([about_held_out, ""] if about_held_out else []),
         *(line for path, found in before.items() for line in _lines_of(path, found)),
         "Damage, done once before training (noise level in units of [-1, 1] pictures):",
         "",
@@ -167,6 +175,7 @@ def model_card(
         f"{steps} steps of {settings['batch']} samples, seed {settings['seed']}, {seconds:.0f} seconds"
         f"{f', the network in {computed_in}' if computed_in else ''}. Written by `trainers/train.py` with:",
         "",
+        *(line for sentence in about_training for line in (sentence, "")),
         *([f"The weights started from those of `{settings['init']}`.", ""] if settings.get("init") else []),
         "```json",
         json.dumps(used, indent=1),

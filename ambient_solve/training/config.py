@@ -41,7 +41,8 @@ class Source:
     """Bring the pictures into a random order first, for data that are stored sorted."""
     held_out: int = 0
     """The last pictures, kept clean and out of training, to measure the denoiser on. Of corrupted:PATH the last ones
-    that are clean; where none is, the last noisy ones, on which the loss of training itself is measured."""
+    that are clean; where none is, the last noisy ones, on which the loss of training itself is measured. Where every
+    source says 0, `held_out` of the run decides."""
     limit: int = 0
     """At most this many pictures, the first ones; 0 is all."""
     by_area: bool = False
@@ -142,6 +143,9 @@ class Config:
     """What accelerate logs to: auto (tensorboard if installed), none, tensorboard, wandb, mlflow, ..."""
     duplicates: bool = True
     """Report near-duplicate pictures before training, those between held-out and training pictures above all."""
+    held_out: float = 0.05
+    """Share of each source to hold out and measure on, chosen by a hash of the pictures; 0 trains on all. Where a
+    source says how many itself, or validate_every is 0, no other is held out."""
     stats_every: int = 50
     """Optimiser steps between rows of stats.jsonl."""
     checkpoint_every: int = 500
@@ -271,6 +275,11 @@ def check(config: Config, processes: int) -> None:
         raise AmbientSolveError("checkpoint_every must be a multiple of stats_every: resuming would lose statistics.")
     if config.validate_every % config.stats_every:
         raise AmbientSolveError("validate_every must be a multiple of stats_every, or 0.")
+    if not 0 <= config.held_out < 1:
+        raise AmbientSolveError(
+            f"held_out = {config.held_out:g} is no share: expected 0 (none) to less than 1, such as 0.05; a number of "
+            "pictures is given in a source, as held_out: 20."
+        )
     if config.seed < 0 or not 0 < low < high:
         raise AmbientSolveError("Expected seed >= 0 and 0 < network.sigma_min < network.sigma_max.")
     check_network(config.network, "The configuration of the network")
@@ -293,7 +302,10 @@ def check(config: Config, processes: int) -> None:
             "network.mask_channels, keep_probability and missing follow from the objective: leave them out."
         )
     if not config.sources:
-        raise AmbientSolveError("There is no data: list at least one source, as trainers/configs/photos.yaml does.")
+        raise AmbientSolveError(
+            "There is no data: list it in the file of --config, as in sources: [{path: my_photos}], or, of what "
+            'ambient-solve corrupt wrote, sources: [{path: "corrupted:damaged"}].'
+        )
     for source in config.sources:
         first = next(s for s in config.sources if s.path == source.path)
         same = "shuffle", "held_out", "limit"

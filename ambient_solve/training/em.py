@@ -183,8 +183,10 @@ def _error(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]]
 
 
 def _read(settings: EM, source: Source, root: Path) -> list[Sample]:
-    config = replace(settings.train, out=settings.out, data_root=str(root), sources=(source,))
-    return read_data(config, True).samples
+    config = replace(settings.train, out=settings.out, data_root=str(root), sources=(source,), held_out=0.0)
+    data = read_data(config, True)
+    print(*data.notes, sep="\n", end="\n" if data.notes else "", file=sys.stderr)
+    return data.samples
 
 
 def _expect(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]]) -> None:
@@ -266,6 +268,7 @@ def _training(settings: EM, iteration: int, prior_at: str, data: list[list[Sampl
         init=(prior_at if settings.keep else "") or config.init,
         objective=objective,
         drop_noisy=False,
+        held_out=0.0,  # EM holds out damaged pictures itself
     )
 
 
@@ -330,6 +333,7 @@ def _remember(settings: EM) -> None:
     """Keep the settings in the run's folder, and refuse a folder of other ones."""
     path = Path(settings.out) / "em.json"
     record = json.loads(json.dumps({k: v for k, v in settings_of(settings).items() if k not in FREE}))
+    record["train"].pop("held_out")  # of a training by itself
     before = {"held_out": 0, **json.loads(path.read_text())} if path.is_file() else record
     if changed := [k for k in record if record[k] != before.get(k)]:
         raise AmbientSolveError(

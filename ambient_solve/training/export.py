@@ -18,6 +18,8 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.training.card import denoising_psnr, model_card
 from ambient_solve.training.checkpoints import Checkpoints
 from ambient_solve.training.config import Config, settings_of
+from ambient_solve.training.holding import about_held_out
+from ambient_solve.training.report import lengths
 from ambient_solve.training.sources import Data, damaged_before
 from ambient_solve.training.weights import starting_prior
 
@@ -64,6 +66,12 @@ def write_prior(
         metrics,
         computed_in=computed_in,
         damaged_before=damaged_before(config),
+        held_out=[inventory.held_out for inventory in data.inventories],
+        about_held_out=about_held_out(config, data.inventories),
+        about_training=[
+            f"Lengthened after step {row['step']}, from {row['images']} images to more."
+            for row in lengths(Path(config.out))
+        ],
     )
     prior.save(folder, card, dtype=torch.float16)
     print(f"The prior is in {folder}: ambient-solve info {folder}")

@@ -68,8 +68,8 @@ MAY_IMPORT = {
     ),
     "testbed": (*GROUND, "data", "evaluate", "objectives", "operators", "priors", "results", "sampling", "solver"),
     "training": (
-        *(*GROUND, "algorithms", "data", "likelihood", "linalg", "objectives", "operators", "priors", "process"),
-        *("reading", "sampling", "solver"),
+        *(*GROUND, "algorithms", "data", "figures", "likelihood", "linalg", "objectives", "operators", "priors"),
+        *("process", "reading", "sampling", "solver"),
     ),
     "app": (
         *(*GROUND, "algorithms", "data", "figures", "mri", "operators", "priors", "reading", "restore", "results"),

@@ -374,9 +374,9 @@ def test_validation_and_average_are_of_the_weights_of_every_step(root, command, 
     save, loss, sheet = train.Checkpoints.save, train.held_out_loss, train.sample_sheet
     copied = lambda tensors: {k: v.detach().clone() for k, v in tensors.items()}  # noqa: E731
 
-    def kept(self, step, seconds, model, ema, optimizer):
+    def kept(self, step, seconds, model, ema, *rest):
         states.append((copied(model.state_dict()), copied(ema)))
-        save(self, step, seconds, model, ema, optimizer)
+        save(self, step, seconds, model, ema, *rest)
 
     def measure(plain):
         return lambda prior, *rest: measured.append(copied(prior.state_dict())) or plain(prior, *rest)

@@ -40,7 +40,13 @@ def read(trainers, tmp_path):  # noqa: F811
 
     def call(*given: dict, **settings):
         listed = tuple(config.Source(**source) for source in given)
-        known = {"out": str(tmp_path / "out"), "data_root": str(tmp_path), "crop": 16, "sources": listed}
+        known = {
+            "out": str(tmp_path / "out"),
+            "data_root": str(tmp_path),
+            "crop": 16,
+            "sources": listed,
+            "held_out": 0.0,
+        }
         return sources.read_data(config.Config(**known, **settings), True)
 
     return call
