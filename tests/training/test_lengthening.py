@@ -64,7 +64,7 @@ def test_a_run_is_not_shortened_nor_changed_while_it_is_lengthened(root, command
 
 def test_ctrl_c_keeps_every_step(root, command, trainers, tmp_path, monkeypatch):  # noqa: F811
     """Between two checkpoints and two rows of statistics; what follows is that of a run that was never stopped."""
-    settings = {"stats_every": 3, "checkpoint_every": 6, "tracker": "none"}
+    settings = {"stats_every": 3, "checkpoint_every": 6, "validate_every": 3}
     assert command(settings, "--out", str(tmp_path / "whole"))[0] == 0
     loop = trainers("ambient_solve.training.loop")
     rate, stop_at = loop.learning_rate, 1
@@ -81,7 +81,7 @@ def test_ctrl_c_keeps_every_step(root, command, trainers, tmp_path, monkeypatch)
     assert [p.name for p in (tmp_path / "stopped").glob("checkpoint*")] == ["checkpoint-2"]
     code, _, error = command(settings, "--out", str(tmp_path / "stopped"))
     assert code == 0 and "Going on at step 2 of 6." in error
-    for part in PARTS:
+    for part in (*PARTS, "progress.png"):
         assert (tmp_path / "stopped" / part).read_bytes() == (tmp_path / "whole" / part).read_bytes(), part
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
