@@ -39,6 +39,7 @@ def progress_figure(
     clean: np.ndarray | None = None,
     clean_caption: str = "",
     denoised: Sequence[Denoised] = (),
+    note: str = "",
 ) -> Image.Image:
     """Draw how a training goes.
 
@@ -50,6 +51,7 @@ def progress_figure(
         clean: The held-out picture as it is.
         clean_caption: What it is.
         denoised: The same one at each noise level.
+        note: What the numbers are, written above it.
 
     Returns:
         The picture.
@@ -73,6 +75,7 @@ def progress_figure(
             image.paste(enlarge(picture, side - 4), (left + k % 4 * side, top + 34 + k // 4 * side))
     if denoised:
         pen.text((MARGIN, lower + 22), "A held-out picture, denoised", INK, bold, anchor="ls")
+        pen.text((WIDTH - MARGIN, lower + 22), note, SOFT, small, anchor="rs")
         pitch = TILE + GAP
         upper = lower + 34 + 24
         if clean is not None:

@@ -85,6 +85,7 @@ def write_progress(path: Path, config: Config, samples: Tensor | None, shown: Sh
         shown.picture,
         shown.caption,
         shown.levels,
+        "noise levels in units of [-1, 1] pictures; dB: PSNR against the clean one",
     )
     part = path.with_name(f"{path.stem}.part{path.suffix}")
     image.save(part)
