@@ -53,10 +53,11 @@ from ambient_solve.saving import replace_text
 from ambient_solve.training.compare import best_of, held_out_error, hold_out, verdict
 from ambient_solve.training.config import Config, Source, check, make, settings_of
 from ambient_solve.training.expectation import Conditioned, Expectation, FromLevel, Guided, incomplete
+from ambient_solve.training.inventory import refuse_other_data, remember_data
 from ambient_solve.training.locks import only_run_in
 from ambient_solve.training.loop import train
 from ambient_solve.training.restored import restore
-from ambient_solve.training.sources import read_data
+from ambient_solve.training.sources import Data, read_data
 from ambient_solve.training.texture import Texture, fit_texture
 from ambient_solve.training.weights import starting_prior
 
@@ -126,12 +127,15 @@ def em(settings: EM) -> Path:
 
 def _em(settings: EM) -> Path:
     out, root = Path(settings.out), Path(settings.data_root)
-    data = [_read(settings, source, root) for source in settings.train.sources]
+    read = [_read(settings, source, root) for source in settings.train.sources]
+    data, inventories = [one.samples for one in read], [i for one in read for i in one.inventories]
     if not any(_method(settings, 1).restores(s) for samples in data for s in samples):
         raise AmbientSolveError("No picture of the sources is damaged: there is nothing to restore, use train.py.")
     # An E-step takes long: what the first training would refuse is said before it.
     starting_prior(_training(settings, 1, settings.init, data), None, torch.device("cpu"))
     _remember(settings)
+    refuse_other_data(out, inventories, "iteration 1" if (out / "iteration-1").is_dir() else "")
+    remember_data(out, inventories, True)
     parts = [hold_out(samples, _method(settings, 1), settings.held_out) for samples in data]
     data, held_out = [own for own, _ in parts], [s for _, apart in parts for s in apart]
     if not held_out:
@@ -148,7 +152,7 @@ def _em(settings: EM) -> Path:
         _train(config)
         errors.append(_error(settings, iteration, prior, data, held_out))
         if settings.mode == "dataloop":
-            data = [_read(settings, s, folder) for s in config.sources]
+            data = [_read(settings, s, folder).samples for s in config.sources]
     # Without anything to compare them by, the last one is taken.
     iteration = best_of(errors) if held_out else settings.iterations
     kept = "OUT/prior is a copy of that one"
@@ -182,11 +186,11 @@ def _error(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]]
     return known.get(str(iteration), math.nan)
 
 
-def _read(settings: EM, source: Source, root: Path) -> list[Sample]:
+def _read(settings: EM, source: Source, root: Path) -> Data:
     config = replace(settings.train, out=settings.out, data_root=str(root), sources=(source,), held_out=0.0)
     data = read_data(config, True)
     print(*data.notes, sep="\n", end="\n" if data.notes else "", file=sys.stderr)
-    return data.samples
+    return data
 
 
 def _expect(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]]) -> None:

@@ -61,18 +61,19 @@ def content(picture: Tensor | Sample) -> str:
     return digest(repr((picture.dtype, tuple(picture.shape))).encode(), picture.contiguous().numpy().tobytes())
 
 
-def refuse_other_data(out: Path, inventories: Sequence[Inventory]) -> None:
+def refuse_other_data(out: Path, inventories: Sequence[Inventory], begun: str | None = None) -> None:
     """Refuse to go on with a run whose data are no longer what they were.
 
     Args:
         out: Folder of the run.
         inventories: Its sources, as they are read now.
+        begun: What was made of the data, empty for nothing yet; by default the latest checkpoint.
 
     Raises:
-        AmbientSolveError: it holds a checkpoint that was trained on others.
+        AmbientSolveError: something was made of others.
     """
-    checkpoints = Checkpoints(out).all()
-    if not checkpoints or not (out / FILE).is_file():
+    begun = next((c.name for c in Checkpoints(out).all()[::-1]), "") if begun is None else begun
+    if not begun or not (out / FILE).is_file():
         return
     before = json.loads((out / FILE).read_text())
     changes = [
@@ -82,7 +83,7 @@ def refuse_other_data(out: Path, inventories: Sequence[Inventory]) -> None:
     ]
     if changes:
         raise AmbientSolveError(
-            f"The data of {out} have changed since {checkpoints[-1].name}: {'; '.join(changes)}. Put them back as they "
+            f"The data of {out} have changed since {begun}: {'; '.join(changes)}. Put them back as they "
             "were, or train on the new ones in another --out (--init starts it from a prior that this run has written)."
         )
 

@@ -57,8 +57,10 @@ def about_start(config: Config, first: int, before: int | None) -> str:
         before: Length of the run until now, in samples, where it has grown.
     """
     total = steps_of(config)
+    if before is None and first >= total:
+        return f"This run is finished, after {total} steps: a larger --images lengthens it."
     if before is None:
-        return f"Going on at step {first} of {total}." if 0 < first < total else ""
+        return f"Going on at step {first} of {total}." if first else ""
     said = f"The run of {before} images goes on to {config.images}, from step {first} of {total}."
     if config.schedule != "cosine":
         return said

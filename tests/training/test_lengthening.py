@@ -37,7 +37,7 @@ def test_a_lengthened_run_is_the_long_run_bit_for_bit(root, command, tmp_path, s
     assert "Lengthened after step 4, from 16 images" in cards[0] and "Lengthened" not in cards[1]
     # The same command again changes nothing and says no more of it.
     code, _, error = command(long, "--out", str(tmp_path / "short"))
-    assert code == 0 and "goes on to" not in error
+    assert code == 0 and "goes on to" not in error and "This run is finished, after 6 steps" in error
 
 
 def test_a_lengthened_cosine_is_warned_of_and_goes_on(root, command, tmp_path):  # noqa: F811
