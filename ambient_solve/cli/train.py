@@ -80,7 +80,7 @@ def export_command(argv: Sequence[str]) -> None:
 
     from ambient_solve.training import export
     from ambient_solve.training.config import check, read_config
-    from ambient_solve.training.export import latest, write_prior
+    from ambient_solve.training.export import as_run, latest, write_prior
     from ambient_solve.training.inventory import refuse_other_data
     from ambient_solve.training.sources import read_data
     from ambient_solve.training.weights import arithmetic
@@ -88,6 +88,7 @@ def export_command(argv: Sequence[str]) -> None:
     try:
         config = read_config(list(argv), export.__doc__)
         check(config, 1)
+        config = as_run(config)
         averages, step, seconds = latest(Path(config.out))
         computed_in = arithmetic(config.precision, torch.device(choose_device()))
         data = read_data(config, True)

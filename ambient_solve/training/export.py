@@ -8,6 +8,7 @@ The run may still be going on. The data are read again: the card holds their has
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,6 +35,13 @@ def latest(out: Path) -> tuple[dict[str, Tensor], int, float]:
             except FileNotFoundError:
                 continue
     raise AmbientSolveError(f"{out} holds no checkpoint: give the --out of a run that has written one.")
+
+
+def as_run(config: Config) -> Config:
+    """`config` with the share that the run in its folder holds out, which a run of an earlier version did not."""
+    path = Path(config.out) / "run.json"
+    share = json.loads(path.read_text()).get("held_out", 0.0) if path.is_file() else config.held_out
+    return replace(config, held_out=share)
 
 
 def write_prior(

@@ -41,7 +41,12 @@ def about_files(config: Config, trackers: Sequence[str]) -> str:
         shows = "held-out loss, samples and denoised pictures"
         rows.append((PROGRESS, f"{shows}; first at step {first}, then rewritten"))
         rows.append(("samples-STEP.png", "the samples of each of these times"))
-    rows.append(("checkpoint-STEP", f"every {config.checkpoint_every} steps, and on Ctrl-C: the same command goes on"))
+    rows.append(
+        (
+            "checkpoint-STEP",
+            f"every {config.checkpoint_every} steps, at the end and on Ctrl-C: the same command goes on",
+        )
+    )
     rows.append(("prior", "the finished prior"))
     if "tensorboard" in trackers:
         rows.append(("ambient_solve", f"for TensorBoard: tensorboard --logdir {out}"))
@@ -74,7 +79,13 @@ def about_start(config: Config, first: int, before: int | None) -> str:
 
 
 def remember_length(out: Path, step: int, before: int | None) -> None:
-    """Keep how long a run was before it was lengthened, and after how many steps that was."""
+    """Keep how long a run was before it was lengthened.
+
+    Args:
+        out: Folder of the run.
+        step: Steps that were done then.
+        before: Its length in samples; None where it was not lengthened, and nothing is kept.
+    """
     if before is not None:
         with (out / LENGTHS).open("a") as file:
             file.write(json.dumps({"images": before, "step": step}) + "\n")

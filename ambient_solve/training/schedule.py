@@ -37,6 +37,11 @@ def validates(config: Config, done: int, total: int) -> bool:
     """Whether a run is validated after `done` of `total` steps: every `validate_every`, at the end, and early on.
 
     Early means after EARLY steps, twice, four times as many: something to look at before the first hour is over.
+
+    Args:
+        config: Of the run.
+        done: Steps done, from 1.
+        total: Steps of the whole run.
     """
     if not config.validate_every:
         return False

@@ -11,9 +11,10 @@ from PIL import Image
 
 pytest.importorskip("accelerate", reason="training needs accelerate: pip install 'ambient-solve[train]'")
 
+from ambient_solve.cli.train import export_command
 from ambient_solve.data.corruption import Corruption, write_corrupted
 from ambient_solve.data.damages import Noise
-from ambient_solve.training.config import Config, Source, make
+from ambient_solve.training.config import Config, Source
 from ambient_solve.training.sources import read_data
 from helpers import one_sentence
 from test_train_held_out import scenes
@@ -129,7 +130,19 @@ def test_a_run_says_in_log_card_and_folder_what_it_held_out(root, command, tmp_p
     assert code == 2 and one_sentence(error) and "is no share" in error
 
 
-def test_settings_of_before_do_not_change(tmp_path):
-    """What says how many it holds out, or never validates, is read as it always was."""
-    made = make(Config, {"out": "x", "sources": [{"path": "a", "held_out": 3}]}, "test")
-    assert made.sources[0].held_out == 3 and Config(out="x").held_out == 0.05
+def test_a_run_of_before_goes_on_and_is_exported_as_it_was(root, command, tmp_path):  # noqa: F811
+    """It knew no share: the new default would hold out pictures that it was trained on."""
+    own, out = (
+        {"images": 8, "checkpoint_every": 1, "sources": [{"path": "more"}], "validate_every": 2},
+        tmp_path / "old",
+    )
+    assert command(own, "--out", str(out), "--held-out", "0")[0] == 0
+    record = json.loads((out / "run.json").read_text())
+    assert record.pop("held_out") == 0
+    (out / "run.json").write_text(json.dumps(record, indent=2))
+    (out / "data.json").unlink()
+    code, _, error = command(own, "--out", str(out))
+    assert code == 2 and "held_out was 0.0 and is 0.05" in error
+    export_command(["--config", str(root / "case.yaml"), "--data-root", str(root), "--out", str(out)])
+    assert "| more | 1.0 | 1 | 0 | not stated |" in (out / "prior/README.md").read_text()
+    assert command(own, "--out", str(out), "--held-out", "0")[0] == 0
