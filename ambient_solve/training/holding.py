@@ -22,7 +22,7 @@ Picture = tuple[str, Tensor]
 """A name and uint8 (C, H, W)."""
 
 LEAST = 5
-"""Pictures of a kind of which one may be held out."""
+"""Pictures of a kind of which one is held out where the share is less, of a data set whose share is half a picture."""
 SPARE = 3
 """Candidates that are looked at for each picture that is to be held out."""
 
@@ -92,8 +92,8 @@ def hold_out(
         sources.append(replace(source, held_out=len(last) + len(apart[k])))
     number, total = sum(map(len, found.values())), sum(map(len, sets))
     notes.append(
-        f"{number} of {total} pictures are held out to measure on ({100 * share:g} %, chosen by a hash of their "
-        "contents); --held-out 0 trains on all."
+        f"Held out to measure on: {number} of {total} pictures, by a hash of their contents; --held-out 0 trains on "
+        "all."
         if number
         else "Nothing is held out to measure on: there are too few pictures, or each has a near copy among the others."
     )
@@ -136,7 +136,8 @@ def chosen(
         for i, sample in enumerate(own):
             strata[is_clean(sample)].append(i)
         for stratum in strata:
-            number = max(round(share * len(stratum)), 1) if len(stratum) >= LEAST else 0
+            worth = len(stratum) >= LEAST and share * len(own) >= 0.5
+            number = max(round(share * len(stratum)), 1) if worth else 0
             large = [i for i in stratum if min(own[i].z.shape[-2:]) >= crop]
             order = sorted(large, key=lambda i, h=own_hashes: h[i])
             wanted.append((number, [own[i] for i in order]))

@@ -20,11 +20,10 @@ LENGTHS = "lengthened.jsonl"
 
 
 def about_data(data: Data) -> str:
-    """How many pictures are trained on, by damage, and how many are held out."""
+    """How many pictures are trained on, by damage."""
     kinds = Counter(sample.damage for sample in data.samples)
     found = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
-    apart = len(data.held_out) + len(data.held_out_noisy)
-    return f"Training on {len(data.samples)} pictures ({found}); {apart or 'none'} held out."
+    return f"Training on {len(data.samples)} pictures: {found}."
 
 
 def about_files(config: Config, trackers: Sequence[str]) -> str:

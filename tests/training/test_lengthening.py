@@ -98,11 +98,12 @@ def test_a_second_ctrl_c_ends_at_once(trainers):  # noqa: F811
 
 def test_what_a_run_says_before_its_first_step(root, command, tmp_path):  # noqa: F811
     pytest.importorskip("tensorboard")
-    own = {"images": 240, "stats_every": 10, "checkpoint_every": 20, "tracker": "auto", "batch": 4}
+    own = {"images": 240, "stats_every": 10, "checkpoint_every": 20, "tracker": "auto", "held_out": 0.1}
     code, _, error = command({**own, "validate_every": 20, "crop": 8}, "--out", str(tmp_path / "run"))
     assert code == 0
     for words in (
-        "pictures (4 clean, 3 noise); 1 held out.",
+        "Held out to measure on: 1 of 8 pictures",
+        "Training on 7 pictures: 4 clean, 3 noise.",
         f"In {tmp_path / 'run'}:",
         "stats.jsonl       the losses, a row every 10 steps of 60",
         "first at step 20, then rewritten",

@@ -135,14 +135,8 @@ def test_a_run_rewrites_it_at_each_validation(root, command, trainers, tmp_path,
         drawn.append((rows[-1]["step"], path.read_bytes(), len(samples), len(shown.levels)))
 
     monkeypatch.setattr(loop, "write_progress", watched)
-    assert (
-        command(
-            {"validate_every": 3, "network": {"widths": [8], "groups": 4, "embedding": 16}},
-            "--out",
-            str(tmp_path / "run"),
-        )[0]
-        == 0
-    )
+    own = {"validate_every": 3, "held_out": 0.1, "network": {"widths": [8], "groups": 4, "embedding": 16}}
+    assert command(own, "--out", str(tmp_path / "run"))[0] == 0
     assert [(step, samples, levels) for step, _, samples, levels in drawn] == [(3, 16, 5), (6, 16, 5)]
     assert drawn[0][1] != drawn[1][1] == (tmp_path / "run/progress.png").read_bytes()
     assert Image.open(tmp_path / "run/progress.png").width == WIDTH
