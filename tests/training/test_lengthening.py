@@ -62,7 +62,8 @@ def test_a_run_is_not_shortened_nor_changed_while_it_is_lengthened(root, command
     assert json.loads((out / "run.json").read_text())["images"] == 16
 
 
-def test_ctrl_c_keeps_every_step(root, command, trainers, tmp_path, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_every_step(root, command, trainers, tmp_path, monkeypatch, sign):  # noqa: F811
     """Between two checkpoints and two rows of statistics; what follows is that of a run that was never stopped."""
     settings = {"stats_every": 3, "checkpoint_every": 6, "validate_every": 3}
     assert command(settings, "--out", str(tmp_path / "whole"))[0] == 0
@@ -71,7 +72,7 @@ def test_ctrl_c_keeps_every_step(root, command, trainers, tmp_path, monkeypatch)
 
     def interrupted(config, step, steps):
         if step == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), sign)
         return rate(config, step, steps)
 
     with monkeypatch.context() as patched:
@@ -84,6 +85,7 @@ def test_ctrl_c_keeps_every_step(root, command, trainers, tmp_path, monkeypatch)
     for part in (*PARTS, "progress.png"):
         assert (tmp_path / "stopped" / part).read_bytes() == (tmp_path / "whole" / part).read_bytes(), part
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_second_ctrl_c_ends_at_once(trainers):  # noqa: F811
