@@ -13,6 +13,8 @@ GRID = (226, 228, 232)
 """Colour of the lines behind the curves, RGB 0 to 255."""
 LEFT, RIGHT, TOP, BOTTOM = 64, 92, 12, 52
 """Space around the axes, in pixels."""
+MANTISSAS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(k / 10 for k in range(10, 100)))
+"""Numbers from 1 to 10 that are written beside an axis: coarse ones first."""
 APART = 20
 """Least distance of two labels, in pixels."""
 
@@ -80,11 +82,14 @@ def _spread(wanted: Sequence[float], low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Numbers 1, 2, 5 times powers of ten in a range; powers of ten alone where these are many."""
+    """Round numbers in a range: as few per power of ten as make three of them, where that can be."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [float(f"{m}e{p}") for p in powers for m in (1, 2, 5) if low <= float(f"{m}e{p}") <= high]
-    tens = [float(f"1e{p}") for p in powers if low <= float(f"1e{p}") <= high]
-    return tens if len(found) > 9 and len(tens) > 2 else found
+    found: list[float] = []
+    for parts in MANTISSAS:
+        found = [n for p in powers for m in parts if low <= (n := float(f"{m}e{p}")) <= high]
+        if len(found) >= 3:
+            break
+    return found
 
 
 def _ticks(most: float) -> list[float]:

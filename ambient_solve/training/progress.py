@@ -28,11 +28,12 @@ SHOWN_LEVELS = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class Shown:
-    """The held-out picture as it is stored (H, W, 3) uint8, its caption, and it at each noise level."""
+    """The held-out picture as it is stored (H, W, 3) uint8, its caption, it at each noise level, and what those are."""
 
     picture: np.ndarray | None = None
     caption: str = ""
     levels: Sequence[Denoised] = field(default_factory=tuple)
+    note: str = ""
 
 
 @torch.no_grad()
@@ -62,7 +63,10 @@ def denoised_picture(prior: Prior, config: Config, data: Data) -> Shown:
         if data.held_out:
             captions = tuple(f"{k}, {_psnr(z, stored):.1f} dB" for k, z in zip(captions, (noisy, clean), strict=True))
         levels.append(Denoised(f"noise {level:g}", _array(prior, noisy), _array(prior, clean), captions))
-    return Shown(_array(prior, stored), "clean" if data.held_out else f"as stored, noise {noise:g}", levels)
+    units = "noise levels in units of [-1, 1] pictures"
+    if data.held_out:
+        return Shown(_array(prior, stored), "clean", levels, f"{units}; dB: PSNR against the clean one")
+    return Shown(_array(prior, stored), f"as stored, noise {noise:g}", levels, units)
 
 
 def write_progress(path: Path, config: Config, samples: Tensor | None, shown: Shown) -> None:
@@ -85,7 +89,7 @@ def write_progress(path: Path, config: Config, samples: Tensor | None, shown: Sh
         shown.picture,
         shown.caption,
         shown.levels,
-        "noise levels in units of [-1, 1] pictures; dB: PSNR against the clean one",
+        shown.note,
     )
     part = path.with_name(f"{path.stem}.part{path.suffix}")
     image.save(part)
@@ -104,7 +108,7 @@ def loss_curves(rows: Sequence[dict]) -> tuple[str, dict[str, list[tuple[float, 
     measured = [row for row in rows if row.get("held out")]
     names = {name for row in measured for name in row["held out"]}
     clean = {name for name in names if not name.startswith("noisy ")}
-    heading, key = "Held-out loss by noise level" + ("" if clean else ", of noisy pictures"), "held out"
+    heading, key = "Held-out loss by noise level" + ("" if clean else ", of damaged pictures"), "held out"
     if not names:
         heading, key, measured = "Training loss by noise level (nothing is held out)", "buckets", rows
         names = {name for row in rows for name in row[key]}

@@ -46,7 +46,7 @@ def test_curves_are_of_clean_pictures_else_of_noisy_ones_else_of_training():
     assert list(curves.items()) == [("0.2", [(20, 0.5), (30, 0.4)]), ("2", [(30, 0.2)]), ("10", [(20, 0.1)])]
     noisy = [{**row, "held out": {"noisy 0.5": 2.0 - row["step"], "noisy 2": 1.0}} for row in ROWS[:2]]
     heading, curves = loss_curves(noisy)
-    assert "of noisy pictures" in heading and curves == {"0.5": [(10, 1.0), (20, 0.0)], "2": [(10, 1.0), (20, 1.0)]}
+    assert "of damaged pictures" in heading and curves == {"0.5": [(10, 1.0), (20, 0.0)], "2": [(10, 1.0), (20, 1.0)]}
     heading, curves = loss_curves([{k: v for k, v in row.items() if k != "held out"} for row in ROWS])
     assert "nothing is held out" in heading and list(curves) == ["<=0.2", "<=20.0", ">20.0"]
     assert curves["<=0.2"] == [(10, 1.0), (20, 0.8), (30, 0.7)]
@@ -72,7 +72,8 @@ def test_labels_do_not_lie_on_each_other_and_axes_are_round():
         assert all(24 <= y <= 400 for y in found)
     assert _spread([50.0, 200.0], 24, 400) == [50.0, 200.0]
     assert _ticks(6400) == [0, 2000, 4000, 6000] and _ticks(1) == [0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]
-    assert _log_ticks(0.03, 1.2) == [0.05, 0.1, 0.2, 0.5, 1.0]
+    assert _log_ticks(0.03, 1.2) == [0.05, 0.1, 0.2, 0.5, 1.0] and _log_ticks(0.5, 2000) == [1, 10, 100, 1000]
+    assert _log_ticks(0.35, 0.85) == [0.4, 0.5, 0.6, 0.8] and len(_log_ticks(0.51, 0.55)) >= 3
 
 
 def test_pictures_stand_where_their_headings_are():
