@@ -27,6 +27,7 @@ from ambient_solve.data.damages import Damage, Noise
 from ambient_solve.data.images import SUFFIXES, open_image, open_mask, to_tensor
 from ambient_solve.data.observation import observed, read_mask, with_noise
 from ambient_solve.data.sample import Sample
+from ambient_solve.data.unfinished import same_pictures
 from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.reading.limits import inside, parse_json
@@ -241,7 +242,8 @@ def write_corrupted(
     finished = _finished(folder, part)
     given = ({"source": source} if source else {}) | dict(options or {})
     remember(folder / RUN, {**corruption.settings, "total": total, **given}, bool(finished))
-    pictures, index = _same_pictures(pictures, finished, folder), len(finished)
+    again = lambda name, picture, i: corruption.damaged(name, picture, i, plan[i], source)  # noqa: E731
+    pictures, index = same_pictures(pictures, finished, folder, again), len(finished)
     with part.open("a") as rows:
         for sample in corrupt(pictures, total, corruption, len(finished), source):
             file, damage = f"{index:06d}.safetensors", plan[index]
@@ -281,18 +283,6 @@ def _finished(folder: Path, part: Path) -> list[dict[str, Any]]:
         rows.append(row)
         length += len(line)
     return rows
-
-
-def _same_pictures(
-    pictures: Iterable[tuple[str, Tensor]], finished: list[dict[str, Any]], folder: Path
-) -> Iterator[tuple[str, Tensor]]:
-    for index, (name, picture) in enumerate(pictures):
-        if index < len(finished) and finished[index]["name"] != name:
-            raise AmbientSolveError(
-                f"{folder} is unfinished, and its picture {index} was {finished[index]['name']}, not {name}: the "
-                "pictures have changed. Choose another folder."
-            )
-        yield name, picture
 
 
 def read_corrupted(
