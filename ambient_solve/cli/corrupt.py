@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +49,6 @@ class Corrupt:
         from ambient_solve.data.contrast import Contrast
         from ambient_solve.data.corruption import MANIFEST, Corruption, write_corrupted
         from ambient_solve.data.images import read_images
-        from ambient_solve.data.skipped import about_skipped
 
         if self.shrink < 1:
             raise AmbientSolveError(f"--shrink {self.shrink} was given, at least 1 was expected.")
@@ -58,15 +58,16 @@ class Corrupt:
         if (Path(self.source) / MANIFEST).is_file():
             raise AmbientSolveError(f"{self.source} is a damaged data set already: give the folder of the pictures.")
         # Read once before anything is written: what cannot work then leaves no half-made data set behind.
-        skipped, contrast = [], Contrast()
-        how = {"shrink": self.shrink, "follow_outside": self.follow_outside, "skipped": skipped}
-        for _, picture in track(read_images(self.source, **how), "reading", console=stderr()):
+        how, contrast = {"shrink": self.shrink, "follow_outside": self.follow_outside}, Contrast()
+        first = read_images(self.source, tell=partial(print, file=sys.stderr), **how)
+        for _, picture in track(first, "reading", console=stderr()):
             contrast.add(picture)
         total = contrast.pictures
-        for said in (about_skipped(self.source, skipped, total), contrast.about(self.source)):
-            print(said, end="\n" if said else "", file=sys.stderr)
+        if warning := contrast.about(self.source):
+            print(warning, file=sys.stderr)
         sheet = DamageSheet(corruption, total)
-        pictures = track(sheet.watch(read_images(self.source, **how)), "damaging", total=total, console=stderr())
+        again = sheet.watch(read_images(self.source, tell=lambda words: None, **how))
+        pictures = track(again, "damaging", total=total, console=stderr())
         write_corrupted(pictures, total, corruption, self.out, os.path.normpath(self.source), {"shrink": self.shrink})
         counts = sorted(Counter(damage.name if damage else "clean" for damage in corruption.plan(total)).items())
         print(f"{shown(self.out)}: {total} pictures, {', '.join(f'{n} {name}' for name, n in counts)}")

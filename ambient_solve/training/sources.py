@@ -106,7 +106,7 @@ def read_data(config: Config, main: bool) -> Data:
         _report_duplicates(config, pictures, stored, apart, [row for i in inventories for row in i.pictures])
     if any(min(picture.shape[-2:]) < config.crop for picture in held_out + [s.z for s in noisy]):
         raise AmbientSolveError(f"A held-out picture is smaller than the crop of {config.crop}. Lower `crop`.")
-    return Data(samples, np.array(share), held_out, noisy, inventories, notes)
+    return Data(samples, np.array(share), held_out, noisy, inventories, list(dict.fromkeys(notes)))
 
 
 def damaged_before(config: Config) -> dict[str, dict[str, Any]]:
@@ -161,12 +161,11 @@ def _pictures(source: Source, config: Config, notes: list[str]) -> list[Picture]
             f'{source.path} is a damaged data set: give its path as "corrupted:{source.path}", so that each picture '
             "counts at the noise levels at which its damage does not show."
         )
-    skipped: list[UnreadableFile] = []
     path = f"{kind}:{place}" if kind else str(place)
-    found = read_images(path, config.network.channels, source.shrink, source.follow_outside, skipped)
+    found = read_images(path, config.network.channels, source.shrink, source.follow_outside, notes.append)
     whole = source.held_out or source.shuffle
     pictures = list(found if whole else islice(found, source.limit or None))
-    _look_at(source, config, [p for _, p in pictures], skipped, notes)
+    _look_at(source, config, [p for _, p in pictures], notes)
     pictures = shuffled(pictures, config.seed) if source.shuffle else pictures
     keep = len(pictures) - source.held_out
     if keep < 1:
@@ -184,25 +183,19 @@ def _stored(source: Source, config: Config, notes: list[str]) -> list[Sample]:
     found = read_corrupted(place, config.network.channels, source.follow_outside, skipped)
     # What is held out comes last, beyond any limit.
     own = list(found if source.held_out or source.shuffle else islice(found, source.limit or None))
-    _look_at(source, config, own, skipped, notes)
+    notes += filter(None, [about_skipped(source.path, skipped, len(own))])
+    _look_at(source, config, own, notes)
     own = shuffled(own, config.seed) if source.shuffle else own
     own = own if source.held_out else own[: source.limit or None]
     return annotate(own, read_table(Path(config.data_root) / source.annotations)) if source.annotations else own
 
 
-def _look_at(
-    source: Source,
-    config: Config,
-    pictures: Sequence[Tensor | Sample],
-    skipped: list[UnreadableFile],
-    notes: list[str],
-) -> None:
-    """Refuse pictures that show nothing, and note what could not be read of a source."""
+def _look_at(source: Source, config: Config, pictures: Sequence[Tensor | Sample], notes: list[str]) -> None:
+    """Refuse pictures that show nothing, and note where they show suspiciously little."""
     contrast = Contrast()
     for picture in pictures:
         contrast.add(picture)
-    said = about_skipped(source.path, skipped, len(pictures)), contrast.about(source.path, config.network.sigma_data)
-    notes += [sentence for sentence in said if sentence and sentence not in notes]
+    notes += filter(None, [contrast.about(source.path, config.network.sigma_data)])
 
 
 def listing(source: Source, config: Config) -> str:
