@@ -16,7 +16,7 @@ from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
 
 FLAT = 0.002
-"""Standard deviation, in [-1, 1] units, up to which a data set is of one value: a quarter of a grey level of 8 bits."""
+"""Standard deviation, in [-1, 1] units, up to which a data set is of one value: a quarter of a gray level of 8 bits."""
 FAINT = 0.05
 """Standard deviation below which a data set is suspicious; photographs have .3 to .6."""
 FAR = 8.0

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ambient_solve.figures.sheet import HEAT, SOFT
 
 GRID = (226, 228, 232)
-"""Colour of the lines behind the curves, RGB 0 to 255."""
+"""Color of the lines behind the curves, RGB 0 to 255."""
 LEFT, RIGHT, TOP, BOTTOM = 64, 92, 12, 52
 """Space around the axes, in pixels."""
 MANTISSAS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(k / 10 for k in range(10, 100)))
@@ -22,7 +22,7 @@ APART = 20
 def line_chart(
     curves: Mapping[str, Sequence[tuple[float, float]]], size: tuple[int, int], across: str, labels: str
 ) -> Image.Image:
-    """Draw curves; each is named beside its end, in its colour, dark for the first one to bright for the last.
+    """Draw curves; each is named beside its end, in its color, dark for the first one to bright for the last.
 
     Args:
         curves: (x, y) by name, y above 0; the points of each in the order of x.
@@ -56,17 +56,17 @@ def line_chart(
     pen.text((LEFT + width / 2, size[1] - 4), across, SOFT, font, anchor="mb")
     ends = []
     for k, (name, curve) in enumerate(curves.items()):
-        colour = _colour(k / max(len(curves) - 1, 1))
+        color = _color(k / max(len(curves) - 1, 1))
         drawn = [place(x, y) for x, y in curve if y > 0 and math.isfinite(y)]
         if not drawn:
             continue
-        pen.line(drawn, colour, 3, joint="curve")
+        pen.line(drawn, color, 3, joint="curve")
         for x, y in drawn if len(drawn) < 30 else drawn[-1:]:
-            pen.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
-        ends.append((drawn[-1][1], name, colour))
+            pen.ellipse((x - 3, y - 3, x + 3, y + 3), color)
+        ends.append((drawn[-1][1], name, color))
     ends.sort()
-    for y, (_, name, colour) in zip(_spread([y for y, *_ in ends], TOP + 24, TOP + height), ends, strict=True):
-        pen.text((LEFT + width + 12, y), name, colour, font, anchor="lm")
+    for y, (_, name, color) in zip(_spread([y for y, *_ in ends], TOP + 24, TOP + height), ends, strict=True):
+        pen.text((LEFT + width + 12, y), name, color, font, anchor="lm")
     pen.text((size[0] - 2, TOP - 10), labels, SOFT, font, anchor="rt")
     return image
 
@@ -107,8 +107,8 @@ def _short(number: float) -> str:
     return f"{number:g}"
 
 
-def _colour(at: float) -> tuple[int, int, int]:
-    """A colour of HEAT that is seen on white: dark at 0, orange at 1."""
+def _color(at: float) -> tuple[int, int, int]:
+    """A color of HEAT that is seen on white: dark at 0, orange at 1."""
     stop = at * 0.72 * (len(HEAT) - 1)
     k = min(int(stop), len(HEAT) - 2)
     pair = [bytes.fromhex(HEAT[k + j]) for j in (0, 1)]

@@ -29,7 +29,7 @@ BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 ADDED = {"held_out": 0.0}
 """Settings that runs of before did not have, with what they did."""
 NAMED = 4
-"""Settings whose change is spelt out, at most."""
+"""Settings whose change is spelled out, at most."""
 
 
 def tracker(name: str) -> str | None:

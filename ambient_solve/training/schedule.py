@@ -11,7 +11,7 @@ EARLY = 50
 
 
 def steps_of(config: Config) -> int:
-    """Optimiser steps of a whole run."""
+    """Optimizer steps of a whole run."""
     return math.ceil(config.images / config.batch)
 
 

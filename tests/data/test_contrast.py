@@ -58,12 +58,12 @@ def test_only_what_was_observed_counts():
 
 
 def test_pictures_as_they_are_read_and_their_units():
-    grey = ((WAVE + 1) * 127.5).round().to(torch.uint8)
-    assert about([grey]) == ""
-    assert "almost of one value (standard deviation 0.018" in about([grey // 16])
+    gray = ((WAVE + 1) * 127.5).round().to(torch.uint8)
+    assert about([gray]) == ""
+    assert "almost of one value (standard deviation 0.018" in about([gray // 16])
     with pytest.raises(AmbientSolveError, match="its one picture is of one value"):
-        about([grey // 255])
-    for z, sigma_data, refused in ((grey.float(), 0.5, True), (6 * WAVE, 0.5, False), (100 * WAVE, 50.0, False)):
+        about([gray // 255])
+    for z, sigma_data, refused in ((gray.float(), 0.5, True), (6 * WAVE, 0.5, False), (100 * WAVE, 50.0, False)):
         if refused:
             with pytest.raises(AmbientSolveError, match="far outside their range"):
                 about([z], sigma_data)

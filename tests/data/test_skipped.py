@@ -63,6 +63,6 @@ def test_the_first_are_named_and_all_are_counted():
         assert one_sentence(error)
 
 
-def test_a_name_that_commands_a_terminal_is_spelt_out():
+def test_a_name_that_commands_a_terminal_is_spelled_out():
     said = about_skipped("photos", [UnreadableFile("\x1b[2J.png", "is no picture.")], 1)
     assert "\x1b" not in said and said.count("\n") == 1

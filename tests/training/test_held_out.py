@@ -31,7 +31,7 @@ def trainers(monkeypatch):
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """Pictures of one colour each, but for the last pixel: the colour is the number of the picture."""
+    """Pictures of one color each, but for the last pixel: the color is the number of the picture."""
     (tmp_path / "pictures").mkdir()
     for i in range(PICTURES):
         picture = Image.new("RGB", (16, 16), (10 * i, 10 * i, 10 * i))

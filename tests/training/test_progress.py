@@ -18,7 +18,7 @@ from ambient_solve.figures.lines import (
     LEFT,
     RIGHT,
     TOP,
-    _colour,
+    _color,
     _log_ticks,
     _spread,
     _ticks,
@@ -57,10 +57,10 @@ def test_a_curve_passes_through_its_points():
     image = np.asarray(line_chart({"a": [(0, 1.0), (50, 1.0)], "b": [(50, 0.01), (100, 0.01)]}, size, "x", "y"))
     width, height = size[0] - LEFT - RIGHT, size[1] - TOP - BOTTOM
     low, high = 0.01 / 1.15, 1.15
-    for (x, y), colour in (((25, 1.0), _colour(0)), ((75, 0.01), _colour(1))):
+    for (x, y), color in (((25, 1.0), _color(0)), ((75, 0.01), _color(1))):
         row = TOP + height * np.log(high / y) / np.log(high / low)
-        assert tuple(image[round(row), round(LEFT + width * x / 100)]) == colour
-        assert tuple(image[round(row), round(LEFT + width * (100 - x) / 100)]) != colour, "control: the other half"
+        assert tuple(image[round(row), round(LEFT + width * x / 100)]) == color
+        assert tuple(image[round(row), round(LEFT + width * (100 - x) / 100)]) != color, "control: the other half"
     empty = np.asarray(line_chart({}, size, "x", "y"))
     assert (empty != 255).any() and line_chart({"a": [(5, 0.3)]}, size, "x", "y").size == size
 
@@ -110,7 +110,7 @@ def test_the_picture_is_denoised_by_the_prior_from_the_same_noise(tmp_path):
         # 10 log10(4 / level^2), give or take what 192 numbers vary by: 4.5 standard errors of sqrt(2 / 192).
         found = float(one.captions[0].removeprefix("noisy, ").removesuffix(" dB"))
         assert found == pytest.approx(10 * np.log10(4 / level**2), abs=10 * np.log10(1 / (1 - 4.5 * (2 / 192) ** 0.5)))
-    # The exact denoiser of this prior divides by 1 + 4 level^2: at the highest level it is nearly grey.
+    # The exact denoiser of this prior divides by 1 + 4 level^2: at the highest level it is nearly gray.
     assert abs(shown.levels[-1].denoised.astype(int) - 127.5).mean() < 20
 
 

@@ -32,7 +32,7 @@ def trainers(monkeypatch):
 
 @pytest.fixture
 def read(trainers, tmp_path):
-    """`read(sources, settings)`: the checked configuration, and its data; 20 grey pictures of the sides SIDES.
+    """`read(sources, settings)`: the checked configuration, and its data; 20 gray pictures of the sides SIDES.
 
     The last pixel is brighter: pictures without any contrast are refused.
     """
