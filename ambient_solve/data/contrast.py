@@ -69,8 +69,8 @@ class Contrast:
             return ""  # one entry a picture has no contrast that could be measured
         error = CERTAIN * math.sqrt(self._noise) / self._entries
         std, rms = (math.sqrt(max(total / self._entries, 0.0)) for total in (self._variance, self._square))
-        told = error <= FAINT**2  # else noise hides whether there is any
-        if told and std**2 <= FLAT**2 + error:
+        judged = error <= FAINT**2  # else noise hides whether there is any
+        if judged and std**2 <= FLAT**2 + error:
             raise AmbientSolveError(
                 f"{source}: {_pictures(self.pictures)} of one value, there is nothing to learn. Look at one as it is "
                 "read: values of another range, floats of 0 to 1 say, come out black or white; save them as 8 bits."
@@ -80,7 +80,7 @@ class Contrast:
                 f"{source}: values lie far outside their range (root mean square {rms:.3g}); expected about [-1, 1], "
                 "for scans a magnitude of about 1: scale them, 8-bit values as x / 127.5 - 1."
             )
-        if told and std < FAINT:
+        if judged and std < FAINT:
             return (
                 f"warning: {source}: {_pictures(self.pictures)} almost of one value (standard deviation {std:.2g} in "
                 "units of [-1, 1]; photographs have .3 to .6). Are 10 or 12 bits stored in 16? Then stretch them first."

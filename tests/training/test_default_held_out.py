@@ -1,4 +1,4 @@
-"""A run measures itself on a twentieth of its data, unless it is told otherwise."""
+"""A run measures itself on a twentieth of its data, unless its settings say otherwise."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_twentieth_is_held_out_by_what_is_in_the_pictures(tmp_path):
 @pytest.mark.parametrize(
     "settings", [{"held_out": 0.0}, {"validate_every": 0}, {"paths": (Source("one", held_out=2), Source("two"))}]
 )
-def test_what_a_run_is_told_counts(tmp_path, settings):
+def test_what_the_settings_say_counts(tmp_path, settings):
     saved(tmp_path / "one", scenes(30))
     saved(tmp_path / "two", scenes(30, seed=1))
     paths = settings.pop("paths", ("one", "two"))
