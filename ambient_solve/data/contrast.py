@@ -56,11 +56,14 @@ class Contrast:
         self._noise += 2 * entries * sigma**4
 
     def about(self, source: object, sigma_data: float = 0.5) -> str:
-        """A warning where the contrast is suspiciously low, else nothing.
+        """A warning where the contrast is suspiciously low.
 
         Args:
             source: The data set.
             sigma_data: Standard deviation that the network expects.
+
+        Returns:
+            The warning, empty where there is nothing to say.
 
         Raises:
             AmbientSolveError: there is no contrast at all, or the values are far outside their range.

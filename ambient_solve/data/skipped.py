@@ -11,12 +11,15 @@ NAMED = 5
 
 
 def about_skipped(source: object, skipped: Sequence[UnreadableFile], read: int) -> str:
-    """What was left out of a data set, a line for each of the first NAMED files; empty where that is nothing.
+    """What was left out of a data set, a line for each of the first NAMED files.
 
     Args:
         source: The data set.
         skipped: What is wrong with each picture that could not be read.
         read: How many pictures were read.
+
+    Returns:
+        The lines; empty where nothing was left out.
 
     Raises:
         AmbientSolveError: none was.

@@ -104,7 +104,15 @@ def contact_sheet(title: str, columns: Sequence[str], rows: Sequence[Row], side:
 
 
 def enlarge(picture: np.ndarray, side: int) -> Image.Image:
-    """A picture (H, W, 3) uint8 that fills a square of `side` pixels; pixels are repeated where that comes out even."""
+    """A picture that fills a square; its pixels are repeated where that comes out even.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        side: Side of the square, in pixels.
+
+    Returns:
+        The square, white where the picture does not reach.
+    """
     height, width = picture.shape[:2]
     scale = side / max(height, width)
     even = scale == int(scale)

@@ -38,11 +38,14 @@ def share_held_out(config: Config) -> float:
 
 
 def about_held_out(config: Config, inventories: Sequence[Inventory]) -> str:
-    """How a run chose by itself what it held out, for the model card; empty where it did not.
+    """How a run chose by itself what it held out, for the model card.
 
     Args:
         config: Of the run.
         inventories: Its sources.
+
+    Returns:
+        Sentences; empty where it did not choose.
     """
     apart = sorted(key for i in inventories for _, key in i.pictures[len(i.pictures) - i.held_out :])
     if not apart or not share_held_out(config):

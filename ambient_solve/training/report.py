@@ -32,6 +32,9 @@ def about_files(config: Config, trackers: Sequence[str]) -> str:
     Args:
         config: Of the run.
         trackers: Names of what accelerate logs to.
+
+    Returns:
+        The lines.
     """
     out, total = shown(config.out), steps_of(config)
     first = next((step for step in range(1, total + 1) if validates(config, step, total)), None)
@@ -59,6 +62,9 @@ def about_start(config: Config, first: int, before: int | None) -> str:
         config: Of the run, as it is now.
         first: Steps that were done.
         before: Length of the run until now, in samples, where it has grown.
+
+    Returns:
+        One line or two; empty for a new run.
     """
     total = steps_of(config)
     if before is None and first >= total:

@@ -22,6 +22,9 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
         config: Of the run.
         step: From 0.
         steps: Of the whole run.
+
+    Returns:
+        The rate, `config.lr` or less.
     """
     seen = (step + 1) * config.batch
     rise = min(1.0, seen / max(config.warmup, 1))
@@ -42,6 +45,9 @@ def validates(config: Config, done: int, total: int) -> bool:
         config: Of the run.
         done: Steps done, from 1.
         total: Steps of the whole run.
+
+    Returns:
+        True where it is.
     """
     if not config.validate_every:
         return False
