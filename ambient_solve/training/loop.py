@@ -114,7 +114,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
     remember_data(out, data.inventories, main)
     if accelerator.log_with:
         accelerator.init_trackers("ambient_solve")
-    said = [about_data(data), about_arithmetic(config.precision, accelerator.device)]
+    said = [about_data(config, data), about_arithmetic(config.precision, accelerator.device)]
     said += [missing_processes(os.environ, accelerator.num_processes)]
     said += [about_files(config, [t.name for t in accelerator.trackers]), about_start(config, first, shorter)]
     accelerator.print(*filter(None, said), sep="\n", file=sys.stderr)

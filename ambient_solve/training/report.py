@@ -19,11 +19,26 @@ LENGTHS = "lengthened.jsonl"
 """File of the lengths that a run had before it was lengthened."""
 
 
-def about_data(data: Data) -> str:
-    """How many pictures are trained on, by damage."""
+def about_data(config: Config, data: Data) -> str:
+    """How many pictures are trained on, by damage, and whether this run damaged them itself.
+
+    Args:
+        config: Of the run.
+        data: What it read.
+
+    Returns:
+        One line or two.
+    """
     kinds = Counter(sample.damage for sample in data.samples)
     found = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
-    return f"Training on {len(data.samples)} pictures: {found}."
+    said = f"Training on {len(data.samples)} pictures: {found}."
+    share = config.corruption.clean_share
+    if share == 1 or all(source.path.startswith("corrupted:") for source in config.sources):
+        return said
+    return (
+        f"{said}\nThis run damages its clean pictures itself, once, as `corruption` says: {100 * share:g} % stay "
+        "clean; --corruption.clean-share 1 leaves all as they are."
+    )
 
 
 def about_files(config: Config, trackers: Sequence[str]) -> str:

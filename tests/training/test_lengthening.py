@@ -106,6 +106,7 @@ def test_what_a_run_says_before_its_first_step(root, command, tmp_path):  # noqa
     for words in (
         "Held out to measure on: 1 of 8 pictures",
         "Training on 7 pictures: 4 clean, 3 noise.",
+        "This run damages its clean pictures itself, once, as `corruption` says: 50 % stay clean",
         f"In {tmp_path / 'run'}:",
         "stats.jsonl       the losses, a row every 10 steps of 60",
         "first at step 20, then rewritten",
@@ -114,3 +115,5 @@ def test_what_a_run_says_before_its_first_step(root, command, tmp_path):  # noqa
         assert error.count(words) == 1, (words, error)
     for name in ("stats.jsonl", "progress.png", "samples-20.png", "checkpoint-60", "prior", "ambient_solve"):
         assert (tmp_path / "run" / name).exists(), name
+    code, _, error = command({"images": 4}, "--out", str(tmp_path / "clean"), "--corruption.clean-share", "1")
+    assert code == 0 and "Training on 8 pictures: 8 clean." in error and "damages" not in error
