@@ -19,7 +19,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.training.card import denoising_psnr, model_card
 from ambient_solve.training.checkpoints import Checkpoints
 from ambient_solve.training.config import Config, settings_of
-from ambient_solve.training.holding import about_held_out
+from ambient_solve.training.holding import about_held_out, share_held_out
 from ambient_solve.training.report import lengths
 from ambient_solve.training.sources import Data, damaged_before
 from ambient_solve.training.weights import starting_prior
@@ -40,8 +40,10 @@ def latest(out: Path) -> tuple[dict[str, Tensor], int, float]:
 def as_run(config: Config) -> Config:
     """`config` with the share that the run in its folder holds out, which a run of an earlier version did not."""
     path = Path(config.out) / "run.json"
-    share = json.loads(path.read_text()).get("held_out", 0.0) if path.is_file() else config.held_out
-    return replace(config, held_out=share)
+    if not path.is_file():
+        return config
+    share = json.loads(path.read_text()).get("held_out", 0.0)
+    return config if share == share_held_out(config) else replace(config, held_out=share)
 
 
 def write_prior(
