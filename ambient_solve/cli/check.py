@@ -59,9 +59,9 @@ class Check:
 
     algorithm: str = "auto"
     """auto, or one of those that `ambient-solve info` lists."""
-    prior: str = ""
+    prior: Annotated[str, tyro.conf.arg(help_behavior_hint="")] = ""
     """Embedded prior, folder, or hub id (owner/name); without one, priors whose posterior is known."""
-    operator: Annotated[str, tyro.conf.arg(metavar="|".join(OPERATORS))] = ""
+    operator: Annotated[str, tyro.conf.arg(metavar="|".join(OPERATORS), help_behavior_hint="")] = ""
     """What is measured of the pictures that --prior draws; inpaint (7 of 10 pixels missing) by default."""
     sigma: float = 0.0
     """Noise of that measurement, where pixel values go from 0 to 1; 0 is the operator's own default."""

@@ -65,7 +65,7 @@ class Evaluate:
     """Divide both sides first, which makes the pixels of a JPEG clean again."""
     follow_outside: bool = False
     """Read pictures that dataset:PATH or imagefolder:PATH names outside of PATH; only if you trust it."""
-    lpips: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    lpips: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Safetensors file of torchvision's AlexNet features, to measure LPIPS too; needs the package lpips."""
     pictures: int = 3
     """Of how many pictures the restorations are shown in table.html."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.knobs import Knob, knobs
+from ambient_solve.knobs import Knob, knobs, sentence
 from ambient_solve.restore.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def with_knobs(cls: type, extra: Sequence[Knob], owners: dict[str, str] | None =
         metavar = "|".join(k.choices) if k.choices else "PATH" if kind is str else kind.__name__.upper()
         default = "" if k.default is None else f", default: {k.default}"
         hint = f"({((owners[k.name] if owners else '') + bounds + default).removeprefix(', ')})"
-        arg = tyro.conf.arg(help=k.help, metavar=metavar, help_behavior_hint=hint)
+        arg = tyro.conf.arg(help=sentence(k.help), metavar=metavar, help_behavior_hint=hint)
         fields.append((k.name, Annotated[kind | None if owners else kind, arg], None if owners else k.default))
     made = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True)
     made.__doc__ = cls.__doc__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import tyro
 
@@ -15,7 +16,7 @@ from ambient_solve.version import __version__
 class Info:
     """List the embedded priors, the tasks and the algorithms with their knobs; or describe one of them."""
 
-    prior: tyro.conf.Positional[str] = ""
+    prior: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: all)")] = ""
     """Embedded prior, folder, hub id (owner/name), task or algorithm."""
 
     def run(self) -> int:

@@ -23,7 +23,7 @@ class Sample:
     prior: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRIOR")] = "photos"
     """Embedded prior, folder, or hub id (owner/name)."""
     n: int = 16
-    """How many."""
+    """How many pictures are drawn."""
     size: int = 0
     """Their side in pixels; 0 is the prior's own, or 64 where any will do."""
     out: Path = Path("samples")

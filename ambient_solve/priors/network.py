@@ -72,7 +72,7 @@ class NetworkConfig:
     unshuffle: int = 2
     """Side in pixels of the squares that become channels before the first level; 1 is none."""
     groups: int = 8
-    """Of the group normalisations; 0 leaves them out."""
+    """Groups of the group normalisations; 0 leaves them out."""
     embedding: int = 192
     """Numbers that the noise level is embedded in."""
     sigma_min: float = 0.01
@@ -84,7 +84,7 @@ class NetworkConfig:
     scale: float = 0.5
     """`x = scale * z + offset`: the defaults take z in [-1, 1] to x in [0, 1]."""
     offset: float = 0.5
-    """See `scale`."""
+    """What is added to it: see `scale`."""
     mask_channels: int = 0
     """Channels that are shown beside the picture (`cond` of `denoise`): a mask of what was observed."""
     keep_probability: float | None = None

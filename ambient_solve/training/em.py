@@ -79,6 +79,7 @@ class EM:
     data_root: str = "."
     """Relative source paths start here."""
     mode: Literal["mmps", "conditional", "dataloop"] = "mmps"
+    """What the E-step draws from, as said above."""
     iterations: int = 4
     """Iterations of expectation and maximisation."""
     init: str = ""
@@ -86,7 +87,7 @@ class EM:
     keep: bool = True
     """Each training starts at the prior of the iteration before; no is from scratch."""
     algorithm: str = "mmps"
-    """Of the E-step in mode mmps, and of the first iteration in mode conditional."""
+    """Algorithm of the E-step in mode mmps, and of the first iteration in mode conditional."""
     knobs: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict)
     """Knobs of the algorithm, in the YAML file."""
     steps: int = 18
@@ -98,7 +99,7 @@ class EM:
     floor: float = 0.005
     """Least noise that a measurement is taken to have, in units of [-1, 1] pictures."""
     cg_iterations: int = 0
-    """Of k-space stored as A^H y: steps to the least picture that explains it, which mri-train stores; then 0."""
+    """Steps from k-space stored as A^H y to the least picture that explains it; 0 where mri-train has stored that."""
     rho: float = 2.0
     """In mode dataloop: what an iteration divides sigma_min by."""
     held_out: int = 16
@@ -340,11 +341,15 @@ def _remember(settings: EM) -> None:
     replace_text(path, json.dumps(record, indent=2) + "\n")
 
 
-def read_em(args: list[str]) -> EM:
+def read_em(args: list[str], program: str | None = None) -> EM:
     """The settings of an EM run: a YAML file, then the command line on top of it.
 
     Args:
         args: `--config FILE` and any other options; the section `train` is in the file alone.
+        program: What --help calls the command; None takes the name of the script.
+
+    Returns:
+        The settings.
 
     Raises:
         AmbientSolveError: the file is unreadable, or has a setting that there is not.
@@ -356,7 +361,7 @@ def read_em(args: list[str]) -> EM:
         raise AmbientSolveError("--config needs a YAML file, such as trainers/configs/em_masked.yaml.")
     if known.config is None:
         blank = make(EM, {"out": "", "train": {"out": ""}}, "em")
-        return tyro.cli(EM, args=args, default=replace(blank, out=tyro.MISSING), description=__doc__)
+        return tyro.cli(EM, prog=program, args=args, default=replace(blank, out=tyro.MISSING), description="")
     try:
         written = yaml.safe_load(Path(known.config).read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -365,4 +370,4 @@ def read_em(args: list[str]) -> EM:
         raise AmbientSolveError(f"{known.config} needs a section `train` as trainers/configs/em_masked.yaml has one.")
     default = make(EM, {"out": "", **written, "train": {"out": "", **written["train"]}}, known.config)
     default = replace(default, out=default.out or tyro.MISSING)
-    return tyro.cli(EM, args=args, default=default, description=__doc__)
+    return tyro.cli(EM, prog=program, args=args, default=default, description="")

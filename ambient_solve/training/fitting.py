@@ -96,9 +96,9 @@ class Trained(Annotator):
     width: int = knob(32, 8, 512, "channels of the finest level of the network, a multiple of 8")
     crop: int = knob(0, 0, 4096, "side of the crops; 0 is that of the smallest picture, at most 64")
     levels: int = knob(24, 4, 512, "how many noise levels are asked about")
-    lowest: float = knob(0.02, 1e-4, 1.0, "lowest of them")
-    highest: float = knob(10.0, 1.0, 1000.0, "highest of them")
-    seed: int = knob(0, 0, 2**31, "of the networks and all their batches")
+    lowest: float = knob(0.02, 1e-4, 1.0, "lowest of these noise levels")
+    highest: float = knob(10.0, 1.0, 1000.0, "highest of these noise levels")
+    seed: int = knob(0, 0, 2**31, "decides the weights of the networks and all their batches")
 
     def __post_init__(self) -> None:
         check_knobs(self)
