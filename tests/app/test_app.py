@@ -17,7 +17,7 @@ from ambient_solve.app import painter, panels, passwords, presets, widgets, wiri
 from ambient_solve.app.photographs import api, controls, example, run
 from ambient_solve.app.photographs.job import prepare, simulate
 from ambient_solve.app.photographs.request import RestoreRequest
-from ambient_solve.app.photographs.session import how_to_repeat, recipe_of, save
+from ambient_solve.app.photographs.session import details, how_to_repeat, recipe_of, save
 from ambient_solve.app.uploads import open_upload
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.figures import sheet
@@ -148,6 +148,7 @@ def test_a_run_draws_the_samples_of_the_solver_and_keeps_measured_pixels(picture
     loose = last(prepare(inpainting(seed=5, keep=False), prior, upload))
     assert (loose.samples == want).all() and (loose.samples[:, ~hole()] != truth[~hole()]).any()
     assert len(set(loose.chi2)) == 3 and len(result.frames) == 3
+    assert (details(result)["measured pixels kept"], details(loose)["measured pixels kept"]) == (True, False)
     residual = (truth - want[0])[~hole()] / 0.02
     assert np.allclose(loose.residual[~hole()], residual, atol=1e-4)
 
@@ -301,6 +302,7 @@ def test_the_endpoint_restores_a_jpeg_with_the_default_preset(prior_folder, tmp_
     given = {"file": str(tmp_path / "old.jpg"), "task": "jpeg", "options": {}, "mask": None, "seed": 0, "samples": 1}
     *_, (path, record) = api.restored(given | {"preset": "Fast"}, prior_folder, "cpu")
     assert path is not None and record["algorithm"] == "daps"
+    assert "measured pixels kept" not in record, "where none is missing, all are restored"
 
 
 def test_what_is_left_is_estimated_by_the_pace_of_the_levels_to_come(monkeypatch):
