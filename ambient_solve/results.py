@@ -189,7 +189,15 @@ class Summary:
 
 
 def summarise(parts: Iterable[Restoration], probabilities: Sequence[float]) -> Summary:
-    """Fold the samples of `parts`, drawn one after another, into a `Summary`; no part is kept."""
+    """Fold the samples of restorations, drawn one after another, into a `Summary`.
+
+    Args:
+        parts: Restorations of the same measurements; no part is kept.
+        probabilities: Of the quantiles, rising, each between 0 and 1.
+
+    Returns:
+        The summary of all samples.
+    """
     images, misfits = Running(probabilities), Running()
     seconds, calls, vjps = 0.0, 0, 0
     for part in parts:

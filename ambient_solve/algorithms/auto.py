@@ -45,8 +45,13 @@ def choose(
     """The algorithm for this measurement, with the reason in words.
 
     Args:
+        prior: The diffusion prior.
+        likelihood: Of the measurement.
         settings: Knobs of `TUNABLE`, as `check_settings` passes them.
         particles: Whether samples that depend on one another would do: they are drawn at once, without a budget.
+
+    Returns:
+        The algorithm, and a sentence that says why.
     """
     if not (likelihood.linear and likelihood.gaussian):
         why = f"{'photon noise' if likelihood.linear else 'non-linear operator'}: Langevin draws of the measurement"

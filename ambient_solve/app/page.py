@@ -77,15 +77,21 @@ def launch(
     limits: Limits | None = None,
     block: bool = True,
 ) -> tuple[Blocks, str]:
-    """Open the page on the loopback address, or with `share` to whoever has the link; returns it and its address.
+    """Open the page on the loopback address, or with `share` to whoever has the link.
 
     Args:
-        prior: Prior that the page starts with. device: Where it works. port: None takes the first free one from 7860.
-        share: Make a public link. auth: Names and passwords.
+        prior: Prior that the page starts with.
+        device: Where it works.
+        port: None takes the first free one from 7860.
+        share: Make a public link.
+        auth: Names and passwords.
         rules: What visitors may choose; None offers `prior` and the embedded priors.
         names: Names by which the page may be asked for, beside those of this machine.
         limits: What visitors may send; None is more for a page of this machine alone than for one that others reach.
         block: Return only when the page has ended.
+
+    Returns:
+        The page, and its address.
     """
     # Before gradio is imported: it asks the net for its newest version otherwise, and keeps files where all may read.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

@@ -31,7 +31,15 @@ PASSES = {
 
 
 def passes(algorithm: str, settings: Mapping[str, Any]) -> float:
-    """Passes of one sample, forward and backward, at most; of "auto" the larger of what it may choose."""
+    """Passes of one sample through the network, at most.
+
+    Args:
+        algorithm: Its name; "auto" is the larger of what it may choose.
+        settings: Its knobs.
+
+    Returns:
+        Passes through the network, forward and backward; 0 where the name is unknown.
+    """
     from ambient_solve.algorithms import ALGORITHMS
     from ambient_solve.algorithms.auto import TUNABLE
 

@@ -69,7 +69,12 @@ def describe_prior(folder: Path) -> None:
 
 
 def tell_outcome(outcome: Outcome, as_json: bool) -> None:
-    """One line for the file, then what there is to say about it."""
+    """One line for the file, then what there is to say about it.
+
+    Args:
+        outcome: Of one file.
+        as_json: Print it as one JSON object.
+    """
     state = "failed" if outcome.error else "skipped" if outcome.skipped else "shared" if outcome.drawn else "restored"
     if as_json:
         fit = None if math.isnan(outcome.chi2) else outcome.chi2

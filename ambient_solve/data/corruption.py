@@ -168,6 +168,9 @@ def freeze(samples: Iterable[Sample], sigma: float, seed: int, buffer: float, so
         seed: Decides the noise.
         buffer: How far above its own noise a noisy sample may be used, `objectives.denoise.buffer`.
         source: As for `corrupt`.
+
+    Returns:
+        Two samples for each clean one, one for each other, in their order.
     """
     if not (0 < sigma < math.inf and 1 <= buffer < math.inf):
         raise AmbientSolveError(

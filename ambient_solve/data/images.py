@@ -73,6 +73,9 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         path: The file.
         max_pixels: Most pixels that it may have.
 
+    Returns:
+        The decoded picture, upright.
+
     Raises:
         AmbientSolveError: it is no picture, cannot be decoded, or is too large.
     """
@@ -151,7 +154,7 @@ def open_mask(path: str | Path) -> Tensor:
 def read_images(
     source: str | Path, channels: int = 3, shrink: int = 1, follow_outside: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, uint8 (C, H, W)) for every picture of `source`, in a fixed order.
+    """The pictures of `source`, in a fixed order.
 
     `source` is one of
 
@@ -167,6 +170,9 @@ def read_images(
         shrink: What both sides are divided by; 2 makes the pixels of a JPEG clean again.
         follow_outside: Whether the last two kinds may name pictures outside of PATH; only if you trust the names.
 
+    Yields:
+        Name and picture, uint8 (C, H, W).
+
     Raises:
         AmbientSolveError: there is nothing of the kind, or a picture cannot be read.
     """
@@ -176,7 +182,15 @@ def read_images(
 
 
 def shuffled(pictures: Sequence[T], seed: int) -> list[T]:
-    """`pictures` in an order that depends on their number and the seed alone: a data set may be stored sorted."""
+    """`pictures` in an order that depends on their number and the seed alone: a data set may be stored sorted.
+
+    Args:
+        pictures: In any order.
+        seed: Decides the new one.
+
+    Returns:
+        The same pictures.
+    """
     return [pictures[i] for i in np.random.default_rng((seed, 4)).permutation(len(pictures))]
 
 

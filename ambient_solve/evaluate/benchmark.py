@@ -337,7 +337,12 @@ def merge(jobs: Sequence[Job], out: str | Path, metrics: Metrics) -> list[Row] |
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Args:
+        path: The file.
+        text: What it holds afterwards.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}")
     part.write_text(text)
     os.replace(part, path)

@@ -319,7 +319,15 @@ class NetworkPrior(Prior):
 
 
 def check_network(config: NetworkConfig, where: str) -> None:
-    """Raise unless every entry of `config` has its type and its range, before anything is built of it."""
+    """Check the type and the range of every entry of `config`, before anything is built of it.
+
+    Args:
+        config: Read from a file, not trusted.
+        where: What the error calls the file.
+
+    Raises:
+        AmbientSolveError: an entry has another type, or lies outside its range.
+    """
 
     def fits(value: Any, low: float, high: float, *kinds: type) -> bool:
         return type(value) in kinds and low <= value <= high
@@ -388,7 +396,15 @@ def _mismatch(expected: dict[str, tuple[int, ...]], given: dict[str, tuple[int, 
 
 
 def pad_to(z: Tensor, stride: int) -> Tensor:
-    """Pad the last two axes on the right to multiples of `stride`: by reflection where the picture is large enough."""
+    """Pad the last two axes on the right to multiples of `stride`: by reflection where the picture is large enough.
+
+    Args:
+        z: (..., H, W).
+        stride: In pixels, 1 or more.
+
+    Returns:
+        (..., H', W'), multiples of `stride`.
+    """
     bottom, right = (-z.shape[-2]) % stride, (-z.shape[-1]) % stride
     if not bottom and not right:
         return z

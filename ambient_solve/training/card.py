@@ -46,7 +46,15 @@ def denoising_psnr(prior: Prior, pictures: Sequence[Tensor], crop: int) -> dict[
 
 
 def centre(picture: Tensor, crop: int) -> Tensor:
-    """The central `crop` x `crop` entries of (C, H, W)."""
+    """The square in the middle of a picture.
+
+    Args:
+        picture: (C, H, W).
+        crop: Side of the square, at most H and W.
+
+    Returns:
+        (C, crop, crop).
+    """
     top, left = ((n - crop) // 2 for n in picture.shape[-2:])
     return picture[:, top : top + crop, left : left + crop]
 
@@ -124,6 +132,9 @@ def model_card(
         computed_in: The arithmetic of the network.
         damaged_before: Of each source, by its path, that was damaged before the run: what is recorded of that, see
             `corruption.read_settings`. The run's own corruption was not applied to it.
+
+    Returns:
+        Markdown, with a header in YAML.
     """
     kinds: dict[str, list[Sample]] = {}
     for sample in samples:

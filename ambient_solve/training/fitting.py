@@ -68,9 +68,19 @@ class Annotator(abc.ABC):
 
 
 def by_damage(samples: Sequence[Sample], least: int = 1) -> dict[str, np.ndarray]:
-    """The indices of each damage, the clean ones first; each has at least `least`.
+    """The indices of the samples of each damage, the clean ones first.
 
     What was measured through a mask is left out: the objective knows what is missing there and needs no annotation.
+
+    Args:
+        samples: Of a damaged data set.
+        least: Fewest samples of a damage.
+
+    Returns:
+        Indices by the name of the damage.
+
+    Raises:
+        AmbientSolveError: a damage has fewer than `least`.
     """
     found: dict[str, list[int]] = {"clean": []}
     for i, sample in enumerate(samples):
@@ -190,5 +200,13 @@ def view(z: Tensor, side: int, rng: np.random.Generator) -> Tensor:
 
 
 def normal(like: Tensor, rng: np.random.Generator) -> Tensor:
-    """Standard normal noise of the shape of `like`."""
+    """Standard normal noise.
+
+    Args:
+        like: Gives the shape.
+        rng: Where the noise comes from.
+
+    Returns:
+        Of the shape of `like`, float32, on the CPU.
+    """
     return torch.from_numpy(rng.standard_normal(tuple(like.shape), dtype=np.float32))

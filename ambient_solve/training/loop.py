@@ -50,6 +50,9 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
         config: Of the run.
         step: From 0.
         steps: Of the whole run.
+
+    Returns:
+        0 to `config.lr`.
     """
     seen = (step + 1) * config.batch
     rise = min(1.0, seen / max(config.warmup, 1))

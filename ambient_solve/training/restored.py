@@ -100,7 +100,15 @@ def batches(samples: Sequence[Sample], method: Expectation, draws: int, size: in
 
 
 def file_of(index: int, draw: int) -> str:
-    """The file of a draw of picture `index`."""
+    """The file of one posterior sample of one picture.
+
+    Args:
+        index: Number of the picture.
+        draw: Number of the posterior sample.
+
+    Returns:
+        The name of a file.
+    """
     return f"{index:06d}-{draw}.safetensors"
 
 

@@ -58,6 +58,9 @@ def read_data(config: Config, main: bool) -> Data:
         config: Of the run.
         main: Whether this process shows progress and reports duplicates.
 
+    Returns:
+        What the run learns from, and what it is measured on.
+
     Raises:
         AmbientSolveError: a source that cannot be read, or that the objective cannot learn from.
     """
@@ -171,7 +174,15 @@ def _pictures(source: Source, config: Config) -> list[Picture]:
 
 
 def listing(source: Source, config: Config) -> str:
-    """What its noise depends on: its path, and its scale where one path is listed at several."""
+    """What the noise of a source depends on: its path, and its scale where one path is listed at several.
+
+    Args:
+        source: One of those of the run.
+        config: Of the run.
+
+    Returns:
+        A text that is unlike that of any other source.
+    """
     several = sum(other.path == source.path for other in config.sources) > 1
     return f"{normpath(source.path)} / {source.shrink}" if several else normpath(source.path)
 

@@ -1,14 +1,17 @@
-"""Every public function and class says what it is, what it takes, and every knob has a sentence of help."""
+"""Every public function and class says what it is, takes and returns, and every knob has a sentence of help."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from tree import LIBRARY, SOURCES
 
-MANY = 3
+MANY = 2
 """Parameters, beside `self` and those that only swallow keywords, from which on a docstring lists them."""
+NOTHING = (None, "None", "NoReturn", "Iterator[None]")
+"""Annotations of functions that return nothing, and of contexts that yield nothing."""
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
@@ -16,6 +19,12 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     a = function.args
     found = [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs)] + [p.arg for p in (a.vararg, a.kwarg) if p]
     return [name for name in found if name not in ("self", "cls", "_")]
+
+
+def listed(name: str, text: str) -> bool:
+    """Whether the Args of a docstring have an entry for the parameter, alone or with others of its kind."""
+    entries = text.partition("Args:\n")[2].partition("\n\n")[0]
+    return re.search(rf"^    (\w+, )*{name}(, \w+)*: ", entries, re.MULTILINE) is not None
 
 
 def undocumented(source: str) -> Iterator[str]:
@@ -29,8 +38,12 @@ def undocumented(source: str) -> Iterator[str]:
             name, text = owner + node.name, ast.get_docstring(node)
             if not text:
                 yield f"{name}: no docstring"
-            elif not is_class and len(parameters(node)) >= MANY and "Args:" not in text and "See " not in text:
-                yield f"{name}: no Args"
+            elif not is_class and len(names := parameters(node)) >= MANY and not text.startswith("See `"):
+                if unsaid := [each for each in names if not listed(each, text)]:
+                    yield f"{name}: no Args for {', '.join(unsaid)}"
+                returned = None if node.returns is None else ast.unparse(node.returns)
+                if returned not in NOTHING and not re.search(r"^(Returns|Yields):$", text, re.MULTILINE):
+                    yield f"{name}: no Returns"
             if is_class:
                 yield from visit(node.body, f"{name}.")
 
@@ -65,10 +78,13 @@ def test_what_is_missing_is_found():
 RANGE = (0, 2, "how many")
 SILENT = (0, 2, "")
 class Plain:
-    def three(self, a, b, *, c): "Three arguments."
-    def listed(self, a, b, c): "Three.\\n\\nArgs:\\n    a: One."
-    def inherited(self, a, b, c): "See `Base.inherited`."
-    def swallowing(self, a, b, **_): "Two arguments."
+    def two(self, a, b) -> int: "Two arguments."
+    def listed(self, a, b, *c): "Three.\\n\\nArgs:\\n    a: One.\\n    b, c: Two."
+    def half(self, a, b): "Two.\\n\\nArgs:\\n    a: One, not\\n        b: two."
+    def returning(self, a, b) -> int: "Two.\\n\\nArgs:\\n    a, b: Both.\\n\\nReturns:\\n    A number."
+    def inherited(self, a, b, c) -> int: "See `Base.inherited`."
+    def elsewhere(self, a, b): "Two, of which one is described elsewhere. See `Base.inherited`."
+    def swallowing(self, a, **_) -> int: "One argument."
     def _private(self, a, b, c): ...
 def silent(): ...
 async def gathered(a, *b, **c): "Three arguments."
@@ -84,8 +100,11 @@ class Said:
 """
     assert list(undocumented(source)) == [
         "Plain: no docstring",
-        "Plain.three: no Args",
+        "Plain.two: no Args for a, b",
+        "Plain.two: no Returns",
+        "Plain.half: no Args for b",
+        "Plain.elsewhere: no Args for a, b",
         "silent: no docstring",
-        "gathered: no Args",
+        "gathered: no Args for a, b, c",
     ]
     assert list(helpless(source)) == ["bare", "empty", "speechless"]

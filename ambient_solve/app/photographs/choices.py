@@ -58,7 +58,12 @@ def chosen_prior(values: Controls, lane: str = "quick") -> Any:
 
 
 def warm(name: str, device: str) -> None:
-    """Do what the first run would wait for; what is wrong with the prior is said to those who then ask for it."""
+    """Do what the first run would wait for; what is wrong with the prior is said to those who then ask for it.
+
+    Args:
+        name: Embedded prior, folder, or hub id.
+        device: Where it runs.
+    """
     with contextlib.suppress(AmbientSolveError):
         prior = prior_of(name, device)
         DESK.alone(lambda: example.rehearse(prior))
@@ -92,7 +97,15 @@ def apply(recipe: Recipe) -> dict[str, Any]:
 
 
 def choose_task(task: str, preset: str | None = None) -> dict[str, Any]:
-    """Show the controls of this damage, and take for it what the lit `preset` has for it."""
+    """Show the controls of a damage, and take what the lit preset has for it.
+
+    Args:
+        task: Name of the damage.
+        preset: The preset that is lit, or None.
+
+    Returns:
+        Updates of the controls by name.
+    """
     import gradio as gr
 
     own = controls.task_knobs(task)

@@ -103,7 +103,18 @@ def check_prior(values: ScanControls) -> None:
 
 
 def chosen_prior(values: ScanControls, lane: str = "quick") -> Any:
-    """The prior that is chosen, where it is offered here; None for a method without one."""
+    """The prior that is chosen, where it is offered here.
+
+    Args:
+        values: Of the tab.
+        lane: Name of the lane that works with it.
+
+    Returns:
+        The prior, loaded once for each lane; None for a method without one.
+
+    Raises:
+        AmbientSolveError: none is chosen, or it is not offered here.
+    """
     check_prior(values)
     return lane_prior(values.prior, values.device, lane) if values.method == "prior" else None
 

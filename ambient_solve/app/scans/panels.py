@@ -159,7 +159,15 @@ def load(path: Path) -> Slice:
 
 
 def draw(seen: Slice, look: Look) -> dict[str, Image.Image | None]:
-    """Every panel by its name, None where there is nothing to show."""
+    """Draw every panel of a slice.
+
+    Args:
+        seen: The slice.
+        look: Window, level, zoom and place.
+
+    Returns:
+        Every panel by its name, None where there is nothing to show.
+    """
     found: dict[str, Image.Image | None] = {name: None for name in PANELS}
     for name, x in seen.magnitudes.items():
         found[name] = magnitude(x, look)
@@ -182,7 +190,15 @@ def draw(seen: Slice, look: Look) -> dict[str, Image.Image | None]:
 
 
 def magnitude(x: np.ndarray, look: Look) -> Image.Image:
-    """A magnitude (H, W), 1 the white of the start, under the window of `look`."""
+    """A magnitude under the window of `look`.
+
+    Args:
+        x: The magnitude (H, W); 1 is the white of the start.
+        look: Window, level, zoom and place.
+
+    Returns:
+        The picture.
+    """
     low = look.level - look.window / 2
     x = (_part(x, look).astype(np.float32) - low) / max(look.window, 1e-3)
     return _enlarged(_grey((255 * np.clip(x, 0, 1)).round()))
@@ -240,7 +256,15 @@ def captions(seen: Slice) -> dict[str, str]:
 
 
 def words(seen: Slice, index: int) -> str:
-    """Which slice this is, how well it explains the scan, and how near it comes to the reference."""
+    """Which slice this is, how well it explains the scan, and how near it comes to the reference.
+
+    Args:
+        seen: The slice.
+        index: Its number, from 0.
+
+    Returns:
+        Sentences in markdown.
+    """
     facts = seen.facts
     method = METHODS.get(facts["method"], facts["method"])
     said = f"**{facts['source']}, slice {index}**, {method}, R = {facts['R']:.2f}. "

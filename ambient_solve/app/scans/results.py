@@ -26,7 +26,15 @@ def nothing_seen() -> dict[str, Any]:
 
 
 def views(session: ScanSession, values: ScanControls) -> dict[str, Any]:
-    """All that the page shows of the slice that is looked at."""
+    """All that the page shows of the slice that is looked at.
+
+    Args:
+        session: Scan and results.
+        values: Of the tab.
+
+    Returns:
+        Updates of the page by name.
+    """
     import gradio as gr
 
     index = values.slice
