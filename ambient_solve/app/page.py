@@ -33,7 +33,7 @@ SCRIPT = Path(__file__).parent / "page.js"
 """File with the script of the page."""
 
 
-def build(prior: str = "photos", device: str = "auto", rules: Rules | None = None) -> Blocks:
+def build_page(prior: str = "photos", device: str = "auto", rules: Rules | None = None) -> Blocks:
     """The page, not yet launched.
 
     Args:
@@ -103,7 +103,7 @@ def launch(
     threading.Thread(target=warm, args=(prior, device), daemon=True).start()
     known, open_to_others = set(names or ()), share or bool(names)
     limits = limits or (OPEN if open_to_others else Limits())
-    page = build(prior, device, rules)
+    page = build_page(prior, device, rules)
     opened: list[Blocks] = []
     _, address, link = page.launch(
         server_name="127.0.0.1",
@@ -141,12 +141,12 @@ def _guards(opened: list[Blocks], names: set[str], limits: Limits) -> list[Any]:
 
     from ambient_solve.app.bodies import Bodies
     from ambient_solve.app.hosts import Hosts
-    from ambient_solve.app.streams import Streams
+    from ambient_solve.app.streams import OpenStreams
 
     return [
         Middleware(Hosts, names=names),
         Middleware(Bodies, limits=limits, folder=home().path),
-        Middleware(Streams, page=opened),
+        Middleware(OpenStreams, page=opened),
     ]
 
 

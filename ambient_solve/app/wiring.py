@@ -26,7 +26,7 @@ Parts = dict[str, "Component"]
 """The parts of a tab by name."""
 
 
-class Session(Protocol):
+class AnySession(Protocol):
     """What the page keeps of one browser session, whatever the tab.
 
     Attributes:
@@ -45,7 +45,7 @@ class HasSession(Protocol):
     """The controls of a tab, of which the session is known."""
 
     @property
-    def session(self) -> Session | None:
+    def session(self) -> AnySession | None:
         """None before the first event that needs one."""
 
 
@@ -225,7 +225,7 @@ def sentences(event: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def forget(session: Session | None) -> None:
+def forget(session: AnySession | None) -> None:
     """Remove the files of a session that has gone."""
     if session is not None:
         session.close()

@@ -9,7 +9,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
 
 if TYPE_CHECKING:
-    from ambient_solve.app.photographs.job import Problem
+    from ambient_solve.app.photographs.job import PreparedRequest
     from ambient_solve.app.photographs.request import RestoreRequest
     from ambient_solve.app.scans.job import ScanRequest
 
@@ -59,7 +59,7 @@ def asked(request: RestoreRequest) -> float:
     return request.samples * passes("mmps" if linear else request.algorithm, request.knobs)
 
 
-def work_of(problem: Problem) -> float:
+def work_of(problem: PreparedRequest) -> float:
     """What a restoration asks for."""
     request, x = problem.request, problem.piece.picture.y
     pixels = x.shape[-2] * x.shape[-1] * getattr(problem.damage, "factor", 1) ** 2

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ambient_solve.data.damages import Damage, Noise
 from ambient_solve.data.images import SUFFIXES, open_image, open_mask, to_tensor
-from ambient_solve.data.observation import observed, read_mask, with_noise
+from ambient_solve.data.observation import checked_mask, observed, with_noise
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError, reason
 from ambient_solve.knobs import check_knobs, knob
@@ -367,7 +367,7 @@ def _checked(
     z = z.half()
     if not bool(z.isfinite().all()):
         raise AmbientSolveError("z has values that are no numbers or too large for [-1, 1] units.")
-    mask = None if mask is None else read_mask(mask, z, "The mask")
+    mask = None if mask is None else checked_mask(mask, z, "The mask")
     if signs is None and maps is None:
         return {"z": z if mask is None else observed(z, mask), "mask": mask, "signs": None, "maps": None}
     if mask is None or (signs is not None and maps is not None):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ambient_solve.data.observation import coil_maps, observed, read_mask, with_noise
+from ambient_solve.data.observation import checked_mask, coil_maps, observed, with_noise
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.knobs import check_knobs, knob, knobs
@@ -105,7 +105,7 @@ class Noise(Damage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masked(Damage, abc.ABC):
+class MaskedPixels(Damage, abc.ABC):
     """Pixels are missing, in all channels: `z = m (z0 + sigma e)` (Daras et al., 2023, arXiv 2305.19256)."""
 
     hides: ClassVar[str] = PIXELS
@@ -131,7 +131,7 @@ class Masked(Damage, abc.ABC):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class RandomMask(Masked):
+class RandomMask(MaskedPixels):
     """Single pixels are missing, chosen at random."""
 
     name: ClassVar[str] = "random-mask"
@@ -146,7 +146,7 @@ class RandomMask(Masked):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class BoxMask(Masked):
+class BoxMask(MaskedPixels):
     """A rectangle is missing, anywhere in the picture."""
 
     name: ClassVar[str] = "box-mask"
@@ -159,7 +159,7 @@ class BoxMask(Masked):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class PatchMask(Masked):
+class PatchMask(MaskedPixels):
     """All is missing but a rectangle, anywhere in the picture."""
 
     name: ClassVar[str] = "patch-mask"
@@ -354,7 +354,7 @@ class Custom(Damage):
                 f"{self.function} returned {what}; expected a finite tensor {tuple(sample.z.shape)}, or it and a mask."
             )
         if mask is not None:
-            mask = read_mask(mask, sample.z, f"the mask of {self.function}")
+            mask = checked_mask(mask, sample.z, f"the mask of {self.function}")
             z = observed(z, mask)
         return replace(sample, z=z.float(), mask=mask, sigma_noise=self.sigma_noise, sigma_min=self.sigma_min)
 

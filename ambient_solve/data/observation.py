@@ -54,7 +54,7 @@ def with_noise(sample: Sample, sigma: float, rng: np.random.Generator) -> Sample
     return replace(sample, z=sample.z + sigma * e, sigma_noise=sigma)
 
 
-def read_mask(mask: Any, z: Tensor, what: str) -> Tensor:
+def checked_mask(mask: Any, z: Tensor, what: str) -> Tensor:
     """The mask of a sample, once it is known to fit.
 
     Args:

@@ -58,7 +58,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Task:
+class BenchmarkTask:
     """What is measured: `build` makes the operator for pictures of a size (C, H, W). `settings` tell it apart."""
 
     label: str
@@ -67,7 +67,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Truth:
     """A truth `x` (1 or 3, H, W) in [0, 1]; `shown` if its restorations are kept as pictures."""
 
     name: str
@@ -76,15 +76,15 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Job:
+class Trial:
     """One row to measure. `key` is its content; `measured` that of its measurement, which several jobs share."""
 
     prior_label: str
     prior: Prior | None
     arm: Arm
-    task: Task
+    task: BenchmarkTask
     op: Physics
-    picture: Picture
+    picture: Truth
     samples: int
     seed: int
     key: str
@@ -104,15 +104,15 @@ class Job:
         return Solver(_Pixels(), _Classical(arm=self.arm, y=y, op=self.op))
 
 
-def plan(
+def plan_trials(
     priors: Mapping[str, Prior],
     arms: Sequence[Arm],
-    tasks: Sequence[Task],
-    pictures: Sequence[Picture],
+    tasks: Sequence[BenchmarkTask],
+    pictures: Sequence[Truth],
     *,
     samples: int = 8,
     seed: int = 0,
-) -> list[Job]:
+) -> list[Trial]:
     """The jobs of a benchmark: every combination of picture, task, method and prior.
 
     Args:
@@ -129,7 +129,7 @@ def plan(
     contents = {label: content_of(prior) for label, prior in priors.items()}
     digests = [_digest(p.x.contiguous().numpy().tobytes(), str(tuple(p.x.shape))) for p in pictures]
     operators: dict[tuple[int, Size], Physics] = {}
-    jobs: list[Job] = []
+    jobs: list[Trial] = []
     for t, task in enumerate(tasks):
         for arm in arms:
             learned = isinstance(arm.method, Algorithm)
@@ -142,11 +142,11 @@ def plan(
                     measured = _digest(json.dumps(task.settings), digest, str(seed))
                     key = _digest(own, json.dumps(arm.settings), measured, str(S))
                     given = (label, prior, arm, task, operators[t, size], picture, S, seed, key, measured)
-                    jobs.append(Job(*given))
+                    jobs.append(Trial(*given))
     return jobs
 
 
-def unfit(jobs: Sequence[Job]) -> dict[str, str]:
+def unfit(jobs: Sequence[Trial]) -> dict[str, str]:
     """Why an arm cannot do a task, for each job that therefore must be left out, by key. No network is called."""
     reasons: dict[str, str] = {}
     known: dict[tuple[int, int, int, tuple[int, ...]], str] = {}
@@ -165,7 +165,7 @@ def unfit(jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def measure_all(
-    jobs: Sequence[Job],
+    jobs: Sequence[Trial],
     out: str | Path,
     metrics: Metrics,
     *,
@@ -202,7 +202,7 @@ def measure_all(
         yield row
 
 
-def is_measured(job: Job, known: Mapping[str, Row], metrics: Metrics) -> bool:
+def is_measured(job: Trial, known: Mapping[str, Row], metrics: Metrics) -> bool:
     """Whether a job is done.
 
     Args:
@@ -216,7 +216,7 @@ def is_measured(job: Job, known: Mapping[str, Row], metrics: Metrics) -> bool:
     return job.key in known and set(metrics.names) <= set(known[job.key]["mean"])
 
 
-def measure(job: Job, metrics: Metrics, at_once: int | None = None) -> tuple[Row, Restoration]:
+def measure(job: Trial, metrics: Metrics, at_once: int | None = None) -> tuple[Row, Restoration]:
     """Run one job and measure its samples.
 
     Args:
@@ -258,7 +258,7 @@ def measure(job: Job, metrics: Metrics, at_once: int | None = None) -> tuple[Row
     return _plain(row), result
 
 
-def save_pictures(job: Job, result: Restoration, folder: Path) -> None:
+def save_pictures(job: Trial, result: Restoration, folder: Path) -> None:
     """Write the truth, the measurement, the mean, the first sample and the standard deviation, white at its largest.
 
     Args:
@@ -312,7 +312,7 @@ def read_rows(out: str | Path) -> dict[str, Row]:
     return known
 
 
-def merge(jobs: Sequence[Job], out: str | Path, metrics: Metrics) -> list[Row] | None:
+def merge(jobs: Sequence[Trial], out: str | Path, metrics: Metrics) -> list[Row] | None:
     """The rows of a benchmark, collected from all processes into one file.
 
     Two processes that finish together write the same.
@@ -330,13 +330,13 @@ def merge(jobs: Sequence[Job], out: str | Path, metrics: Metrics) -> list[Row] |
         return None
     keys = list(dict.fromkeys(job.key for job in jobs))
     keys += sorted(known.keys() - set(keys))
-    replace(out / ROWS, "".join(json.dumps(known[key]) + "\n" for key in keys))
+    write_whole(out / ROWS, "".join(json.dumps(known[key]) + "\n" for key in keys))
     for path in out.glob("rows-*.jsonl"):
         path.unlink(missing_ok=True)
     return [known[job.key] for job in jobs]
 
 
-def replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all.
 
     Args:
@@ -348,7 +348,7 @@ def replace(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def averages(jobs: Sequence[Job], rows: Sequence[Row]) -> list[Row]:
+def averages(jobs: Sequence[Trial], rows: Sequence[Row]) -> list[Row]:
     """The averages of a benchmark, one line for each task, method and prior.
 
     `V/B` and the coverage are those of all pictures together; the seconds are the median. A metric that a row lacks is

@@ -52,10 +52,10 @@ from ambient_solve.priors.network import CARD, NetworkPrior
 from ambient_solve.saving import replace_text
 from ambient_solve.training.compare import best_of, held_out_error, hold_out, verdict
 from ambient_solve.training.config import Config, Source, check, make, settings_of
-from ambient_solve.training.expectation import Conditioned, Expectation, FromLevel, Guided, incomplete
+from ambient_solve.training.expectation import Conditioned, Expectation, FromLevel, FromSolver, incomplete
 from ambient_solve.training.locks import only_run_in
 from ambient_solve.training.loop import train
-from ambient_solve.training.restored import restore
+from ambient_solve.training.restored import write_restored
 from ambient_solve.training.sources import read_data
 from ambient_solve.training.texture import Texture, fit_texture
 from ambient_solve.training.weights import starting_prior
@@ -198,7 +198,7 @@ def _expect(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]
     record = {"iteration": iteration, "prior": before}
     for i, (folder, samples) in enumerate(zip(folders, data, strict=True)):
         if not (folder / MANIFEST).is_file():
-            restore(
+            write_restored(
                 samples,
                 folder,
                 method,
@@ -230,7 +230,7 @@ def _method(settings: EM, iteration: int) -> Expectation:
     if settings.mode == "conditional" and iteration > 1:
         return Conditioned(settings.steps)
     algorithm = build(ALGORITHMS[settings.algorithm], **settings.knobs)
-    return Guided(algorithm, settings.floor, settings.cg_iterations)
+    return FromSolver(algorithm, settings.floor, settings.cg_iterations)
 
 
 def _prior(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]]) -> Prior:

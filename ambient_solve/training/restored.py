@@ -25,7 +25,7 @@ from ambient_solve.saving import reach_disk, replace_text, save_tensors
 from ambient_solve.training.expectation import Expectation, incomplete
 
 
-def restore(
+def write_restored(
     samples: Sequence[Sample],
     folder: Path,
     method: Expectation,

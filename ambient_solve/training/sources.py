@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ambient_solve.data.corruption import corrupt, freeze, hide, read_corrupted, read_settings
-from ambient_solve.data.duplicates import report
+from ambient_solve.data.duplicates import duplicate_groups
 from ambient_solve.data.images import read_images, shuffled
 from ambient_solve.data.leaks import damaged_copies, prior_units
 from ambient_solve.data.sample import Sample
-from ambient_solve.data.table import annotate, read_table
+from ambient_solve.data.table import read_table, with_levels
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.objectives.base import Objective
 from ambient_solve.objectives.consistency import Consistency
@@ -73,7 +73,7 @@ def read_data(config: Config, main: bool) -> Data:
         if own and own[0].z.shape[0] != config.network.channels:
             raise AmbientSolveError(f"{source.path} has {own[0].z.shape[0]} channels, network.channels says otherwise.")
         if source.annotations:
-            own = annotate(own, read_table(Path(config.data_root) / source.annotations))
+            own = with_levels(own, read_table(Path(config.data_root) / source.annotations))
         own, own_apart = _hold_out(source, own)
         damaged.append(own if _split(source)[0] == "corrupted" else [])
         apart.append(own_apart)
@@ -226,13 +226,13 @@ def _report_duplicates(
     once = {s.path: (s, own) for s, own in reversed([*zip(config.sources, pictures, strict=True)])}.values()
     named = [(f"{s.path}/{name}", p) for s, own in once for name, p in own]
     held_out = {f"{s.path}/{name}" for s, own in once for name, _ in own[len(own) - s.held_out :]}
-    groups = report(named)
+    groups = duplicate_groups(named)
     leaks = [g for g in groups if held_out & set(g) and set(g) - held_out]
     measured_on = [(name, picture) for name, picture in named if name in held_out]
     stored = list(zip(config.sources, damaged, apart, strict=True))
     measured_on += [(f"{s.path}/{sample.name}", sample.z) for s, _, kept in stored for sample in kept if _clean(sample)]
     trained_on = [replace(sample, name=f"{s.path}/{sample.name}") for s, own, _ in stored for sample in own]
-    # Pictures that this run damages itself are found by `report`, but for what is held out of a damaged folder.
+    # Pictures that this run damages itself are found by `duplicate_groups`, but for what a damaged folder holds out.
     trained_on += [
         Sample(name, prior_units(p)) for name, p in named if name not in held_out and any(kept for *_, kept in stored)
     ]

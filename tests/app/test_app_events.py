@@ -15,7 +15,7 @@ from PIL import Image
 
 from ambient_solve.app import painter, panels, presets, runs, wiring
 from ambient_solve.app.photographs import choices, controls, events, history, many, results, run
-from ambient_solve.app.photographs.job import prepare
+from ambient_solve.app.photographs.job import prepare_request
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.rules import Rules
@@ -225,10 +225,10 @@ def test_a_fit_that_is_too_good_is_said_where_something_can_be_done_about_it(pic
     def said(task: str, sigma: float, estimated: float | None = None, **changes) -> str:
         missing = np.zeros((HEIGHT, WIDTH), bool)
         missing[4:9, 5:12] = True
-        problem = prepare(
+        problem = prepare_request(
             RestoreRequest(task, {"sigma": sigma}, painted=missing, **changes), tiny(), open_upload(picture)
         )
-        return results.advice(SimpleNamespace(problem=problem, misfit=misfit), estimated)
+        return results.misfit_words(SimpleNamespace(problem=problem, misfit=misfit), estimated)
 
     misfit = 0.1
     assert "too large" in said("denoise", 0.1) and "too large" in said("denoise", 0.1, 0.2)
@@ -371,7 +371,7 @@ def test_the_endpoint_gives_what_the_solver_gives(server, picture):
     client = connect(server)
     path, record = ask(client, picture, 7).result()
     want = last(
-        prepare(
+        prepare_request(
             RestoreRequest("denoise", {"sigma": 0.1}, algorithm="proximal", knobs={"steps": 12}, samples=1, seed=7),
             tiny(),
             open_upload(picture),

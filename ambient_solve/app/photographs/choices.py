@@ -35,9 +35,9 @@ def prior_of(name: str, device: str, lane: str = "quick") -> Any:
         The prior.
     """
     libraries()
-    from ambient_solve.priors.load import load
+    from ambient_solve.priors.load import named_prior
 
-    return load(name, device)
+    return named_prior(name, device)
 
 
 def chosen_prior(values: Controls, lane: str = "quick") -> Any:

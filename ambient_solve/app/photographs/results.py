@@ -65,7 +65,7 @@ def views(session: Session, before: Any) -> dict[str, Any]:
         "pixel": "Click a pixel of the map." if many else "One sample has no standard deviation: ask for two or more.",
         "near": None,
         "residual": panels.residual_map(result.residual, piece_mask).image,
-        "fit": panels.fit_words(result.misfit, advice(result, session.estimated)),
+        "fit": panels.fit_words(result.misfit, misfit_words(result, session.estimated)),
         "steps_strip": panels.steps_strip(result.frames),
         "details": details(result),
         "python": python,
@@ -75,7 +75,7 @@ def views(session: Session, before: Any) -> dict[str, Any]:
     }
 
 
-def advice(result: Result, estimated: float | None = None) -> str:
+def misfit_words(result: Result, estimated: float | None = None) -> str:
     """What the misfit says of the stated damage; too good a fit is no news where nothing is to be done about it.
 
     Args:
