@@ -18,7 +18,7 @@ from ambient_solve.data.damages import DAMAGES, Damage, make_damage
 from ambient_solve.errors import AmbientSolveError, one_line, suggestion
 from ambient_solve.objectives import OBJECTIVES, Objective
 from ambient_solve.objectives.denoise import Denoise
-from ambient_solve.priors.network import NetworkConfig, check_network
+from ambient_solve.priors.network_config import NetworkConfig, check_network
 
 PRECISIONS = ("auto", "bf16", "fp32", "no")
 """What `precision` may be; no is the former name of fp32."""
