@@ -138,7 +138,7 @@ class RandomMask(MaskedPixels):
     missing: float = knob(0.5, 0.01, 0.99, "share of the pixels that is missing")
 
     def mask(self, size: tuple[int, int, int], rng: np.random.Generator) -> Tensor:
-        """See `Masked.mask`."""
+        """See `MaskedPixels.mask`."""
         from ambient_solve.operators import inpaint_random
 
         return inpaint_random(size, self.missing, seed=_seed(rng)).mask[0, :1]
@@ -153,7 +153,7 @@ class BoxMask(MaskedPixels):
     side: float = knob(0.5, 0.01, 0.99, "height and width of the rectangle, as a share of the picture's")
 
     def mask(self, size: tuple[int, int, int], rng: np.random.Generator) -> Tensor:
-        """See `Masked.mask`."""
+        """See `MaskedPixels.mask`."""
         return 1 - _box(size, self.side, rng)
 
 
@@ -166,7 +166,7 @@ class PatchMask(MaskedPixels):
     side: float = knob(0.5, 0.01, 0.99, "height and width of the rectangle, as a share of the picture's")
 
     def mask(self, size: tuple[int, int, int], rng: np.random.Generator) -> Tensor:
-        """See `Masked.mask`."""
+        """See `MaskedPixels.mask`."""
         return _box(size, self.side, rng)
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from ambient_solve.data.corruption import corrupt, freeze, hide, read_corrupted, read_settings
+from ambient_solve.data.corruption import corrupt, read_corrupted, read_settings
 from ambient_solve.data.duplicates import duplicate_groups
+from ambient_solve.data.frozen import freeze, hide
 from ambient_solve.data.images import read_images, shuffled
 from ambient_solve.data.leaks import damaged_copies, prior_units
 from ambient_solve.data.sample import Sample
