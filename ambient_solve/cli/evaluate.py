@@ -21,7 +21,7 @@ from ambient_solve.knobs import build, knobs
 from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
-    from ambient_solve.evaluate.benchmark import Arm, BenchmarkTask, Trial, Truth
+    from ambient_solve.evaluate.trials import Arm, BenchmarkTask, Trial, Truth
     from ambient_solve.priors.base import Prior
 
 SIDE = 128
@@ -80,8 +80,9 @@ class Evaluate:
         """See the class."""
         from tqdm import tqdm
 
-        from ambient_solve.evaluate.benchmark import averages, measure_all, merge, plan_trials, unfit
+        from ambient_solve.evaluate.benchmark import averages, measure_all, merge
         from ambient_solve.evaluate.metrics import Metrics
+        from ambient_solve.evaluate.trials import plan_trials, unfit
         from ambient_solve.priors.load import load_prior
 
         for name in ("samples", "seed", "limit", "pictures", "crop", "shrink", "at_once"):
@@ -117,7 +118,7 @@ class Evaluate:
 
     def _pictures(self, priors: Mapping[str, Prior], smallest: int) -> list[Truth]:
         from ambient_solve.data.images import read_images
-        from ambient_solve.evaluate.benchmark import Truth
+        from ambient_solve.evaluate.trials import Truth
         from ambient_solve.training.card import centre
 
         shapes = {tuple(prior.shape) for prior in priors.values()} or {(3, -1, -1)}
@@ -145,7 +146,7 @@ def read_arm(text: str) -> Arm:
 
     from ambient_solve.algorithms import ALGORITHMS
     from ambient_solve.evaluate.baselines import BASELINES
-    from ambient_solve.evaluate.benchmark import Arm
+    from ambient_solve.evaluate.trials import Arm
 
     name, given = _words(text, "--algorithms", "mmps steps=10")
     if name in BASELINES:
@@ -166,7 +167,7 @@ def read_task(text: str) -> BenchmarkTask:
     import hashlib
 
     from ambient_solve.data.images import open_mask
-    from ambient_solve.evaluate.benchmark import BenchmarkTask
+    from ambient_solve.evaluate.trials import BenchmarkTask
     from ambient_solve.operators import BUILDERS
 
     name, given = _words(text, "--tasks", "random missing=0.5")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ambient_solve.errors import AmbientSolveError
 
 if TYPE_CHECKING:
-    from ambient_solve.evaluate.benchmark import Trial
+    from ambient_solve.evaluate.trials import Trial
 
 
 HEADINGS = {

@@ -20,19 +20,15 @@ from ambient_solve.cli.evaluate import Evaluate, read_arm, read_task
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.benchmark import (
     Row,
-    Trial,
-    Truth,
     averages,
-    content_of,
     measure,
     measure_all,
     merge,
-    plan_trials,
     read_rows,
-    unfit,
 )
 from ambient_solve.evaluate.calibration import coverage, variance_ratio
 from ambient_solve.evaluate.metrics import Metrics
+from ambient_solve.evaluate.trials import Trial, Truth, content_of, plan_trials, unfit
 from ambient_solve.priors.base import Prior
 from helpers import one_sentence, rand
 
