@@ -22,7 +22,7 @@ from ambient_solve.app.photographs.run import Result
 from ambient_solve.app.photographs.session import Session
 from ambient_solve.app.uploads import open_upload
 from test_app import last, tiny
-from test_app_events import ask, connect
+from test_app_endpoints import ask, connect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]  # seconds: its tests wait for other processes
 STATUS = Path("/proc/self/status")

@@ -22,7 +22,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri.problem import problem
 from ambient_solve.mri.reconstruction import reconstruct, retrospective
 from ambient_solve.mri.scan import read_scan
-from test_app_events import connect
+from test_app_endpoints import connect
 from test_mri_data import contents, disc, write_dicom
 
 HEIGHT, WIDTH = 40, 48

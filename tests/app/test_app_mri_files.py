@@ -17,7 +17,7 @@ from ambient_solve.app.scans.values import ScanControls
 from ambient_solve.cli.dispatch import main
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri.scan import read_scan
-from test_app_events import connect
+from test_app_endpoints import connect
 from test_app_mri import merged, tiny, two_slices, values
 
 
