@@ -158,13 +158,7 @@ class Summary:
     def save(self, folder: str | Path) -> list[Path]:
         """Write summary.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, std and one sample.
 
-        In the PNG of std, white is its own largest value. Each PNG carries the settings in its text chunk.
-
-        Args:
-            folder: Where; it is made if it is not there.
-
-        Returns:
-            The paths written.
+        Otherwise as `Restoration.save`: it takes the folder, and returns the paths written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ambient_solve.app import painter, presets, widgets
 from ambient_solve.app.desk import DESK, LONG
 from ambient_solve.app.folders import MAX_PIXELS, MAX_SAMPLES, MAX_STEPS
+from ambient_solve.app.loaded import kept_prior
 from ambient_solve.app.photographs import controls, example
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.presets import choose_preset
-from ambient_solve.app.wiring import libraries
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
 from ambient_solve.restore.pictures import Picture
@@ -22,19 +21,12 @@ from ambient_solve.restore.recipe import Recipe
 from ambient_solve.restore.tasks import TASKS, Inpaint
 
 
-@lru_cache(maxsize=4)
 def prior_of(name: str, device: str, lane: str = "quick") -> Any:
-    """A prior, kept for the next run.
+    """See `kept_prior`."""
+    return kept_prior(_read_prior, name, device, lane)
 
-    Args:
-        name: Embedded prior, folder, or hub id.
-        device: Where it runs.
-        lane: "quick" or "long"; each lane works with a prior of its own.
 
-    Returns:
-        The prior.
-    """
-    libraries()
+def _read_prior(name: str, device: str) -> Any:
     from ambient_solve.priors.load import named_prior
 
     return named_prior(name, device)
