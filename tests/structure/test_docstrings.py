@@ -50,10 +50,18 @@ def undocumented(source: str) -> Iterator[str]:
     return visit(ast.parse(source).body, "")
 
 
+def assigned(tree: ast.Module) -> dict[str, ast.expr]:
+    """What stands behind each name that a module assigns."""
+    return {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+
+
 def helpless(source: str) -> Iterator[str]:
     """The knobs of a module that have no sentence of help, in its place or at the end of a tuple that knobs share."""
     tree = ast.parse(source)
-    shared = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    shared = assigned(tree)
+    for node in tree.body:  # tuples that knobs of several modules share
+        if isinstance(node, ast.ImportFrom) and (origin := f"{(node.module or '').replace('.', '/')}.py") in SOURCES:
+            shared = assigned(ast.parse(SOURCES[origin])) | shared
     for node in ast.walk(tree):
         call = node.value if isinstance(node, ast.AnnAssign) else None
         if not isinstance(call, ast.Call) or ast.unparse(call.func).split(".")[-1] != "knob":
@@ -75,6 +83,7 @@ def test_every_knob_has_a_sentence_of_help():
 
 def test_what_is_missing_is_found():
     source = """
+from ambient_solve.data.damage import ABOVE
 RANGE = (0, 2, "how many")
 SILENT = (0, 2, "")
 class Plain:
@@ -96,6 +105,7 @@ class Said:
     empty: int = knob(1, help="")
     shared: int = knob(1, *RANGE)
     speechless: int = knob(1, *SILENT)
+    imported: float = knob(*ABOVE)
     plain: int = field(default=1)
 """
     assert list(undocumented(source)) == [
