@@ -14,12 +14,11 @@ Where the samples are exact, the likelihood of the measurements rises in every i
     dataloop     E from the level below which a picture is not trusted; the restored picture is trusted above 1 / rho
                  of it (Ambient Dataloops, arXiv 2601.15417), and never declared clean
 
-Some damaged pictures are held out, and every prior is compared on them (trainers/compare.py): OUT/prior is the best
-one, and a warning says where that is not the last, or the one that the run began with.
+Some damaged pictures are held out, and every prior is compared on them: OUT/prior is the best one, and a
+warning says where that is not the last, or the one that the run began with.
 
-Iteration 0's prior is --init, or a stationary Gaussian fitted to the measurements (trainers/texture.py). The same
-command resumes: a batch that was restored is not drawn again, and training goes on from its checkpoint. The finished
-prior is in OUT/prior.
+Iteration 0's prior is --init, or a stationary Gaussian fitted to the measurements. The same command resumes: a batch
+that was restored is not drawn again, and training goes on from its checkpoint. The finished prior is in OUT/prior.
 """
 
 from __future__ import annotations

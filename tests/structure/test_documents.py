@@ -22,6 +22,7 @@ import ambient_solve
 from ambient_solve import ALGORITHMS, NetworkConfig, NetworkPrior
 from ambient_solve.cli.dispatch import main
 from test_examples import SCRIPTS
+from tree import LIBRARY, SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "docs" / "benchmarks").glob("*.md"))
@@ -225,6 +226,19 @@ def test_the_api_page_lists_every_public_class_function_and_algorithm():
     page = (ROOT / "docs" / "api.md").read_text()
     assert unlisted(page) == set()
     assert unlisted(page.replace("ambient_solve.MMPS\n", "ambient_solve.MMPs\n")) == {"MMPS"}
+
+
+def missing(text: str) -> list[str]:
+    """The files of this tree that a source names and that are not there."""
+    named = re.findall(
+        r"(?<![\w/])(?:trainers|benchmarks|examples|docs|apps|tests)/[\w/]+\.(?:py|yaml|md|png|txt)\b", text
+    )
+    return [name for name in named if not (ROOT / name).exists()]
+
+
+def test_files_that_the_sources_name_exist():
+    assert {name: lost for name in LIBRARY if (lost := missing(SOURCES[name]))} == {}
+    assert missing("see trainers/train.py, trainers/gone.py and a/docs/b.md") == ["trainers/gone.py"]
 
 
 def test_the_words_are_those_of_the_field():
