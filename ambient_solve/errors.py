@@ -111,7 +111,11 @@ def shown(text: object, *, lines: bool = False) -> str:
     Such signs are spelt out, an escape as `\x1b`, as are the bytes of a file name that are no text.
 
     Args:
+        text: Anything; its `str` is printed.
         lines: Whether line feeds and tabs may stay, as in a model card.
+
+    Returns:
+        The text.
     """
     kept = "\n\t" if lines else ""
     signs = (c if c.isprintable() or c in kept or unicodedata.category(c) == "Zs" else _spelt(c) for c in str(text))
@@ -143,7 +147,15 @@ def reason(error: BaseException, *paths: str | Path, longest: int = 160) -> str:
 
 
 def first_line(error: BaseException, longest: int | None = None) -> str:
-    """The first line of what another library says of an error, or the name of its type where it says nothing."""
+    """The first line of what another library says of an error, or the name of its type where it says nothing.
+
+    Args:
+        error: Of another library.
+        longest: Most characters; None for all.
+
+    Returns:
+        The line.
+    """
     lines = str(error).strip().splitlines()
     return lines[0][:longest] if lines else type(error).__name__
 
@@ -167,7 +179,15 @@ def on_a_page(error: Exception) -> str:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """`Did you mean 'mmps'? ` when `word` is close to a known one, then the list of all known words."""
+    """A sentence with the known word that is close to `word`, if one is, then one with all known words.
+
+    Args:
+        word: What was given.
+        known: The words that would do.
+
+    Returns:
+        One or two sentences.
+    """
     known = sorted(set(known))
     close = difflib.get_close_matches(word, known, n=1)
     hint = f"Did you mean {close[0]!r}? " if close else ""

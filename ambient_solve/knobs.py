@@ -43,9 +43,18 @@ def knob(
         choices: Words that are allowed, in place of a range.
 
     Returns:
-        A `dataclasses.field`.
+        A `dataclasses.field`; its metadata hold the knob, and `help`, which tyro shows where a dataclass is nested.
     """
-    return dataclasses.field(default=default, metadata={"knob": {"lo": lo, "hi": hi, "choices": choices, "help": help}})
+    span = f" ({lo:g} to {hi:g})" if lo is not None and hi is not None else ""
+    span = f" ({', '.join(choices)})" if choices else span
+    record = {"lo": lo, "hi": hi, "choices": choices, "help": help}
+    return dataclasses.field(default=default, metadata={"knob": record, "help": sentence(help + span)})
+
+
+def sentence(help: str) -> str:
+    """The help of a knob as a sentence; what begins with a symbol, such as `q^2`, keeps its first letter."""
+    first = help[:1].upper() if help[1:2].isalpha() else help[:1]
+    return f"{first}{help[1:]}." if help else ""
 
 
 def knobs(cls: type) -> list[Knob]:

@@ -159,13 +159,7 @@ class Summary:
     def save(self, folder: str | Path) -> list[Path]:
         """Write summary.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, std and one sample.
 
-        In the PNG of std, white is its own largest value. Each PNG carries the settings in its text chunk.
-
-        Args:
-            folder: Where; it is made if it is not there.
-
-        Returns:
-            The paths written.
+        Otherwise as `Restoration.save`: it takes the folder, and returns the paths written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +184,15 @@ class Summary:
 
 
 def summarise(parts: Iterable[Restoration], probabilities: Sequence[float]) -> Summary:
-    """Fold the samples of `parts`, drawn one after another, into a `Summary`; no part is kept."""
+    """Fold the samples of restorations, drawn one after another, into a `Summary`.
+
+    Args:
+        parts: Restorations of the same measurements; no part is kept.
+        probabilities: Of the quantiles, rising, each between 0 and 1.
+
+    Returns:
+        The summary of all samples.
+    """
     images, misfits = Running(probabilities), Running()
     seconds, calls, vjps = 0.0, 0, 0
     for part in parts:

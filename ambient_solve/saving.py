@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write `tensors` to `path`, a safetensors file."""
+    """Write tensors to a file.
+
+    Args:
+        tensors: By name.
+        path: A safetensors file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -45,7 +53,12 @@ def reach_disk(path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
+    """Write a file, whole or not at all.
+
+    Args:
+        path: The file.
+        text: What it holds afterwards.
+    """
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     reach_disk(part)

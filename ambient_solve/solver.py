@@ -316,7 +316,15 @@ class Run:
 
     @torch.no_grad()
     def restoration(self, z: Tensor, seconds: float) -> Restoration:
-        """The samples, their misfit and a record of how they were made."""
+        """The samples, their misfit and a record of how they were made.
+
+        Args:
+            z: Final states (B * S, *z_shape).
+            seconds: Wall time of the run.
+
+        Returns:
+            The restoration.
+        """
         samples = self.prior.decode(z)
         shape = (self.images, self.n_samples)
         settings = {
@@ -363,6 +371,9 @@ def make_solver(prior: Prior, algorithm: str = "auto", options: Mapping[str, Any
         prior: Any `Prior`.
         algorithm: The name of one, or "auto".
         options: Its knobs by name.
+
+    Returns:
+        The solver.
 
     Raises:
         AmbientSolveError: as `Solver`; a knob of another algorithm is refused with the name of that algorithm.

@@ -55,6 +55,9 @@ class Proximal(Algorithm):
             steps: Noise levels.
             lambda_: Weight of the prior against the data.
             zeta: Share of fresh noise, 0 to 1.
+
+        Returns:
+            The algorithm with these settings.
         """
         return cls(steps=steps, trust="sigma", lambda_=lambda_, kernel="loose", zeta=zeta)
 
@@ -66,6 +69,9 @@ class Proximal(Algorithm):
             steps: Noise levels.
             gain: Weight of the data.
             eta: Share of fresh noise, 0 to 1.
+
+        Returns:
+            The algorithm with these settings.
         """
         return cls(steps=steps, trust="constant", gain=gain, kernel="ancestral", eta=eta)
 

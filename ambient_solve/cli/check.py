@@ -59,9 +59,9 @@ class Check:
 
     algorithm: str = "auto"
     """auto, or one of those that `ambient-solve info` lists."""
-    prior: str = ""
+    prior: Annotated[str, tyro.conf.arg(help_behavior_hint="")] = ""
     """Embedded prior, folder, or hub id (owner/name); without one, priors whose posterior is known."""
-    operator: Annotated[str, tyro.conf.arg(metavar="|".join(OPERATORS))] = ""
+    operator: Annotated[str, tyro.conf.arg(metavar="|".join(OPERATORS), help_behavior_hint="")] = ""
     """What is measured of the pictures that --prior draws; inpaint (7 of 10 pixels missing) by default."""
     sigma: float = 0.0
     """Noise of that measurement, where pixel values go from 0 to 1; 0 is the operator's own default."""
@@ -92,7 +92,7 @@ class Check:
         self._refuse()
         found = self._trained(options) if self.prior else self._analytic(options)
         self.out.mkdir(parents=True, exist_ok=True)
-        draw(found).save(self.out / FIGURE)
+        figure(found).save(self.out / FIGURE)
         if self.json:
             print(json.dumps(finite(found.record()), allow_nan=False))
         else:
@@ -165,10 +165,10 @@ class Check:
     def _trained(self, options: Mapping[str, Any]) -> Found:
         """Against truths that the prior itself draws."""
         from ambient_solve.priors.ambient import AmbientPrior
-        from ambient_solve.priors.load import load
+        from ambient_solve.priors.load import named_prior
         from ambient_solve.solver import make_solver
 
-        prior, operator = load(self.prior, self.device), self.operator or OPERATORS[0]
+        prior, operator = named_prior(self.prior, self.device), self.operator or OPERATORS[0]
         make_solver(prior, self.algorithm, options)
         if len(prior.shape) != 3:
             raise AmbientSolveError(f"{self.prior} does not make pictures (C, H, W), which --operator measures.")
@@ -266,7 +266,7 @@ def _columns(rows: Table, *headings: str) -> None:
         rows.add_column(heading, justify="right", no_wrap=True)
 
 
-def draw(found: Found) -> Image.Image:
+def figure(found: Found) -> Image.Image:
     """The figure: a row for each problem, with rank histograms, a coverage curve and the variance along each axis."""
     from ambient_solve.evaluate.calibration import histogram
 

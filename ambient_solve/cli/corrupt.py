@@ -24,9 +24,9 @@ from ambient_solve.saving import check_folder
 class Corrupt:
     """Damage a data set once, for training, and write a manifest of it. An interrupted command goes on where it was."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")]
     """Folder of pictures, .npz pack, webdataset:PATH, dataset:PATH or imagefolder:PATH."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT", help_behavior_hint="")]
     """Folder for the damaged pictures; must not hold a finished damaged data set."""
     damage: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],

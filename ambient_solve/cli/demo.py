@@ -176,9 +176,9 @@ class Demo:
         from rich.table import Table
 
         check_folder(self.out)
-        from ambient_solve.priors.load import load
+        from ambient_solve.priors.load import named_prior
 
-        prior, console = load(self.prior, self.device), Console()
+        prior, console = named_prior(self.prior, self.device), Console()
         table = Table("damage", title="PSNR in dB / SSIM against the original; data misfit chi2 (1 is right)")
         for heading in ("damaged", "mean", "sample", "chi2", "seconds"):
             table.add_column(heading, justify="right", no_wrap=True)

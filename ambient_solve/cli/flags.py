@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.knobs import Knob, knobs
+from ambient_solve.knobs import Knob, knobs, sentence
 from ambient_solve.restore.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -71,6 +71,13 @@ def split_knobs(argv: Sequence[str], own: Sequence[str]) -> tuple[list[str], dic
     """Take --NAME VALUE and --NAME=VALUE out of `argv` unless NAME is one of the command's `own` options.
 
     A NAME without a value stands for true. --algorithm.NAME is a knob even where NAME is an option of the command.
+
+    Args:
+        argv: What was typed.
+        own: Options of the command, with underscores.
+
+    Returns:
+        What is left of `argv`, and the text of each knob by its name.
     """
     rest, texts, words = [], {}, list(argv)
     while words:
@@ -89,6 +96,14 @@ def with_knobs(cls: type, extra: Sequence[Knob], owners: dict[str, str] | None =
     """The command `cls` with one more option for each knob, help and range taken from the knob.
 
     With `owners`, what a knob belongs to, an option that is not given stays None.
+
+    Args:
+        cls: The command, a dataclass.
+        extra: The knobs.
+        owners: What each knob belongs to, in words, by its name; or None.
+
+    Returns:
+        The dataclass with the options.
     """
     fields = []
     for k in extra:
@@ -97,7 +112,7 @@ def with_knobs(cls: type, extra: Sequence[Knob], owners: dict[str, str] | None =
         metavar = "|".join(k.choices) if k.choices else "PATH" if kind is str else kind.__name__.upper()
         default = "" if k.default is None else f", default: {k.default}"
         hint = f"({((owners[k.name] if owners else '') + bounds + default).removeprefix(', ')})"
-        arg = tyro.conf.arg(help=k.help, metavar=metavar, help_behavior_hint=hint)
+        arg = tyro.conf.arg(help=sentence(k.help), metavar=metavar, help_behavior_hint=hint)
         fields.append((k.name, Annotated[kind | None if owners else kind, arg], None if owners else k.default))
     made = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True)
     made.__doc__ = cls.__doc__
@@ -115,7 +130,18 @@ def task_options() -> dict[str, tuple[Knob, str]]:
 
 
 def read_damages(texts: Sequence[str], sigma_noise: float | None = None) -> tuple[Damage, ...]:
-    """The damages of a data set from texts such as "jpeg quality=25 share=2"; without any, noise of `sigma_noise`."""
+    """The damages of a data set from texts such as "jpeg quality=25 share=2"; noise where there are none.
+
+    Args:
+        texts: A kind with its knobs each.
+        sigma_noise: Level of the noise, in units of [-1, 1] pictures; only without `texts`.
+
+    Returns:
+        The damages.
+
+    Raises:
+        AmbientSolveError: a text is no damage, or both are given.
+    """
     from ambient_solve.data.damages import Noise, make_damage
 
     if not texts:

@@ -27,6 +27,8 @@ MAX_COILS = 64
 """Most virtual coils that may be kept."""
 MAX_ACCELERATION = 64
 """Largest acceleration R, entries of k-space over sampled ones."""
+RECIPE = Path(__file__).parents[1] / "training" / "recipes" / "scans.yaml"
+"""Settings of a training from scans."""
 METHODS = ("prior", "zero-filled", "cg-sense", "l1-wavelet", "tv")
 """Names of the methods: the learned prior, then the classical ones."""
 
@@ -55,19 +57,19 @@ class Mri:
     """Posterior samples of each slice; their mean is the picture."""
     coils: int = 8
     """Virtual coils that are kept; 0 keeps all."""
-    slices: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
-    """Only these, from 0; none given takes all."""
+    slices: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="(default: all)")] = ()
+    """Take only these slices, counted from 0."""
     acceleration: float = 0.0
-    """Above 1: take this part of a fully sampled scan, and compare with all of it."""
+    """Above 1: undersample a fully sampled scan by this factor, and compare with the whole; 0 takes it as it is."""
     kind: str = "random"
-    """The mask of such a part: uniform, random, gaussian, poisson, radial or spiral."""
+    """Mask of --acceleration: uniform, random, gaussian, poisson, radial or spiral."""
     acs: int = 16
-    """Its fully sampled centre, in lines."""
-    axes: str | None = None
+    """Fully sampled lines in the middle of that mask."""
+    axes: Annotated[str | None, tyro.conf.arg(metavar="AXES", help_behavior_hint="")] = None
     """What the axes of an array are, such as chw or schw, where it is not plain."""
-    mask: str | None = None
-    """A file with the sampling mask, where the zeros of k-space do not tell it."""
-    noise: str | None = None
+    mask: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """A file with the sampling mask, where the zeros of k-space do not show it."""
+    noise: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """A file with a noise scan (coils, n), to whiten the coils."""
     out: Path = Path("mri")
     """Folder of the results."""
@@ -206,16 +208,16 @@ class MriTrain:
     """Folders of scans, or of magnitudes."""
     out: Path = Path("runs/mri")
     """Folder of the data, and of the run."""
-    held_out: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VOLUME ...")] = ()
+    held_out: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VOLUME ...", help_behavior_hint="")] = ()
     """Volumes that are left out, to be measured on: names of files, or labels of a pack."""
-    coils_of: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    coils_of: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """A real scan: every second simulated slice is seen by its coils, turned and moved at random."""
     kinds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND ...")] = ("random", "random", "uniform", "poisson")
     """Masks of simulated k-space, one of these for each slice."""
-    config: Path = Path(__file__).parents[1] / "training" / "recipes" / "scans.yaml"
-    """Settings of the training; by default those that come with the package."""
+    config: Annotated[Path, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the package's own)")] = RECIPE
+    """Settings of the training, in YAML."""
     train: bool = False
-    """Train at once."""
+    """Train at once, rather than print the command that does."""
 
     def run(self) -> int:
         """See the class."""

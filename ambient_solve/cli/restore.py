@@ -77,9 +77,11 @@ class Restore:
             settings = {"algorithm": self.algorithm, "options": options, "seed": self.seed, "n_samples": self.samples}
             settings |= {"rank": rank, "world": world, "progress": sys.stderr.isatty() and not self.json and rank == 0}
             settings |= {"tell": partial(print, file=sys.stderr)}
-            from ambient_solve.priors.load import load
+            from ambient_solve.priors.load import named_prior
 
-            outcomes = restore_files(self.images, load(self.prior, self.device), damage, out=self.out, **settings)
+            outcomes = restore_files(
+                self.images, named_prior(self.prior, self.device), damage, out=self.out, **settings
+            )
         for outcome in outcomes:
             tell_outcome(outcome, self.json)
             bad += [outcome] if outcome.error else []

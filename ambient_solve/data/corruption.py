@@ -25,8 +25,9 @@ from torch import Tensor
 
 from ambient_solve.data.damages import Damage, Noise
 from ambient_solve.data.images import SUFFIXES, open_image, open_mask, to_tensor
-from ambient_solve.data.observation import observed, read_mask, with_noise
+from ambient_solve.data.observation import checked_mask, observed
 from ambient_solve.data.sample import Sample
+from ambient_solve.data.seeds import generator, source_key
 from ambient_solve.data.unfinished import same_pictures
 from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
 from ambient_solve.knobs import check_knobs, knob
@@ -105,7 +106,7 @@ class Corruption:
         Returns:
             A generator.
         """
-        return _random(self.seed, 1, index, *_key(source))
+        return generator(self.seed, 1, index, *source_key(source))
 
     def damaged(self, name: str, picture: Tensor, index: int, damage: Damage | None, source: str = "") -> Sample:
         """One picture after its damage.
@@ -156,56 +157,6 @@ def corrupt(
             raise AmbientSolveError(f"{total} pictures were expected and more came: {name}.")
         if index >= skip:
             yield corruption.damaged(name, picture, index, plan[index], source)
-
-
-def freeze(samples: Iterable[Sample], sigma: float, seed: int, buffer: float, source: str = "") -> list[Sample]:
-    """Each clean sample becomes two: itself up to level `buffer * sigma`, and a noisy copy of it for those above.
-
-    What the network may see of a picture at high levels is one copy with the noise of level `sigma` frozen in, so that
-    it cannot learn the picture by heart there (Shah et al., 2025, arXiv 2502.21278). Other samples stay as they are.
-
-    Args:
-        samples: Clean and others.
-        sigma: Level of the frozen noise, in units of z.
-        seed: Decides the noise.
-        buffer: How far above its own noise a noisy sample may be used, `objectives.denoise.buffer`.
-        source: As for `corrupt`.
-    """
-    if not (0 < sigma < math.inf and 1 <= buffer < math.inf):
-        raise AmbientSolveError(
-            f"sigma = {sigma}, buffer = {buffer}; expected sigma above 0 and a buffer of 1 or more."
-        )
-    frozen = []
-    for index, sample in enumerate(samples):
-        if any(getattr(sample, level) for level in LEVELS) or not (sample.mask is None or bool(sample.mask.all())):
-            frozen.append(sample)
-            continue
-        # Below sigma_max is strictly below: the next number leaves no level between the two.
-        frozen.append(replace(sample, sigma_min=math.inf, sigma_max=math.nextafter(buffer * sigma, math.inf)))
-        frozen.append(replace(_frozen(sample, sigma, _random(seed, 4, index, *_key(source))), damage="frozen"))
-    return frozen
-
-
-def hide(samples: Iterable[Sample], seed: int, source: str = "") -> list[Sample]:
-    """Freeze noise of level `sigma_min` into every sample without noise that may be used above that level alone.
-
-    This is the target of Ambient Omni (arXiv 2506.10038): what is learned is the same, and the network never sees the
-    picture itself. A sample that may also be used below some `sigma_max` stays as it is: there it is seen.
-
-    Args:
-        samples: The samples, in order.
-        seed: Decides the noise.
-        source: Name of the data set, as `corrupt` has it.
-
-    Returns:
-        The samples, in order.
-    """
-    return [
-        _frozen(s, s.sigma_min, _random(seed, 5, i, *_key(source)))
-        if 0 < s.sigma_min < math.inf and s.sigma_noise == 0 == s.sigma_max
-        else s
-        for i, s in enumerate(samples)
-    ]
 
 
 def write_corrupted(
@@ -370,7 +321,7 @@ def _checked(
     z = z.half()
     if not bool(z.isfinite().all()):
         raise AmbientSolveError("z has values that are no numbers or too large for [-1, 1] units.")
-    mask = None if mask is None else read_mask(mask, z, "The mask")
+    mask = None if mask is None else checked_mask(mask, z, "The mask")
     if signs is None and maps is None:
         return {"z": z if mask is None else observed(z, mask), "mask": mask, "signs": None, "maps": None}
     if mask is None or (signs is not None and maps is not None):
@@ -405,17 +356,3 @@ def fingerprint(samples: Iterable[Sample]) -> str:
             if getattr(sample, name) is not None:
                 digest.update(name.encode() + getattr(sample, name).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _key(source: str) -> tuple[int, ...]:
-    """What stands for `source` in a seed; nothing where none was named."""
-    return (int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big"),) if source else ()
-
-
-def _random(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-
-
-def _frozen(sample: Sample, sigma: float, rng: np.random.Generator) -> Sample:
-    noisy = with_noise(replace(sample, z=sample.z.float()), sigma, rng)
-    return replace(noisy, z=noisy.z.half())

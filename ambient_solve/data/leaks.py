@@ -34,6 +34,9 @@ def damaged_copies(held_out: Sequence[tuple[str, Tensor]], samples: Sequence[Sam
     Args:
         held_out: (name, picture), uint8 or floats in the units of the prior, (C, H, W).
         samples: Damaged or not, of another size too; uint8 as well. Their noise is allowed for as far as it is stated.
+
+    Returns:
+        A list for each held-out picture with copies: its name, then theirs.
     """
     if not held_out or not samples:
         return []

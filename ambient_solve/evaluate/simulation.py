@@ -145,12 +145,19 @@ def check_sampler(
 
     Args:
         sampler: A `Solver`, or any `Sampler`; it sees `batch` measurements at once.
+        prior: Draws the images.
         op: One operator for all images, with Gaussian noise and a real measurement; an inpainting's counts the pixels
             that are seen.
+        problems: How many images are drawn and measured.
         n_samples: Of each image; coverage at 90 % needs 19.
         size: Side of the images, where the prior takes any.
+        seed: Decides the images, the noise and the samples.
+        batch: Measurements that are solved together.
         particles: See `SolverSampler`.
         tick: Called with how many images are done, after each batch.
+
+    Returns:
+        Ranks, coverage and the other tests of the samples.
 
     Raises:
         AmbientSolveError: too few problems, a sampler that returns another shape, an operator without noise level.

@@ -264,6 +264,9 @@ class Likelihood:
             like: States (N, *z_shape), of which the sample has shape, dtype and device.
             q: Standard deviation of the Gaussian factor in z units, > 0, () or (N,).
             streams: The noise, one stream per row.
+
+        Returns:
+            The sample, of the shape of `like`.
         """
         self._require_gaussian("fluctuation")
         y = per_sample(self.sigma, self._y) * streams.normal(self._y)

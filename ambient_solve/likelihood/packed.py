@@ -41,7 +41,15 @@ class RowOperator:
         self._per_image = self.images > 1 and any(t.ndim and len(t) == self.images for t in tensors)
 
     def apply(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """`function`, a product with the operator of B rows, on B or B * S `rows`."""
+        """Apply a function of the operator, which takes B rows, to any number of rows.
+
+        Args:
+            function: From B rows to B rows, such as `A`.
+            rows: (B, ...) or (B * S, ...), the S rows of an image side by side.
+
+        Returns:
+            What the function makes of each row.
+        """
         if not self._per_image or len(rows) == self.images:
             return function(rows)
         grouped = rows.reshape(self.images, -1, *rows.shape[1:])
@@ -110,7 +118,15 @@ def pack(y: Measurement) -> Tensor:
 
 
 def unpack(rows: Tensor, like: Measurement) -> Measurement:
-    """The inverse of `pack` for any number of rows; `like` gives the shapes and the kind."""
+    """The inverse of `pack`, for any number of rows.
+
+    Args:
+        rows: (N, M), as `pack` returns them.
+        like: A measurement, which gives the shapes and the kind; its values are not used.
+
+    Returns:
+        N measurements of that kind.
+    """
     if isinstance(like, TensorList):
         shapes = [(*part.shape[1:], 2) if part.is_complex() else part.shape[1:] for part in like.x]
         pieces = rows.split([torch.Size(shape).numel() for shape in shapes], 1)

@@ -101,6 +101,9 @@ def find_convolution(A: Operator, At: Operator, y_like: Tensor, image: tuple[int
         At: Its adjoint.
         y_like: A real tensor of the measurement's shape (B, C, h, w); its values are not used.
         image: (C, H, W) of one image.
+
+    Returns:
+        The convolution; None where no convolution is these operators.
     """
     seen = tuple(y_like.shape[2:])
     fits = y_like.ndim == 4 and len(image) == 3 and image[0] == y_like.shape[1]

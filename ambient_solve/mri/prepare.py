@@ -94,9 +94,14 @@ def prepare(
 
     Args:
         sources: Folders or files of k-space; or of magnitudes, which are simulated.
+        out: Folder of the data; one that holds finished data is refused.
+        settings: Size, coils, masks and noise.
         held_out: Volumes that are left out: names of files without endings, or labels of a pack; each must be there.
         coils_of: A scan whose coils every second simulated slice gets, turned and moved at random.
         tell: Called with the name of each slice that is written.
+
+    Returns:
+        How many slices there are.
     """
     out = Path(out)
     if (out / MANIFEST).exists():

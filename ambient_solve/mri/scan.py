@@ -130,12 +130,16 @@ def read_scan(
     """Read one scan. `PATH:KEY` names the array of an .npz or .h5 file that holds several.
 
     Args:
+        path: The file, or `FILE:KEY`.
         axes: What the axes are, such as "chw" or "schw" (slices, coils, height, width), where it is not plain.
         mask: A file with the sampling mask (H, W) or (W,), 1 where sampled.
         noise: A file with the noise scan (coils, n).
         seed: Decides phases and noise where k-space is simulated.
         most: Bytes that the scan may take; a file that unpacks to more is refused before it is read.
         apart: Read in a process of its own, which may take no more memory: for files of others.
+
+    Returns:
+        The scan.
     """
     reader = read_apart if apart else read_all
     raw = reader(str(path), axes, *(None if file is None else str(file) for file in (mask, noise)), most)

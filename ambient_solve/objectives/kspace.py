@@ -75,7 +75,7 @@ class KSpace(Objective):
             least = conjugate_gradient(lambda p: gram(p, mask, maps), batch.z, self.cg_iterations)
             batch = replace(batch, z=least)
         z_sigma, tau = unbiased_target(batch, streams)
-        seen = further(mask, share(mask, self.extra), streams)
+        seen = fewer_lines(mask, share(mask, self.extra), streams)
         z0 = denoise(gram(z_sigma, seen, maps), batch.sigma, seen).float()
         error = (mask * to_kspace(z0 - tau, maps)).abs().square().flatten(1).sum(1) / z0[0].numel()
         weights = Denoise(self.weight, self.sigma_data).weights
@@ -96,7 +96,7 @@ def gram(z: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
     return from_kspace(mask * to_kspace(z, maps), maps)
 
 
-def further(mask: Tensor, delta: Level, streams: Streams) -> Tensor:
+def fewer_lines(mask: Tensor, delta: Level, streams: Streams) -> Tensor:
     """A mask with fewer lines; the calibration lines stay.
 
     Each line outside `calibration` is dropped with chance `delta`, row i by stream i alone. Lines are columns or rows,

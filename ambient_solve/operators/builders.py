@@ -300,11 +300,7 @@ def camera_blur(
     """The camera shake of `motion_blur`, added up in light rather than in grey values, which is not linear.
 
     Args:
-        img_size: (C, H, W) of the images.
-        length: Side of the square that holds the path, in pixels, 2 or more; an even one is made odd.
-        sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
-        seed: Decides the path, a whole number of 0 or more.
-        boundary: "circular" (the image repeats; closed form) or "valid" (only where the kernel fits: y is smaller).
+        img_size, length, sigma, seed, boundary: As for `motion_blur`.
 
     Returns:
         The operator on images (B, C, H, W); see `CameraBlur`.

@@ -32,6 +32,9 @@ def espirit(kspace: Tensor, acs: int, *, kernel: int = 6, threshold: float = 0.0
         threshold: Singular values below this share of the largest one are noise.
         crop: Eigenvalue below which a pixel sees no object: there the maps are 0. Elsewhere `sum_c |S_c|^2 = 1`, and
             the first coil is real.
+
+    Returns:
+        The maps (coils, H, W), complex64.
     """
     kspace = check_kspace(kspace, 3)
     calibration = centre(kspace, acs)

@@ -152,7 +152,15 @@ class Jpeg(Physics):
 
 
 def upright(x: Tensor, orientation: int) -> Tensor:
-    """A picture (..., H, W) that lies as EXIF's `orientation` says, turned upright."""
+    """Turn a picture upright.
+
+    Args:
+        x: (..., H, W), lying as `orientation` says.
+        orientation: That of EXIF, 1 to 8.
+
+    Returns:
+        (..., H, W), or (..., W, H) from 5 on.
+    """
     if orientation in (2, 3, 4):
         return x.flip({2: (-1,), 3: (-2, -1), 4: (-2,)}[orientation])
     if orientation in (5, 7):
@@ -161,7 +169,15 @@ def upright(x: Tensor, orientation: int) -> Tensor:
 
 
 def turned(x: Tensor, orientation: int) -> Tensor:
-    """An upright picture (..., H, W), laid as EXIF's `orientation` says: the inverse of `upright`."""
+    """Lay an upright picture as EXIF's `orientation` says: the inverse of `upright`.
+
+    Args:
+        x: (..., H, W), upright.
+        orientation: That of EXIF, 1 to 8.
+
+    Returns:
+        (..., H, W), or (..., W, H) from 5 on.
+    """
     return upright(x, {6: 8, 8: 6}.get(orientation, orientation))
 
 

@@ -84,7 +84,15 @@ class NonCartesian(LinearPhysics):
         return Apply.apply(x, self._normal, self._normal)
 
     def precondition(self, r: Tensor, ratio: float | Tensor) -> Tensor:
-        """Roughly `(I + ratio A^H A)^-1 r`; `ratio` () or (B, 1, 1, 1). See `mri.rough_inverse`."""
+        """Roughly `(I + ratio A^H A)^-1 r`, by `mri.rough_inverse`.
+
+        Args:
+            r: Images (B, 2, H, W).
+            ratio: Weight of the data, 0 or more, () or (B, 1, 1, 1).
+
+        Returns:
+            (B, 2, H, W).
+        """
         return rough_inverse(r, ratio, of_rows(self._circulant, len(r)), of_rows(self._seen, len(r)))
 
     def _forward(self, x: Tensor) -> Tensor:

@@ -104,7 +104,15 @@ class AmbientPrior(WrappedPrior):
             )
 
     def with_mask(self, mask: Tensor, maps: Tensor | None = None) -> AmbientPrior:
-        """The same network under the policy "measurement": it sees what `mask` (and `maps`) let through."""
+        """The same network under the policy "measurement": it sees what was measured.
+
+        Args:
+            mask: What was measured, 1 = seen, as in the constructor.
+            maps: Coil maps (coils, H, W) complex, where the mask is one of k-space; None for pixels.
+
+        Returns:
+            A prior with the same network.
+        """
         channels = self.mask_channels
         return AmbientPrior(
             self.inner, self.keep_probability, mask_channels=channels, policy="measurement", mask=mask, maps=maps
@@ -129,7 +137,15 @@ class AmbientPrior(WrappedPrior):
         return Prior.denoise_vjp(self, z, sigma, cond, once=once)
 
     def visible(self, z: Tensor, mask: Tensor) -> Tensor:
-        """What `mask` lets through of `z` (B, *shape): `M z`, or `A^H M A z` in k-space; the shape of `z`."""
+        """What a mask lets through of states: `M z`, or `A^H M A z` in k-space.
+
+        Args:
+            z: States (B, *shape).
+            mask: (B or 1, mask channels, H, W), 1 = seen.
+
+        Returns:
+            The shape of `z`.
+        """
         if self.maps is None:
             return z * mask
         maps = _rows(self.maps, len(z))
@@ -146,6 +162,9 @@ class AmbientPrior(WrappedPrior):
             z_visible: The visible part (B, *shape); hidden pixels may hold anything finite. In k-space `A^H y`.
             mask: What was seen, as in the constructor.
             sigma: Noise of the visible part in z units; `sigma_min`, which is nearly none, by default.
+
+        Returns:
+            (B, *shape).
         """
         mask = _rows(self._full_mask(mask), len(z_visible))
         shown = z_visible * mask if self.maps is None else z_visible
@@ -174,7 +193,15 @@ class AmbientPrior(WrappedPrior):
             return z0.detach(), torch.autograd.grad(total / (2 * len(masks)), leaf)[0]
 
     def draw_masks(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
-        """Masks for states of `shape` (B, *z_shape): entries 1 with chance `keep_probability`, row i from stream i."""
+        """Draw masks as training did.
+
+        Args:
+            shape: Of the states, (B, *z_shape).
+            streams: One stream per row; row i of the masks comes from stream i.
+
+        Returns:
+            Masks (B, mask channels, H, W), or (B, *z_shape) for vectors: 1 with chance `keep_probability`, else 0.
+        """
         shape = (shape[0], *([self.mask_channels] if len(shape) > 2 else []), *shape[-self._spatial :])
         return (streams.uniform(torch.empty(shape, device=self.device)) < self.keep_probability).float()
 

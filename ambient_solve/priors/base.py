@@ -80,7 +80,15 @@ class Prior(nn.Module, abc.ABC):
         return z0.detach(), vjp
 
     def shown(self, z: Tensor, cond: Any = None) -> Tensor:
-        """What `denoise` looks at of `z` (B, *shape): all of it, but for priors that hide a part from their network."""
+        """What `denoise` looks at of states.
+
+        Args:
+            z: States (B, *shape).
+            cond: As for `denoise`.
+
+        Returns:
+            The shape of `z`; all of it, but for priors that hide a part from their network.
+        """
         return z
 
     @property
@@ -99,16 +107,27 @@ class Prior(nn.Module, abc.ABC):
         return (x - b) / a
 
     def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
-        """Unit noise of the prior's own kind for states of `shape` (B * S, *z_shape); white unless overridden.
+        """Unit noise of the prior's own kind; white unless overridden.
 
         All diffusion noise of a run comes from here: that of its start, and the fresh noise of each step.
+
+        Args:
+            shape: Of the states, (B * S, *z_shape).
+            streams: One stream per row.
+
+        Returns:
+            Noise of that shape, float32, on the device of the prior.
         """
         return streams.normal(torch.empty(shape, device=self.device))
 
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
-        """Start a run on states of `shape` (B * S, *z_shape), once, when the noise of its start has been drawn.
+        """Start a run, once, when the noise of its start has been drawn.
 
         A prior that draws something for each run, such as masks, draws it here.
+
+        Args:
+            shape: Of the states, (B * S, *z_shape).
+            streams: One stream per row.
         """
 
     def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -125,10 +144,14 @@ class Prior(nn.Module, abc.ABC):
         return image_shape
 
     def memory(self, pixels: int, backward: bool) -> float | None:
-        """Bytes that one state of so many `pixels` takes in `denoise`, or None where that is not known.
+        """Memory that one state takes in `denoise`.
 
         Args:
+            pixels: Of the state, all axes of space together.
             backward: Whether a backward pass follows.
+
+        Returns:
+            Bytes; None where that is not known.
         """
         return None
 
@@ -151,6 +174,9 @@ def noise_like(prior: Prior, z: Tensor, streams: Streams) -> Tensor:
         prior: Whose noise it is.
         z: The states, (B * S, *z_shape); the noise has their shape, dtype and device.
         streams: One stream per row.
+
+    Returns:
+        (B * S, *z_shape).
     """
     return prior.noise(tuple(z.shape), streams).to(z)
 
@@ -194,7 +220,15 @@ def reverse(
 
 
 def require_additive(prior: Prior, who: str) -> None:
-    """Raise `AmbientSolveError` unless the noise of `prior` is additive; `who` needs it, such as "mmps"."""
+    """Check that the noise of a prior is additive, `z0 + sigma n`.
+
+    Args:
+        prior: Whose noise is looked at.
+        who: What needs it, for the error, such as "mmps".
+
+    Raises:
+        AmbientSolveError: the process is another one.
+    """
     if not isinstance(prior.process, Additive):
         raise AmbientSolveError(
             f"{who} needs additive noise, z0 + sigma n, and the process of this {type(prior).__name__} is "

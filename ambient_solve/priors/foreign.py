@@ -36,6 +36,9 @@ def checked_scheduler(given: Any, where: object) -> dict[str, Any]:
         given: What the file holds.
         where: What an error calls it.
 
+    Returns:
+        The entries.
+
     Raises:
         AmbientSolveError: an entry that no scheduler has.
     """

@@ -133,12 +133,28 @@ class ExactPrior(Prior):
         return self._as(z0, z), vjp
 
     def log_prob(self, z: Tensor, sigma: Level = 0.0) -> Tensor:
-        """`log p_sigma(z)`, the density of z0 + sigma n in z units: (B,) float64. Its gradient is the score."""
+        """`log p_sigma(z)`, the density of `z0 + sigma n`; its gradient is the score.
+
+        Args:
+            z: States (B, *shape).
+            sigma: Noise level in z units, 0 or more, () or (B,).
+
+        Returns:
+            (B,) float64.
+        """
         flat, s2 = self._flat(z, sigma)
         return (self.log_weights + self.components.log_normal(self.components.residual(flat), s2)).logsumexp(1)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n independent draws of z0, (n, *shape) float32; drawn on the generator's device, the same on any device."""
+        """Independent draws of z0.
+
+        Args:
+            n: How many.
+            generator: Draws on its own device: the draws are the same on any device of the prior.
+
+        Returns:
+            (n, *shape) float32.
+        """
         weights = self.weights.to(generator.device)
         index = weights.multinomial(n, replacement=True, generator=generator).to(self.device)
         unit = weights.new_empty(n, self.components.means.shape[1]).normal_(generator=generator)
@@ -154,6 +170,9 @@ class ExactPrior(Prior):
             A: (m, d), acts on images; see `dense`.
             y: One measurement of m numbers, in any shape.
             sigma_y: Standard deviation of its noise, above 0.
+
+        Returns:
+            The posterior.
 
         Raises:
             AmbientSolveError: these do not fit each other or the prior.
@@ -219,6 +238,9 @@ class GaussianPrior(ExactPrior):
             scale: As in the constructor.
             offset: As in the constructor.
 
+        Returns:
+            The prior.
+
         Raises:
             AmbientSolveError: the spectrum is negative somewhere, or not even.
         """
@@ -239,6 +261,9 @@ class GaussianPrior(ExactPrior):
             transfer: Complex, broadcasts to (*shape): `fft2(op.A(delta))`, delta 1 at [0, 0].
             y: One measurement, with as many entries as an image.
             sigma_y: Standard deviation of its noise, above 0.
+
+        Returns:
+            The posterior.
 
         Raises:
             AmbientSolveError: this prior is not stationary.

@@ -123,7 +123,7 @@ def _from_hub(repo: str, revision: str | None = None) -> Path:
         ) from None
 
 
-def load(prior: str, device: str) -> Any:
+def named_prior(prior: str, device: str) -> Any:
     """The prior that a command names.
 
     Args:

@@ -147,9 +147,14 @@ class PipelinePrior(Prior):
 
 
 def mirrored(x: Tensor, multiple: int) -> Tensor:
-    """Pictures (B, C, H, W), continued below and to the right until both sides are multiples of `multiple`.
+    """Continue pictures below and to the right by their mirror image; by their last lines where they are too small.
 
-    By their mirror image, or, where they are too small for one, by their last row and column.
+    Args:
+        x: (B, C, H, W).
+        multiple: What both sides shall be multiples of, 1 or more.
+
+    Returns:
+        (B, C, H', W'), the sides less than `multiple` larger.
     """
     down, across = -x.shape[-2] % multiple, -x.shape[-1] % multiple
     if not down and not across:

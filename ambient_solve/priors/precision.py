@@ -62,6 +62,9 @@ def compare(
         shape: Shape of z, the batch axis included.
         data: Standard deviation of one entry of the data.
         device: Where both compute.
+
+    Returns:
+        How far they are apart at the worst level.
     """
     generator = torch.Generator().manual_seed(0)
     z0, worst = torch.zeros(shape, device=device), Verdict(0.0, data)
@@ -82,7 +85,15 @@ def compare(
 
 
 def halved(network: nn.Module, layout: torch.memory_format) -> nn.Module:
-    """A copy of `network` with the weights that autocast would convert to bfloat16 in every call, converted once."""
+    """A copy of `network` with the weights that autocast would convert to bfloat16 in every call, converted once.
+
+    Args:
+        network: In float32; it is not changed.
+        layout: Memory format of the weights of convolutions.
+
+    Returns:
+        The copy.
+    """
     made = copy.deepcopy(network)
     for module in made.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):

@@ -28,12 +28,16 @@ from ambient_solve.restore.sharing import PART, Parts, Share, groups
 from ambient_solve.restore.tasks import (
     Task,
 )
-from ambient_solve.resume import SETTINGS, digest, finished
+from ambient_solve.resume import SETTINGS, digest, finished, read_record
 from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
     from ambient_solve.results import Restoration
+
+
+REPLACED = "this replaces what a run with other settings had left in that folder; another --out keeps both"
+"""Note on a picture that had been restored otherwise before."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Outcome:
         chi2: Mean data misfit of the samples, 1 is right. warning: A sentence where it is far from 1, else empty.
         notes: What was converted. error: Why the file could not be restored, else empty.
         skipped: Whether an earlier run with the same settings had finished it.
+        algorithm: Name of the algorithm that drew the samples: what "auto" took, where that was asked for.
         problem: The error of which `error` is the sentence.
         drawn: Where other processes draw samples of it too, and this one does not save it: how many it has drawn.
     """
@@ -60,6 +65,7 @@ class Outcome:
     skipped: bool = False
     drawn: int | None = None
     problem: AmbientSolveError | None = None
+    algorithm: str = ""
 
 
 def restore_file(
@@ -119,7 +125,7 @@ def restore_file(
     done = None if folder is None else finished(folder, request)
     if done is not None:
         seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": advice(done["misfit"], damage)}
-        return Outcome(path, folder, notes=picture.notes, skipped=True, **seen)
+        return Outcome(path, folder, notes=picture.notes, skipped=True, algorithm=done["algorithm"], **seen)
     at_once, tiled = fitting(solver, op, picture, n_samples)
     draw = Drawing(solver, op, picture, damage, seed, at_once, tiled, (memory.TILE, memory.OVERLAP), progress)
     together = solver.algorithm is not None and solver.algorithm.interacting
@@ -174,8 +180,9 @@ def _shared(
 
 
 def _outcome(path: Path, folder: Path | None, result: Restoration, damage: Task) -> Outcome:
-    chi2 = result.settings["misfit"]
-    return Outcome(path, folder, result, chi2, result.seconds, tuple(result.settings["notes"]), advice(chi2, damage))
+    chi2, notes = result.settings["misfit"], tuple(result.settings["notes"])
+    seen = {"chi2": chi2, "seconds": result.seconds, "warning": advice(chi2, damage)}
+    return Outcome(path, folder, result, notes=notes, algorithm=result.settings["algorithm"], **seen)
 
 
 def restore_files(
@@ -217,8 +224,11 @@ def restore_files(
         share = Share(number, len(pictures), rank, world)
         if share.empty:
             continue
+        before = read_record(folder)
         try:
             outcome = restore_file(path, prior, damage, out=folder, share=share if world > 1 else None, **settings)
+            if before and not outcome.skipped:
+                outcome = replace(outcome, notes=(*outcome.notes, REPLACED))
         except AmbientSolveError as error:
             outcome = Outcome(path, error=str(error), problem=error)
         except Exception as error:  # noqa: BLE001 - whatever one file or one operator raises, the others are restored

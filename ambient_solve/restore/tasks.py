@@ -40,6 +40,8 @@ class Task(abc.ABC):
     """What happened to a picture, with `sigma` the noise in it."""
 
     name: ClassVar[str]
+    required: ClassVar[tuple[str, ...]] = ()
+    """Knobs that must be given: their default is none that works."""
     sigma: float = knob(0.02, *SIGMA)
 
     def __post_init__(self) -> None:
@@ -88,6 +90,7 @@ class Inpaint(Task):
     """Pixels are missing."""
 
     name: ClassVar[str] = "inpaint"
+    required: ClassVar[tuple[str, ...]] = ("mask",)
     mask: Any = knob(
         None, help="picture in which white (128 and above) is MISSING, or a folder with one for each picture"
     )
@@ -136,6 +139,7 @@ class Denoise(Task):
     """Nothing but noise."""
 
     name: ClassVar[str] = "denoise"
+    required: ClassVar[tuple[str, ...]] = ("sigma",)
     sigma: float = knob(0.0, 0.0, SIGMA[1], "noise level, where pixel values go from 0 to 1; must be given")
 
     def operator(self, picture: Picture) -> Physics:

@@ -46,7 +46,15 @@ def denoising_psnr(prior: Prior, pictures: Sequence[Tensor], crop: int) -> dict[
 
 
 def centre(picture: Tensor, crop: int) -> Tensor:
-    """The central `crop` x `crop` entries of (C, H, W)."""
+    """The square in the middle of a picture.
+
+    Args:
+        picture: (C, H, W).
+        crop: Side of the square, at most H and W.
+
+    Returns:
+        (C, crop, crop).
+    """
     top, left = ((n - crop) // 2 for n in picture.shape[-2:])
     return picture[:, top : top + crop, left : left + crop]
 
@@ -130,6 +138,9 @@ def model_card(
         held_out: Pictures of each source that are held out, where the settings do not say.
         about_held_out: A sentence on how they were chosen.
         about_training: Sentences on how the training went.
+
+    Returns:
+        Markdown, with a header in YAML.
     """
     kinds: dict[str, list[Sample]] = {}
     for sample in samples:

@@ -176,7 +176,15 @@ def stored_form(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def like(whole: Tensor, tensor: Tensor) -> Tensor:
-    """`whole` on the device of `tensor`, and sharded as that is."""
+    """A tensor placed as another one is.
+
+    Args:
+        whole: A tensor that is not sharded.
+        tensor: One of the same shape, sharded or not.
+
+    Returns:
+        `whole` on the device of `tensor`, and sharded as that is.
+    """
     whole = whole.to(tensor.device)
     return distribute_tensor(whole, tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else whole
 

@@ -18,7 +18,7 @@ from ambient_solve.data.damages import DAMAGES, Damage, make_damage
 from ambient_solve.errors import AmbientSolveError, one_line, suggestion
 from ambient_solve.objectives import OBJECTIVES, Objective
 from ambient_solve.objectives.denoise import Denoise
-from ambient_solve.priors.network import NetworkConfig, check_network
+from ambient_solve.priors.network_config import NetworkConfig, check_network
 
 PRECISIONS = ("auto", "bf16", "fp32", "no")
 """What `precision` may be; no is the former name of fp32."""
@@ -64,7 +64,7 @@ class Ema:
     """Averaged weights, the ones that are kept."""
 
     half_life: int = 8_000
-    """In samples; shorter while little has been seen."""
+    """Half-life of the average, in samples; shorter while little has been seen."""
     power: float = 0.0
     """Above 0: the power-function average of EDM2 (arXiv 2312.02696, equation 121) with this gamma instead."""
 
@@ -223,12 +223,12 @@ def _fit(kind: Any, value: Any, name: str, where: str) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def read_config(args: list[str], description: str | None = None) -> Config:
+def read_config(args: list[str], program: str | None = None) -> Config:
     """The configuration of a run: the YAML file after `--config`, and the command line on top of it.
 
     Args:
         args: What was typed.
-        description: What --help says first.
+        program: What --help calls the command; None takes the name of the script.
 
     Returns:
         The configuration.
@@ -246,7 +246,7 @@ def read_config(args: list[str], description: str | None = None) -> Config:
     default = make(Config, {"out": "", **settings} if isinstance(settings, dict) else settings, str(known.config))
     default = dataclasses.replace(default, out=default.out or tyro.MISSING)
     # Kinds are the YAML file's to choose: tyro takes the type of the default, and so sets the knobs of what was chosen.
-    return tyro.cli(Config, args=args, default=default, description=description)
+    return tyro.cli(Config, prog=program, args=args, default=default, description="")
 
 
 def check(config: Config, processes: int) -> None:

@@ -111,7 +111,7 @@ def measurement(
 
 @final
 @dataclass(frozen=True)
-class Guided(Expectation):
+class FromSolver(Expectation):
     """Posterior samples by `algorithm`; `floor` and `cg_iterations` are those of `measurement`."""
 
     algorithm: Algorithm

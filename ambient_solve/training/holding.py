@@ -62,7 +62,7 @@ def is_clean(sample: Sample) -> bool:
     return sample.damage == "clean" and levels == 0 and (sample.mask is None or bool(sample.mask.all()))
 
 
-def hold_out(
+def set_apart(
     config: Config, pictures: list[list[Picture]], stored: list[list[Sample]], notes: list[str]
 ) -> tuple[Config, list[list[Picture]], list[list[Sample]], list[list[Sample]]]:
     """Set apart what is held out.

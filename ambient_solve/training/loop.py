@@ -4,7 +4,7 @@
     python trainers/train.py --config trainers/configs/photos.yaml --out runs/photos --images 64000
     torchrun --nproc_per_node 2 trainers/train.py --config trainers/configs/photos.yaml --out runs/photos
 
-The last is for several processes on CPUs: there `accelerate launch --cpu --num_processes 2` starts one without MPI.
+Several processes on CPUs are started by torchrun: without MPI, `accelerate launch --cpu --num_processes 2` starts one.
 
 The same command resumes an interrupted run, bit for bit: every batch and its noise are functions of (seed, step), and
 model, EMA, optimiser and step are checkpointed together. One run at a time may write to OUT; the finished prior is in

@@ -25,7 +25,7 @@ from ambient_solve.saving import reach_disk, replace_text, save_tensors
 from ambient_solve.training.expectation import Expectation, incomplete
 
 
-def restore(
+def write_restored(
     samples: Sequence[Sample],
     folder: Path,
     method: Expectation,
@@ -100,7 +100,15 @@ def batches(samples: Sequence[Sample], method: Expectation, draws: int, size: in
 
 
 def file_of(index: int, draw: int) -> str:
-    """The file of a draw of picture `index`."""
+    """The file of one posterior sample of one picture.
+
+    Args:
+        index: Number of the picture.
+        draw: Number of the posterior sample.
+
+    Returns:
+        The name of a file.
+    """
     return f"{index:06d}-{draw}.safetensors"
 
 

@@ -15,28 +15,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ambient_solve.data.contrast import Contrast
-from ambient_solve.data.corruption import (
-    MANIFEST,
-    corrupt,
-    fingerprint,
-    freeze,
-    hide,
-    read_corrupted,
-    read_settings,
-)
-from ambient_solve.data.duplicates import report
+from ambient_solve.data.corruption import MANIFEST, corrupt, fingerprint, read_corrupted, read_settings
+from ambient_solve.data.duplicates import duplicate_groups
+from ambient_solve.data.frozen import freeze, hide
 from ambient_solve.data.images import read_images, shuffled
 from ambient_solve.data.leaks import damaged_copies
 from ambient_solve.data.sample import Sample
 from ambient_solve.data.skipped import about_skipped
-from ambient_solve.data.table import annotate, read_table
+from ambient_solve.data.table import read_table, with_levels
 from ambient_solve.errors import AmbientSolveError, UnreadableFile
 from ambient_solve.objectives.base import Objective
 from ambient_solve.objectives.consistency import Consistency
 from ambient_solve.objectives.denoise import buffer
 from ambient_solve.resume import digest
 from ambient_solve.training.config import Config, Source
-from ambient_solve.training.holding import Picture, hold_out, is_clean
+from ambient_solve.training.holding import Picture, is_clean, set_apart
 from ambient_solve.training.inventory import Inventory, content
 
 
@@ -73,13 +66,16 @@ def read_data(config: Config, main: bool) -> Data:
         config: Of the run.
         main: Whether this process shows progress and reports duplicates.
 
+    Returns:
+        What the run learns from, and what it is measured on.
+
     Raises:
         AmbientSolveError: a source that cannot be read, or that the objective cannot learn from.
     """
     notes: list[str] = []
     pictures = [_pictures(source, config, notes) for source in config.sources]
     stored = [_stored(source, config, notes) for source in config.sources]
-    config, pictures, stored, apart = hold_out(config, pictures, stored, notes)
+    config, pictures, stored, apart = set_apart(config, pictures, stored, notes)
     samples, share, inventories = [], [], []
     held_out = [s.z.float() for own in apart for s in own if is_clean(s)]
     noisy = [s for own in apart for s in own if not is_clean(s)]
@@ -88,7 +84,9 @@ def read_data(config: Config, main: bool) -> Data:
         entries += [(name, content(picture)) for name, picture in own_pictures]
         if own_pictures:
             own, kept = _samples(source, own_pictures, config, main)
-            own = annotate(own, read_table(Path(config.data_root) / source.annotations)) if source.annotations else own
+            own = (
+                with_levels(own, read_table(Path(config.data_root) / source.annotations)) if source.annotations else own
+            )
             held_out += kept
         if own and own[0].z.shape[0] != config.network.channels:
             raise AmbientSolveError(f"{source.path} has {own[0].z.shape[0]} channels, network.channels says otherwise.")
@@ -187,7 +185,12 @@ def _stored(source: Source, config: Config, notes: list[str]) -> list[Sample]:
     _look_at(source, config, own, notes)
     own = shuffled(own, config.seed) if source.shuffle else own
     own = own if source.held_out else own[: source.limit or None]
-    return annotate(own, read_table(Path(config.data_root) / source.annotations)) if source.annotations else own
+    return _with_table(source, config, own)
+
+
+def _with_table(source: Source, config: Config, own: list[Sample]) -> list[Sample]:
+    """The samples with the levels of the table of their source, if it has one."""
+    return with_levels(own, read_table(Path(config.data_root) / source.annotations)) if source.annotations else own
 
 
 def _look_at(source: Source, config: Config, pictures: Sequence[Tensor | Sample], notes: list[str]) -> None:
@@ -199,7 +202,15 @@ def _look_at(source: Source, config: Config, pictures: Sequence[Tensor | Sample]
 
 
 def listing(source: Source, config: Config) -> str:
-    """What its noise depends on: its path, and its scale where one path is listed at several."""
+    """What the noise of a source depends on: its path, and its scale where one path is listed at several.
+
+    Args:
+        source: One of those of the run.
+        config: Of the run.
+
+    Returns:
+        A text that is unlike that of any other source.
+    """
     several = sum(other.path == source.path for other in config.sources) > 1
     return f"{normpath(source.path)} / {source.shrink}" if several else normpath(source.path)
 
@@ -246,7 +257,7 @@ def _report_duplicates(
     once = {s.path: (s, own) for s, own in reversed([*zip(config.sources, pictures, strict=True)])}.values()
     named = [(f"{s.path}/{name}", p) for s, own in once for name, p in own]
     held_out = {f"{s.path}/{name}" for s, own in once for name, _ in own[len(own) - s.held_out :]}
-    groups = report(named)
+    groups = duplicate_groups(named)
     leaks = [g for g in groups if held_out & set(g) and set(g) - held_out]
     measured_on = [(name, picture) for name, picture in named if name in held_out]
     stored = list(zip(config.sources, damaged, apart, strict=True))
@@ -254,7 +265,7 @@ def _report_duplicates(
         (f"{s.path}/{sample.name}", sample.z) for s, _, kept in stored for sample in kept if is_clean(sample)
     ]
     trained_on = [replace(sample, name=f"{s.path}/{sample.name}") for s, own, _ in stored for sample in own]
-    # Pictures that this run damages itself are found by `report`, but for what is held out of a damaged folder.
+    # Pictures that this run damages itself are found by `duplicate_groups`, but for what a damaged folder holds out.
     trained_on += [Sample(name, p) for name, p in named if name not in held_out and any(kept for *_, kept in stored)]
     copies = [g for g in damaged_copies(measured_on, trained_on) if not any(set(g) <= set(leak) for leak in leaks)]
     groups, leaks = groups + copies, leaks + copies

@@ -140,6 +140,9 @@ def fit_texture(
         affine: (a, b) of `x = a z + b`.
         device: Where the draws are computed.
 
+    Returns:
+        The Gaussian.
+
     Raises:
         AmbientSolveError: the pictures have several sizes, or are scans.
     """

@@ -32,6 +32,9 @@ def starting_prior(
         device: Where its weights go.
         sharded: Whether its parameters will be: then they keep the plain memory layout, the only one that FSDP takes.
 
+    Returns:
+        The prior, on `device`.
+
     Raises:
         AmbientSolveError: the prior to start from does not fit the settings.
     """
@@ -68,13 +71,29 @@ def starting_prior(
 
 
 def arithmetic(precision: str, device: torch.device) -> str:
-    """What the network computes in on `device`, "bfloat16" or "float32", where a run asks for `precision`."""
+    """What the network computes in.
+
+    Args:
+        precision: auto, bf16, fp32 or no, as a run asks for it.
+        device: Where the network computes.
+
+    Returns:
+        "bfloat16" or "float32".
+    """
     half = precision == "bf16" or (precision == "auto" and multiplies_bfloat16(device))
     return "bfloat16" if half else "float32"
 
 
 def about_arithmetic(precision: str, device: torch.device) -> str:
-    """What `arithmetic` chose, in one sentence; a warning where the choice is a slow one."""
+    """What `arithmetic` chose, in one sentence; a warning where the choice is a slow one.
+
+    Args:
+        precision: As for `arithmetic`.
+        device: Where the network computes.
+
+    Returns:
+        The sentence.
+    """
     native = multiplies_bfloat16(device)
     chosen = arithmetic(precision, device)
     if chosen == "bfloat16" and not native:
@@ -111,9 +130,13 @@ def _start_from(prior: NetworkPrior, saved: NetworkPrior, name: str) -> None:
 
 @contextlib.contextmanager
 def averaged(prior: nn.Module, ema: dict[str, Tensor]) -> Iterator[None]:
-    """`prior` with its averaged weights, not training, for as long as the block lasts.
+    """A context in which `prior` has its averaged weights and is not training.
 
     Nothing is compiled in it, not for a batch of another size either.
+
+    Args:
+        prior: The network in training.
+        ema: Its averaged weights by name.
     """
     own = {k: v.detach().clone() for k, v in prior.state_dict().items()}
     prior.load_state_dict(ema)

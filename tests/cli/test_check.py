@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ambient_solve.algorithms.ddnm import DDNM
-from ambient_solve.cli.check import OPERATORS, Check, build_operator, draw
+from ambient_solve.cli.check import OPERATORS, Check, build_operator, figure
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.exactness import Estimate, Exactness
 from ambient_solve.evaluate.simulation import Calibration, Exact
@@ -86,8 +86,8 @@ def test_many_tests_do_not_make_a_heuristic():
 def test_the_figure_shows_red_where_a_test_has_rejected():
     red, blue = (torch.tensor(c) for c in ((212, 72, 66), (72, 108, 168)))
     count = lambda image, colour: int((torch.tensor(list(image.getdata())) == colour).all(1).sum())  # noqa: E731
-    good = draw(found())
-    bad = draw(found(mask=calibration(p_values={"mean": 1e-9, "tarp": 0.5, "chi2": 0.5})))
+    good = figure(found())
+    bad = figure(found(mask=calibration(p_values={"mean": 1e-9, "tarp": 0.5, "chi2": 0.5})))
     assert good.size == bad.size and count(good, red) == 0 < count(bad, red) and count(good, blue) > count(bad, blue)
 
 

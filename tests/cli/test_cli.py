@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 
 from ambient_solve import ALGORITHMS, NetworkConfig, NetworkPrior
+from ambient_solve.algorithms.auto import CASES, for_scans
 from ambient_solve.cli.dispatch import main
 from ambient_solve.cli.flags import split_knobs
 from ambient_solve.data.corruption import fingerprint, read_corrupted
@@ -316,10 +318,10 @@ def test_corrupt_refuses_in_a_sentence(capsys, place, case):
 
 def test_help_of_corrupt_shows_every_kind_and_knob(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    out = run(capsys, "corrupt", "--help")[1]
+    out = " ".join(run(capsys, "corrupt", "--help")[1].split())
     for name, cls in DATA_DAMAGES.items():
         assert f"{name}: {cls.__doc__.splitlines()[0]}" in out
-        assert all(f"{k.name}={k.default}  {k.help}" in out for k in knobs(cls) if k.name != "share")
+        assert all(f"{k.name}={k.default} {k.help}" in out for k in knobs(cls) if k.name != "share")
 
 
 def test_info_lists_every_knob(capsys, prior, monkeypatch):
@@ -336,6 +338,37 @@ def test_info_lists_every_knob(capsys, prior, monkeypatch):
     assert code == 0 and "Random weights." in out and "parameters" in out and "(8, 16)" in out
     code, _, err = run(capsys, "info", "photso")
     assert code == 2 and "photso" in err
+
+
+def test_info_says_what_must_be_given_and_what_auto_takes(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert re.search(r"--sigma +must be given ", run(capsys, "info", "denoise")[1])
+    assert re.search(r"--mask +must be given ", run(capsys, "info", "inpaint")[1])
+    assert re.search(r"--sigma +0.02 ", run(capsys, "info", "inpaint")[1])
+    for words in (["info"], ["info", "auto"]):
+        out = run(capsys, *words)[1]
+        assert all(re.search(rf"{re.escape(problem)} +{name}\n", out) for problem, name in CASES)
+    assert {name for _, name in CASES} <= set(ALGORITHMS) and CASES[-1][1] == for_scans("auto")
+
+
+def test_the_line_of_a_picture_says_what_auto_took(capsys, prior, place):
+    out = restore(capsys, prior, "a.png", *INPAINT)[1]
+    taken = json.loads((place / "restored/a/settings.json").read_text())["algorithm"]
+    assert taken == CASES[0][1] and f", {taken}, " in out.splitlines()[0]
+    assert f", {taken}, finished before" in restore(capsys, prior, "a.png", *INPAINT)[1]
+    Image.open("a.png").save("b.jpg")
+    words = ("b.jpg", "--task", "jpeg", "--quality", "20", "--json")
+    assert json.loads(restore(capsys, prior, *words)[1])["algorithm"] == CASES[1][1]
+
+
+def test_what_replaces_an_earlier_result_says_so(capsys, prior, place):
+    assert "replaces" not in restore(capsys, prior, "a.png", *INPAINT)[1]
+    assert "replaces" not in restore(capsys, prior, "a.png", *INPAINT)[1]  # finished before
+    assert (
+        "Note: this replaces what a run with other settings"
+        in restore(capsys, prior, "a.png", *INPAINT, "--seed", "1")[1]
+    )
+    assert "replaces" not in restore(capsys, prior, "a.png", *INPAINT, "--seed", "2", "--out", "other")[1]
 
 
 def test_usage_and_version(capsys):

@@ -20,12 +20,11 @@ from ambient_solve.data.corruption import (
     Corruption,
     corrupt,
     fingerprint,
-    freeze,
-    hide,
     read_corrupted,
     write_corrupted,
 )
 from ambient_solve.data.damages import JpegBlocks, Noise, RandomMask
+from ambient_solve.data.frozen import freeze, hide
 from ambient_solve.data.loader import Levels, Loader
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError

@@ -18,9 +18,11 @@ import torch
 import tyro
 from PIL import Image
 
+import ambient_solve
 from ambient_solve import ALGORITHMS, NetworkConfig, NetworkPrior
 from ambient_solve.cli.dispatch import main
 from test_examples import SCRIPTS
+from tree import LIBRARY, SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "docs" / "benchmarks").glob("*.md"))
@@ -209,6 +211,34 @@ def test_files_and_links_exist():
             for word in words.split():
                 if word.split("/")[0] in HOUSES and "/" in word and not re.search(r"[*{<]|NAME|_build", word):
                     assert (ROOT / word.rstrip(".,:")).exists(), f"{path.name}: {word}"
+
+
+def unlisted(page: str) -> set[str]:
+    """The public classes and functions, and the algorithms, that `page` does not list."""
+    public = {name: getattr(ambient_solve, name) for name in ambient_solve.__all__}
+    public |= {f"operators.{name}": getattr(ambient_solve.operators, name) for name in ambient_solve.operators.__all__}
+    public |= {cls.__name__: cls for cls in ALGORITHMS.values()}
+    listed = set(re.findall(r"^\.\. auto(?:class|function|exception):: ambient_solve\.(\S+)$", page, re.MULTILINE))
+    return {name for name, thing in public.items() if callable(thing)} - listed
+
+
+def test_the_api_page_lists_every_public_class_function_and_algorithm():
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert unlisted(page) == set()
+    assert unlisted(page.replace("ambient_solve.MMPS\n", "ambient_solve.MMPs\n")) == {"MMPS"}
+
+
+def missing(text: str) -> list[str]:
+    """The files of this tree that a source names and that are not there."""
+    named = re.findall(
+        r"(?<![\w/])(?:trainers|benchmarks|examples|docs|apps|tests)/[\w/]+\.(?:py|yaml|md|png|txt)\b", text
+    )
+    return [name for name in named if not (ROOT / name).exists()]
+
+
+def test_files_that_the_sources_name_exist():
+    assert {name: lost for name in LIBRARY if (lost := missing(SOURCES[name]))} == {}
+    assert missing("see trainers/train.py, trainers/gone.py and a/docs/b.md") == ["trainers/gone.py"]
 
 
 def test_the_words_are_those_of_the_field():

@@ -71,7 +71,7 @@ def means_step(prior: GaussianPrior) -> GaussianPrior:
 
 def sampled_step(algorithm: Algorithm):
     rows = [s for s in SAMPLES for _ in range(2)]
-    method, iteration = expectation.Guided(algorithm), iter(range(1000))
+    method, iteration = expectation.FromSolver(algorithm), iter(range(1000))
 
     def step(prior: GaussianPrior) -> GaussianPrior:
         first = 1000 * next(iteration)
@@ -196,7 +196,7 @@ def test_interrupted_iterations_end_as_uninterrupted_ones(run, tmp_path, monkeyp
     assert whole["prior/model.safetensors"] == whole["iteration-2/prior/model.safetensors"]
     (tmp_path / "out").rename(tmp_path / "whole")
 
-    original, drawn = expectation.Guided.draw, []
+    original, drawn = expectation.FromSolver.draw, []
 
     def draw(self, prior, samples, seeds):
         if len(drawn) == 4:
@@ -205,7 +205,7 @@ def test_interrupted_iterations_end_as_uninterrupted_ones(run, tmp_path, monkeyp
         drawn.append(len(samples))
         return original(self, prior, samples, seeds)
 
-    monkeypatch.setattr(expectation.Guided, "draw", draw)
+    monkeypatch.setattr(expectation.FromSolver, "draw", draw)
     with pytest.raises(KeyboardInterrupt):
         run("out", {}, {})
     assert (tmp_path / "out" / "iteration-1" / "prior").is_dir() and not (

@@ -106,7 +106,7 @@ def test_a_picture_is_not_held_out_at_one_scale_and_learned_at_another(read, oth
 def test_a_picture_at_two_scales_is_no_duplicate_of_itself(trainers, monkeypatch, tmp_path):
     config, sources = trainers("ambient_solve.training.config"), trainers("ambient_solve.training.sources")
     seen = []
-    monkeypatch.setattr(sources, "report", lambda named: seen.extend(name for name, _ in named) or [])
+    monkeypatch.setattr(sources, "duplicate_groups", lambda named: seen.extend(name for name, _ in named) or [])
     values = {"out": str(tmp_path), "sources": [{"path": "a", "shrink": 1}, {"path": "a", "shrink": 2}, {"path": "b"}]}
     pictures = [[("0", torch.zeros(3, 8, 8))]] * 3
     nothing = [[], [], []]

@@ -120,7 +120,7 @@ class Progress:
     finished: bool = False
 
 
-def receive(uploads: Sequence[str | Path], folder: Path) -> Path:
+def keep_uploads(uploads: Sequence[str | Path], folder: Path) -> Path:
     """Keep uploads in a folder under tame names.
 
     Args:
@@ -157,7 +157,7 @@ def receive(uploads: Sequence[str | Path], folder: Path) -> Path:
     return kept[0]
 
 
-def read(path: Path, axes: str = "", mask: str | Path | None = None, seed: int = 0, array: str = "") -> Scan:
+def read_upload(path: Path, axes: str = "", mask: str | Path | None = None, seed: int = 0, array: str = "") -> Scan:
     """The scan that was put in, or the k-space that is simulated of a picture. Errors do not name the folder.
 
     Args:
@@ -280,7 +280,7 @@ def run(request: ScanRequest, scan: Scan, prior: Prior | None) -> Iterator[Progr
         yield Progress((n + 1) / many, words, i, made=made, finished=True)
 
 
-def pack(stem: str, folder: Path, scan: Scan) -> Path:
+def zip_slices(stem: str, folder: Path, scan: Scan) -> Path:
     """Pack slices, with volumes of them all.
 
     Args:

@@ -240,7 +240,7 @@ def _wire(parts: Parts) -> None:
         on(event, events.put_in, found)
     waiting = {"show_progress": "minimal", "show_progress_on": [parts["status"]], **MODEL}
     changes = ["seed", "status", "stop", "archive", "index", *SHOWN]
-    on(parts["run"].click, events.reconstruct, changes, **waiting)
+    on(parts["run"].click, events.reconstruct_chosen, changes, **waiting)
     on(parts["stop"].click, stop, ["stop", "status"], queue=False)
     for name in LOOK:
         if name not in ("row", "column"):

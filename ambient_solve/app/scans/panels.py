@@ -69,7 +69,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Slice:
+class ShownSlice:
     """What is shown of one slice.
 
     Attributes:
@@ -94,7 +94,7 @@ class Slice:
         return self.mask.shape
 
 
-def shown(made: Reconstruction) -> Slice:
+def stored_slice(made: Reconstruction) -> ShownSlice:
     """What the page keeps of a reconstruction, at a small part of its size."""
     import torch
 
@@ -110,7 +110,7 @@ def shown(made: Reconstruction) -> Slice:
         magnitudes["reference"] = reference[0]
     maps, settings = p.maps.abs(), made.settings
     maps = (255 * maps / maps.max().clamp_min(1e-30)).round().byte()
-    return Slice(
+    return ShownSlice(
         magnitudes={name: (x / top).numpy().astype(np.float16) for name, x in magnitudes.items()},
         std=None if made.std is None else (made.std / top).numpy().astype(np.float16),
         phase=cyclic(torch.atan2(made.mean[1], made.mean[0]), made.magnitude / top),
@@ -134,7 +134,7 @@ def shown(made: Reconstruction) -> Slice:
     )
 
 
-def store(seen: Slice, path: Path, packed: bool = False) -> None:
+def store(seen: ShownSlice, path: Path, packed: bool = False) -> None:
     """Write a slice to an .npz file.
 
     Args:
@@ -149,17 +149,25 @@ def store(seen: Slice, path: Path, packed: bool = False) -> None:
     (np.savez_compressed if packed else np.savez)(path, **arrays)
 
 
-def load(path: Path) -> Slice:
+def read_stored(path: Path) -> ShownSlice:
     """What `store` wrote."""
     with np.load(path, allow_pickle=False) as found:
         arrays = dict(found)
     facts, head = json.loads(str(arrays.pop("facts"))), "magnitude-"
     magnitudes = {name.removeprefix(head): arrays.pop(name) for name in list(arrays) if name.startswith(head)}
-    return Slice(magnitudes, arrays.pop("std", None), **arrays, facts=facts)
+    return ShownSlice(magnitudes, arrays.pop("std", None), **arrays, facts=facts)
 
 
-def draw(seen: Slice, look: Look) -> dict[str, Image.Image | None]:
-    """Every panel by its name, None where there is nothing to show."""
+def draw(seen: ShownSlice, look: Look) -> dict[str, Image.Image | None]:
+    """Draw every panel of a slice.
+
+    Args:
+        seen: The slice.
+        look: Window, level, zoom and place.
+
+    Returns:
+        Every panel by its name, None where there is nothing to show.
+    """
     found: dict[str, Image.Image | None] = {name: None for name in PANELS}
     for name, x in seen.magnitudes.items():
         found[name] = magnitude(x, look)
@@ -182,7 +190,15 @@ def draw(seen: Slice, look: Look) -> dict[str, Image.Image | None]:
 
 
 def magnitude(x: np.ndarray, look: Look) -> Image.Image:
-    """A magnitude (H, W), 1 the white of the start, under the window of `look`."""
+    """A magnitude under the window of `look`.
+
+    Args:
+        x: The magnitude (H, W); 1 is the white of the start.
+        look: Window, level, zoom and place.
+
+    Returns:
+        The picture.
+    """
     low = look.level - look.window / 2
     x = (_part(x, look).astype(np.float32) - low) / max(look.window, 1e-3)
     return _enlarged(_grey((255 * np.clip(x, 0, 1)).round()))
@@ -203,7 +219,7 @@ def heat(x: np.ndarray, top: float, look: Look) -> Image.Image:
     return panels.drawn(colours, ("0", f"{100 * top:.1f} % of white"), HEAT, top, SIDE).image
 
 
-def place(name: str, x: float, y: float, seen: Slice, look: Look) -> tuple[int, int] | None:
+def place(name: str, x: float, y: float, seen: ShownSlice, look: Look) -> tuple[int, int] | None:
     """The pixel of the slice under a point of a drawn panel.
 
     Args:
@@ -227,7 +243,7 @@ def place(name: str, x: float, y: float, seen: Slice, look: Look) -> tuple[int, 
     return (seen.size[0] - 1 - row if look.flip else row), column
 
 
-def captions(seen: Slice) -> dict[str, str]:
+def captions(seen: ShownSlice) -> dict[str, str]:
     """The title of each panel."""
     facts, found = seen.facts, dict(PANELS)
     found["mean"] = f"Mean of {facts['samples']} samples" if facts["samples"] > 1 else "Reconstruction"
@@ -239,14 +255,21 @@ def captions(seen: Slice) -> dict[str, str]:
     return found
 
 
-def words(seen: Slice, index: int) -> str:
-    """Which slice this is, how well it explains the scan, and how near it comes to the reference."""
+def words(seen: ShownSlice, index: int) -> str:
+    """Which slice this is, how well it explains the scan, and how near it comes to the reference.
+
+    Args:
+        seen: The slice.
+        index: Its number, from 0.
+
+    Returns:
+        Sentences in markdown.
+    """
     facts = seen.facts
     method = METHODS.get(facts["method"], facts["method"])
     said = f"**{facts['source']}, slice {index}**, {method}, R = {facts['R']:.2f}. "
-    said += (
-        f"It explains the scan to **{facts['chi2'] ** 0.5:.2f} times** its noise (1 is right). {advice(facts['chi2'])}"
-    )
+    said += f"It explains the scan to **{facts['chi2'] ** 0.5:.2f} times** its noise (1 is right). "
+    said += misfit_words(facts["chi2"])
     if facts["simulated"]:
         said += " **Simulated k-space**: this file holds a picture, not what a scanner measured."
     if facts["metrics"]:
@@ -258,7 +281,7 @@ def words(seen: Slice, index: int) -> str:
     return said
 
 
-def advice(chi2: float) -> str:
+def misfit_words(chi2: float) -> str:
     """What a misfit that is far from 1 means."""
     if chi2 > 2.0:
         return "That is too much: part of the scan is left unexplained, by this method or by the coil maps."
@@ -267,7 +290,7 @@ def advice(chi2: float) -> str:
     return ""
 
 
-def pixel_words(seen: Slice, row: int, column: int) -> str:
+def magnitude_words(seen: ShownSlice, row: int, column: int) -> str:
     """The values at one pixel, in percent of the white of the start.
 
     Args:
