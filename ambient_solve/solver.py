@@ -132,7 +132,8 @@ class Solver:
                 batch (but for tds and fps, whose samples interact). A sequence of B gives each image its own noise.
             sigma_y: Level of Gaussian noise in the operator's units, >= 0, a number or one per measurement; by default
                 that of `op.noise_model`.
-            cond: Passed on to the prior, which says what it takes.
+            cond: Passed on to the prior, which says what it takes, such as a class: one for all measurements, or a tensor
+                of B.
             at_once: Samples of each measurement that are drawn together; fewer need less memory, for the same result
                 (but for the particles of "auto", which are drawn at once or not at all). Where the device runs out of
                 memory they are halved, down to 1, with a warning and a note in `settings`.
@@ -284,6 +285,7 @@ class Run:
         n_samples, first_sample = request.n_samples, request.first_sample
         self.prior = CountedPrior(solver.prior, request.cond)
         self.likelihood = Likelihood(request.y, request.op, self.prior, sigma_y=request.sigma_y, n_samples=n_samples)
+        self.prior.cond = _of_rows(request.cond, self.likelihood.rows // n_samples, n_samples)
         self.algorithm, self.why = solver.algorithm, "chosen by the caller"
         if self.algorithm is None:
             particles = parts == 1 and first_sample == 0 and solver.budget is None
@@ -354,6 +356,15 @@ def _seeds(seed: Any, images: int) -> list[int]:
     if len(seeds) != images or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in seeds):
         raise AmbientSolveError(f"seed={seed!r}: one non-negative integer, or a sequence of {images}, was expected.")
     return seeds
+
+
+def _of_rows(cond: Any, images: int, n_samples: int) -> Any:
+    """A condition of each measurement for each of its samples; one for all as it is."""
+    if isinstance(cond, (list, tuple)) and cond and all(type(c) is int for c in cond):
+        cond = torch.tensor(cond)
+    if n_samples > 1 and isinstance(cond, Tensor) and cond.ndim and len(cond) == images:
+        return cond.repeat_interleave(n_samples, 0)
+    return cond
 
 
 def make_solver(prior: Prior, algorithm: str = "auto", options: Mapping[str, Any] | None = None) -> Solver:

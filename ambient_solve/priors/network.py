@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ambient_solve.errors import AmbientSolveError, reason, suggestion
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
+from ambient_solve.priors.finite import require_finite
 from ambient_solve.priors.precision import SIDE, Verdict, compare, halved
 from ambient_solve.priors.unet import UNet
 from ambient_solve.reading.limits import read_json
@@ -315,6 +316,7 @@ class NetworkPrior(Prior):
             ) from None
         prior = cls(config, precision)
         prior.network.load_state_dict({k: v.float() for k, v in weights.items()})
+        require_finite(prior.network, path)
         return prior.eval().requires_grad_(False)
 
 
