@@ -29,6 +29,7 @@ from ambient_solve.moments import check_probabilities
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior, start
 from ambient_solve.priors.counted import CountedPrior
+from ambient_solve.priors.forwarded import as_prior
 from ambient_solve.results import Restoration, Summary, join, summarise
 from ambient_solve.version import __version__
 
@@ -82,12 +83,7 @@ class Solver:
         calls: int | None = None,
         **settings: Any,
     ) -> None:
-        if not isinstance(prior, Prior):
-            raise AmbientSolveError(
-                f"prior is a {type(prior).__name__}, a Prior was expected: load_prior('photos'), or "
-                "DenoiserPrior(denoiser) around a deepinv denoiser."
-            )
-        self.prior, self._settings = prior, settings
+        self.prior, self._settings = as_prior(prior), settings
         self.algorithm: Algorithm | None = None
         if isinstance(algorithm, Algorithm):
             if settings:
@@ -132,8 +128,8 @@ class Solver:
                 batch (but for tds and fps, whose samples interact). A sequence of B gives each image its own noise.
             sigma_y: Level of Gaussian noise in the operator's units, >= 0, a number or one per measurement; by default
                 that of `op.noise_model`.
-            cond: Passed on to the prior, which says what it takes, such as a class: one for all measurements, or a tensor
-                of B.
+            cond: Passed on to the prior, which says what it takes, such as a class: one for all measurements, or one
+                for each, the leading axis B.
             at_once: Samples of each measurement that are drawn together; fewer need less memory, for the same result
                 (but for the particles of "auto", which are drawn at once or not at all). Where the device runs out of
                 memory they are halved, down to 1, with a warning and a note in `settings`.
@@ -149,7 +145,8 @@ class Solver:
         """
         said: dict[str, str] = {}
         request = Request(y, op, n_samples, seed, sigma_y, cond, first_sample)
-        result = join([*self._parts(request, at_once, progress, said)])
+        with torch.inference_mode(False):  # in which nothing can be differentiated
+            result = join([*self._parts(request, at_once, progress, said)])
         return dataclasses.replace(result, settings=result.settings | said)
 
     def summarise(
@@ -186,7 +183,8 @@ class Solver:
             at_once = 8
         said: dict[str, str] = {}
         request = Request(y, op, n_samples, seed, sigma_y, cond)
-        summary = summarise(self._parts(request, at_once, progress, said), probabilities)
+        with torch.inference_mode(False):
+            summary = summarise(self._parts(request, at_once, progress, said), probabilities)
         return dataclasses.replace(summary, settings=summary.settings | said)
 
     def _parts(
@@ -265,7 +263,8 @@ class Solver:
         Yields:
             The state after each noise level; `prior.decode(state.z0)` is a preview.
         """
-        return Run(self, Request(y, op, n_samples, seed, sigma_y, cond)).states()
+        with torch.inference_mode(False):
+            return Run(self, Request(y, op, n_samples, seed, sigma_y, cond)).states()
 
     def __call__(self, y: Measurement, op: Physics) -> Tensor:
         """One sample per measurement, (B, C, *spatial): a deepinv reconstructor in all but name."""
@@ -291,6 +290,11 @@ class Run:
             particles = parts == 1 and first_sample == 0 and solver.budget is None
             self.algorithm, self.why = auto.choose(solver.prior, self.likelihood, solver._settings, particles=particles)
         self.algorithm.check_prior(solver.prior)
+        if self.algorithm.gradient and any(p.is_inference() for p in solver.prior.parameters()):
+            raise AmbientSolveError(
+                f"{type(solver.prior).__name__} was made inside torch.inference_mode(), so that {self.algorithm.name} "
+                "cannot differentiate it. Make it outside, or take 'proximal', which uses no gradient."
+            )
         self.algorithm.check(self.likelihood)
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
         self.seed, self.operator = request.seed, type(request.op).__name__
@@ -305,11 +309,23 @@ class Run:
             self.algorithm = self.plan.algorithm
         self.sigmas = self.algorithm.levels(self.prior)  # here, so that levels the prior lacks are refused at once
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def states(self) -> Iterator[State]:
-        """Start from pure noise, or rather from its largest level."""
+        """Start from pure noise, or rather from its largest level.
+
+        Raises:
+            AmbientSolveError: a state is NaN or infinite; on an accelerator only the last one is looked at.
+        """
         z = start(self.prior, (self.likelihood.rows, *self.likelihood.z_shape), self.sigmas[0], self.streams)
-        yield from self.algorithm.iterate(self.prior, self.likelihood, z, self.sigmas, self.streams)
+        for state in self.algorithm.iterate(self.prior, self.likelihood, z, self.sigmas, self.streams):
+            if (z.device.type == "cpu" or state.step == state.steps) and not bool(state.z.isfinite().all()):
+                raise AmbientSolveError(
+                    f"At the noise level {state.sigma:.3g} the samples became NaN or infinite: "
+                    f"{type(self.prior.inner).__name__} gave such numbers, or {self.algorithm.name} diverged. Check "
+                    "the prior's weights; lower its sigma_jacobian, or take 'proximal', which uses no Jacobian."
+                )
+            yield state
 
     @property
     def arithmetic(self) -> str:

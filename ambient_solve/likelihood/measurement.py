@@ -11,10 +11,11 @@ from typing import Any, final
 
 import torch
 from deepinv.physics import LinearPhysics, Physics
+from deepinv.utils import TensorList
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError, first_line
-from ambient_solve.likelihood.packed import Measurement, RowOperator, name_of, pack, parts_of
+from ambient_solve.likelihood.packed import Measurement, RowOperator, name_of, pack, parts_of, plain
 
 
 @final
@@ -51,7 +52,8 @@ def receive(y: Measurement, op: Physics, device: torch.device) -> Received:
         AmbientSolveError: one of them is not what it should be, or they do not fit together.
     """
     _check(y, op)
-    template = y.detach().to(device)
+    template = TensorList([plain(part.detach()).to(device) for part in parts_of(y)])
+    template = template if isinstance(y, TensorList) else template.x[0]
     packed, operator = pack(template).contiguous(), RowOperator(op, template)
     if isinstance(op, LinearPhysics):
         shape = _find_image_shape(op, lambda: operator.At(packed), operator.A, packed)

@@ -87,7 +87,7 @@ def frozen_copy(
         if isinstance(value, nn.Module):
             return frozen_copy(value, device, tensors, copies)
         if isinstance(value, Tensor):
-            moved = value.detach().to(device)
+            moved = plain(value.detach()).to(device)
             moved = moved.to(torch.complex64) if moved.is_complex() else moved
             tensors.append(moved.float() if moved.is_floating_point() else moved)
             return tensors[-1]
@@ -100,6 +100,11 @@ def frozen_copy(
         table = name in ("_parameters", "_buffers", "_modules")
         twin.__dict__[name] = {k: convert(v) for k, v in value.items()} if table else convert(value)
     return twin
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """`tensor`; a copy of one that was made in inference mode, which autograd refuses."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def pack(y: Measurement) -> Tensor:

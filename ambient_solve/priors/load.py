@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
@@ -73,6 +75,7 @@ def pinned(name: str) -> str:
     return f"{name}@{folder.name}"
 
 
+@torch.inference_mode(False)
 def load_prior(
     name: str | Path = "photos", precision: str = "auto", device: str = "cpu"
 ) -> NetworkPrior | AmbientPrior | PipelinePrior:

