@@ -69,7 +69,6 @@ def test_a_default_type_of_double_changes_nothing(name):
     try:
         found = solver.solve(y, op, n_samples=2)
         generated = generate(prior, 1, size=8, steps=2)
-        measured()[1]  # an operator that is built so
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(found.samples, wanted.samples) and torch.equal(found.chi2, wanted.chi2)
