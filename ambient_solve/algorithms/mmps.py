@@ -16,6 +16,15 @@ with `q^2 = w' sigma^2 J w / w'w` for one white probe `w`, which estimates the m
 costs one more backward pass. Without it (`covariance_noise=False`, the published rule) samples differ too little: under
 a Gaussian prior 25 levels give .65 of the exact variance, with it 1.0.
 
+Where the noise is small beside what is yet uncertain of `A z0`, `k` steps leave much of the system unsolved, and the
+samples would miss the measurement. What they leave, `l = y - A D - (sigma_y^2 I + A sigma^2 J' A') u`, is solved under
+`q^2 I` in place of `sigma^2 J'`, which needs no network, and added:
+
+    q^2 A' (sigma_y^2 I + q^2 A A')^-1 l
+
+This is done where `|l|` is more than `UNSOLVED` times the norm of the noise, sample by sample, and always at the last
+level. Converged solves leave nothing, and are as they were.
+
 Time travel (`time_travel`, as in arXiv 2201.09865) takes a step back and takes it again: `z + sqrt(sigma^2 -
 sigma_next^2) n` leads from `p(z | y)` at `sigma_next` to that at `sigma`, whatever y is. Where `z0 | z` is not
 Gaussian, while modes are being chosen, the chain of such steps forgets part of the error of each. Half the levels,
@@ -40,9 +49,12 @@ from torch import Tensor
 from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.noise import Streams
+from ambient_solve.noise import Streams, per_sample
 from ambient_solve.priors.base import Prior, noise_like, reverse
 from ambient_solve.process import ancestral_noise
+
+UNSOLVED = 3.0
+"""What conjugate gradients may leave of a system, in norms of the noise, before it is solved without the Jacobian."""
 
 TIME_TRAVEL_SETTINGS = {"steps": 13, "time_travel": 1}
 """Knobs of `MMPS`: half the levels, each step taken twice, as expensive as the default; nearer for exact Jacobians."""
@@ -74,7 +86,7 @@ class MMPS(Algorithm):
         """See `Algorithm.iterate`."""
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             for left in reversed(range(1 + (self.time_travel if sigma_next > 0 else 0))):
-                z0, fluctuation = self._guide(prior, likelihood, z, sigma, streams)
+                z0, fluctuation = self._guide(prior, likelihood, z, sigma, streams, last=sigma_next == 0)
                 fresh = ancestral_noise(sigma, sigma_next, self.eta)
                 z = reverse(prior, z, z0, sigma, sigma_next, fresh, streams)
                 if fluctuation is not None:
@@ -84,20 +96,31 @@ class MMPS(Algorithm):
             yield State(i + 1, self.steps, sigma, z, z0)
 
     def _guide(
-        self, prior: Prior, likelihood: Likelihood, z: Tensor, sigma: float, streams: Streams
+        self, prior: Prior, likelihood: Likelihood, z: Tensor, sigma: float, streams: Streams, *, last: bool
     ) -> tuple[Tensor, Tensor | None]:
         """`E[z0 | z, y]` and, for `covariance_noise`, a draw of `z0` less that; both shaped as `z`."""
+        v = prior.sigma_data**2
+        q2 = torch.full_like(likelihood.sigma, sigma**2 * v / (sigma**2 + v))
         if sigma > prior.sigma_jacobian:
-            v = prior.sigma_data**2
-            q2 = torch.full_like(likelihood.sigma, sigma**2 * v / (sigma**2 + v))
             z0 = likelihood.prox(prior.denoise(z, sigma), q2.sqrt())
             return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if self.covariance_noise else None
         z0, vjp = prior.denoise_vjp(z, sigma)
         r = likelihood.residual(z0)
-        _, shift = likelihood.solve_carrying(lambda p: sigma**2 * vjp(p), r, self.iterations, self.tolerance)
+        u, shift = likelihood.solve_carrying(lambda p: sigma**2 * vjp(p), r, self.iterations, self.tolerance)
+        left = r - per_sample(likelihood.sigma**2, r) * u - likelihood.A(shift)
         if not self.covariance_noise:
-            return z0 + shift, None
+            return z0 + shift + _rest(likelihood, left, q2, last), None
         w = streams.normal(z)
-        q2 = sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)
         # A variance lies between 0 and that of the noise; a network's, or that of one probe, may not.
-        return z0 + shift, likelihood.fluctuation(z, q2.clamp(0, sigma**2).sqrt(), streams)
+        q2 = (sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)).clamp(0, sigma**2)
+        z0 = z0 + shift + _rest(likelihood, left, q2, last)
+        return z0, likelihood.fluctuation(z, q2.sqrt(), streams)
+
+
+def _rest(likelihood: Likelihood, left: Tensor, q2: Tensor, last: bool) -> Tensor:
+    """The share of `E[z0 | z, y]` that conjugate gradients left out with `left` (N, *measurement); `q2` is (N,)."""
+    if not last:
+        much = left.square().flatten(1).sum(1) > UNSOLVED**2 * likelihood.sigma**2 * likelihood.count
+        left = torch.where(per_sample(much, left), left, 0)
+    shift = likelihood.At(likelihood.solve(q2, left))
+    return per_sample(q2, shift) * shift
