@@ -12,7 +12,6 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,39 +20,19 @@ from torch import Tensor
 
 from ambient_solve.algorithms import ALGORITHMS, MMPS, Algorithm, State, auto
 from ambient_solve.budget import Budget, Plan, wait
-from ambient_solve.errors import AmbientSolveError, UnknownKnob, suggestion
+from ambient_solve.errors import AmbientSolveError, Diverged, UnknownKnob, suggestion
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.likelihood.measurement import Measurement, check_counts
+from ambient_solve.misfit import RANGE, check_misfit
 from ambient_solve.moments import check_probabilities
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior, start
 from ambient_solve.priors.counted import CountedPrior
 from ambient_solve.priors.forwarded import as_prior
+from ambient_solve.request import Request, condition_of_rows, seeds_of
 from ambient_solve.results import Restoration, Summary, join, summarise
 from ambient_solve.version import __version__
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What is asked of a solver; see `Solver.solve`.
-
-    Attributes:
-        y, op: The measurement and the operator that made it; neither is changed.
-        n_samples: Samples of each measurement.
-        seed: One integer, or one for each measurement.
-        sigma_y: Noise of the measurement where the operator does not hold it.
-        cond: Passed on to the prior.
-        first_sample: The number of the first sample in a larger set.
-    """
-
-    y: Measurement
-    op: Physics
-    n_samples: int = 1
-    seed: int | Sequence[int] = 0
-    sigma_y: float | Tensor | None = None
-    cond: Any = None
-    first_sample: int = 0
 
 
 class Solver:
@@ -142,11 +121,15 @@ class Solver:
         Raises:
             AmbientSolveError: before the first network call, where the input does not fit.
             torch.OutOfMemoryError: not even one sample of each measurement fits.
+
+        Warns:
+            MisfitWarning: the mean misfit of a measurement is outside [.5, 2], by more than chance explains.
         """
-        said: dict[str, str] = {}
+        said: dict[str, Any] = {}
         request = Request(y, op, n_samples, seed, sigma_y, cond, first_sample)
         with torch.inference_mode(False):  # in which nothing can be differentiated
             result = join([*self._parts(request, at_once, progress, said)])
+        check_misfit(result.chi2.mean(1), said)
         return dataclasses.replace(result, settings=result.settings | said)
 
     def summarise(
@@ -181,16 +164,17 @@ class Solver:
         probabilities = check_probabilities(quantiles)
         if at_once is None and not (self.algorithm is not None and self.algorithm.interacting):
             at_once = 8
-        said: dict[str, str] = {}
+        said: dict[str, Any] = {}
         request = Request(y, op, n_samples, seed, sigma_y, cond)
         with torch.inference_mode(False):
             summary = summarise(self._parts(request, at_once, progress, said), probabilities)
+        check_misfit(summary.chi2, said)
         return dataclasses.replace(summary, settings=summary.settings | said)
 
     def _parts(
-        self, request: Request, at_once: int | None, progress: bool, said: dict[str, str]
+        self, request: Request, at_once: int | None, progress: bool, said: dict[str, Any]
     ) -> Iterator[Restoration]:
-        """The samples, `at_once` at a time; what `settings` should say of the memory goes to `said`."""
+        """The samples, `at_once` at a time; `said` is told what `settings` should say of memory, and `RANGE`."""
         n_samples, first_sample = request.n_samples, request.first_sample
         check_counts(at_once=1 if at_once is None else at_once)
         check_counts(0, first_sample=first_sample)
@@ -223,7 +207,7 @@ class Solver:
                 )
                 warnings.warn(f"{said['memory']}. at_once={at_once} asks for that from the start.", stacklevel=3)
                 continue
-            plan, drawn = run.plan, drawn + size
+            plan, drawn, said[RANGE] = run.plan, drawn + size, run.chi2_range
             yield part
             if drawn >= n_samples:
                 return
@@ -284,7 +268,7 @@ class Run:
         n_samples, first_sample = request.n_samples, request.first_sample
         self.prior = CountedPrior(solver.prior, request.cond)
         self.likelihood = Likelihood(request.y, request.op, self.prior, sigma_y=request.sigma_y, n_samples=n_samples)
-        self.prior.cond = _of_rows(request.cond, self.likelihood.rows // n_samples, n_samples)
+        self.prior.cond = condition_of_rows(request.cond, self.likelihood.rows // n_samples, n_samples)
         self.algorithm, self.why = solver.algorithm, "chosen by the caller"
         if self.algorithm is None:
             particles = parts == 1 and first_sample == 0 and solver.budget is None
@@ -298,7 +282,7 @@ class Run:
         self.algorithm.check(self.likelihood)
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
         self.seed, self.operator = request.seed, type(request.op).__name__
-        seeds, device = _seeds(request.seed, self.images), solver.prior.device
+        seeds, device = seeds_of(request.seed, self.images), solver.prior.device
         self.streams = Streams(seeds, n_samples, device, first_sample)
         self.plan = plan
         if solver.budget is not None and plan is None:
@@ -320,12 +304,19 @@ class Run:
         z = start(self.prior, (self.likelihood.rows, *self.likelihood.z_shape), self.sigmas[0], self.streams)
         for state in self.algorithm.iterate(self.prior, self.likelihood, z, self.sigmas, self.streams):
             if (z.device.type == "cpu" or state.step == state.steps) and not bool(state.z.isfinite().all()):
-                raise AmbientSolveError(
+                raise Diverged(
                     f"At the noise level {state.sigma:.3g} the samples became NaN or infinite: "
                     f"{type(self.prior.inner).__name__} gave such numbers, or {self.algorithm.name} diverged. Check "
-                    "the prior's weights; lower its sigma_jacobian, or take 'proximal', which uses no Jacobian."
+                    "the prior's weights; lower its sigma_jacobian, or take 'proximal', which uses no Jacobian.",
+                    state.sigma,
                 )
             yield state
+
+    @property
+    def chi2_range(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest misfit of each measurement that need no other reason than noise, (B,) each."""
+        low, high = self.likelihood.chi2_range()
+        return low[:: self.n_samples], high[:: self.n_samples]
 
     @property
     def arithmetic(self) -> str:
@@ -365,22 +356,6 @@ class Run:
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether a device has run out of memory; the allocator of the CPU raises no error of its own kind for that."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _seeds(seed: Any, images: int) -> list[int]:
-    seeds = [seed] * images if isinstance(seed, int) else list(seed) if isinstance(seed, Sequence) else []
-    if len(seeds) != images or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in seeds):
-        raise AmbientSolveError(f"seed={seed!r}: one non-negative integer, or a sequence of {images}, was expected.")
-    return seeds
-
-
-def _of_rows(cond: Any, images: int, n_samples: int) -> Any:
-    """A condition of each measurement for each of its samples; one for all as it is."""
-    if isinstance(cond, (list, tuple)) and cond and all(type(c) is int for c in cond):
-        cond = torch.tensor(cond)
-    if n_samples > 1 and isinstance(cond, Tensor) and cond.ndim and len(cond) == images:
-        return cond.repeat_interleave(n_samples, 0)
-    return cond
 
 
 def make_solver(prior: Prior, algorithm: str = "auto", options: Mapping[str, Any] | None = None) -> Solver:

@@ -40,6 +40,10 @@ Covariance = Level | Callable[[Tensor], Tensor]
 
 RTOL = 5e-6
 """Relative residual at which an iterative solve ends: its error is then far below the noise of a sample."""
+FIT = (0.5, 2.0)
+"""The misfit, reduced chi-squared, of samples that explain many measurements as well as they should."""
+CHANCE = 8.0
+"""Standard deviations of the misfit of the true image that are taken for chance."""
 
 
 class Likelihood:
@@ -160,6 +164,17 @@ class Likelihood:
     def chi2(self, z0: Tensor) -> Tensor:
         """Mean squared residual in units of the noise (reduced chi-squared), (N,): 1 for the true image."""
         return self.noise.chi2(self.residual(z0))
+
+    def chi2_range(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest misfit, each (N,), that need no other reason than noise.
+
+        That is `FIT`, or more where few measurements or few photons leave more to chance. Where the noise level of the
+        operator is nominal (`op.nominal_noise`, as of a JPEG file), any misfit may be right.
+        """
+        reach = CHANCE * self.noise.chi2_std()
+        if getattr(self._op, "nominal_noise", False):
+            reach = torch.full_like(reach, torch.inf)
+        return (-reach).exp().clamp_max(FIT[0]), (1 + reach).clamp_min(FIT[1])
 
     def score(self, z0: Tensor) -> Tensor:
         """`d log p(y | z0) / d z0`, (N, *z_shape) as `z0`, whatever the operator and the noise."""

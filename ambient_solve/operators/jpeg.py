@@ -62,6 +62,9 @@ class Jpeg(Physics):
             it says how closely a reconstruction must reproduce the decoded picture; .02 is about 5 grey levels.
     """
 
+    nominal_noise = True
+    """Whether the noise level is a tolerance and not the law of a noise: the misfit of a good sample need not be 1."""
+
     def __init__(
         self,
         quality: int = 10,
