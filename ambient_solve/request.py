@@ -11,6 +11,7 @@ from deepinv.physics import Physics
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.likelihood.noise_levels import Given
 from ambient_solve.likelihood.packed import Measurement
 
 
@@ -31,7 +32,7 @@ class Request:
     op: Physics
     n_samples: int = 1
     seed: int | Sequence[int] = 0
-    sigma_y: float | Tensor | None = None
+    sigma_y: Given | None = None
     cond: Any = None
     first_sample: int = 0
 

@@ -24,6 +24,7 @@ from ambient_solve.errors import AmbientSolveError, Diverged, UnknownKnob, sugge
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.likelihood.measurement import Measurement, check_counts
+from ambient_solve.likelihood.noise_levels import Given
 from ambient_solve.misfit import RANGE, check_misfit
 from ambient_solve.moments import check_probabilities
 from ambient_solve.noise import Streams
@@ -91,7 +92,7 @@ class Solver:
         *,
         n_samples: int = 1,
         seed: int | Sequence[int] = 0,
-        sigma_y: float | Tensor | None = None,
+        sigma_y: Given | None = None,
         cond: Any = None,
         at_once: int | None = None,
         first_sample: int = 0,
@@ -105,8 +106,9 @@ class Solver:
             n_samples: S, samples of each measurement, 1 or more.
             seed: Whole number of 0 or more. With one, sample s of every image depends on (seed, s) alone, not on the
                 batch (but for tds and fps, whose samples interact). A sequence of B gives each image its own noise.
-            sigma_y: Level of Gaussian noise in the operator's units, >= 0, a number or one per measurement; by default
-                that of `op.noise_model`.
+            sigma_y: Level of Gaussian noise in the operator's units, > 0: a number, one per measurement, or a map that
+                broadcasts to `y`; of stacked operators a list with one of these for each. By default that of
+                `op.noise_model`.
             cond: Passed on to the prior, which says what it takes, such as a class: one for all measurements, or one
                 for each, the leading axis B.
             at_once: Samples of each measurement that are drawn together; fewer need less memory, for the same result
@@ -141,7 +143,7 @@ class Solver:
         at_once: int | None = None,
         quantiles: Sequence[float] = (0.05, 0.5, 0.95),
         seed: int | Sequence[int] = 0,
-        sigma_y: float | Tensor | None = None,
+        sigma_y: Given | None = None,
         cond: Any = None,
         progress: bool = False,
     ) -> Summary:
@@ -231,7 +233,7 @@ class Solver:
         *,
         n_samples: int = 1,
         seed: int | Sequence[int] = 0,
-        sigma_y: float | Tensor | None = None,
+        sigma_y: Given | None = None,
         cond: Any = None,
     ) -> Iterator[State]:
         """The run of `solve` in steps; closing the iterator cancels it.

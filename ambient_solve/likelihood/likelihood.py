@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.likelihood.measurement import check_counts, receive
 from ambient_solve.likelihood.noise_law import CountingLaw, GaussianLaw
-from ambient_solve.likelihood.noise_levels import noise_levels
+from ambient_solve.likelihood.noise_levels import Given, noise_levels
 from ambient_solve.likelihood.packed import Measurement, name_of
 from ambient_solve.linalg.conjugate_gradient import WarmStart, carrying_conjugate_gradient, conjugate_gradient
 from ambient_solve.linalg.convolution import Convolution, find_convolution
@@ -53,8 +53,9 @@ class Likelihood:
         y: What `op` returns: (B, *measurement), real or complex, or a `TensorList`. Neither it nor `op` is changed.
         op: A deepinv physics; its parameters may be shared or have one entry per image (leading axis B).
         prior: Says where `z` lives.
-        sigma_y: Level of Gaussian noise in the operator's units, a number or one per image. By default the noise is
-            that of `op.noise_model`: Gaussian, Poisson or Poisson-Gaussian.
+        sigma_y: Level of Gaussian noise in the operator's units: a number, one per image, a map that broadcasts to `y`,
+            or a list with one of these for each of several stacked operators. By default the noise is that of
+            `op.noise_model`: Gaussian, Poisson or Poisson-Gaussian.
         n_samples: S.
         cg_iterations: Steps of conjugate gradients where the operator has no closed form.
 
@@ -64,6 +65,8 @@ class Likelihood:
         noise: The law of the noise.
         gaussian: Whether it is Gaussian; if `linear` too, `prox`, `solve` and `spectral` exist.
         gram: AA' in closed form, or None. sigma: Noise level in z units, (N,). sigma_y: In the operator's, (1,), (B,).
+            Where entries differ in their noise it is the root mean square, and `A`, `y_z` and all residuals are those
+            of entries times it over their own level: their noise is the same then.
         gain: Signal of one photon in the operator's units, (1,) or (B,); None for Gaussian noise.
         measurements: Entries of one measurement. count: Those observed, (N,).
 
@@ -78,7 +81,7 @@ class Likelihood:
         op: Physics,
         prior: Prior,
         *,
-        sigma_y: float | Tensor | None = None,
+        sigma_y: Given | None = None,
         n_samples: int = 1,
         cg_iterations: int = 30,
     ) -> None:
@@ -91,8 +94,10 @@ class Likelihood:
         self.image_shape, self.z_shape = received.image_shape, tuple(prior.state_shape(received.image_shape))
         self.linear = isinstance(op, LinearPhysics) and prior.affine is not None
         self._a, self._b = prior.affine or (1.0, 0.0)
-        sigma_y, gain = noise_levels(op, sigma_y, y)
-        self.sigma_y, self.gain = sigma_y.to(prior.device), None if gain is None else gain.to(prior.device)
+        levels = noise_levels(op, sigma_y, y)
+        received = received if levels.weights is None else received.weighted(levels.weights)
+        self.sigma_y = levels.sigma.to(prior.device)
+        self.gain = None if levels.gain is None else levels.gain.to(prior.device)
         self.sigma = self._of_rows(self.sigma_y / abs(self._a))
         self.measurements = received.y[0].numel()
         self.count = self._repeat(received.seen.flatten(1).sum(1)).float()
@@ -291,7 +296,8 @@ class Likelihood:
             return v + self.At(self.gram.function(lambda t: 1 / (ratio + t), y - self.A(v)))
         # Multiplied by q^2 the system is I + (q / sigma)^2 A'A: its floats stay near 1 at every noise level.
         ratio = per_sample((q / self.sigma) ** 2, v)
-        warm, nearly = warm or WarmStart(), getattr(self._op, "precondition", None)
+        own = self._operator.weights is None  # of weighted entries the operator knows nothing
+        warm, nearly = warm or WarmStart(), getattr(self._op, "precondition", None) if own else None
         warm.solution = conjugate_gradient(
             lambda p: p + ratio * self._normal(p),
             *(ratio * self.At(y - self.A(v)), self._iterations, warm.solution, RTOL),

@@ -5,6 +5,7 @@ What does not fit together is said in a sentence, before the first network call.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
@@ -34,6 +35,12 @@ class Received:
     operator: RowOperator
     image_shape: tuple[int, ...]
     seen: Tensor
+
+    def weighted(self, weights: Tensor) -> Received:
+        """The same with entries times `weights` (1 or B, *measurement), of which 0 sees nothing."""
+        weights = weights.to(self.y.device)
+        self.operator.weights = weights
+        return dataclasses.replace(self, y=self.y * weights, seen=self.seen & (weights > 0))
 
 
 @torch.no_grad()

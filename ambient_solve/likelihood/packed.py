@@ -32,7 +32,10 @@ class RowOperator:
     Attributes:
         op: A copy of `op` in float32, on that device.
         images: B.
+        weights: Factors of the entries of the measurement, (1 or B, *measurement); None is 1 everywhere.
     """
+
+    weights: Tensor | None = None
 
     def __init__(self, op: Physics, template: Measurement) -> None:
         first = parts_of(template)[0]
@@ -49,11 +52,17 @@ class RowOperator:
 
     def A(self, x: Tensor) -> Tensor:
         """What is measured of images `x`: (N, C, *spatial) to (N, *measurement)."""
-        return self.apply(lambda rows: pack(self.op.A(rows)), x)
+        return self._weighted(self.apply(lambda rows: pack(self.op.A(rows)), x))
 
     def At(self, u: Tensor) -> Tensor:
         """The adjoint of a linear operator: (N, *measurement) to (N, C, *spatial)."""
-        return self.apply(lambda rows: real(self.op.A_adjoint(unpack(rows, self._template))), u)
+        return self.apply(lambda rows: real(self.op.A_adjoint(unpack(rows, self._template))), self._weighted(u))
+
+    def _weighted(self, u: Tensor) -> Tensor:
+        """Rows of measurements (N, *measurement), each entry times its weight."""
+        if self.weights is None:
+            return u
+        return u * self.weights.repeat_interleave(len(u) // len(self.weights), 0)
 
 
 def parts_of(y: Measurement) -> list[Tensor]:
