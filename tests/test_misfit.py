@@ -10,7 +10,7 @@ import torch
 from deepinv import physics as dp
 from torch import Tensor
 
-from ambient_solve import DPS, AmbientSolveError, DenoiserPrior, GaussianPrior, Solver, load_prior, operators
+from ambient_solve import DPS, AmbientSolveError, DenoiserPrior, GaussianPrior, Prior, Solver, load_prior, operators
 from ambient_solve.cli.dispatch import main
 from ambient_solve.cli.evaluate import read_arm, read_task
 from ambient_solve.errors import Diverged, MisfitWarning, own_words_for_misfit
@@ -84,6 +84,40 @@ def test_a_scale_of_operator_and_noise_together_changes_nothing():
     a, b = (Solver(prior, steps=8).solve(v, op) for v, op in ((y, one), (25 * y, many)))
     torch.testing.assert_close(a.samples, b.samples, rtol=1e-2, atol=1e-2)
     assert 0.5 < float(a.chi2) < 2
+
+
+class Untrained(Prior):
+    """A small network of random weights behind the preconditioning of EDM, as `docs/priors.md` has it."""
+
+    shape, sigma_min, sigma_max, affine = (3, -1, -1), 0.01, 80.0, (0.5, 0.5)
+
+    def __init__(self, seed: int, gain: float) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        layers = [torch.nn.Conv2d(n, m, 3, padding=1) for n, m in ((3, 16), (16, 16), (16, 3))]
+        self.network = torch.nn.Sequential(layers[0], torch.nn.SiLU(), layers[1], torch.nn.SiLU(), layers[2])
+        for p in self.requires_grad_(False).parameters():
+            p.mul_(gain)
+
+    def denoise(self, z: Tensor, sigma: Tensor | float, cond: object = None) -> Tensor:
+        sigma = torch.as_tensor(sigma).expand(len(z)).view(-1, 1, 1, 1)
+        total = sigma**2 + 0.25
+        return 0.25 / total * z + 0.5 * sigma / total.sqrt() * self.network(z / total.sqrt())
+
+
+@pytest.mark.parametrize("gain", [2.0, 3.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_untrained_network_does_not_throw_the_samples_out_of_all_bounds(seed, gain):
+    """Its Jacobian is no covariance; believed at all levels it gave samples of 1e16, or NaN, without a word."""
+    op = operators.inpaint_random((3, 16, 16), missing=0.5, sigma=0.05)
+    torch.manual_seed(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        r = Solver(Untrained(seed, gain)).solve(op(rand(1, 3, 16, 16)), op, n_samples=2)
+    largest, chi2 = float(r.samples.abs().max()), float(r.chi2.mean())
+    print(f"\ngain {gain}: largest entry {largest:.3g}, chi2 {chi2:.3g}")
+    assert r.settings["algorithm"] == "mmps" and largest < 20
+    assert any(w.category is MisfitWarning for w in caught) == (chi2 > 2)
 
 
 # The warning ---------------------------------------------------------------------------------------------------------

@@ -33,7 +33,9 @@ their standard deviation too small.
 
 A network learns `D`, not `J`: at high noise an error of `J` too small to be seen in the training loss is multiplied by
 `sigma^2`. Above `prior.sigma_jacobian` (infinite for exact priors) the covariance is therefore taken as `q^2 I`, with
-the `q^2 = sigma^2 v / (sigma^2 + v)` of data of variance `v`; such a level costs one forward pass.
+the `q^2 = sigma^2 v / (sigma^2 + v)` of data of variance `v`; such a level costs one forward pass. Below it the same is
+done for samples that the Jacobian would move away from the measurement, or much further than that `q` allows: that of
+an untrained network is no covariance at all, and would throw them out of all bounds.
 """
 
 from __future__ import annotations
@@ -55,6 +57,9 @@ from ambient_solve.process import ancestral_noise
 
 UNSOLVED = 3.0
 """What conjugate gradients may leave of a system, in norms of the noise, before it is solved without the Jacobian."""
+
+FAR = 3.0
+"""How much longer a shift by the Jacobian of a network may be than under white data before it is not believed."""
 
 TIME_TRAVEL_SETTINGS = {"steps": 13, "time_travel": 1}
 """Knobs of `MMPS`: half the levels, each step taken twice, as expensive as the default; nearer for exact Jacobians."""
@@ -108,13 +113,35 @@ class MMPS(Algorithm):
         r = likelihood.residual(z0)
         u, shift = likelihood.solve_carrying(lambda p: sigma**2 * vjp(p), r, self.iterations, self.tolerance)
         left = r - per_sample(likelihood.sigma**2, r) * u - likelihood.A(shift)
-        if not self.covariance_noise:
-            return z0 + shift + _rest(likelihood, left, q2, last), None
-        w = streams.normal(z)
-        # A variance lies between 0 and that of the noise; a network's, or that of one probe, may not.
-        q2 = (sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)).clamp(0, sigma**2)
-        z0 = z0 + shift + _rest(likelihood, left, q2, last)
-        return z0, likelihood.fluctuation(z, q2.sqrt(), streams)
+        mean, white = q2, q2
+        if self.covariance_noise:
+            w = streams.normal(z)
+            # A variance lies between 0 and that of the noise; a network's, or that of one probe, may not.
+            mean = (sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)).clamp(0, sigma**2)
+        shift = shift + _rest(likelihood, left, mean, last)
+        if not math.isinf(prior.sigma_jacobian):
+            plain = likelihood.prox(z0, white.sqrt()) - z0
+            fits = _plausible(likelihood, r, shift, plain, white)
+            shift, mean = torch.where(per_sample(fits, z0), shift, plain), torch.where(fits, mean, white)
+        return z0 + shift, likelihood.fluctuation(z, mean.sqrt(), streams) if self.covariance_noise else None
+
+
+def _plausible(likelihood: Likelihood, r: Tensor, shift: Tensor, plain: Tensor, white: Tensor) -> Tensor:
+    """Whether a shift may be that of a covariance, (N,), bool: it nears the measurement, and is not `FAR` too long.
+
+    Args:
+        likelihood: The measurement.
+        r: The residual before, (N, *measurement).
+        shift: What it was moved by, (N, *z_shape).
+        plain: What it would be moved by under white data, whose variance there is `white` (N,).
+    """
+
+    def size(x: Tensor) -> Tensor:
+        return x.square().flatten(1).sum(1)
+
+    noise = likelihood.sigma**2 * likelihood.count
+    nears = size(r - likelihood.A(shift)) <= size(r) + UNSOLVED**2 * noise
+    return nears & (size(shift) <= FAR**2 * torch.maximum(size(plain), shift[0].numel() * white))
 
 
 def _rest(likelihood: Likelihood, left: Tensor, q2: Tensor, last: bool) -> Tensor:
