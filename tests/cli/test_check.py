@@ -133,12 +133,12 @@ def test_an_algorithm_that_fails_is_named(capsys, tmp_path, monkeypatch):
 
     monkeypatch.setattr(DDNM, "iterate", diverging)
     check = Check(algorithm="ddnm", out=tmp_path, **(TOY | {"draws": 0}))
-    with pytest.raises(AmbientSolveError, match="180 of 180 samples are not finite: the sampler diverged"):
+    with pytest.raises(AmbientSolveError, match="NaN or infinite: .* or ddnm diverged"):
         check.run({"steps": "2"})
     dense.append("only this one")
     assert check.run({"steps": "2"}) == 0
     out = capsys.readouterr().out
-    assert "Not checked, dense: 180 of 180 samples" in out and "super-resolution" in out
+    assert "Not checked, dense: At the noise level" in out and "super-resolution" in out
 
 
 def test_a_trained_prior(capsys, prior, tmp_path):
