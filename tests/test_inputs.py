@@ -75,6 +75,33 @@ def test_a_default_type_of_double_changes_nothing(name):
     assert torch.equal(generated, generate(prior, 1, size=8, steps=2))
 
 
+OPERATORS = {
+    "jpeg": lambda: operators.jpeg(SHAPE, quality=20),
+    "super-resolution": lambda: operators.super_resolution(SHAPE, 2, sigma=0.05),
+    "photons": lambda: deepinv.physics.Denoising(deepinv.physics.PoissonNoise(0.1)),
+    "reflect": lambda: deepinv.physics.Blur(torch.ones(1, 1, 3, 3) / 9, padding="reflect"),
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_what_is_made_under_a_default_type_of_double_works(operator):
+    """Operator, picture and network made there; and the same solved there as here."""
+    op, prior = OPERATORS[operator](), network()
+    torch.manual_seed(0)
+    y, settings = op(rand(1, *SHAPE)), {"steps": 3}
+    sigma_y = 0.1 if operator == "reflect" else None
+    wanted = Solver(prior, **settings).solve(y, op, sigma_y=sigma_y).samples
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = Solver(prior, **settings).solve(y, op, sigma_y=sigma_y).samples
+        made, x = OPERATORS[operator](), torch.rand(1, *SHAPE)
+        other = Solver(load_prior("photos"), **settings).solve(made(x), made, sigma_y=sigma_y).samples
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, wanted)
+    assert other.dtype == torch.float32 and torch.isfinite(other).all()
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_inference_mode_changes_nothing(name):
     prior = network()

@@ -92,9 +92,9 @@ class Jpeg(Physics):
         samples = 255 * x
         if x.shape[1] == 1:
             return self._code(_round(samples), self.tables[0]) / 255
-        samples = _round(torch.einsum("ij,bjhw->bihw", self.to_ycbcr, samples) + self.offset)
+        samples = _round(torch.einsum("ij,bjhw->bihw", self.to_ycbcr.to(x), samples) + self.offset)
         coded = torch.cat([self._code(samples[:, :1], self.tables[0]), self._chroma(samples[:, 1:])], 1)
-        return _round(torch.einsum("ij,bjhw->bihw", self.to_rgb, coded - self.offset)).clamp(0, 255) / 255
+        return _round(torch.einsum("ij,bjhw->bihw", self.to_rgb.to(x), coded - self.offset)).clamp(0, 255) / 255
 
     def _chroma(self, chroma: Tensor) -> Tensor:
         if self.subsampling == "4:4:4":
@@ -110,8 +110,9 @@ class Jpeg(Physics):
         height, width = planes.shape[-2:]
         whole = _continue(planes - 128, 8)
         blocks = whole.reshape(*whole.shape[:2], whole.shape[2] // 8, 8, whole.shape[3] // 8, 8)
-        coefficients = torch.einsum("ui,bchiwj,vj->bchwuv", self.dct, blocks, self.dct) / table
-        blocks = torch.einsum("ui,bchwuv,vj->bchiwj", self.dct, _round(coefficients) * table, self.dct)
+        dct = self.dct.to(planes)
+        coefficients = torch.einsum("ui,bchiwj,vj->bchwuv", dct, blocks, dct) / table
+        blocks = torch.einsum("ui,bchwuv,vj->bchiwj", dct, _round(coefficients) * table, dct)
         return _round(blocks.reshape(whole.shape)[..., :height, :width] + 128).clamp(0, 255)
 
 

@@ -138,7 +138,7 @@ class NetworkPrior(Prior):
             config.groups,
             config.embedding,
             config.mask_channels,
-        )
+        ).float()  # whatever the default type is
         self._layout, self.channels_last = torch.contiguous_format, True
         self._weights = tuple(self.network.parameters())
         # Each with what it was made for; in tuples, so that the copy is no part of the module and of what it saves.
@@ -232,7 +232,7 @@ class NetworkPrior(Prior):
         if self._judged[0] != state:
             height, width = self.config.size or [max(SIDE, self.network.stride)] * 2
             shape, mask_channels = (1, self.config.channels, height, width), self.config.mask_channels
-            cond = torch.ones(1, mask_channels, height, width, device=device) if mask_channels else None
+            cond = self._weights[0].new_ones(1, mask_channels, height, width) if mask_channels else None
             plain = torch.contiguous_format
             fast = torch.channels_last if self.channels_last else plain
             verdict = compare(
