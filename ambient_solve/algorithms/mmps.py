@@ -4,8 +4,9 @@ With `p(z0 | z) ~ N(D, sigma^2 J)`, `J` the Jacobian of the denoiser `D`, the me
 
     E[z0 | z, y] = D + sigma^2 J' A' u,      (sigma_y^2 I + A sigma^2 J' A') u = y - A D
 
-which is exact wherever `z0 | z` is Gaussian. `k` steps of conjugate gradients cost `k` vector-Jacobian products, and
-since `sigma^2 J' A' u` is carried along, nothing else: one forward and k backward passes per level.
+which is exact wherever `z0 | z` is Gaussian. A Krylov space of `k` vectors costs `k` vector-Jacobian products, and
+since `sigma^2 J' A' u` is carried along, nothing else: one forward and k backward passes per level. The paper solves
+by conjugate gradients; the Jacobian of a network is not quite symmetric, and `linalg.galerkin` allows for it.
 
 The published step then takes the reverse kernel `K_eta` as if `z0` were known to be that mean. It is only known up to
 its posterior covariance, and the exact step holds a share of it: a draw `e`, times the coefficient of `z0` in `K_eta`.
@@ -56,7 +57,7 @@ from ambient_solve.priors.base import Prior, noise_like, reverse
 from ambient_solve.process import ancestral_noise
 
 UNSOLVED = 3.0
-"""What conjugate gradients may leave of a system, in norms of the noise, before it is solved without the Jacobian."""
+"""What a Krylov space may leave of a system, in norms of the noise, before it is solved without the Jacobian."""
 
 FAR = 3.0
 """How much longer a shift by the Jacobian of a network may be than under white data before it is not believed."""
@@ -75,11 +76,11 @@ class MMPS(Algorithm):
     gradient: ClassVar[bool] = True
 
     steps: int = knob(25, 1, 10_000, "noise levels; more is slower and usually better")
-    iterations: int = knob(3, 1, 1000, "conjugate-gradient steps, each one backward pass; more for dense measurements")
+    iterations: int = knob(3, 1, 1000, "Krylov vectors, each one backward pass; more for dense measurements")
     time_travel: int = knob(0, 0, 100, "how often each step is taken back by fresh noise and repeated")
     eta: float = knob(1.0, 0.0, 1.0, "fresh noise: 1 is ancestral (DDPM), 0 deterministic (DDIM)")
     tolerance: float = knob(
-        0.0, 0.0, 10.0, "stop a sample's conjugate gradients at this residual, in units of the noise; 0 never does"
+        0.0, 0.0, 10.0, "take no more vectors for a sample at this residual, in units of the noise; 0 never does"
     )
     covariance_noise: bool = knob(
         True, help="add a draw of the posterior covariance to each step, for one more backward pass; false is the paper"
@@ -145,7 +146,7 @@ def _plausible(likelihood: Likelihood, r: Tensor, shift: Tensor, plain: Tensor, 
 
 
 def _rest(likelihood: Likelihood, left: Tensor, q2: Tensor, last: bool) -> Tensor:
-    """The share of `E[z0 | z, y]` that conjugate gradients left out with `left` (N, *measurement); `q2` is (N,)."""
+    """The share of `E[z0 | z, y]` that the Krylov space left out with `left` (N, *measurement); `q2` is (N,)."""
     if not last:
         much = left.square().flatten(1).sum(1) > UNSOLVED**2 * likelihood.sigma**2 * likelihood.count
         left = torch.where(per_sample(much, left), left, 0)

@@ -29,8 +29,9 @@ from ambient_solve.likelihood.measurement import check_counts, receive
 from ambient_solve.likelihood.noise_law import CountingLaw, GaussianLaw
 from ambient_solve.likelihood.noise_levels import Given, noise_levels
 from ambient_solve.likelihood.packed import Measurement, name_of
-from ambient_solve.linalg.conjugate_gradient import WarmStart, carrying_conjugate_gradient, conjugate_gradient
+from ambient_solve.linalg.conjugate_gradient import WarmStart, conjugate_gradient
 from ambient_solve.linalg.convolution import Convolution, find_convolution
+from ambient_solve.linalg.galerkin import galerkin
 from ambient_solve.linalg.gram import CirculantGram, Gram, Scalar, find_gram, find_normal
 from ambient_solve.noise import Level, Streams, per_sample
 from ambient_solve.priors.base import Prior
@@ -333,8 +334,9 @@ class Likelihood:
 
         Args:
             cov: `v -> C v` on (N, *z_shape), called exactly `iterations` times; fewer are possible with `tolerance`.
+                It need be symmetric only up to the error of a network, see `linalg.galerkin`.
             r: (N, *measurement).
-            iterations: Steps of conjugate gradients, from zero; by default `cg_iterations`.
+            iterations: Vectors of the Krylov space that holds `u`; by default `cg_iterations`.
             tolerance: A row stays where the norm of its residual is this many times that of the noise; 0 never.
 
         Returns:
@@ -348,7 +350,7 @@ class Likelihood:
             return noise * p + self.A(moved), moved
 
         atol = tolerance * self.sigma * self.count.sqrt() if tolerance else None
-        return carrying_conjugate_gradient(matvec, r, iterations or self._iterations, self.sigma**2, atol)
+        return galerkin(matvec, r, iterations or self._iterations, self.sigma**2, atol)
 
     def spectral(self, f: Scalar, u: Tensor) -> Tensor:
         """A function of `AA'`, through its closed form.
