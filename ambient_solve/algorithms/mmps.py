@@ -114,35 +114,12 @@ class MMPS(Algorithm):
         r = likelihood.residual(z0)
         u, shift = likelihood.solve_carrying(lambda p: sigma**2 * vjp(p), r, self.iterations, self.tolerance)
         left = r - per_sample(likelihood.sigma**2, r) * u - likelihood.A(shift)
-        mean, white = q2, q2
         if self.covariance_noise:
             w = streams.normal(z)
             # A variance lies between 0 and that of the noise; a network's, or that of one probe, may not.
-            mean = (sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)).clamp(0, sigma**2)
-        shift = shift + _rest(likelihood, left, mean, last)
-        if not math.isinf(prior.sigma_jacobian):
-            plain = likelihood.prox(z0, white.sqrt()) - z0
-            fits = _plausible(likelihood, r, shift, plain, white)
-            shift, mean = torch.where(per_sample(fits, z0), shift, plain), torch.where(fits, mean, white)
-        return z0 + shift, likelihood.fluctuation(z, mean.sqrt(), streams) if self.covariance_noise else None
-
-
-def _plausible(likelihood: Likelihood, r: Tensor, shift: Tensor, plain: Tensor, white: Tensor) -> Tensor:
-    """Whether a shift may be that of a covariance, (N,), bool: it nears the measurement, and is not `FAR` too long.
-
-    Args:
-        likelihood: The measurement.
-        r: The residual before, (N, *measurement).
-        shift: What it was moved by, (N, *z_shape).
-        plain: What it would be moved by under white data, whose variance there is `white` (N,).
-    """
-
-    def size(x: Tensor) -> Tensor:
-        return x.square().flatten(1).sum(1)
-
-    noise = likelihood.sigma**2 * likelihood.count
-    nears = size(r - likelihood.A(shift)) <= size(r) + UNSOLVED**2 * noise
-    return nears & (size(shift) <= FAR**2 * torch.maximum(size(plain), shift[0].numel() * white))
+            q2 = (sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)).clamp(0, sigma**2)
+        z0 = z0 + shift + _rest(likelihood, left, q2, last)
+        return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if self.covariance_noise else None
 
 
 def _rest(likelihood: Likelihood, left: Tensor, q2: Tensor, last: bool) -> Tensor:
