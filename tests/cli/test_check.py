@@ -147,8 +147,10 @@ def test_a_trained_prior(capsys, prior, tmp_path):
     out = capsys.readouterr().out
     assert code == 0 and "gaussian-blur" in out and "log p" not in out and "Gaussian  " not in out
     assert "Verdict: " in out and (tmp_path / "check.png").is_file()
+    assert "Denoising: the squared distance of the mean of 3 samples" in out
     assert Check(json=True, **toy).run({"steps": "2"}) == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["denoising"]["n_samples"] == 3 and found["denoising"]["excess"] > 0
     assert list(found["calibration"]) == ["inpaint"] and found["calibration"]["inpaint"]["problems"] == 10
 
 
