@@ -5,10 +5,12 @@ Names of files and what files hold come from others: `shown` is how they reach a
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import unicodedata
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,26 @@ class AmbientSolveError(ValueError):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(shown(message))
+
+
+class MisfitWarning(UserWarning):
+    """Samples that do not explain the measurement as well as its noise allows, or that explain the noise, too."""
+
+
+@contextlib.contextmanager
+def own_words_for_misfit() -> Iterator[None]:
+    """No `MisfitWarning` inside: who enters says in words of its own how well the samples fit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MisfitWarning)
+        yield
+
+
+class Diverged(AmbientSolveError):
+    """A run whose samples became NaN or infinite, at the noise level `sigma`."""
+
+    def __init__(self, message: str, sigma: float) -> None:
+        self.sigma = sigma
+        super().__init__(message)
 
 
 class UnknownKnob(AmbientSolveError):

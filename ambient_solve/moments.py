@@ -69,10 +69,10 @@ class Running:
         return self._mean
 
     @property
-    def std(self) -> Tensor:
-        """Standard deviation over the samples, as `torch.std` has it, (B, *shape); NaN with one sample."""
+    def std(self) -> Tensor | None:
+        """Standard deviation over the samples, as `torch.std` has it, (B, *shape); None with one sample."""
         if self.count == 1:
-            return torch.full_like(self._mean, torch.nan)
+            return None
         return (self._squares / (self.count - 1)).sqrt()
 
     @property

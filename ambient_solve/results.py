@@ -45,11 +45,9 @@ class Restoration:
         return self.samples.mean(1)
 
     @property
-    def std(self) -> Tensor:
-        """Posterior standard deviation of each pixel, (B, C, *spatial); NaN with one sample."""
-        if self.samples.shape[1] == 1:
-            return torch.full_like(self.samples[:, 0], torch.nan)
-        return self.samples.std(1)
+    def std(self) -> Tensor | None:
+        """Posterior standard deviation of each pixel, (B, C, *spatial); None with one sample, which has none."""
+        return self.samples.std(1) if self.samples.shape[1] > 1 else None
 
     def quantile(self, p: float) -> Tensor:
         """The `p`-quantile of each pixel over the samples.
@@ -113,7 +111,7 @@ class Summary:
 
     Attributes:
         mean: Posterior mean, (B, C, *spatial).
-        std: Posterior standard deviation of each pixel, (B, C, *spatial); NaN with one sample.
+        std: Posterior standard deviation of each pixel, (B, C, *spatial); None with one sample, which has none.
         sample: The first sample, (B, C, *spatial), to look at.
         quantiles: (Q, B, C, *spatial) at the `probabilities`; None where there are none.
         probabilities: Those of the quantiles, increasing, each between 0 and 1.
@@ -126,7 +124,7 @@ class Summary:
     """
 
     mean: Tensor
-    std: Tensor
+    std: Tensor | None
     quantiles: Tensor | None
     probabilities: tuple[float, ...]
     chi2: Tensor

@@ -15,7 +15,7 @@ It buys agreement with variety: means agree best. A weight that is too large div
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.noise import Streams
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior, require_additive, reverse, start
+from ambient_solve.priors.forwarded import as_prior
 from ambient_solve.process import ancestral_noise
 
 
@@ -46,6 +47,7 @@ class Sampling:
             raise AmbientSolveError(f"eta={self.eta} was given with order=2, which is deterministic; add order=1.")
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def generate(
     prior: Prior,
@@ -60,6 +62,7 @@ def generate(
     seed: int = 0,
     batch: int = 16,
     progress: bool = False,
+    cond: Any = None,
 ) -> Tensor:
     """Draw `n` samples of `prior`; sample i depends on (seed, i) alone, not on `batch`.
 
@@ -75,6 +78,7 @@ def generate(
         seed: Whole number of 0 or more.
         batch: Samples that are drawn together, 1 or more; fewer need less memory.
         progress: Show a progress bar.
+        cond: What every sample is conditioned on, such as a class; the prior says what it takes.
 
     Returns:
         (n, *z_shape) float32 in the prior's space: `prior.decode` makes images of them.
@@ -82,6 +86,7 @@ def generate(
     Raises:
         AmbientSolveError: before the first network call, where the input does not fit.
     """
+    prior = as_prior(prior)
     sampling = Sampling(steps=steps, order=order, eta=eta, guidance=guidance, masks=masks)
     shape = _check(prior, n, size, sampling, seed, batch)
     drawn = []
@@ -89,37 +94,42 @@ def generate(
         for first in range(0, n, batch):
             rows = min(batch, n - first)
             streams = Streams([seed], rows, prior.device, first)
-            drawn.append(_draw(prior, (rows, *shape), sampling, streams, bar))
+            drawn.append(_draw(prior, (rows, *shape), sampling, streams, bar, cond))
+            _require_numbers(drawn[-1], prior)
     return torch.cat(drawn)
 
 
-def _draw(prior: Prior, shape: tuple[int, ...], sampling: Sampling, streams: Streams, bar: tqdm) -> Tensor:
+def _draw(prior: Prior, shape: tuple[int, ...], sampling: Sampling, streams: Streams, bar: tqdm, cond: Any) -> Tensor:
     """One batch, of `shape` (B, *z_shape)."""
     sigmas = prior.process.levels(sampling.steps, prior.sigma_min, prior.sigma_max)
     z = start(prior, shape, sigmas[0], streams)
     others = [prior.draw_masks(shape, streams) for _ in range(sampling.masks - 1)] if sampling.guidance > 0 else []
     for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
         # The gradient is taken only where it counts: it costs several times what a prediction does.
-        z0, gradient = prior.disagreement(z, sigma, others) if others else (prior.denoise(z, sigma), None)
+        z0, gradient = prior.disagreement(z, sigma, others) if others else (prior.denoise(z, sigma, cond), None)
         fresh = ancestral_noise(sigma, sigma_next, sampling.eta)
         moved = reverse(prior, z, z0, sigma, sigma_next, fresh, streams)
         if sampling.order == 2 and sigma_next > 0:
             slope = (z - z0) / sigma
-            slope_next = (moved - prior.denoise(moved, sigma_next)) / sigma_next
+            slope_next = (moved - prior.denoise(moved, sigma_next, cond)) / sigma_next
             moved = z + (sigma_next - sigma) * (slope + slope_next) / 2
         z = moved if gradient is None else moved - sampling.guidance * gradient
         bar.update(len(z))
     return z
 
 
+def _require_numbers(z: Tensor, prior: Prior) -> None:
+    if not bool(z.isfinite().all()):
+        raise AmbientSolveError(
+            f"The samples are NaN or infinite: {type(prior).__name__} gave such numbers, or guidance diverged. Check "
+            "its weights, and take less guidance."
+        )
+
+
 def _check(
     prior: Prior, n: int, size: int | tuple[int, int] | None, sampling: Sampling, seed: int, batch: int
 ) -> tuple[int, ...]:
     """The shape of one sample, or an `AmbientSolveError`."""
-    if not isinstance(prior, Prior):
-        raise AmbientSolveError(
-            f"prior is a {type(prior).__name__}, a Prior was expected, such as load_prior('photos')."
-        )
     require_additive(prior, "generate")
     for name, value, least in (("n", n, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -12,7 +12,6 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,38 +20,20 @@ from torch import Tensor
 
 from ambient_solve.algorithms import ALGORITHMS, MMPS, Algorithm, State, auto
 from ambient_solve.budget import Budget, Plan, wait
-from ambient_solve.errors import AmbientSolveError, UnknownKnob, suggestion
+from ambient_solve.errors import AmbientSolveError, Diverged, UnknownKnob, suggestion
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.likelihood.measurement import Measurement, check_counts
+from ambient_solve.likelihood.noise_levels import Given
+from ambient_solve.misfit import RANGE, check_misfit
 from ambient_solve.moments import check_probabilities
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior, start
 from ambient_solve.priors.counted import CountedPrior
+from ambient_solve.priors.forwarded import as_prior
+from ambient_solve.request import Request, condition_of_rows, seeds_of
 from ambient_solve.results import Restoration, Summary, join, summarise
 from ambient_solve.version import __version__
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What is asked of a solver; see `Solver.solve`.
-
-    Attributes:
-        y, op: The measurement and the operator that made it; neither is changed.
-        n_samples: Samples of each measurement.
-        seed: One integer, or one for each measurement.
-        sigma_y: Noise of the measurement where the operator does not hold it.
-        cond: Passed on to the prior.
-        first_sample: The number of the first sample in a larger set.
-    """
-
-    y: Measurement
-    op: Physics
-    n_samples: int = 1
-    seed: int | Sequence[int] = 0
-    sigma_y: float | Tensor | None = None
-    cond: Any = None
-    first_sample: int = 0
 
 
 class Solver:
@@ -82,12 +63,7 @@ class Solver:
         calls: int | None = None,
         **settings: Any,
     ) -> None:
-        if not isinstance(prior, Prior):
-            raise AmbientSolveError(
-                f"prior is a {type(prior).__name__}, a Prior was expected: load_prior('photos'), or "
-                "DenoiserPrior(denoiser) around a deepinv denoiser."
-            )
-        self.prior, self._settings = prior, settings
+        self.prior, self._settings = as_prior(prior), settings
         self.algorithm: Algorithm | None = None
         if isinstance(algorithm, Algorithm):
             if settings:
@@ -116,7 +92,7 @@ class Solver:
         *,
         n_samples: int = 1,
         seed: int | Sequence[int] = 0,
-        sigma_y: float | Tensor | None = None,
+        sigma_y: Given | None = None,
         cond: Any = None,
         at_once: int | None = None,
         first_sample: int = 0,
@@ -130,9 +106,11 @@ class Solver:
             n_samples: S, samples of each measurement, 1 or more.
             seed: Whole number of 0 or more. With one, sample s of every image depends on (seed, s) alone, not on the
                 batch (but for tds and fps, whose samples interact). A sequence of B gives each image its own noise.
-            sigma_y: Level of Gaussian noise in the operator's units, >= 0, a number or one per measurement; by default
-                that of `op.noise_model`.
-            cond: Passed on to the prior, which says what it takes.
+            sigma_y: Level of Gaussian noise in the operator's units, > 0: a number, one per measurement, or a map that
+                broadcasts to `y`; of stacked operators a list with one of these for each. By default that of
+                `op.noise_model`.
+            cond: Passed on to the prior, which says what it takes, such as a class: one for all measurements, or one
+                for each, the leading axis B.
             at_once: Samples of each measurement that are drawn together; fewer need less memory, for the same result
                 (but for the particles of "auto", which are drawn at once or not at all). Where the device runs out of
                 memory they are halved, down to 1, with a warning and a note in `settings`.
@@ -145,10 +123,15 @@ class Solver:
         Raises:
             AmbientSolveError: before the first network call, where the input does not fit.
             torch.OutOfMemoryError: not even one sample of each measurement fits.
+
+        Warns:
+            MisfitWarning: the mean misfit of a measurement is outside [.5, 2], by more than chance explains.
         """
-        said: dict[str, str] = {}
+        said: dict[str, Any] = {}
         request = Request(y, op, n_samples, seed, sigma_y, cond, first_sample)
-        result = join([*self._parts(request, at_once, progress, said)])
+        with torch.inference_mode(False):  # in which nothing can be differentiated
+            result = join([*self._parts(request, at_once, progress, said)])
+        check_misfit(result.chi2.mean(1), said)
         return dataclasses.replace(result, settings=result.settings | said)
 
     def summarise(
@@ -160,7 +143,7 @@ class Solver:
         at_once: int | None = None,
         quantiles: Sequence[float] = (0.05, 0.5, 0.95),
         seed: int | Sequence[int] = 0,
-        sigma_y: float | Tensor | None = None,
+        sigma_y: Given | None = None,
         cond: Any = None,
         progress: bool = False,
     ) -> Summary:
@@ -183,15 +166,17 @@ class Solver:
         probabilities = check_probabilities(quantiles)
         if at_once is None and not (self.algorithm is not None and self.algorithm.interacting):
             at_once = 8
-        said: dict[str, str] = {}
+        said: dict[str, Any] = {}
         request = Request(y, op, n_samples, seed, sigma_y, cond)
-        summary = summarise(self._parts(request, at_once, progress, said), probabilities)
+        with torch.inference_mode(False):
+            summary = summarise(self._parts(request, at_once, progress, said), probabilities)
+        check_misfit(summary.chi2, said)
         return dataclasses.replace(summary, settings=summary.settings | said)
 
     def _parts(
-        self, request: Request, at_once: int | None, progress: bool, said: dict[str, str]
+        self, request: Request, at_once: int | None, progress: bool, said: dict[str, Any]
     ) -> Iterator[Restoration]:
-        """The samples, `at_once` at a time; what `settings` should say of the memory goes to `said`."""
+        """The samples, `at_once` at a time; `said` is told what `settings` should say of memory, and `RANGE`."""
         n_samples, first_sample = request.n_samples, request.first_sample
         check_counts(at_once=1 if at_once is None else at_once)
         check_counts(0, first_sample=first_sample)
@@ -224,7 +209,7 @@ class Solver:
                 )
                 warnings.warn(f"{said['memory']}. at_once={at_once} asks for that from the start.", stacklevel=3)
                 continue
-            plan, drawn = run.plan, drawn + size
+            plan, drawn, said[RANGE] = run.plan, drawn + size, run.chi2_range
             yield part
             if drawn >= n_samples:
                 return
@@ -248,7 +233,7 @@ class Solver:
         *,
         n_samples: int = 1,
         seed: int | Sequence[int] = 0,
-        sigma_y: float | Tensor | None = None,
+        sigma_y: Given | None = None,
         cond: Any = None,
     ) -> Iterator[State]:
         """The run of `solve` in steps; closing the iterator cancels it.
@@ -264,7 +249,8 @@ class Solver:
         Yields:
             The state after each noise level; `prior.decode(state.z0)` is a preview.
         """
-        return Run(self, Request(y, op, n_samples, seed, sigma_y, cond)).states()
+        with torch.inference_mode(False):
+            return Run(self, Request(y, op, n_samples, seed, sigma_y, cond)).states()
 
     def __call__(self, y: Measurement, op: Physics) -> Tensor:
         """One sample per measurement, (B, C, *spatial): a deepinv reconstructor in all but name."""
@@ -284,15 +270,21 @@ class Run:
         n_samples, first_sample = request.n_samples, request.first_sample
         self.prior = CountedPrior(solver.prior, request.cond)
         self.likelihood = Likelihood(request.y, request.op, self.prior, sigma_y=request.sigma_y, n_samples=n_samples)
+        self.prior.cond = condition_of_rows(request.cond, self.likelihood.rows // n_samples, n_samples)
         self.algorithm, self.why = solver.algorithm, "chosen by the caller"
         if self.algorithm is None:
             particles = parts == 1 and first_sample == 0 and solver.budget is None
             self.algorithm, self.why = auto.choose(solver.prior, self.likelihood, solver._settings, particles=particles)
         self.algorithm.check_prior(solver.prior)
+        if self.algorithm.gradient and any(p.is_inference() for p in solver.prior.parameters()):
+            raise AmbientSolveError(
+                f"{type(solver.prior).__name__} was made inside torch.inference_mode(), so that {self.algorithm.name} "
+                "cannot differentiate it. Make it outside, or take 'proximal', which uses no gradient."
+            )
         self.algorithm.check(self.likelihood)
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
         self.seed, self.operator = request.seed, type(request.op).__name__
-        seeds, device = _seeds(request.seed, self.images), solver.prior.device
+        seeds, device = seeds_of(request.seed, self.images), solver.prior.device
         self.streams = Streams(seeds, n_samples, device, first_sample)
         self.plan = plan
         if solver.budget is not None and plan is None:
@@ -303,11 +295,30 @@ class Run:
             self.algorithm = self.plan.algorithm
         self.sigmas = self.algorithm.levels(self.prior)  # here, so that levels the prior lacks are refused at once
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def states(self) -> Iterator[State]:
-        """Start from pure noise, or rather from its largest level."""
+        """Start from pure noise, or rather from its largest level.
+
+        Raises:
+            AmbientSolveError: a state is NaN or infinite; on an accelerator only the last one is looked at.
+        """
         z = start(self.prior, (self.likelihood.rows, *self.likelihood.z_shape), self.sigmas[0], self.streams)
-        yield from self.algorithm.iterate(self.prior, self.likelihood, z, self.sigmas, self.streams)
+        for state in self.algorithm.iterate(self.prior, self.likelihood, z, self.sigmas, self.streams):
+            if (z.device.type == "cpu" or state.step == state.steps) and not bool(state.z.isfinite().all()):
+                raise Diverged(
+                    f"At the noise level {state.sigma:.3g} the samples became NaN or infinite: "
+                    f"{type(self.prior.inner).__name__} gave such numbers, or {self.algorithm.name} diverged. Check "
+                    "the prior's weights; lower its sigma_jacobian, or take 'proximal', which uses no Jacobian.",
+                    state.sigma,
+                )
+            yield state
+
+    @property
+    def chi2_range(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest misfit of each measurement that need no other reason than noise, (B,) each."""
+        low, high = self.likelihood.chi2_range()
+        return low[:: self.n_samples], high[:: self.n_samples]
 
     @property
     def arithmetic(self) -> str:
@@ -355,13 +366,6 @@ class Run:
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether a device has run out of memory; the allocator of the CPU raises no error of its own kind for that."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _seeds(seed: Any, images: int) -> list[int]:
-    seeds = [seed] * images if isinstance(seed, int) else list(seed) if isinstance(seed, Sequence) else []
-    if len(seeds) != images or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in seeds):
-        raise AmbientSolveError(f"seed={seed!r}: one non-negative integer, or a sequence of {images}, was expected.")
-    return seeds
 
 
 def make_solver(prior: Prior, algorithm: str = "auto", options: Mapping[str, Any] | None = None) -> Solver:

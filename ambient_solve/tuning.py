@@ -9,6 +9,7 @@ pictures like those to be restored, but not these: two or three tell a good weig
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from deepinv.physics import Physics
 from torch import Tensor
 
 from ambient_solve.algorithms import ALGORITHMS, Algorithm
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, Diverged, own_words_for_misfit, suggestion
 from ambient_solve.knobs import Knob, build, knobs
 from ambient_solve.priors.base import Prior
 from ambient_solve.solver import Solver
@@ -85,8 +86,10 @@ def tune(
 
     def psnr(value: float) -> float:
         run = dataclasses.replace(algorithm, **{chosen.name: value})
-        error = (Solver(prior, run).solve(y, op, seed=seed).samples[:, 0] - pictures.to(prior.device)).square()
-        tried[value] = float(torch.nan_to_num(-10 * error.flatten(1).mean(1).log10().mean(), nan=FAILED))
+        tried[value] = FAILED
+        with own_words_for_misfit(), contextlib.suppress(Diverged):
+            error = (Solver(prior, run).solve(y, op, seed=seed).samples[:, 0] - pictures.to(prior.device)).square()
+            tried[value] = float(torch.nan_to_num(-10 * error.flatten(1).mean(1).log10().mean(), nan=FAILED))
         return tried[value]
 
     start = float(getattr(algorithm, chosen.name))

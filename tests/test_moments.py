@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from ambient_solve import AmbientSolveError, GaussianPrior, Solver, operators
 from ambient_solve.moments import START, PSquare, Running
@@ -43,7 +44,7 @@ def test_spread_to_rounding():
         torch.testing.assert_close(in_chunks(Running(), samples, size).std, samples.std(1), rtol=1e-13, atol=0)
     without_means = sum((p - p.mean(1, keepdim=True)).square().sum(1) for p in samples.split(2, 1))
     assert not torch.allclose((without_means / 100).sqrt(), samples.std(1), rtol=0.1)
-    assert torch.isnan(in_chunks(Running(), samples[:, :1], 1).std).all()
+    assert in_chunks(Running(), samples[:, :1], 1).std is None
 
 
 def scalar(values, p):
@@ -197,8 +198,11 @@ def test_saved(tmp_path):
     record = json.loads((tmp_path / "settings.json").read_text())
     assert record["n_samples"] == 5 and record["probabilities"] == [0.05, 0.5, 0.95]
     alone = Watched("proximal", steps=2).summarise(y, op, n_samples=1, quantiles=())
-    assert torch.isnan(alone.std).all() and alone.quantiles is None
-    assert {p.name for p in alone.save(tmp_path / "b")} >= {"000-mean.png", "001-sample.png"}
+    assert alone.std is None and alone.quantiles is None
+    names = {p.name for p in alone.save(tmp_path / "b")}
+    assert names >= {"000-mean.png", "001-sample.png"} and not any("std" in name for name in names)
+    with safe_open(tmp_path / "b" / "summary.safetensors", framework="pt") as file:
+        assert set(file.keys()) == {"mean", "chi2", "sample"}
 
 
 def test_bad_input():

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
 from torch import Tensor
 
 from ambient_solve.algorithms.base import Algorithm, State
@@ -54,7 +53,7 @@ class FPS(Algorithm):
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
-        log_w, counted = torch.zeros(len(z), device=z.device), torch.zeros(len(z), device=z.device)
+        log_w, counted = z.new_zeros(len(z)), z.new_zeros(len(z))
         for i, (s, t) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0, b = prior.denoise(z, s), ancestral_noise(s, t, 1.0)
             mean = z0 + (t / s) ** 2 * (z - z0)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from rich.table import Table
 
+    from ambient_solve.evaluate.denoising import DenoisingCheck
     from ambient_solve.evaluate.simulation import Calibration
     from ambient_solve.priors.base import Prior
 
@@ -181,7 +182,20 @@ class Check:
             found.notes.append("this prior is mask-conditioned; its own draws, the truths here, vary too little")
         with self._bar(problems) as bar:
             found.sets[operator] = self._calibrate(self.algorithm, options, prior, op, problems, bar.update, size)
+        found.denoising = self._denoising(prior, options, size)
         return found
+
+    def _denoising(self, prior: Prior, options: Mapping[str, Any], size: int | None) -> DenoisingCheck | None:
+        """Samples beside the posterior mean; None where that is not one call of the prior."""
+        from ambient_solve.evaluate.denoising import check_denoising
+        from ambient_solve.sampling import generate
+        from ambient_solve.solver import make_solver
+
+        if prior.affine is None:
+            return None
+        images = prior.decode(generate(prior, LEAST, size=size, seed=self.seed + 1))
+        solver = make_solver(prior, self.algorithm, options)
+        return check_denoising(solver, prior, images, n_samples=min(self.samples, 8), seed=self.seed)
 
     def _calibrate(
         self,
@@ -254,6 +268,12 @@ def print_page(found: Found) -> None:
         p_values = [p_words(c.p_values[test]) for test in tests]
         rows.add_row(name, *p_values, *held, f"{c.variance_ratio:.2f}", f"{c.chi2:.2f}", *cost)
     console.print(rows)
+    if found.denoising is not None:
+        d = found.denoising
+        print(
+            f"Denoising: the squared distance of the mean of {d.n_samples} samples from the posterior mean, one call "
+            f"of the prior, is {d.excess:.2g} times what their number explains; V/B {d.ratio:.2f}."
+        )
     for name, reason in found.refused.items():
         print(f"Not checked, {name}: {reason}")
     for note in found.notes:

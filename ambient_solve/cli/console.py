@@ -53,10 +53,11 @@ def stderr() -> Any:
 
 def describe_prior(folder: Path) -> None:
     """Print what the files of a prior say of it, the model card last."""
+    from ambient_solve.priors.foreign import is_pipeline
     from ambient_solve.priors.network import CARD, NetworkPrior
-    from ambient_solve.priors.pipeline import INDEX, PipelinePrior
+    from ambient_solve.priors.pipeline import PipelinePrior
 
-    pipeline = (folder / INDEX).is_file()
+    pipeline = is_pipeline(folder)
     prior = PipelinePrior.load(folder) if pipeline else NetworkPrior.load(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
     numbers = sum(p.numel() for p in prior.parameters())

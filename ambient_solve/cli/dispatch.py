@@ -20,7 +20,7 @@ from ambient_solve.cli.help import help_page, started_as
 from ambient_solve.cli.info import Info
 from ambient_solve.cli.restore import restore_command
 from ambient_solve.cli.sample import sample_command
-from ambient_solve.errors import AmbientSolveError, shown, suggestion
+from ambient_solve.errors import AmbientSolveError, own_words_for_misfit, shown, suggestion
 from ambient_solve.version import __version__
 
 PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)
@@ -98,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default that of the process) and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(argv)
+        with own_words_for_misfit():  # every command says the misfit of what it made
+            return _dispatch(argv)
     except (AmbientSolveError, OSError) as error:
         print(shown(error), file=sys.stderr)
         return 2

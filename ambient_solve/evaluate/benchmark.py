@@ -25,7 +25,7 @@ from deepinv.physics import Inpainting, Physics
 from torch import Tensor
 
 from ambient_solve.algorithms.base import Algorithm
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, Diverged, own_words_for_misfit
 from ambient_solve.evaluate.calibration import coverage
 from ambient_solve.evaluate.metrics import Metrics, variance_and_error
 from ambient_solve.evaluate.trials import Trial
@@ -110,7 +110,12 @@ def measure(job: Trial, metrics: Metrics, at_once: int | None = None) -> tuple[R
     # The sampler's noise is that of the picture, not the same in all pictures: their errors must be independent.
     together = isinstance(job.arm.method, Algorithm) and job.arm.method.interacting
     seed = int(job.measured[8:16], 16)
-    result = job.solver(y).solve(y, job.op, n_samples=S, seed=seed, at_once=None if together else at_once)
+    try:
+        with own_words_for_misfit():  # the table has a column
+            result = job.solver(y).solve(y, job.op, n_samples=S, seed=seed, at_once=None if together else at_once)
+    except Diverged:  # a row without numbers: the other jobs go on
+        nothing = torch.full((1, S, *x.shape), torch.nan)
+        result = Restoration(nothing, nothing.flatten(2)[..., 0], 0, 0, math.nan, {})
     samples = result.samples[0].cpu()
     learned = job.prior is not None
     V, B = variance_and_error(samples, x) if S > 1 else (math.nan, math.nan)

@@ -17,6 +17,7 @@ from deepinv.physics import BlurFFT, Downsampling, GaussianNoise, Inpainting, Li
 from torch import Tensor
 
 from ambient_solve.algorithms import Algorithm
+from ambient_solve.errors import own_words_for_misfit
 from ambient_solve.evaluate.distances import LinearProblem, mcgdiff_problem, principal_axes, sliced_wasserstein
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.gaussian import GaussianPrior, dense
@@ -142,7 +143,8 @@ def _draw(sampler: Algorithm | str | Draw, y: Tensor, op: Physics, prior: Prior,
     if callable(sampler):
         return torch.stack([sampler(one[None], op, prior, n, seed + i) for i, one in enumerate(y)])
     seeds = [seed + i for i in range(len(y))]
-    return Solver(prior, sampler).solve(y, op, n_samples=n, seed=seeds).samples
+    with own_words_for_misfit():
+        return Solver(prior, sampler).solve(y, op, n_samples=n, seed=seeds).samples
 
 
 def on_gaussian(

@@ -19,7 +19,7 @@ import torch
 from deepinv.physics import GaussianNoise, LinearPhysics, Physics
 from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, own_words_for_misfit
 from ambient_solve.evaluate.calibration import (
     Statistic,
     coverage,
@@ -117,7 +117,8 @@ class SolverSampler:
         interacting = self.solver.algorithm is not None and self.solver.algorithm.interacting
         sets, each = (n_samples, self.particles) if interacting else (1, n_samples)
         seeds = [seed * STRIDE + i for i in range(len(y) * sets)]
-        result = self.solver.solve(y.repeat_interleave(sets, 0), op, n_samples=each, seed=seeds)
+        with own_words_for_misfit():  # the verdict has some
+            result = self.solver.solve(y.repeat_interleave(sets, 0), op, n_samples=each, seed=seeds)
         share = each if interacting else 1
         self.network_calls, self.vjps = share * result.network_calls, share * result.vjps
         if not interacting:

@@ -32,7 +32,10 @@ class RowOperator:
     Attributes:
         op: A copy of `op` in float32, on that device.
         images: B.
+        weights: Factors of the entries of the measurement, (1 or B, *measurement); None is 1 everywhere.
     """
+
+    weights: Tensor | None = None
 
     def __init__(self, op: Physics, template: Measurement) -> None:
         first = parts_of(template)[0]
@@ -57,11 +60,17 @@ class RowOperator:
 
     def A(self, x: Tensor) -> Tensor:
         """What is measured of images `x`: (N, C, *spatial) to (N, *measurement)."""
-        return self.apply(lambda rows: pack(self.op.A(rows)), x)
+        return self._weighted(self.apply(lambda rows: pack(self.op.A(rows)), x))
 
     def At(self, u: Tensor) -> Tensor:
         """The adjoint of a linear operator: (N, *measurement) to (N, C, *spatial)."""
-        return self.apply(lambda rows: real(self.op.A_adjoint(unpack(rows, self._template))), u)
+        return self.apply(lambda rows: real(self.op.A_adjoint(unpack(rows, self._template))), self._weighted(u))
+
+    def _weighted(self, u: Tensor) -> Tensor:
+        """Rows of measurements (N, *measurement), each entry times its weight."""
+        if self.weights is None:
+            return u
+        return u * self.weights.repeat_interleave(len(u) // len(self.weights), 0)
 
 
 def parts_of(y: Measurement) -> list[Tensor]:
@@ -95,7 +104,7 @@ def frozen_copy(
         if isinstance(value, nn.Module):
             return frozen_copy(value, device, tensors, copies)
         if isinstance(value, Tensor):
-            moved = value.detach().to(device)
+            moved = plain(value.detach()).to(device)
             moved = moved.to(torch.complex64) if moved.is_complex() else moved
             tensors.append(moved.float() if moved.is_floating_point() else moved)
             return tensors[-1]
@@ -108,6 +117,11 @@ def frozen_copy(
         table = name in ("_parameters", "_buffers", "_modules")
         twin.__dict__[name] = {k: convert(v) for k, v in value.items()} if table else convert(value)
     return twin
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """`tensor`; a copy of one that was made in inference mode, which autograd refuses."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def pack(y: Measurement) -> Tensor:

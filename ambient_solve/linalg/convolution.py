@@ -40,7 +40,7 @@ class Convolution:
             # Rows in blocks, and the columns of a half-plane: what a transform is repeated over.
             self.adjoint = self.adjoint.unflatten(-2, (self.factor[0], seen[0]))
             self.columns = torch.arange(spectrum.shape[-1], device=spectrum.device) % seen[1]
-            delta = torch.zeros(*spectrum.shape[:2], *seen, device=spectrum.device)
+            delta = spectrum.real.new_zeros(*spectrum.shape[:2], *seen)
             delta[..., 0, 0] = 1
             self.gram = torch.fft.fft2(self.A(self.At(delta))).real.clamp_min(0)
 

@@ -27,9 +27,9 @@ from ambient_solve.mri.scan import Scan
 from ambient_solve.operators.kspace_masks import acceleration
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior
+from ambient_solve.priors.foreign import is_pipeline
 from ambient_solve.priors.load import load_prior, prior_folder
 from ambient_solve.priors.network import NetworkPrior
-from ambient_solve.priors.pipeline import INDEX
 from ambient_solve.solver import Solver
 
 
@@ -81,7 +81,7 @@ def load_mri_prior(name: str | Path, device: str = "cpu") -> Prior:
         AmbientSolveError: it cannot be loaded, or does not make two channels.
     """
     folder = prior_folder(name)
-    prior = load_prior(name, device=device) if (folder / INDEX).is_file() else NetworkPrior.load(folder).to(device)
+    prior = load_prior(name, device=device) if is_pipeline(folder) else NetworkPrior.load(folder).to(device)
     if prior.shape[0] != 2:
         raise AmbientSolveError(
             f"{name} makes {prior.shape[0]} channels; a prior for MRI makes 2, real and imaginary part: "

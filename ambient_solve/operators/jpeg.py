@@ -72,6 +72,9 @@ class Jpeg(Physics):
             "RGB".
     """
 
+    nominal_noise = True
+    """Whether the noise level is a tolerance and not the law of a noise: the misfit of a good sample need not be 1."""
+
     def __init__(
         self,
         quality: int = 10,
@@ -123,9 +126,9 @@ class Jpeg(Physics):
 
     def _luminance_and_chroma(self, samples: Tensor) -> Tensor:
         """Colours (B, 3, H, W) in [0, 255], coded as luminance and chroma."""
-        samples = _round(torch.einsum("ij,bjhw->bihw", self.to_ycbcr, samples) + self.offset)
+        samples = _round(torch.einsum("ij,bjhw->bihw", self.to_ycbcr.to(samples), samples) + self.offset)
         coded = torch.cat([self._code(samples[:, :1], self.tables[0]), self._chroma(samples[:, 1:])], 1)
-        return _round(torch.einsum("ij,bjhw->bihw", self.to_rgb, coded - self.offset)).clamp(0, 255)
+        return _round(torch.einsum("ij,bjhw->bihw", self.to_rgb.to(samples), coded - self.offset)).clamp(0, 255)
 
     def _chroma(self, chroma: Tensor) -> Tensor:
         height, width = chroma.shape[-2:]
@@ -146,8 +149,9 @@ class Jpeg(Physics):
         height, width = planes.shape[-2:]
         whole = _continue(planes - 128, 8)
         blocks = whole.reshape(*whole.shape[:2], whole.shape[2] // 8, 8, whole.shape[3] // 8, 8)
-        coefficients = torch.einsum("ui,bchiwj,vj->bchwuv", self.dct, blocks, self.dct) / table
-        blocks = torch.einsum("ui,bchwuv,vj->bchiwj", self.dct, _round(coefficients) * table, self.dct)
+        dct = self.dct.to(planes)
+        coefficients = torch.einsum("ui,bchiwj,vj->bchwuv", dct, blocks, dct) / table
+        blocks = torch.einsum("ui,bchwuv,vj->bchiwj", dct, _round(coefficients) * table, dct)
         return _round(blocks.reshape(whole.shape)[..., :height, :width] + 128).clamp(0, 255)
 
 

@@ -21,6 +21,7 @@ operator's own does not. The mean of many samples is then right, the variance of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -268,6 +269,8 @@ class MaskConditionedGaussian(Prior):
 
     E[z0 | M z_sigma, M] = m + C M (M (C + sigma^2 I) M)^+ (M z_sigma - M m)
     """
+
+    sigma_jacobian = math.inf
 
     def __init__(self, prior: GaussianPrior) -> None:
         super().__init__()

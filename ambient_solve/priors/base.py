@@ -26,7 +26,8 @@ class Prior(nn.Module, abc.ABC):
         sigma_min: Lowest noise level at which `denoise` is valid, in units of z.
         sigma_max: Highest noise level at which `denoise` is valid, in units of z.
         sigma_data: Typical standard deviation of one entry of `z0`.
-        sigma_jacobian: Up to this level the Jacobian of `denoise` may be trusted as a covariance; infinite if exact.
+        sigma_jacobian: Up to this level the Jacobian of `denoise` may be trusted as a covariance. Ten times
+            `sigma_data` unless given, which suits networks; `math.inf` if it is exact.
         process: The forward process whose states `denoise` takes.
     """
 
@@ -34,7 +35,6 @@ class Prior(nn.Module, abc.ABC):
     sigma_min: float
     sigma_max: float
     sigma_data: float = 0.5
-    sigma_jacobian: float = math.inf
     process: Process = Additive()
 
     @abc.abstractmethod
@@ -92,6 +92,17 @@ class Prior(nn.Module, abc.ABC):
         return z
 
     @property
+    def sigma_jacobian(self) -> float:
+        """See the class: ten times `sigma_data` unless given. A network learns `D`; its J fails first at high noise."""
+        given = self.__dict__.get("_sigma_jacobian")
+        return 10 * self.sigma_data if given is None else given
+
+    @sigma_jacobian.setter
+    def sigma_jacobian(self, level: float) -> None:
+        """Trust the Jacobian up to another level."""
+        self.__dict__["_sigma_jacobian"] = level
+
+    @property
     def affine(self) -> tuple[float, float] | None:
         """`(a, b)` where `decode(z) = a * z + b`, or None where `decode` is not affine."""
         return 1.0, 0.0
@@ -118,7 +129,7 @@ class Prior(nn.Module, abc.ABC):
         Returns:
             Noise of that shape, float32, on the device of the prior.
         """
-        return streams.normal(torch.empty(shape, device=self.device))
+        return streams.normal(torch.empty(shape, device=self.device, dtype=torch.float32))
 
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
         """Start a run, once, when the noise of its start has been drawn.
@@ -165,6 +176,22 @@ class Prior(nn.Module, abc.ABC):
         tensor = next(self.parameters(), None)
         tensor = next(self.buffers(), None) if tensor is None else tensor
         return torch.device("cpu") if tensor is None else tensor.device
+
+
+def require_complete(prior: Prior) -> None:
+    """Raise `AmbientSolveError` unless a prior says its shape and its levels."""
+    name = type(prior).__name__
+    for what, example in (("shape", "(3, -1, -1)"), ("sigma_min", "0.01"), ("sigma_max", "80.0")):
+        if not hasattr(prior, what):
+            raise AmbientSolveError(
+                f"{name} has no {what}. A Prior says its shape, without the batch axis and with -1 for any size, and "
+                f"its noise levels sigma_min and sigma_max: write {what} = {example} in the class."
+            )
+    if not isinstance(prior.shape, (tuple, list)) or not all(hasattr(n, "__index__") for n in prior.shape):
+        raise AmbientSolveError(f"{name}.shape is {prior.shape!r}; whole numbers such as (3, -1, -1) were expected.")
+    low, high = prior.sigma_min, prior.sigma_max
+    if not (0 < low < high and math.isfinite(high)):
+        raise AmbientSolveError(f"{name}: 0 < sigma_min < sigma_max was expected, got {low} and {high}.")
 
 
 def noise_like(prior: Prior, z: Tensor, streams: Streams) -> Tensor:

@@ -41,6 +41,8 @@ class ExactPrior(Prior):
     the variance of the component means included), the range .004 to 160 of them (.002 to 80 where `sigma_data` is .5).
     """
 
+    sigma_jacobian = math.inf
+
     @abc.abstractmethod
     def __init__(
         self,

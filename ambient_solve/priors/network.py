@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ambient_solve.errors import AmbientSolveError, reason, suggestion
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
+from ambient_solve.priors.finite import require_finite
 from ambient_solve.priors.network_config import CONFIG, NetworkConfig, read_config_file
 from ambient_solve.priors.precision import SIDE, Verdict, compare, halved
 from ambient_solve.priors.unet import UNet
@@ -66,7 +67,7 @@ class NetworkPrior(Prior):
             config.groups,
             config.embedding,
             config.mask_channels,
-        )
+        ).float()  # whatever the default type is
         self._layout, self.channels_last = torch.contiguous_format, True
         self._weights = tuple(self.network.parameters())
         # Each with what it was made for; in tuples, so that the copy is no part of the module and of what it saves.
@@ -160,7 +161,7 @@ class NetworkPrior(Prior):
         if self._judged[0] != state:
             height, width = self.config.size or [max(SIDE, self.network.stride)] * 2
             shape, mask_channels = (1, self.config.channels, height, width), self.config.mask_channels
-            cond = torch.ones(1, mask_channels, height, width, device=device) if mask_channels else None
+            cond = self._weights[0].new_ones(1, mask_channels, height, width) if mask_channels else None
             plain = torch.contiguous_format
             fast = torch.channels_last if self.channels_last else plain
             verdict = compare(
@@ -244,6 +245,7 @@ class NetworkPrior(Prior):
             ) from None
         prior = cls(config, precision)
         prior.network.load_state_dict({k: v.float() for k, v in weights.items()})
+        require_finite(prior.network, path)
         return prior.eval().requires_grad_(False)
 
 

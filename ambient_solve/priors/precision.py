@@ -67,10 +67,10 @@ def compare(
         How far they are apart at the worst level.
     """
     generator = torch.Generator().manual_seed(0)
-    z0, worst = torch.zeros(shape, device=device), Verdict(0.0, data)
+    z0, worst = torch.zeros(shape, device=device, dtype=torch.float32), Verdict(0.0, data)
     for level in LEVELS:
         sigma = level * data
-        n, v = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+        n, v = (torch.randn(shape, generator=generator, dtype=torch.float32).to(device) for _ in range(2))
         z, v = z0 + sigma * n, v.sign()
         # That of torch.func, which a caller may be inside of: its own autograd is refused there.
         z0, pull = torch.func.vjp(lambda z, sigma=sigma: full(z, sigma), z)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, own_words_for_misfit
 from ambient_solve.restore.pictures import Picture
 
 if TYPE_CHECKING:
@@ -79,16 +79,17 @@ class Drawing:
     def _draw(self, samples: range) -> Restoration:
         solver = copy.copy(self.solver)
         solver.prior = self.solver.prior if self.tiled is None else self.tiled
-        part = solver.solve(
-            self.picture.y,
-            self.op,
-            n_samples=len(samples),
-            first_sample=samples.start,
-            seed=self.seed,
-            sigma_y=self.picture.sigma_of_each(self.damage.sigma),
-            at_once=min(self.at_once, len(samples)),
-            progress=self.progress,
-        )
+        with own_words_for_misfit():  # `Outcome.warning`, which knows the task
+            part = solver.solve(
+                self.picture.y,
+                self.op,
+                n_samples=len(samples),
+                first_sample=samples.start,
+                seed=self.seed,
+                sigma_y=self.picture.sigma_of_each(self.damage.sigma),
+                at_once=min(self.at_once, len(samples)),
+                progress=self.progress,
+            )
         how = f"the picture was restored in tiles of {self.tile[0]} pixels"
         said = {} if self.tiled is None else {"tiles": f"{how}, the memory that is free does not hold it whole"}
         return replace(part, chi2=self.picture.whole_chi2(part.chi2), settings=part.settings | said)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.objectives.kspace import KSpace
+from ambient_solve.priors.foreign import is_pipeline
 from ambient_solve.priors.load import prior_folder
 from ambient_solve.priors.network import NetworkPrior, multiplies_bfloat16
-from ambient_solve.priors.pipeline import INDEX, PipelinePrior
+from ambient_solve.priors.pipeline import PipelinePrior
 from ambient_solve.training.config import Config
 from ambient_solve.training.growth import deepened
 
@@ -40,7 +41,7 @@ def starting_prior(
     """
     mask_channels = config.objective.mask_channels
     folder = prior_folder(config.init) if config.init else None
-    if folder is not None and (folder / INDEX).is_file():
+    if folder is not None and is_pipeline(folder):
         if mask_channels:
             raise AmbientSolveError(
                 f"init: {config.init} is a diffusers pipeline and cannot be shown {mask_channels} mask channels."

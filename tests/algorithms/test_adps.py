@@ -230,10 +230,9 @@ def test_a_mask_that_hides_a_measured_entry_loses_it():
         assert lost.chi2.mean() > 2 * kept.chi2.mean() and kept.chi2.mean() < 1.2
         # A-DPS ends a finite number of gradient steps away from there.
         assert away < (0.02 if not isinstance(algorithm, ADPS) else 0.25)
-    # Nor can mmps trust its Jacobian, whose columns of hidden entries are 0: no symmetric system is left.
+    # Its Jacobian, whose columns of hidden entries are 0, is far from symmetric; mmps believes no more than is.
     prior.sigma_jacobian = math.inf
-    wrong = Solver(prior, MMPS()).solve(y, OPERATOR, n_samples=16).chi2.mean()
-    assert not wrong < 1000
+    assert Solver(prior, MMPS()).solve(y, OPERATOR, n_samples=16).chi2.mean() < 20
 
 
 # A-OS.

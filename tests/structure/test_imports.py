@@ -14,7 +14,7 @@ HEAVY = ("accelerate", "gradio", "trainers", "apps", "diffusers", "transformers"
 """Never imported when a module of the library is: where used, inside the function that uses it, or not at all."""
 GROUND = ("errors", "knobs", "noise", "transforms", "version", "saving", "distributed", "resume")
 """The ground floor: anyone may stand on it."""
-ROOT_MODULES = (*GROUND, "process", "budget", "solver", "results", "moments", "sampling", "tuning")
+ROOT_MODULES = (*GROUND, "process", "budget", "solver", "request", "misfit", "results", "moments", "sampling", "tuning")
 """All else of the library is in a room."""
 OF_TRAINING = ("accelerate", "diffusers", "datasets")
 """What the loops of training import at their top: nothing but training needs them, nobody imports training."""
@@ -41,9 +41,11 @@ MAY_IMPORT = {
     "moments": ("errors",),
     "results": (*GROUND, "moments"),
     "budget": (*GROUND, "algorithms", "likelihood", "priors.base", "priors.counted"),
+    "misfit": ("errors",),
+    "request": ("errors", "likelihood"),
     "solver": (
         *(*GROUND, "algorithms", "budget", "likelihood", "moments", "priors.base", "priors.counted"),
-        *("process", "results"),
+        *("misfit", "priors.forwarded", "process", "request", "results"),
     ),
     "sampling": (*GROUND, "priors", "process"),
     "tuning": (*GROUND, "algorithms", "priors.base", "solver"),
