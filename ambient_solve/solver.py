@@ -176,7 +176,7 @@ class Solver:
     def _parts(
         self, request: Request, at_once: int | None, progress: bool, said: dict[str, Any]
     ) -> Iterator[Restoration]:
-        """The samples, `at_once` at a time; `said` is told what `settings` should say of memory, and `RANGE`."""
+        """The samples, `at_once` at a time; `said` receives what `settings` should say of memory, and `RANGE`."""
         n_samples, first_sample = request.n_samples, request.first_sample
         check_counts(at_once=1 if at_once is None else at_once)
         check_counts(0, first_sample=first_sample)

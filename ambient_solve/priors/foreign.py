@@ -37,7 +37,7 @@ PARTS = ("unet", "scheduler")
 CODES = ("vae", "vqvae", "movq", "vqgan")
 """Parts by which a pipeline works on a code of the picture."""
 WORDS = ("text_encoder", "tokenizer", "image_encoder", "bert")
-"""How parts begin by which a pipeline is told what to draw."""
+"""How parts begin by which words or pictures say what a pipeline draws."""
 
 
 @dataclass(frozen=True)
