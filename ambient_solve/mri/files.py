@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ambient_solve.errors import AmbiguousAxes, Part, UnnamedArray, UnreadableFile, WrongAxes, shown
-from ambient_solve.mri.ismrmrd_files import cropped_readout, is_ismrmrd, read_ismrmrd, voxel_of
+from ambient_solve.mri.ismrmrd_files import cropped_readout, is_ismrmrd, read_ismrmrd
+from ambient_solve.mri.ismrmrd_header import voxel_of
 from ambient_solve.mri.magnitudes import read_dicom, read_nifti
 from ambient_solve.reading.hdf5 import open_hdf5, stored_arrays
 from ambient_solve.reading.limits import check_bytes
@@ -27,6 +28,8 @@ HEADER = "ismrmrd_header"
 """Name of the ISMRMRD header in fastMRI files."""
 MANY = 64
 """An array of three axes has its coils along an axis of at most this and half the other lengths."""
+UNITS = 5.0
+"""A reference that is stronger or weaker than k-space by this factor is in other units."""
 MAX_TEXT = 10_000
 """Bytes of the text file that tells the sizes of a BART array."""
 
@@ -204,9 +207,15 @@ def _raw(arrays: Mapping[str, Stored], key: str | None, axes: str | None, path: 
     if reference is not None:
         reference = np.abs(reference).astype(np.float32)
         reference = reference[None] if reference.ndim == 2 else reference
-        if reference.shape != (slices, height, width):
-            # fastMRI keeps references of the middle of the field of view alone.
+        if (
+            reference.ndim != 3
+            or len(reference) != slices
+            or any(n > full for n, full in zip(reference.shape[1:], (height, width), strict=True))
+        ):
             notes = (*notes, f"the reference {reference.shape} is of another size than k-space and was left out")
+            reference = None
+        elif not 1 / UNITS < (ratio := float(np.linalg.norm(reference) / np.linalg.norm(data))) < UNITS:
+            notes = (*notes, f"the reference is {ratio:.2g} times as strong as k-space, in other units: left out")
             reference = None
     mask = None if key else _known(arrays, ("mask",), path, most)
     return Raw(data, False, mask, None, reference, None, notes)

@@ -168,7 +168,7 @@ def _is_mask_conditioned(prior: Prior) -> bool:
 
 
 def retrospective(scan: Scan, kind: str, acceleration: float, acs: int, seed: int) -> Scan:
-    """Undersample a fully sampled slice; the picture of all its data becomes the reference.
+    """Undersample a fully sampled slice; the picture of all its data becomes the reference where it has none.
 
     Args:
         scan: One slice, sampled in full.
@@ -183,9 +183,25 @@ def retrospective(scan: Scan, kind: str, acceleration: float, acs: int, seed: in
     Raises:
         AmbientSolveError: the scan is undersampled already, or the mask cannot be made.
     """
+    part = scan.undersampled(kind, acceleration, acs, seed)
+    if scan.reference is not None:
+        return part
     whole = problem(scan)
-    reference = whole.scale * zero_filled(whole)[0].norm(dim=0)[None] if not scan.simulated else scan.reference
-    return replace(scan.undersampled(kind, acceleration, acs, seed), reference=reference)
+    return replace(part, reference=whole.scale * zero_filled(whole)[0].norm(dim=0)[None])
+
+
+def middle(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle of a picture, as fastMRI cuts it out.
+
+    Args:
+        x: (..., H, W).
+        size: Its rows and columns, at most (H, W).
+
+    Returns:
+        (..., *size).
+    """
+    top, left = ((n - side) // 2 for n, side in zip(x.shape[-2:], size, strict=True))
+    return x[..., top : top + size[0], left : left + size[1]]
 
 
 def magnitude_metrics(x: Tensor, reference: Tensor) -> dict[str, float]:
@@ -193,14 +209,14 @@ def magnitude_metrics(x: Tensor, reference: Tensor) -> dict[str, float]:
 
     Args:
         x: Magnitude, (H, W).
-        reference: Magnitude, (H, W).
+        reference: Magnitude, (H, W), or the middle of it, which is then compared.
 
     Returns:
         The three by the names "nrmse", "psnr" and "ssim".
     """
     from skimage.metrics import structural_similarity
 
-    x, reference = x.double(), reference.double()
+    x, reference = middle(x, tuple(reference.shape)).double(), reference.double()
     top, error = float(reference.max()), (x - reference).square()
     return {
         "nrmse": float((error.sum() / reference.square().sum()).sqrt()),

@@ -16,7 +16,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.figures.sheet import Row, Tile, contact_sheet, picture_tile, std_tile
 from ambient_solve.mri.classical import zero_filled
 from ambient_solve.mri.problem import NOTICE
-from ambient_solve.mri.reconstruction import Reconstruction
+from ambient_solve.mri.reconstruction import Reconstruction, middle
 
 WINDOW = 0.998
 """The quantile of the magnitude that is white, in all magnitudes of a report alike."""
@@ -44,7 +44,7 @@ def report(made: Reconstruction) -> Image.Image:
         ]
     if reference is not None:
         pictures += [grey(reference[0], "reference")]
-        error = TIMES * (made.magnitude - reference[0]).abs()
+        error = TIMES * (middle(made.magnitude, tuple(reference.shape[1:])) - reference[0]).abs()
         pictures += [grey(error, f"error x{TIMES}, NRMSE {made.metrics['nrmse']:.3f}")]
     measured = [
         Tile(cyclic(torch.atan2(made.mean[1], made.mean[0]), made.magnitude / max(top, 1e-30)), "phase, -pi to pi"),
