@@ -23,6 +23,10 @@ class AmbientSolveError(ValueError):
         super().__init__(shown(message))
 
 
+class DoubtfulResult(UserWarning):
+    """A result that does not fit what was measured, or rests on something that does not: said, and returned."""
+
+
 class UnknownKnob(AmbientSolveError):
     """A knob that an algorithm or another dataclass does not have.
 

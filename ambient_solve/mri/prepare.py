@@ -23,7 +23,7 @@ from torch import Tensor
 from ambient_solve.data.corruption import MANIFEST, RUN
 from ambient_solve.data.images import SUFFIXES as PICTURES
 from ambient_solve.data.images import read_images, shuffled
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.evaluate.baselines import wavelet
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
@@ -321,6 +321,8 @@ def _squared(scan: Scan, name: str, settings: Preparation) -> Slice:
         rng = np.random.default_rng((settings.seed, 9, *name.encode()))
         mask = _mask(settings, rng)
     p = problem(replace(scan, kspace=(mask * kspace)[None], mask=mask[None], acs=0, reference=None), settings.coils)
+    for doubt in p.doubts:
+        print(f"{shown(name)}: {doubt}.", file=sys.stderr)
     return Slice(name, torch.complex(p.y[0, 0], p.y[0, 1]), mask, p.maps, p.sigma)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -24,6 +25,8 @@ TIMES = 5
 """Errors are shown so many times brighter."""
 COLUMNS = 4
 """Columns of the report."""
+LETTERS = 20
+"""Height of the letters of what is doubtful, in pixels."""
 
 
 def report(made: Reconstruction) -> Image.Image:
@@ -54,9 +57,26 @@ def report(made: Reconstruction) -> Image.Image:
     ]
     how = "simulated k-space" if p.scan.simulated else "k-space"
     name = made.settings.get("algorithm", made.settings["method"])
-    misfit = f"{name}; misfit {made.chi2:.2f} (about 1 is right), noise {p.scale * p.sigma:.3g}, white is {top:.3g}"
+    noise = f"noise {p.scale * p.sigma:.3g} ({p.level.source})"
+    misfit = f"{name}; misfit {made.chi2:.2f} (about 1 is right), {noise}, white is {top:.3g}"
     rows = [*_rows("reconstruction", misfit, pictures), *_rows("measurement", NOTICE, measured)]
-    return contact_sheet(f"{Path(p.scan.source).name} ({how})", [""] * COLUMNS, rows)
+    sheet = contact_sheet(f"{Path(p.scan.source).name} ({how})", [""] * COLUMNS, rows)
+    return with_lines(sheet, [f"Doubtful: {doubt}." for doubt in made.doubts])
+
+
+def with_lines(sheet: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """A picture with lines of red text below it, broken where they are too long."""
+    if not lines:
+        return sheet
+    font = ImageFont.load_default(size=LETTERS)
+    broken = [row for line in lines for row in textwrap.wrap(line, max(int(sheet.width / (0.52 * LETTERS)), 20))]
+    pitch = round(1.5 * LETTERS)
+    out = Image.new("RGB", (sheet.width, sheet.height + pitch * (len(broken) + 1)), "white")
+    out.paste(sheet)
+    draw = ImageDraw.Draw(out)
+    for i, row in enumerate(broken):
+        draw.text((pitch, sheet.height + pitch * i), row, "#a01010", font)
+    return out
 
 
 def cyclic(phase: Tensor, brightness: Tensor) -> np.ndarray:

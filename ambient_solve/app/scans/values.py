@@ -19,7 +19,7 @@ class ScanControls:
         session: Scan and results of this browser session; None before the first event that needs them.
         files: Paths of what was just put in. array, axes: How it is read. mask: Path of the sampling mask.
         kind: Kind of mask that undersamples a full scan. acceleration: R, 1 or more. acs: Its calibration lines.
-        coils: Virtual coils that are kept, 0 for all.
+        coils: Virtual coils that are kept, 0 for those that hold more than noise.
         method: "prior" or one of `mri.CLASSICAL`. prior: Name or folder of the prior, "" or None for none.
         device: Where it works. rules: What visitors may choose.
         preset: Name of the preset that is lit, or None. algorithm: Of the solver. knobs: Those of the algorithm.
@@ -38,7 +38,7 @@ class ScanControls:
     kind: str = "random"
     acceleration: float = 1.0
     acs: int = 16
-    coils: int = 8
+    coils: int = 0
     method: str = "l1-wavelet"
     prior: str | None = None
     device: str = "auto"
