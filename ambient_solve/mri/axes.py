@@ -24,7 +24,7 @@ PREDICTED = 0.15
 """Coils leave less than this part of the energy unpredicted."""
 UNPREDICTED = 0.6
 """Slices leave more than this."""
-CONTRAST = 0.2
+CONTRAST = 0.13
 """Coils change the brightness of the picture against each other by more than this; slices that lie close do not."""
 STRONG = 0.3
 """Share of the largest magnitude above which a pixel is compared."""
@@ -60,8 +60,14 @@ def axes_of(data: np.ndarray) -> tuple[str, dict[str, str]]:
         return "schw", {}
     if (first == "c" and second != "c") or (a == 1 and second == "s"):
         return "cshw", {}
-    slices, coils = (f"{n} {what}" for n, what in ((a, "slices"), (b, "coils")))
-    return "", {"schw": f"{slices} of {coils}", "cshw": f"{b} slices of {a} coils"}
+    return "", {
+        "schw": f"{_many(a, 'slice')} of {_many(b, 'coil')}",
+        "cshw": f"{_many(b, 'slice')} of {_many(a, 'coil')}",
+    }
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n > 1)}"
 
 
 def _three(data: np.ndarray) -> tuple[str, dict[str, str]]:

@@ -274,7 +274,8 @@ def misfit_doubts(p: Problem, chi2: float) -> tuple[str, ...]:
     stated = p.level.source == "stated"
     level = "the noise level" if stated else f"the noise level ({p.level.sigma:.3g}, from the {p.level.source})"
     if chi2 > MISFIT:
-        cause = "the coil maps are the likely cause" if p.doubts else f"the coil maps are poor, or {level} is too low"
+        maps = p.doubts and not stated
+        cause = "the coil maps are the likely cause" if maps else f"the coil maps are poor, or {level} is too low"
         return (
             f"a part of the scan is not explained, misfit {chi2:.3g} where 1 is right: {cause} (--sigma states it)",
         )
