@@ -18,8 +18,8 @@ SIDE = 3
 """Side of the window from which an entry is predicted."""
 RIDGE = 1e-3
 """Weight of the norm of the coefficients, over the mean power of the windows."""
-OTHERS = 5
-"""Most members from which another is predicted."""
+OTHERS = 2
+"""Members from which another is predicted: more of them predict slices, too, and take more windows to fit."""
 PREDICTED = 0.15
 """Coils leave less than this part of the energy unpredicted."""
 UNPREDICTED = 0.6
@@ -51,8 +51,8 @@ def axes_of(data: np.ndarray) -> tuple[str, dict[str, str]]:
     if min(data.shape[2:]) < min(data.shape[:2]):
         return "", {"hwcs": "coils before slices", "hwsc": "slices before coils"}
     a, b = data.shape[:2]
-    if a == b == 1 or not _middle(_centred(data[:, 0])).size:
-        return "schw", {}  # without a middle, which `Scan` refuses, nothing else can be told either
+    if a == b == 1 or _has_no_middle(data[:, 0]):
+        return "schw", {}
     power = np.nan_to_num(abs(data) ** 2, nan=0, posinf=0).sum((2, 3))
     strength = [int(power.sum(axis).argmax()) for axis in (1, 0)]
     first, second = coils_or_slices(data[:, strength[1]]), coils_or_slices(data[strength[0]])
@@ -76,9 +76,15 @@ def _three(data: np.ndarray) -> tuple[str, dict[str, str]]:
     if len(short) != 1:
         return "", {}
     named = {letter: "hw"[: short[0]] + letter + "hw"[short[0] :] for letter in "cs"}
-    found = "c" if data.shape[short[0]] == 1 else coils_or_slices(np.moveaxis(data, short[0], 0))
+    moved = np.moveaxis(data, short[0], 0)
+    found = "c" if len(moved) == 1 or _has_no_middle(moved) else coils_or_slices(moved)
     meanings = {named["c"]: "coils of a single slice", named["s"]: "slices of a single coil"}
     return (named[found], {}) if found else ("", meanings)
+
+
+def _has_no_middle(kspace: np.ndarray) -> bool:
+    """Whether no scan can be made of k-space (n, H, W), whose middle was not sampled: `Scan` says so of any axes."""
+    return _middle(_centred(kspace)).shape[-1] <= SIDE
 
 
 def coils_or_slices(kspace: np.ndarray) -> str:

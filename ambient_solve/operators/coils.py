@@ -96,9 +96,15 @@ def calibration_windows(kspace: Tensor, acs: int | tuple[int, int], kernel: int)
 
 
 def largest_of_noise(sigma: float, n: int, m: int) -> float:
-    """The largest singular value of `n` x `m` complex numbers that are noise of deviation `sigma` in each part.
+    """The largest singular value of noise alone, up to chance (Marchenko and Pastur, 1967, Math. USSR Sb. 1, 457).
 
-    Up to its chance, for large sizes (Marchenko and Pastur, 1967, Math. USSR Sb. 1, 457).
+    Args:
+        sigma: Deviation of each real and imaginary part.
+        n: Rows of the matrix, some ten or more.
+        m: Its columns, some ten or more.
+
+    Returns:
+        The singular value.
     """
     return sigma * math.sqrt(2) * (math.sqrt(n) + math.sqrt(m))
 
