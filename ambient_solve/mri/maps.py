@@ -115,7 +115,7 @@ def _judged(kspace: Tensor, mask: Tensor, region: tuple[int, int], sigma: float,
 def prediction(
     kspace: Tensor, mask: Tensor, maps: Tensor, region: tuple[int, int], sigma: float
 ) -> tuple[float | None, float]:
-    """How well maps predict every third line of the calibration region from all that was sampled besides.
+    """How well maps predict a third of the coils on each calibration line from all that was sampled besides.
 
     Args:
         kspace: (coils, H, W) complex.
@@ -125,7 +125,8 @@ def prediction(
         sigma: Noise of each real and imaginary part.
 
     Returns:
-        `misfit` and `unexplained` of `Maps`; None and 0 where the region has fewer than four lines.
+        `misfit` and `unexplained` of `Maps`, the first over that of noise which goes the same way, so that true maps
+        have 1; None and 0 where the region has fewer than four lines.
     """
     if min(region) < 4:
         return None, 0.0
