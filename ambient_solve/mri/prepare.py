@@ -323,7 +323,8 @@ def _squared(scan: Scan, name: str, settings: Preparation) -> Slice:
     p = problem(replace(scan, kspace=(mask * kspace)[None], mask=mask[None], acs=0, reference=None), settings.coils)
     for doubt in p.doubts:
         print(f"{shown(name)}: {doubt}.", file=sys.stderr)
-    return Slice(name, torch.complex(p.y[0, 0], p.y[0, 1]), mask, p.maps, p.sigma)
+    # A slice that is smaller than the square is surrounded by zeros, which were not measured.
+    return Slice(name, torch.complex(p.y[0, 0], p.y[0, 1]), p.mask, p.maps, p.sigma)
 
 
 def _central(t: Tensor, size: int) -> Tensor:

@@ -34,7 +34,7 @@ from ambient_solve.priors.pipeline import INDEX
 from ambient_solve.solver import Solver
 
 MISFIT = 2.0
-"""A misfit above this, or below what a picture can fit over this, is told."""
+"""A misfit above this, or below what a picture can fit over this, is said."""
 
 
 @dataclass(frozen=True)
@@ -274,11 +274,9 @@ def misfit_doubts(p: Problem, chi2: float) -> tuple[str, ...]:
     stated = p.level.source == "stated"
     level = "the noise level" if stated else f"the noise level ({p.level.sigma:.3g}, from the {p.level.source})"
     if chi2 > MISFIT:
-        maps = p.doubts and not stated
-        cause = "the coil maps are the likely cause" if maps else f"the coil maps are poor, or {level} is too low"
-        return (
-            f"a part of the scan is not explained, misfit {chi2:.3g} where 1 is right: {cause} (--sigma states it)",
-        )
+        low = f"the coil maps are poor, or {level} is too low (--sigma states it)"
+        cause = "the coil maps are the likely cause" if p.doubts and not stated else low
+        return (f"a part of the scan is not explained, misfit {chi2:.3g} where 1 is right: {cause}",)
     if chi2 < max(1 - acceleration(p.mask) / len(p.maps), 0) / MISFIT:
         cause = f"{level} is too high (--sigma states it), or noise was taken for signal"
         return (f"misfit {chi2:.2g} where about 1 is right: {cause}",)

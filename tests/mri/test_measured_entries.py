@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from ambient_solve.cli.dispatch import main
+from ambient_solve.data.corruption import read_corrupted
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.mri.prepare import Preparation, prepare
 from ambient_solve.mri.problem import problem
 from ambient_solve.mri.reconstruction import classical, load_mri_prior, reconstruct, retrospective
 from ambient_solve.mri.report import report
 from ambient_solve.mri.scan import Scan, read_scan
 from helpers import one_sentence
 from phantoms import KNEE, KNEE_SIGMA, PAD, counted_mask, knee, middle, nrmse, root_sum_of_squares, write_fastmri
+from test_mri_data import disc, write_dicom
 
 
 def test_empty_columns_that_a_mask_counts_are_left_out(tmp_path):
@@ -107,3 +110,27 @@ def test_k_space_with_its_zero_frequency_in_a_corner_is_called_so(tmp_path, line
     assert main(["mri", str(tmp_path / "sparse.npy"), "--method", "cg-sense", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "lines wide" in said and "centered" not in said
+
+
+def test_the_frame_of_a_small_slice_is_not_counted_in_training_data(tmp_path):
+    pytest.importorskip("nibabel", reason="needs nibabel")
+    import nibabel
+
+    (tmp_path / "small").mkdir()
+    volume = nibabel.Nifti1Image(disc(40, 40).numpy()[..., None], np.eye(4))
+    nibabel.save(volume, tmp_path / "small/a.nii.gz")
+    settings = Preparation(size=48, acs=8, acceleration=2.0, kinds=("random",), iterations=5)
+    assert prepare([tmp_path / "small"], tmp_path / "data", settings) == 1
+    (sample,) = read_corrupted(tmp_path / "data", 2)
+    frame = torch.ones(48, 48)
+    frame[4:44, 4:44] = 0
+    assert not (sample.mask[0] * frame).any() and sample.mask[0, 4:44, 4:44].any()
+
+
+def test_dicom_files_of_one_number_are_said_to_be_mixed(tmp_path):
+    (tmp_path / "one").mkdir()
+    write_dicom(tmp_path / "one/a.dcm", "A")
+    assert not any("echoes" in note for note in read_scan(tmp_path / "one").notes)
+    write_dicom(tmp_path / "one/b.dcm", "A")
+    scan = read_scan(tmp_path / "one")
+    assert len(scan) == 2 and any("1 of the files" in note and "echoes" in note for note in scan.notes)
