@@ -58,7 +58,7 @@ EXAMPLES = {
 
 def test_every_type_has_an_example():
     types = [t for t in vars(errors).values() if isinstance(t, type) and issubclass(t, Exception)]
-    assert set(types) == set(EXAMPLES)
+    assert {t for t in types if not issubclass(t, Warning)} == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError, UnreadableFile
+from ambient_solve.errors import UnreadableFile
 
 FEW = 1e-3
 """Share of the sampled entries that may be 0 by chance, where numbers are rounded; they stay."""
@@ -120,16 +120,16 @@ def check_slice(kspace: Tensor, mask: Tensor, acs: int, source: str) -> None:
     """
     bad = ~kspace.isfinite().flatten(1).all(1)
     if bool(bad.any()):
-        raise AmbientSolveError(
-            f"{source}: coil {int(bad.nonzero()[0])} has values that are no numbers; repair the file, or leave "
-            "that coil out."
+        raise UnreadableFile(
+            source,
+            f": coil {int(bad.nonzero()[0])} has values that are no numbers; repair the file, or leave that coil out.",
         )
     height, width = kspace.shape[-2:]
     half, power = min(acs, height, width) // 2, kspace.abs().square().sum(0)
     centre = power[height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half]
     if not bool(centre.any()):
-        raise AmbientSolveError(
-            f"{source}: the calibration region is all zero; nothing tells the coils, so leave this slice out."
+        raise UnreadableFile(
+            source, ": the calibration region is all zero; nothing tells the coils, so leave this slice out."
         )
     found = (kspace != 0).any(0).float()
     outside, empty = int((found * (1 - mask)).sum()), int((mask * (1 - found)).sum())
@@ -138,15 +138,17 @@ def check_slice(kspace: Tensor, mask: Tensor, acs: int, source: str) -> None:
         moved = (
             "numpy.fft.fftshift centers this mask" if bool((shifted >= found).all()) else "give the mask of this scan"
         )
-        raise AmbientSolveError(
-            f"{source}: mask and k-space disagree: {outside} values stand where the mask says that nothing was "
-            f"sampled, {empty} are 0 where it says the contrary; {moved}, or leave it out."
+        raise UnreadableFile(
+            source,
+            f": mask and k-space disagree: {outside} values stand where the mask says that nothing was "
+            f"sampled, {empty} are 0 where it says the contrary; {moved}, or leave it out.",
         )
     row, column = divmod(int(power.argmax()), width)
     if abs(row - height // 2) > height // 4 or abs(column - width // 2) > width // 4:
-        raise AmbientSolveError(
-            f"{source}: the strongest value of k-space is at row {row}, column {column}, not in the middle of "
-            f"{height}x{width}: where the zero frequency is in a corner, {CENTRED}."
+        raise UnreadableFile(
+            source,
+            f": the strongest value of k-space is at row {row}, column {column}, not in the middle of "
+            f"{height}x{width}: where the zero frequency is in a corner, {CENTRED}.",
         )
 
 
