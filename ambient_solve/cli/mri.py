@@ -231,6 +231,8 @@ class MriTrain:
     """Volumes that are left out, to be measured on: names of files, or labels of a pack."""
     coils_of: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A real scan: every second simulated slice is seen by its coils, turned and moved at random."""
+    axes: str | None = None
+    """What the axes of arrays are, such as chw or schw, where it is not plain."""
     kinds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND ...")] = ("random", "random", "uniform", "poisson")
     """Masks of simulated k-space, one of these for each slice."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -258,7 +260,7 @@ class MriTrain:
             print(f"{data} is prepared already.")
         else:
             bar = tqdm(unit="slice", disable=not sys.stderr.isatty())
-            chosen = {"held_out": self.held_out, "coils_of": self.coils_of}
+            chosen = {"held_out": self.held_out, "coils_of": self.coils_of, "axes": self.axes}
             written = prepare(self.sources, data, self._settings(), **chosen, tell=lambda _: bar.update())
             bar.close()
             print(f"{data}: {written} slices")

@@ -4,8 +4,9 @@
     background      lines of the picture that no object crosses: too high where the object fills the field of view
     calibration     what windows of the calibration region leave over beyond the few directions that signal takes
 
-Signal can only add to an estimate, so that the least one is nearest to the noise. An estimate far below all others,
-where the numbers were set or smoothed by a program, is not of the same noise: see `noise_level`.
+Signal can only add to an estimate, so that the least one is nearest to the noise. But where a program has damped a part
+of k-space, its edge above all, the noise of that part is not that of the rest: one that is far below two others, which
+agree, is left out.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ KERNEL = 3
 """Side of the windows of `calibration`."""
 AGREEING = 1.1
 """Estimates up to this multiple of the least are the same within their chance; the first of them in order is taken."""
+APART = 2.0
+"""One estimate that is less than the two others by this factor is left out, where they agree up to SAME."""
+SAME = 1.25
+"""Two independent estimates whose ratio is below this are of the same noise: signal adds to each by another amount."""
 ROUNDING = 1e-6
 """Share of the root mean square of k-space below which nothing is noise: what single precision rounds."""
 
@@ -59,7 +64,8 @@ def noise_level(kspace: Tensor, mask: Tensor, region: tuple[int, int]) -> NoiseL
         region: Rows and columns of the calibration region.
 
     Returns:
-        The least of the estimates that are above what single precision rounds, or the first that agrees with it.
+        The least of the consistent estimates that are above what single precision rounds, or the first that agrees
+        with it.
     """
     lowest = ROUNDING * float(kspace[:, mask > 0].abs().square().mean().sqrt())
     found = {"edges": edges(kspace, mask), "background": background(kspace, mask)}
@@ -67,7 +73,10 @@ def noise_level(kspace: Tensor, mask: Tensor, region: tuple[int, int]) -> NoiseL
     found = {name: float(s) for name, s in found.items() if s is not None and lowest < s < math.inf}
     if not found:
         return NoiseLevel(0.0, "edges")
-    source = next(name for name, s in found.items() if s <= AGREEING * min(found.values()))
+    least, *others = sorted(found.values())
+    if len(others) == 2 and APART * least < others[0] and others[1] < SAME * others[0]:
+        least = others[0]
+    source = next(name for name, s in found.items() if least <= s <= AGREEING * least)
     return NoiseLevel(found[source], source, found)
 
 

@@ -67,6 +67,15 @@ def test_slices_of_one_coil_that_coils_could_be_are_asked_for(tmp_path, capsys):
     assert read_scan(tmp_path / "slices.npy", axes="shw").kspace.shape == (20, 1, *SIZE)
 
 
+def test_training_data_are_asked_for_too(tmp_path, capsys):
+    (tmp_path / "scans").mkdir()
+    np.save(tmp_path / "scans/slices.npy", slices(3, same=True))
+    words = ["mri-train", str(tmp_path / "scans"), "--out", str(tmp_path / "run"), "--size", "32", "--iterations", "3"]
+    assert main(words) == 2
+    assert 'axes="shw"' in capsys.readouterr().err
+    assert main([*words, "--axes", "shw"]) == 0 and "3 slices" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("short", [0, 2])
 def test_different_anatomies_are_slices_and_one_object_is_of_coils(tmp_path, short):
     for name, given, shape in (("s", slices(12, same=False), (12, 1)), ("c", coils(6), (1, 6))):

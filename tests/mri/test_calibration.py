@@ -65,6 +65,18 @@ def test_each_estimate_is_right_where_its_assumption_holds():
     assert calibration(noise, (3, 12)) is None
 
 
+def test_an_edge_that_was_damped_does_not_stand_for_the_noise():
+    """A filter of the readout makes its ends quiet. The background and the calibration lines agree, and are right."""
+    size, sigma = (96, 96), 0.02
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in size), indexing="ij")
+    picture = ((x**2 + y**2) < 0.4) * (1 + 0.5 * torch.cos(9 * x) * torch.sin(7 * y))
+    mask, rng = make_mask("random", size, 3, 12, 0), np.random.default_rng(0)
+    kspace = simulate(picture, birdcage(8, size, rng), sigma, rng)[0] / (1 + torch.exp((y.abs() - 0.9) / 0.02))
+    assert edges(mask * kspace, mask) < 0.3 * sigma
+    found = noise_level(mask * kspace, mask, (48, 12))
+    assert found.sigma == pytest.approx(sigma, rel=0.1) and found.source != "edges"
+
+
 def test_a_stated_level_is_taken(eight, scanned, tmp_path, monkeypatch, capsys):
     p = problem(eight, sigma=3 * scanned[1])
     assert p.sigma * p.scale == pytest.approx(3 * scanned[1]) and p.level.source == "stated"
