@@ -25,7 +25,11 @@ class AmbientSolveError(ValueError):
         super().__init__(shown(message))
 
 
-class MisfitWarning(UserWarning):
+class DoubtfulResult(UserWarning):
+    """A result that does not fit what was measured, or rests on something that does not: said, and returned."""
+
+
+class MisfitWarning(DoubtfulResult):
     """Samples that do not explain the measurement as well as its noise allows, or that explain the noise, too."""
 
 

@@ -108,7 +108,7 @@ def test_a_picture_is_simulated_and_everything_says_so(tmp_path):
         assert bool(arrays["simulated_kspace"]) and "not for diagnosis" in str(arrays["notice"])
     # Control: measured k-space is not called simulated.
     np.savez(tmp_path / "k.npz", kspace=job.read_upload(tmp_path / "dog.png").kspace.numpy())
-    assert "imulated" not in events.upload(values(files=[str(tmp_path / "k.npz")]))["about"]
+    assert "imulated" not in events.upload(values(files=[str(tmp_path / "k.npz")], axes="schw"))["about"]
     up["session"].close()
     assert not up["session"].folder.exists()
 

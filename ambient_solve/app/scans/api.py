@@ -129,6 +129,7 @@ def reconstructed(
                 save_slice(report.made, folder / f"slice-{report.index:03d}")
                 facts = panels.stored_slice(report.made).facts
                 kept = {"misfit": facts["chi2"], "R": facts["R"], "acs": facts["acs"], **facts["metrics"]}
+                kept |= {"doubts": facts["doubts"]} if facts["doubts"] else {}
                 slice_records[str(report.index)] = kept
         if not slice_records:
             raise AmbientSolveError(f"{job.over_words} No slice was finished by then.")

@@ -89,7 +89,7 @@ def upload(values: ScanControls) -> dict[str, Any]:
         shutil.rmtree(session.kept)
     session.path, session.kept, session.slices = path, folder, len(scan)
     session.clear()
-    whole, many = float(scan.mask.mean()) == 1, len(scan) > 1
+    whole, many = scan.whole, len(scan) > 1
     return {
         "session": session,
         "files": None,

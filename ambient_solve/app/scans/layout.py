@@ -119,7 +119,9 @@ def _scan_column(parts: Parts) -> None:
             max_lines=1,
         )
         parts["mask"] = gr.File(label="Sampling mask (.npy, .npz), 1 where sampled", height=110)
-        parts["coils"] = gr.Slider(0, 32, value=8, step=1, label="Virtual coils", info="0 keeps all")
+        parts["coils"] = gr.Slider(
+            0, 32, value=0, step=1, label="Virtual coils", info="0 keeps those that hold more than noise"
+        )
 
 
 def _method_column(parts: Parts, open_priors: bool) -> None:

@@ -107,7 +107,7 @@ def stored_slice(made: Reconstruction) -> ShownSlice:
     if len(made.samples) > 1:
         magnitudes["sample"] = made.samples[0].norm(dim=0)
     if reference is not None:
-        magnitudes["reference"] = reference[0]
+        magnitudes["reference"] = _framed(reference[0], p.mask.shape)
     maps, settings = p.maps.abs(), made.settings
     maps = (255 * maps / maps.max().clamp_min(1e-30)).round().byte()
     return ShownSlice(
@@ -128,6 +128,8 @@ def stored_slice(made: Reconstruction) -> ShownSlice:
             "simulated": p.scan.simulated,
             "notes": list(p.scan.notes),
             "metrics": dict(made.metrics),
+            "doubts": list(p.doubts),
+            "compared": None if reference is None else list(reference.shape[1:]),
             "source": p.scan.source,
             "seconds": made.seconds,
         },
@@ -174,7 +176,7 @@ def draw(seen: ShownSlice, look: Look) -> dict[str, Image.Image | None]:
     error = None
     if "reference" in seen.magnitudes:
         mean, reference = (seen.magnitudes[name].astype(np.float32) for name in ("mean", "reference"))
-        error = np.abs(mean - reference)
+        error = np.abs(mean - reference) * _framed(np.ones(seen.facts.get("compared") or mean.shape), mean.shape)
     # One scale for both: how far the samples differ is to be compared with how far they are wrong.
     both = [x.astype(np.float32) for x in (seen.std, error) if x is not None]
     ceiling = max((float(np.quantile(x, 0.995)) for x in both), default=0.0)
@@ -270,6 +272,7 @@ def words(seen: ShownSlice, index: int) -> str:
     said = f"**{facts['source']}, slice {index}**, {method}, R = {facts['R']:.2f}. "
     said += f"It explains the scan to **{facts['chi2'] ** 0.5:.2f} times** its noise (1 is right). "
     said += misfit_words(facts["chi2"])
+    said += "".join(f" {doubt[:1].upper()}{doubt[1:]}." for doubt in facts.get("doubts", ()))
     if facts["simulated"]:
         said += " **Simulated k-space**: this file holds a picture, not what a scanner measured."
     if facts["metrics"]:
@@ -306,6 +309,14 @@ def magnitude_words(seen: ShownSlice, row: int, column: int) -> str:
     if seen.std is not None:
         values.append(f"standard deviation {100 * float(seen.std[row, column]):.1f} %")
     return f"**Column {column}, row {row}** (100 % is white at the start): {', '.join(values)}."
+
+
+def _framed(x: Any, size: tuple[int, int]) -> Any:
+    """A reference of the middle of the picture alone, in a frame of zeros of the size of the picture."""
+    top, left = ((n - side) // 2 for n, side in zip(size, x.shape, strict=True))
+    out = x.new_zeros(size) if hasattr(x, "new_zeros") else np.zeros(size, x.dtype)
+    out[top : top + x.shape[0], left : left + x.shape[1]] = x
+    return out
 
 
 def _grey(x: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ class ScanControls(RunControls):
         session: Scan and results of this browser session; None before the first event that needs them.
         files: Paths of what was just put in. array, axes: How it is read. mask: Path of the sampling mask.
         kind: Kind of mask that undersamples a full scan. acceleration: R, 1 or more. acs: Its calibration lines.
-        coils: Virtual coils that are kept, 0 for all.
+        coils: Virtual coils that are kept, 0 for those that hold more than noise.
         method: "prior" or one of `mri.CLASSICAL`. prior: Name or folder of the prior, "" or None for none.
         samples: How many are drawn. every: Reconstruct all slices, not `index` alone.
         window, level: In percent of white. zoom: 1 or more, round the pixel to read.
@@ -34,7 +34,7 @@ class ScanControls(RunControls):
     kind: str = "random"
     acceleration: float = 1.0
     acs: int = 16
-    coils: int = 8
+    coils: int = 0
     method: str = "l1-wavelet"
     prior: str | None = None
     samples: int = 4
