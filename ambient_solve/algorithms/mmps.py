@@ -13,9 +13,10 @@ its posterior covariance, and the exact step holds a share of it: a draw `e`, ti
 
     z <- K_eta(z, E[z0 | z, y]) + (1 - sqrt(sigma_next^2 - b^2) / sigma) e,    e ~ N(0, (A'A / sigma_y^2 + I / q^2)^-1)
 
-with `q^2 = w' sigma^2 J w / w'w` for one white probe `w`, which estimates the mean of the posterior variances and
-costs one more backward pass. Without it (`covariance_noise=False`, the published rule) samples differ too little: under
-a Gaussian prior 25 levels give .65 of the exact variance, with it 1.0.
+with `q^2 = w' sigma^2 J w / w'w` for one probe `w`, which estimates a mean of the posterior variances and costs one
+more backward pass; `w` is white noise less what the measurement decides, since `q` matters where it decides nothing.
+Without it (`covariance_noise=False`, the published rule) samples differ too little: under a Gaussian prior 25 levels
+give .65 of the exact variance, with it 1.0.
 
 Where the noise is small beside what is yet uncertain of `A z0`, `k` steps leave much of the system unsolved, and the
 samples would miss the measurement. What they leave, `l = y - A D - (sigma_y^2 I + A sigma^2 J' A') u`, is solved under
@@ -115,7 +116,7 @@ class MMPS(Algorithm):
         u, shift = likelihood.solve_carrying(lambda p: sigma**2 * vjp(p), r, self.iterations, self.tolerance)
         left = r - per_sample(likelihood.sigma**2, r) * u - likelihood.A(shift)
         if self.covariance_noise:
-            w = streams.normal(z)
+            w = likelihood.undecided(streams.normal(z), q2.sqrt())
             # A variance lies between 0 and that of the noise; a network's, or that of one probe, may not.
             q2 = (sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)).clamp(0, sigma**2)
         z0 = z0 + shift + _rest(likelihood, left, q2, last)

@@ -293,6 +293,19 @@ class Likelihood:
         y = per_sample(self.sigma, self._y) * streams.normal(self._y)
         return self._prox(y, per_sample(q, like) * streams.normal(like), q, None)
 
+    def undecided(self, v: Tensor, q: Level) -> Tensor:
+        """What the measurement leaves of `v`, `(I + q^2 A'A / sigma^2)^-1 v`: all where nothing is measured.
+
+        Args:
+            v: (N, *z_shape).
+            q: Standard deviation of the Gaussian factor in z units, > 0, () or (N,).
+
+        Returns:
+            The shape of `v`.
+        """
+        self._require_gaussian("undecided")
+        return self._prox(torch.zeros_like(self._y), v, q, None)
+
     def _prox(self, y: Tensor, v: Tensor, q: Level, warm: WarmStart | None) -> Tensor:
         if self.gram is not None:
             # Woodbury: H^-1 A'/sigma^2 = q^2 A' (sigma^2 + q^2 AA')^-1, one product with A and one with A'.
