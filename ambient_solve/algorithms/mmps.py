@@ -115,11 +115,12 @@ class MMPS(Algorithm):
         r = likelihood.residual(z0)
         u, shift = likelihood.solve_carrying(lambda p: sigma**2 * vjp(p), r, self.iterations, self.tolerance)
         left = r - per_sample(likelihood.sigma**2, r) * u - likelihood.A(shift)
+        rest = _rest(likelihood, left, q2, last)
         if self.covariance_noise:
             w = likelihood.undecided(streams.normal(z), q2.sqrt())
             # A variance lies between 0 and that of the noise; a network's, or that of one probe, may not.
             q2 = (sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)).clamp(0, sigma**2)
-        z0 = z0 + shift + _rest(likelihood, left, q2, last)
+        z0 = z0 + shift + rest
         return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if self.covariance_noise else None
 
 
