@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from deepinv.models import Reconstructor
 from deepinv.physics import Physics
 from torch import Tensor
 
@@ -55,8 +56,11 @@ class Request:
     first_sample: int = 0
 
 
-class Solver:
+class Solver(Reconstructor):
     """A prior and an algorithm that draw posterior samples; it holds no state between calls.
+
+    It is a deepinv `Reconstructor`, a torch module that holds the prior: `.to(device)` moves it, `solver(y, physics)`
+    is one picture for each measurement, and `deepinv.test(solver, ...)` runs.
 
     Args:
         prior: Any `Prior`, such as `load_prior("photos")`.
@@ -67,6 +71,8 @@ class Solver:
             included.
         calls: Passes per sample, 1 or more: choose `steps` so that the passes through the network, forward and backward
             together, are at most as many. The same on every machine. `Restoration.settings` holds the plan.
+        n_samples: Samples of each measurement, 1 or more, that `solve` draws by default (4 where None), and of which a
+            call `solver(y, physics)` returns the mean (one sample where None).
         settings: Knobs of the algorithm by name, such as `steps=50`; `ambient-solve info` lists them.
 
     Raises:
@@ -80,14 +86,18 @@ class Solver:
         *,
         seconds: float | None = None,
         calls: int | None = None,
+        n_samples: int | None = None,
         **settings: Any,
     ) -> None:
+        super().__init__()
         if not isinstance(prior, Prior):
             raise AmbientSolveError(
                 f"prior is a {type(prior).__name__}, a Prior was expected: load_prior('photos'), or "
                 "DenoiserPrior(denoiser) around a deepinv denoiser."
             )
-        self.prior, self._settings = prior, settings
+        if n_samples is not None:
+            check_counts(n_samples=n_samples)
+        self.prior, self._settings, self.n_samples = prior, settings, n_samples
         self.algorithm: Algorithm | None = None
         if isinstance(algorithm, Algorithm):
             if settings:
@@ -114,7 +124,7 @@ class Solver:
         y: Measurement,
         op: Physics,
         *,
-        n_samples: int = 1,
+        n_samples: int | None = None,
         seed: int | Sequence[int] = 0,
         sigma_y: float | Tensor | None = None,
         cond: Any = None,
@@ -127,7 +137,8 @@ class Solver:
         Args:
             y: What `op` returns: (B, *measurement), real or complex, or a `TensorList`. It is not changed, nor is `op`.
             op: A deepinv physics; its parameters may be shared or have one entry per measurement (leading axis B).
-            n_samples: S, samples of each measurement, 1 or more.
+            n_samples: S, samples of each measurement, 1 or more; by default those of the solver, or 4, which show a
+                standard deviation and cost four times one. One of aos; tds and fps must be asked for many.
             seed: Whole number of 0 or more. With one, sample s of every image depends on (seed, s) alone, not on the
                 batch (but for tds and fps, whose samples interact). A sequence of B gives each image its own noise.
             sigma_y: Level of Gaussian noise in the operator's units, >= 0, a number or one per measurement; by default
@@ -147,6 +158,8 @@ class Solver:
             torch.OutOfMemoryError: not even one sample of each measurement fits.
         """
         said: dict[str, str] = {}
+        if n_samples is None:
+            n_samples = self.n_samples or (self.algorithm or MMPS).samples
         request = Request(y, op, n_samples, seed, sigma_y, cond, first_sample)
         result = join([*self._parts(request, at_once, progress, said)])
         return dataclasses.replace(result, settings=result.settings | said)
@@ -266,9 +279,18 @@ class Solver:
         """
         return Run(self, Request(y, op, n_samples, seed, sigma_y, cond)).states()
 
-    def __call__(self, y: Measurement, op: Physics) -> Tensor:
-        """One sample per measurement, (B, C, *spatial): a deepinv reconstructor in all but name."""
-        return self.solve(y, op).samples[:, 0]
+    def forward(self, y: Measurement, physics: Physics, **options: Any) -> Tensor:
+        """One picture for each measurement, as a deepinv `Reconstructor` gives it; no gradient leads through it.
+
+        Args:
+            y: See `solve`.
+            physics: The operator, `op` of `solve`.
+            options: Further arguments of `solve`, such as `seed`.
+
+        Returns:
+            (B, C, *spatial): the mean of the solver's `n_samples`; one sample where it has none.
+        """
+        return self.solve(y, physics, **{"n_samples": self.n_samples or 1, "progress": False} | options).mean
 
 
 class Run:

@@ -85,7 +85,7 @@ def tune(
 
     def psnr(value: float) -> float:
         run = dataclasses.replace(algorithm, **{chosen.name: value})
-        error = (Solver(prior, run).solve(y, op, seed=seed).samples[:, 0] - pictures.to(prior.device)).square()
+        error = (Solver(prior, run)(y, op, seed=seed) - pictures.to(prior.device)).square()
         tried[value] = float(torch.nan_to_num(-10 * error.flatten(1).mean(1).log10().mean(), nan=FAILED))
         return tried[value]
 

@@ -49,6 +49,8 @@ class Algorithm(abc.ABC):
         gradient: Whether it differentiates through the denoiser.
         additive: Whether it needs a prior of additive noise, `z_sigma = z0 + sigma n`.
         interacting: Whether the samples of an image depend on one another.
+        samples: Samples of each measurement that are drawn where no number is given: some, so that they show a standard
+            deviation; 1 for a method that gives one answer, or whose samples are right in the limit of many.
     """
 
     name: ClassVar[str]
@@ -59,6 +61,7 @@ class Algorithm(abc.ABC):
     gradient: ClassVar[bool] = False
     additive: ClassVar[bool] = True
     interacting: ClassVar[bool] = False
+    samples: ClassVar[int] = 4
 
     steps: int = knob(50, 1, 10_000, "noise levels; more is slower and usually better")
 

@@ -40,6 +40,7 @@ class FPS(Algorithm):
 
     name: ClassVar[str] = "fps"
     paper: ClassVar[str] = "Dou and Song, ICLR 2024"
+    samples: ClassVar[int] = 1
     interacting: ClassVar[bool] = True
 
     steps: int = knob(100, 1, 10_000, "noise levels; more is slower and usually better")

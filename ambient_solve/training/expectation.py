@@ -131,7 +131,7 @@ class Guided(Expectation):
     def draw(self, prior: Prior, samples: Sequence[Sample], seeds: Sequence[int]) -> Tensor:
         """See `Expectation.draw`: one call of the solver for all rows, each with its own mask and noise level."""
         y, op, sigma_y = measurement(samples, prior, self.floor, self.cg_iterations)
-        return prior.encode(Solver(prior, self.algorithm).solve(y, op, sigma_y=sigma_y, seed=list(seeds)).samples[:, 0])
+        return prior.encode(Solver(prior, self.algorithm)(y, op, sigma_y=sigma_y, seed=list(seeds)))
 
 
 @final
