@@ -7,6 +7,7 @@ Solver(prior, seconds=5), Solver(prior, "daps", calls=100): as many noise levels
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
@@ -118,6 +119,13 @@ class Solver(Reconstructor):
         if self.budget is not None and ("steps" in settings or known.steps != type(known).steps):
             steps = settings.get("steps", known.steps)
             raise AmbientSolveError(f"{self.budget} chooses steps, and steps={steps!r} was given; leave one out.")
+
+    def with_prior(self, prior: Prior) -> Solver:
+        """The same algorithm, budget and defaults with another prior; this solver keeps its own."""
+        made = copy.copy(self)
+        made._modules = dict(self._modules)  # a copy of a module shares its table of submodules
+        made.prior = prior
+        return made
 
     def solve(
         self,

@@ -99,3 +99,12 @@ def test_making_a_solver_leaves_the_prior_as_it_is():
     ring = MixturePrior.ring()
     for training in (True, False):
         assert Solver(ring.train(training)).prior is ring and ring.training is training
+
+
+def test_another_prior_leaves_the_solver_as_it_is(prior, op):
+    """A solver holds its prior as a submodule; a shallow copy of a module shares those with its original."""
+    solver, other = Solver(prior, "proximal", steps=3, n_samples=2), MixturePrior.ring()
+    twin = solver.with_prior(other)
+    assert twin.prior is other and solver.prior is prior
+    assert (twin.algorithm, twin.n_samples, twin.budget) == (solver.algorithm, 2, None)
+    assert list(twin.children()) == [other] and list(solver.children()) == [prior]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,8 +76,7 @@ class Drawing:
         return self(samples)
 
     def _draw(self, samples: range) -> Restoration:
-        solver = copy.copy(self.solver)
-        solver.prior = self.solver.prior if self.tiled is None else self.tiled
+        solver = self.solver if self.tiled is None else self.solver.with_prior(self.tiled)
         part = solver.solve(
             self.picture.y,
             self.op,
