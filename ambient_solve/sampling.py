@@ -15,11 +15,10 @@ It buys agreement with variety: means agree best. A weight that is too large div
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
@@ -27,6 +26,10 @@ from ambient_solve.noise import Streams
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior, require_additive, reverse, start
 from ambient_solve.process import ancestral_noise
+from ambient_solve.progress import progress_bar
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @final
@@ -59,7 +62,7 @@ def generate(
     masks: int = Sampling.masks,
     seed: int = 0,
     batch: int = 16,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Tensor:
     """Draw `n` samples of `prior`; sample i depends on (seed, i) alone, not on `batch`.
 
@@ -74,7 +77,7 @@ def generate(
         masks: Masks that guidance compares, 2 or more, that of the run included.
         seed: Whole number of 0 or more.
         batch: Samples that are drawn together, 1 or more; fewer need less memory.
-        progress: Show a progress bar.
+        progress: Show a progress bar; None shows one in a terminal and in a notebook.
 
     Returns:
         (n, *z_shape) float32 in the prior's space: `prior.decode` makes images of them.
@@ -85,7 +88,7 @@ def generate(
     sampling = Sampling(steps=steps, order=order, eta=eta, guidance=guidance, masks=masks)
     shape = _check(prior, n, size, sampling, seed, batch)
     drawn = []
-    with tqdm(total=n * steps, desc="sample", disable=not progress) as bar:
+    with progress_bar(None, "sample", show=progress, total=n * steps) as bar:
         for first in range(0, n, batch):
             rows = min(batch, n - first)
             streams = Streams([seed], rows, prior.device, first)

@@ -31,6 +31,7 @@ from ambient_solve.moments import check_probabilities
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior, start
 from ambient_solve.priors.counted import CountedPrior
+from ambient_solve.progress import progress_bar
 from ambient_solve.results import Restoration, Summary, join, summarise
 from ambient_solve.version import __version__
 
@@ -138,7 +139,7 @@ class Solver(Reconstructor):
         cond: Any = None,
         at_once: int | None = None,
         first_sample: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> Restoration:
         """Draw `n_samples` posterior samples for each measurement in `y`.
 
@@ -156,7 +157,7 @@ class Solver(Reconstructor):
                 (but for the particles of "auto", which are drawn at once or not at all). Where the device runs out of
                 memory they are halved, down to 1, with a warning and a note in `settings`.
             first_sample: Draw samples `first_sample`, `first_sample + 1`, ... of a larger set without the others.
-            progress: Show a progress bar.
+            progress: Show a progress bar; None shows one in a terminal and in a notebook.
 
         Returns:
             The samples (B, S, C, *spatial) in float32, their misfit, and how they were made.
@@ -183,7 +184,7 @@ class Solver(Reconstructor):
         seed: int | Sequence[int] = 0,
         sigma_y: float | Tensor | None = None,
         cond: Any = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> Summary:
         """Draw many samples and keep their statistics alone: mean, std, misfit and quantiles.
 
@@ -210,7 +211,7 @@ class Solver(Reconstructor):
         return dataclasses.replace(summary, settings=summary.settings | said)
 
     def _parts(
-        self, request: Request, at_once: int | None, progress: bool, said: dict[str, str]
+        self, request: Request, at_once: int | None, progress: bool | None, said: dict[str, str]
     ) -> Iterator[Restoration]:
         """The samples, `at_once` at a time; what `settings` should say of the memory goes to `said`."""
         n_samples, first_sample = request.n_samples, request.first_sample
@@ -250,14 +251,10 @@ class Solver(Reconstructor):
             if drawn >= n_samples:
                 return
 
-    def _solve(self, run: Run, progress: bool) -> Restoration:
-        states: Iterator[State] = run.states()
-        if progress:
-            from tqdm import tqdm
-
-            states = tqdm(states, total=run.algorithm.steps, desc=run.algorithm.name, unit="level")
+    def _solve(self, run: Run, progress: bool | None) -> Restoration:
+        steps, name = run.algorithm.steps, run.algorithm.name
         started = time.perf_counter()
-        for state in states:
+        for state in progress_bar(run.states(), name, show=progress, total=steps, unit="level"):
             last = state
         wait(last.z)
         return run.restoration(last.z, time.perf_counter() - started)

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import tyro
 
-from ambient_solve.cli.console import stderr
 from ambient_solve.cli.flags import damage_help, read_damages, with_knobs
 from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.knobs import knobs
+from ambient_solve.progress import progress_bar
 from ambient_solve.saving import check_folder
 
 
@@ -41,8 +41,6 @@ class Corrupt:
 
     def run(self) -> int:
         """See the class."""
-        from rich.progress import track
-
         from ambient_solve.data.corruption import Corruption, write_corrupted
         from ambient_solve.data.images import read_images
 
@@ -53,8 +51,8 @@ class Corrupt:
         check_folder(self.out)
         # Read once before anything is written: a bad picture then leaves no half-made data set behind.
         how = {"shrink": self.shrink, "follow_outside": self.follow_outside}
-        total = sum(1 for _ in track(read_images(self.source, **how), "reading", console=stderr()))
-        pictures = track(read_images(self.source, **how), "damaging", total=total, console=stderr())
+        total = sum(1 for _ in progress_bar(read_images(self.source, **how), "reading"))
+        pictures = progress_bar(read_images(self.source, **how), "damaging", total=total)
         write_corrupted(pictures, total, corruption, self.out, os.path.normpath(self.source), {"shrink": self.shrink})
         counts = sorted(Counter(damage.name if damage else "clean" for damage in corruption.plan(total)).items())
         print(f"{shown(self.out)}: {total} pictures, {', '.join(f'{n} {name}' for name, n in counts)}")

@@ -15,6 +15,7 @@ import tyro
 from ambient_solve.cli.flags import knob_values
 from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, shown, suggestion
+from ambient_solve.progress import progress_bar
 from ambient_solve.resume import digest, finished, read_record
 from ambient_solve.saving import check_folder
 
@@ -156,7 +157,7 @@ class Mri:
             made = classical(p, self.method)
         else:
             given = {"algorithm": self.algorithm, "options": options, "n_samples": self.samples, "seed": self.seed}
-            made = reconstruct(p, prior, **given, progress=sys.stderr.isatty())
+            made = reconstruct(p, prior, **given, progress=None)
         made.settings["request"] = request
         save_slice(made, folder)
         compared = "".join(f", {k.upper()} {v:.3f}" for k, v in made.metrics.items())
@@ -219,8 +220,6 @@ class MriTrain:
 
     def run(self) -> int:
         """See the class."""
-        from tqdm import tqdm
-
         from ambient_solve.data.corruption import MANIFEST
         from ambient_solve.mri.prepare import prepare
 
@@ -233,7 +232,7 @@ class MriTrain:
         if (data / MANIFEST).is_file():
             print(f"{data} is prepared already.")
         else:
-            bar = tqdm(unit="slice", disable=not sys.stderr.isatty())
+            bar = progress_bar(None, "preparing", unit="slice")
             chosen = {"held_out": self.held_out, "coils_of": self.coils_of}
             written = prepare(self.sources, data, self._settings(), **chosen, tell=lambda _: bar.update())
             bar.close()

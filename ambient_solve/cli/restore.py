@@ -74,7 +74,7 @@ class Restore:
         if not outcomes:
             options |= knob_values(texts, self.algorithm, own)
             settings = {"algorithm": self.algorithm, "options": options, "seed": self.seed, "n_samples": self.samples}
-            settings |= {"rank": rank, "world": world, "progress": sys.stderr.isatty() and not self.json and rank == 0}
+            settings |= {"rank": rank, "world": world, "progress": False if self.json else None}
             from ambient_solve.priors.load import load
 
             outcomes = restore_files(self.images, load(self.prior, self.device), damage, out=self.out, **settings)

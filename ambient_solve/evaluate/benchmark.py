@@ -231,7 +231,8 @@ def measure(job: Job, metrics: Metrics, at_once: int | None = None) -> tuple[Row
     # The sampler's noise is that of the picture, not the same in all pictures: their errors must be independent.
     together = isinstance(job.arm.method, Algorithm) and job.arm.method.interacting
     seed = int(job.measured[8:16], 16)
-    result = job.solver(y).solve(y, job.op, n_samples=S, seed=seed, at_once=None if together else at_once)
+    at_once = None if together else at_once
+    result = job.solver(y).solve(y, job.op, n_samples=S, seed=seed, at_once=at_once, progress=False)
     samples = result.samples[0].cpu()
     learned = job.prior is not None
     V, B = variance_and_error(samples, x) if S > 1 else (math.nan, math.nan)

@@ -45,7 +45,7 @@ class Drawing:
     at_once: int
     tiled: TiledPrior | None
     tile: tuple[int, int]
-    progress: bool = False
+    progress: bool | None = False
 
     @property
     def size(self) -> tuple[int, int]:
