@@ -32,7 +32,7 @@ from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior, start
 from ambient_solve.priors.counted import CountedPrior
 from ambient_solve.progress import progress_bar
-from ambient_solve.results import Restoration, Summary, join, summarise
+from ambient_solve.results import Restoration, Summary, join, summarize
 from ambient_solve.version import __version__
 
 
@@ -121,6 +121,12 @@ class Solver(Reconstructor):
             steps = settings.get("steps", known.steps)
             raise AmbientSolveError(f"{self.budget} chooses steps, and steps={steps!r} was given; leave one out.")
 
+    def __repr__(self) -> str:
+        algorithm = "auto" if self.algorithm is None else repr(self.algorithm)
+        given = "".join(f", {name}={value!r}" for name, value in self._settings.items()) if algorithm == "auto" else ""
+        budget = "" if self.budget is None else f", {self.budget}"
+        return f"Solver: {algorithm}{given}{budget}\nprior: {repr(self.prior)}"
+
     def with_prior(self, prior: Prior) -> Solver:
         """The same algorithm, budget and defaults with another prior; this solver keeps its own."""
         made = copy.copy(self)
@@ -207,7 +213,7 @@ class Solver(Reconstructor):
             at_once = 8
         said: dict[str, str] = {}
         request = Request(y, op, n_samples, seed, sigma_y, cond)
-        summary = summarise(self._parts(request, at_once, progress, said), probabilities)
+        summary = summarize(self._parts(request, at_once, progress, said), probabilities)
         return dataclasses.replace(summary, settings=summary.settings | said)
 
     def _parts(

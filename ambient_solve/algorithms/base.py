@@ -35,6 +35,9 @@ class State:
     z: Tensor
     z0: Tensor
 
+    def __repr__(self) -> str:
+        return f"State: level {self.step} of {self.steps}, from sigma {self.sigma:.3g}, z {tuple(self.z.shape)}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm(abc.ABC):

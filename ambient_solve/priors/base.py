@@ -143,6 +143,28 @@ class Prior(nn.Module, abc.ABC):
         tensor = next(self.buffers(), None) if tensor is None else tensor
         return torch.device("cpu") if tensor is None else tensor.device
 
+    def __repr__(self) -> str:
+        """Two lines in place of the tree of its modules, which `print(prior.network)` shows; see `describe`."""
+        return f"{type(self).__name__}{describe(self)}"
+
+
+def describe(prior: Prior) -> str:
+    """What the repr of a prior says after its name: what is in it, shape, levels, units, size and place."""
+    words, inner = "", getattr(prior, "inner", None)
+    while isinstance(inner, Prior):
+        words, inner = f"{words} of {type(inner).__name__}", getattr(inner, "inner", None)
+    shape = getattr(prior, "shape", None)
+    words += ": states " + ("?" if shape is None else " x ".join("any" if n == -1 else str(n) for n in shape))
+    levels = [getattr(prior, name, None) for name in ("sigma_min", "sigma_max")]
+    if None not in levels:
+        words += f", noise levels {levels[0]:g} to {levels[1]:g}"
+    if prior.affine is not None:
+        a, b = prior.affine
+        words += f", x = {a:g} z + {b:g}"
+    kind = next((str(p.dtype).removeprefix("torch.") for p in [*prior.parameters(), *prior.buffers()]), "")
+    number = sum(p.numel() for p in prior.parameters())
+    return f"{words}\n{number:,} parameters{' in ' * bool(kind)}{kind}, on {prior.device}"
+
 
 def noise_like(prior: Prior, z: Tensor, streams: Streams) -> Tensor:
     """Unit diffusion noise of a prior, `prior.noise`, for states.

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "saving": ("errors",),
     "distributed": ("errors",),
     "resume": ("errors",),
-    "figures": (),
+    "figures": ("errors",),
     "linalg": ("noise",),
     "process": GROUND,
     "reading": GROUND,
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "likelihood": (*GROUND, "linalg", "priors.base"),
     "algorithms": (*GROUND, "likelihood", "linalg", "priors.base", "process"),
     "moments": ("errors",),
-    "results": (*GROUND, "moments"),
+    "results": (*GROUND, "figures", "moments"),
     "budget": (*GROUND, "algorithms", "likelihood", "priors.base", "priors.counted"),
     "solver": (
         *(*GROUND, "algorithms", "budget", "likelihood", "moments", "priors.base", "priors.counted"),
