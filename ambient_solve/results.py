@@ -141,7 +141,7 @@ def join(parts: list[Restoration]) -> Restoration:
 
 @dataclass(frozen=True)
 class Summary:
-    """Statistics of many posterior samples, a `Restoration` without its samples: what `summarise` returns.
+    """Statistics of many posterior samples, a `Restoration` without its samples: what `summarize` returns.
 
     Attributes:
         mean: Posterior mean, (B, C, *spatial).
@@ -184,7 +184,7 @@ class Summary:
         if p not in self.probabilities:
             known = ", ".join(map(str, self.probabilities)) or "none"
             raise AmbientSolveError(
-                f"The quantile {p!r} was not followed, known: {known}. Pass quantiles=({p!r}, ...) to Solver.summarise."
+                f"The quantile {p!r} was not followed, known: {known}. Pass quantiles=({p!r}, ...) to Solver.summarize."
             )
         return self.quantiles[self.probabilities.index(p)]
 

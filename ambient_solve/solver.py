@@ -179,7 +179,7 @@ class Solver(Reconstructor):
         result = join([*self._parts(request, at_once, progress, said)])
         return dataclasses.replace(result, settings=result.settings | said)
 
-    def summarise(
+    def summarize(
         self,
         y: Measurement,
         op: Physics,

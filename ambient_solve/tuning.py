@@ -61,7 +61,7 @@ def tune(
         op: As for `Solver.solve`; its noise is drawn once.
         pictures: What `op` works on, (B, C, *spatial), in its units.
         knob: Name of the weight; by default that of `WEIGHTS`.
-        ratio: Quotient of two neighbouring values of the grid, > 1. The grid starts at the algorithm's own value and is
+        ratio: Quotient of two neighboring values of the grid, > 1. The grid starts at the algorithm's own value and is
             extended until the best stands inside, or at the end of the knob's range.
         seed: Decides the noise of the measurements and of the samples.
 

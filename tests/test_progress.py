@@ -37,7 +37,7 @@ def run(monkeypatch, stream, call) -> str:
 
 CALLS = {
     "proximal": lambda p, op, y, **k: Solver(p, "proximal", steps=3).solve(y, op, **k),
-    "mmps": lambda p, op, y, **k: Solver(p, "mmps", steps=3).summarise(y, op, n_samples=2, **k),
+    "mmps": lambda p, op, y, **k: Solver(p, "mmps", steps=3).summarize(y, op, n_samples=2, **k),
     "sample": lambda p, op, y, **k: generate(p, 2, steps=3, **k),
 }
 
@@ -85,7 +85,7 @@ def silent(source: str) -> list[str]:
         if not isinstance(node, ast.Call):
             continue
         name, words = ast.unparse(node.func).split(".")[-1], [k.arg for k in node.keywords]
-        if (name in ("solve", "summarise", "summarize") and "n_samples" in words) or name == "generate":
+        if (name in ("solve", "summarize") and "n_samples" in words) or name == "generate":
             found += [] if "progress" in words else [ast.unparse(node.func)]
     return found
 

@@ -167,8 +167,10 @@ def read_task(text: str) -> Task:
     from ambient_solve.data.images import open_mask
     from ambient_solve.evaluate.benchmark import Task
     from ambient_solve.operators import BUILDERS
+    from ambient_solve.operators.builders import FORMER
 
     name, given = _words(text, "--tasks", "random missing=0.5")
+    name = FORMER.get(name, name)
     if name not in BUILDERS:
         raise AmbientSolveError(f"There is no task {name!r}. {suggestion(name, BUILDERS)}")
     if name != "inpaint":

@@ -264,7 +264,7 @@ class KSpaceLines(Damage):
     name: ClassVar[str] = "kspace"
     hides: ClassVar[str] = K_SPACE
     acceleration: int = knob(4, 2, 64, "R: one line of R is measured")
-    centre: int = knob(8, 0, 256, "how many of them lie in the middle, side by side; the others are random")
+    center: int = knob(8, 0, 256, "how many of them lie in the middle, side by side; the others are random")
     sigma: float = knob(*NOISE)
     maps: str = knob("", help="safetensors file with the coil maps, `maps` (coils, H, W); empty for one coil")
 
@@ -273,13 +273,13 @@ class KSpaceLines(Damage):
         from deepinv.physics.generator import RandomMaskGenerator
 
         sample, (height, width) = self.whole(sample, rng), sample.z.shape[-2:]
-        if self.centre >= width // self.acceleration:
+        if self.center >= width // self.acceleration:
             raise AmbientSolveError(
-                f"One line of {self.acceleration} is {width // self.acceleration} of {width} lines, and centre = "
-                f"{self.centre} leaves none of them to be random: lower centre or acceleration."
+                f"One line of {self.acceleration} is {width // self.acceleration} of {width} lines, and center = "
+                f"{self.center} leaves none of them to be random: lower center or acceleration."
             )
         # The generator takes the share of the middle and rounds down the number of lines that it makes of it.
-        middle = (self.centre + 0.5) / width
+        middle = (self.center + 0.5) / width
         lines = RandomMaskGenerator(
             (height, width), self.acceleration, middle, torch.Generator().manual_seed(_seed(rng))
         )
@@ -378,6 +378,8 @@ DAMAGES: dict[str, type[Damage]] = {
     + (KSpaceLines, CompressedSensing, Custom)
 }
 """The damages by name."""
+FORMER = {"centre": "center"}
+"""What a knob of a damage is called now, by the name that it had before."""
 
 
 def make_damage(settings: Mapping[str, Any]) -> Damage:
@@ -395,7 +397,8 @@ def make_damage(settings: Mapping[str, Any]) -> Damage:
     if not isinstance(kind, str) or kind not in DAMAGES:
         raise AmbientSolveError(f"There is no kind of damage {kind!r}. {suggestion(str(kind), DAMAGES)}")
     known, values = {k.name: k for k in knobs(DAMAGES[kind])}, {}
-    for name, value in settings.items():
+    for given, value in settings.items():
+        name = FORMER.get(given, given)
         if name == "kind":
             continue
         if name not in known:

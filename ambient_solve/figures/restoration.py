@@ -76,12 +76,12 @@ def columns(
             continue
         if len(batch) != len(mean):
             raise AmbientSolveError(f"{name} holds {len(batch)} pictures, the result {len(mean)}: one for each.")
-        for x, centre in zip(batch[:MOST], mean, strict=False):
+        for x, center in zip(batch[:MOST], mean, strict=False):
             picture = visible(x, name)
             if name == "standard deviation":
                 found.setdefault(name, []).append(std_tile(picture))
                 continue
-            low, high = window(picture if name == "measured" else visible(centre, name))
+            low, high = window(picture if name == "measured" else visible(center, name))
             found.setdefault(name, []).append(picture_tile((picture - low) / (high - low)))
     return found
 

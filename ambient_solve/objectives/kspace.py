@@ -6,7 +6,7 @@ A complex image, two real channels, is measured through `A = m F S`: coil maps `
 
     lambda |A (D(A~^H A~ z_sigma, m~; sigma) - tau)|^2,     z_sigma, tau as in `denoise.py`
 
-has the minimiser `D = E[z0 | A~^H A~ z_sigma, m~]`, lines that were never sampled included: see `masked.py`. The noise
+has the minimizer `D = E[z0 | A~^H A~ z_sigma, m~]`, lines that were never sampled included: see `masked.py`. The noise
 `sigma n` is real and white in each channel of the image, and so is `sigma_n e` in `y = A (z0 + sigma_n e)`. White noise
 of the receivers is of this kind for one coil; for several it is not, and `sigma_n` then is an approximation.
 
@@ -22,7 +22,7 @@ last is constant: multiplied by the preconditioning it repeats the level, which 
 What is missing is not known better at low levels. Preconditioned and weighed by `sigma` alone, the network would there
 answer with numbers as large as 1 / sigma, and the loss be made of what cannot be known: `missing`, its deviation, is
 the least level that the weight takes a sample for, and counts as noise in the preconditioning of the network. The
-minimiser stays what it is.
+minimizer stays what it is.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ambient_solve.objectives.denoise import WEIGHTS, Denoise, unbiased_target
 from ambient_solve.transforms import from_kspace, to_kspace
 
 RIM = 0.75
-"""Share of the radius of the fully sampled centre that is never dropped."""
+"""Share of the radius of the fully sampled center that is never dropped."""
 MOST = 0.9
 """No more than this share of the other lines is dropped, however few they are."""
 
@@ -135,9 +135,9 @@ def share(mask: Tensor, extra: float) -> Tensor:
 
 
 def calibration(mask: Tensor) -> Tensor:
-    """1 on the fully sampled centre of `mask` (B, 1, H, W), its rim excepted, else 0.
+    """1 on the fully sampled center of `mask` (B, 1, H, W), its rim excepted, else 0.
 
-    The centre reaches to the nearest gap. Lines beside the true calibration lines belong to it if they happen to be
+    The center reaches to the nearest gap. Lines beside the true calibration lines belong to it if they happen to be
     sampled; were they therefore never dropped, the network would never have to predict them. Hence the rim.
     """
     height, width = mask.shape[-2:]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.operators.jpeg import Jpeg
-from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantisation
+from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantization
 
 Size = tuple[int, int, int]
 """(C, H, W)."""
@@ -78,7 +78,7 @@ def inpaint_box(
 
     Args:
         img_size: (C, H, W) of the images.
-        box: A side, (height, width) or (top, left, height, width), in pixels. Without a position it is centred; by
+        box: A side, (height, width) or (top, left, height, width), in pixels. Without a position it is centered; by
             default it is half as high and half as wide as the image.
         sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
 
@@ -251,12 +251,12 @@ def jpeg(img_size: Size, quality: int = 10, sigma: float = 0.02, subsampling: st
 
 
 def clip(img_size: Size, factor: float = 2.0, pivot: float = 0.5, sigma: float = 0.02) -> Clipping:
-    """High dynamic range: contrast raised about a grey value, then clipped to [0, 1]; see `Clipping`.
+    """High dynamic range: contrast raised about a gray value, then clipped to [0, 1]; see `Clipping`.
 
     Args:
         img_size: (C, H, W) of the images.
         factor: Of the contrast, > 0.
-        pivot: Grey value that stays, 0 to 1.
+        pivot: Gray value that stays, 0 to 1.
         sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
 
     Returns:
@@ -265,8 +265,8 @@ def clip(img_size: Size, factor: float = 2.0, pivot: float = 0.5, sigma: float =
     return Clipping(factor, pivot, img_size=_size(img_size), noise_model=_noise(sigma))
 
 
-def quantise(img_size: Size, bits: int = 2, sigma: float = 0.02) -> Quantisation:
-    """Quantisation: few grey levels; see `Quantisation`.
+def quantize(img_size: Size, bits: int = 2, sigma: float = 0.02) -> Quantization:
+    """Quantization: few gray levels; see `Quantization`.
 
     Args:
         img_size: (C, H, W) of the images.
@@ -276,13 +276,13 @@ def quantise(img_size: Size, bits: int = 2, sigma: float = 0.02) -> Quantisation
     Returns:
         The operator on images (B, C, H, W).
     """
-    return Quantisation(bits, img_size=_size(img_size), noise_model=_noise(sigma))
+    return Quantization(bits, img_size=_size(img_size), noise_model=_noise(sigma))
 
 
 def camera_blur(
     img_size: Size, length: int = 15, sigma: float = 0.02, seed: int = 0, boundary: str = "circular"
 ) -> CameraBlur:
-    """The camera shake of `motion_blur`, added up in light rather than in grey values, which is not linear.
+    """The camera shake of `motion_blur`, added up in light rather than in gray values, which is not linear.
 
     Args:
         img_size: (C, H, W) of the images.
@@ -335,11 +335,14 @@ BUILDERS: dict[str, Callable[..., Physics]] = {
     "denoise": denoise,
     "jpeg": jpeg,
     "clip": clip,
-    "quantise": quantise,
+    "quantize": quantize,
     "camera-blur": camera_blur,
 }
 """The builders by name. `inpaint` takes a mask, the others `img_size`;
 for picture files see `ambient_solve.restore.tasks`."""
+
+FORMER = {"quantise": "quantize"}
+"""What a builder is called now, by the name that it had before."""
 
 
 def _size(img_size: Size) -> Size:
@@ -358,7 +361,7 @@ def _noise(sigma: float) -> GaussianNoise:
 
 
 def _blur(img_size: Size, kernel: Tensor, sigma: float, boundary: str) -> LinearPhysics:
-    """A blur with `kernel` (h, w) of odd sides, normalised to keep the brightness."""
+    """A blur with `kernel` (h, w) of odd sides, normalized to keep the brightness."""
     size = _size(img_size)
     if boundary not in BOUNDARIES:
         raise AmbientSolveError(f"boundary={boundary!r} is not a boundary. {suggestion(str(boundary), BOUNDARIES)}")

@@ -47,7 +47,7 @@ TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688,
 class Jpeg(Physics):
     """The picture that a JPEG file of `quality` decodes to: `x` (B, 1 or 3, H, W) in [0, 1] to `y` of the same shape.
 
-    Colour transform, chroma subsampling, 8 x 8 cosine transform, quantisation, and all of it back, as libjpeg does (box
+    Color transform, chroma subsampling, 8 x 8 cosine transform, quantization, and all of it back, as libjpeg does (box
     average down, triangle filter up, 8-bit samples between the steps). Sizes that are not whole blocks are continued by
     their edge. The entropy coder is left out, it loses nothing.
 
