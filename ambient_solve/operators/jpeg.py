@@ -59,7 +59,7 @@ class Jpeg(Physics):
         subsampling: "4:2:0" (chroma at half resolution, what most files have) or "4:4:4".
         img_size: (C, H, W) of the images, if known.
         noise_model: A file has no noise besides the rounding, which is inside `A`. `GaussianNoise(sigma)` is nominal:
-            it says how closely a reconstruction must reproduce the decoded picture; .02 is about 5 grey levels.
+            it says how closely a reconstruction must reproduce the decoded picture; .02 is about 5 gray levels.
     """
 
     def __init__(
