@@ -62,7 +62,9 @@ def public() -> dict[str, str]:
 
 
 def test_public_names_and_their_help_are_american():
-    wrong = {n: found for n, text in public().items() if (found := {h.group() for h in BRITISH.finditer(f"{n} {text}")})}
+    wrong = {
+        n: found for n, text in public().items() if (found := {h.group() for h in BRITISH.finditer(f"{n} {text}")})
+    }
     assert wrong == {}
 
 
