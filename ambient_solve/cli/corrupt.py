@@ -30,10 +30,12 @@ class Corrupt:
         tyro.conf.arg(metavar='"KIND KNOB=VALUE ..."', help_behavior_hint="(may be repeated, default: noise)"),
     ] = ()
     """What happens to the pictures that do not stay clean, such as "jpeg quality=25 share=2"."""
-    sigma_noise: Annotated[
-        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint='(short for --damage "noise sigma=FLOAT")')
+    sigma: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint='(short for --damage "noise sigma_01=FLOAT")')
     ] = None
-    """Noise level of the damaged pictures, in units of [-1, 1] pictures."""
+    """Noise level of the damaged pictures, where pixel values go from 0 to 1: 0.1 is much."""
+    sigma_noise: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(twice --sigma)")] = None
+    """The former name and unit of --sigma: in units of [-1, 1] pictures."""
     shrink: int = 1
     """Divide both sides first, which makes the pixels of a JPEG clean again."""
     follow_outside: bool = False
@@ -46,7 +48,7 @@ class Corrupt:
 
         if self.shrink < 1:
             raise AmbientSolveError(f"--shrink {self.shrink} was given, at least 1 was expected.")
-        damages = read_damages(self.damage, self.sigma_noise)
+        damages = read_damages(self.damage, self.sigma, self.sigma_noise)
         corruption = Corruption(**{k.name: getattr(self, k.name) for k in knobs(Corruption)}, damages=damages)
         check_folder(self.out)
         # Read once before anything is written: a bad picture then leaves no half-made data set behind.

@@ -2,7 +2,7 @@
 
 A kind makes, from a clean `Sample` and the random numbers of that picture, the sample that is stored, with all that may
 be known of it: the noise in it, what was observed, and the levels at which it may be used. Levels are in the units of
-the prior, [-1, 1] for photographs.
+the prior, [-1, 1] for photographs; users state them in those of pictures in [0, 1], see `data.units` and `user_knobs`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ from torch import Tensor
 
 from ambient_solve.data.observation import coil_maps, observed, read_mask, with_noise
 from ambient_solve.data.sample import Sample
+from ambient_solve.data.units import PICTURE, SCALE, in_prior_units, with_picture_units
 from ambient_solve.errors import AmbientSolveError, suggestion
-from ambient_solve.knobs import check_knobs, knob, knobs
+from ambient_solve.knobs import Knob, check_knobs, knob, knobs
 from ambient_solve.transforms import derandomised, from_kspace, randomised, to_kspace
 
-NOISE = (0.0, 0.0, 100.0, "noise level in what is observed, in units of [-1, 1] pictures")
+PRIOR_UNIT = ", in units of [-1, 1] pictures"
+"""What the help of a level says of its unit."""
+PICTURE_UNIT = ", where pixel values go from 0 to 1"
+"""What it says where users read it."""
+NOISE = (0.0, 0.0, 100.0, "noise level in what is observed" + PRIOR_UNIT)
 """Default, range and help of a knob that is the noise of a damage."""
-ABOVE = (0.0, 0.0, 1000.0, "level above which such a picture may be used; at 0 it passes for clean")
+ABOVE = (0.0, 0.0, 1000.0, "level above which such a picture may be used; at 0 it passes for clean" + PRIOR_UNIT)
 """Default, range and help of a knob that is the level above which a damage may be used."""
 NO_MASK = ""
 """What the mask of a damage is of, `Damage.hides`: nothing, everything is observed."""
@@ -46,10 +51,12 @@ class Damage(abc.ABC):
     Class attributes:
         name: What YAML files and the command line call it, its `kind`.
         hides: What its masks are masks of; "" where it has none.
+        levels: Which of its knobs are noise levels of photographs, which have two units.
     """
 
     name: ClassVar[str]
     hides: ClassVar[str] = NO_MASK
+    levels: ClassVar[tuple[str, ...]] = ("sigma", "sigma_noise", "sigma_min")
 
     share: float = knob(1.0, 1e-6, 1e6, "how often it happens, relative to the other kinds of the same data set")
 
@@ -82,13 +89,13 @@ class Damage(abc.ABC):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Its knobs, for the manifest: all but the share."""
-        return {name: value for name, value in asdict(self).items() if name != "share"}
+        """Its knobs, for the manifest: all but the share, and levels in both units."""
+        return with_picture_units({k: v for k, v in asdict(self).items() if k != "share"}, self.levels)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `make_damage` makes it from."""
-        return {"kind": self.name, **asdict(self)}
+        """What `make_damage` makes it from, levels in both units."""
+        return with_picture_units({"kind": self.name, **asdict(self)}, self.levels)
 
 
 @final
@@ -97,7 +104,7 @@ class Noise(Damage):
     """Gaussian noise: `z = z0 + sigma e`."""
 
     name: ClassVar[str] = "noise"
-    sigma: float = knob(0.2, 0.0, 100.0, "noise level, in units of [-1, 1] pictures")
+    sigma: float = knob(0.2, 0.0, 100.0, "noise level" + PRIOR_UNIT)
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """See `Damage.apply`."""
@@ -263,9 +270,10 @@ class KSpaceLines(Damage):
 
     name: ClassVar[str] = "kspace"
     hides: ClassVar[str] = K_SPACE
+    levels: ClassVar[tuple[str, ...]] = ()
     acceleration: int = knob(4, 2, 64, "R: one line of R is measured")
     center: int = knob(8, 0, 256, "how many of them lie in the middle, side by side; the others are random")
-    sigma: float = knob(*NOISE)
+    sigma: float = knob(0.0, 0.0, 100.0, "noise level of each part of what is observed, in units of the picture")
     maps: str = knob("", help="safetensors file with the coil maps, `maps` (coils, H, W); empty for one coil")
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -337,7 +345,7 @@ class Custom(Damage):
     name: ClassVar[str] = "custom"
     hides: ClassVar[str] = PIXELS
     function: str = knob("", help="the function, as package.module:function")
-    sigma_noise: float = knob(0.0, 0.0, 100.0, "level of the Gaussian noise that the function itself adds")
+    sigma_noise: float = knob(0.0, 0.0, 100.0, "level of the Gaussian noise that the function itself adds" + PRIOR_UNIT)
     sigma_min: float = knob(*ABOVE)
 
     def __post_init__(self) -> None:
@@ -382,27 +390,41 @@ FORMER = {"centre": "center"}
 """What a knob of a damage is called now, by the name that it had before."""
 
 
+def user_knobs(cls: type[Damage]) -> list[Knob]:
+    """The knobs of a damage as users state them: noise levels where pixel values go from 0 to 1, named `_01`."""
+    found = []
+    for k in knobs(cls):
+        if k.name in cls.levels:
+            span = {name: None if getattr(k, name) is None else getattr(k, name) / SCALE for name in ("lo", "hi")}
+            words = k.help.replace(PRIOR_UNIT, "") + PICTURE_UNIT
+            k = replace(k, name=k.name + PICTURE, default=k.default / SCALE, help=words, **span)
+        found.append(k)
+    return found
+
+
 def make_damage(settings: Mapping[str, Any]) -> Damage:
     """The damage that settings describe.
 
     Args:
-        settings: Its `kind` and its knobs, such as {"kind": "noise", "sigma": 0.2}; numbers may be given as text.
+        settings: Its `kind` and its knobs, such as {"kind": "noise", "sigma_01": 0.1}; numbers may be given as text.
+            `sigma_01` is the noise level where pixel values go from 0 to 1, `sigma` in units of [-1, 1] pictures.
 
     Raises:
         AmbientSolveError: there is no such kind or knob, or a value is out of its range.
     """
     if not isinstance(settings, Mapping) or "kind" not in settings:
-        raise AmbientSolveError(f"A damage is given as {{kind: noise, sigma: 0.2}}, not as {settings!r}.")
+        raise AmbientSolveError(f"A damage is given as {{kind: noise, sigma_01: 0.1}}, not as {settings!r}.")
     kind = settings["kind"]
     if not isinstance(kind, str) or kind not in DAMAGES:
         raise AmbientSolveError(f"There is no kind of damage {kind!r}. {suggestion(str(kind), DAMAGES)}")
     known, values = {k.name: k for k in knobs(DAMAGES[kind])}, {}
-    for given, value in settings.items():
-        name = FORMER.get(given, given)
+    settings = {FORMER.get(name, name): value for name, value in settings.items()}
+    for name, value in in_prior_units(settings, [n for n in DAMAGES[kind].levels if n in known]).items():
         if name == "kind":
             continue
         if name not in known:
-            raise AmbientSolveError(f"The damage {kind} has no knob {name!r}. {suggestion(str(name), known)}")
+            names = [k.name for k in user_knobs(DAMAGES[kind])]
+            raise AmbientSolveError(f"The damage {kind} has no knob {name!r}. {suggestion(str(name), names)}")
         if isinstance(value, str) and known[name].type in (int, float):
             with contextlib.suppress(ValueError):  # what is no number is refused with the other knobs
                 value = known[name].type(value)

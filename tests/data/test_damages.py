@@ -69,7 +69,8 @@ def test_a_damage_is_made_of_its_settings():
     noise = make_damage({"kind": "noise", "sigma": "5e-2", "share": 2})
     assert noise == Noise(sigma=0.05, share=2) and make_damage(noise.settings) == noise
     assert make_damage({"kind": "jpeg", "quality": "30"}) == JpegBlocks(quality=30)
-    assert noise.settings == {"kind": "noise", "share": 2, "sigma": 0.05} and noise.parameters == {"sigma": 0.05}
+    assert noise.settings == {"kind": "noise", "share": 2, "sigma": 0.05, "sigma_01": 0.025}
+    assert noise.parameters == {"sigma": 0.05, "sigma_01": 0.025}
 
 
 @pytest.mark.parametrize(

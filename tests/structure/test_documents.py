@@ -49,7 +49,7 @@ RUN = (
     "ambient-solve restore photo.png --task super-resolution --factor 2",
     "ambient-solve restore scans/ --task denoise --sigma 0.1 --samples 4 --out restored",
     "ambient-solve restore photo.png --task denoise --sigma 0.1 --prior runs/own/prior",
-    "ambient-solve corrupt my_photos/ damaged/ --sigma-noise 0.2 --clean-share 0.1",
+    "ambient-solve corrupt my_photos/ damaged/ --sigma 0.1 --clean-share 0.1",
 )
 """Run here, in a folder with small pictures of these names."""
 HOUSES = ("ambient_solve", "benchmarks", "docs", "examples", "tests", "trainers")
