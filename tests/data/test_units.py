@@ -24,6 +24,7 @@ from ambient_solve.data.damages import (
     make_damage,
     user_knobs,
 )
+from ambient_solve.data.sample import Sample
 from ambient_solve.data.units import in_prior_units, with_picture_units
 from ambient_solve.errors import AmbientSolveError
 from helpers import one_sentence
@@ -139,3 +140,13 @@ def test_one_of_the_short_forms_at_a_time():
     for given in ({"texts": ("jpeg",), "sigma": 0.1}, {"texts": (), "sigma": 0.1, "sigma_noise": 0.2}):
         with pytest.raises(AmbientSolveError, match="give one"):
             read_damages(**given)
+
+
+@pytest.mark.parametrize(("channels", "cells"), [(1, "| noise | 0.1 | 0.2 |"), (2, "| noise | - | 0.2 |")])
+def test_a_model_card_names_both_units(channels, cells):
+    from ambient_solve.training.card import model_card
+
+    samples = [Sample("a", torch.zeros(channels, 4, 4).half(), 0.2, damage="noise")]
+    settings = {"batch": 1, "seed": 0, "sources": []}
+    text = model_card("mine", settings, samples, 1, 2.0, {})
+    assert cells in text and "[-1, 1]" not in text
