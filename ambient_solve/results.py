@@ -181,7 +181,7 @@ class Summary:
         Raises:
             AmbientSolveError: `p` is none of them.
         """
-        if p not in self.probabilities:
+        if self.quantiles is None or p not in self.probabilities:
             known = ", ".join(map(str, self.probabilities)) or "none"
             raise AmbientSolveError(
                 f"The quantile {p!r} was not followed, known: {known}. Pass quantiles=({p!r}, ...) to Solver.summarize."

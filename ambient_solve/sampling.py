@@ -100,10 +100,13 @@ def _draw(prior: Prior, shape: tuple[int, ...], sampling: Sampling, streams: Str
     """One batch, of `shape` (B, *z_shape)."""
     sigmas = prior.process.levels(sampling.steps, prior.sigma_min, prior.sigma_max)
     z = start(prior, shape, sigmas[0], streams)
-    others = [prior.draw_masks(shape, streams) for _ in range(sampling.masks - 1)] if sampling.guidance > 0 else []
+    ambient = prior if isinstance(prior, AmbientPrior) else None
+    others = [
+        ambient.draw_masks(shape, streams) for _ in range(sampling.masks - 1) if ambient and sampling.guidance > 0
+    ]
     for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
         # The gradient is taken only where it counts: it costs several times what a prediction does.
-        z0, gradient = prior.disagreement(z, sigma, others) if others else (prior.denoise(z, sigma), None)
+        z0, gradient = ambient.disagreement(z, sigma, others) if ambient and others else (prior.denoise(z, sigma), None)
         fresh = ancestral_noise(sigma, sigma_next, sampling.eta)
         moved = reverse(prior, z, z0, sigma, sigma_next, fresh, streams)
         if sampling.order == 2 and sigma_next > 0:
@@ -127,13 +130,13 @@ def _check(
     for name, value, least in (("n", n, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise AmbientSolveError(f"{name}={value!r} was given, a whole number of at least {least} was expected.")
-    ambient = isinstance(prior, AmbientPrior)
-    for given in (prior.mask, prior.maps) if ambient else ():
+    ambient = prior if isinstance(prior, AmbientPrior) else None
+    for given in (ambient.mask, ambient.maps) if ambient else ():
         if given is not None and len(given) > 1:
             raise AmbientSolveError(
                 f"The prior holds {len(given)} masks or maps, one for each measurement; give with_mask a single one."
             )
-    if sampling.guidance > 0 and not (ambient and prior.maps is None and prior.keep_probability):
+    if sampling.guidance > 0 and not (ambient and ambient.maps is None and ambient.keep_probability):
         raise AmbientSolveError(
             f"guidance={sampling.guidance} compares predictions under random masks of pixels; this "
             f"{type(prior).__name__} is given none, leave guidance out."

@@ -26,7 +26,8 @@ from ambient_solve.budget import Budget, Plan, wait
 from ambient_solve.errors import AmbientSolveError, UnknownKnob, suggestion
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.likelihood.measurement import Measurement, check_counts
+from ambient_solve.likelihood.measurement import check_counts
+from ambient_solve.likelihood.packed import Measurement
 from ambient_solve.moments import check_probabilities
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior, start
@@ -223,27 +224,28 @@ class Solver(Reconstructor):
         n_samples, first_sample = request.n_samples, request.first_sample
         check_counts(at_once=1 if at_once is None else at_once)
         check_counts(0, first_sample=first_sample)
-        together = self.algorithm is not None and self.algorithm.interacting
-        if together and first_sample:
-            raise AmbientSolveError(f"{self.algorithm.name} draws all samples together; leave first_sample out.")
+        joint = self.algorithm if self.algorithm is not None and self.algorithm.interacting else None
+        if joint and first_sample:
+            raise AmbientSolveError(f"{joint.name} draws all samples together; leave first_sample out.")
         if at_once is None or not isinstance(n_samples, int) or at_once >= n_samples:
             at_once = n_samples
-        elif together:
-            raise AmbientSolveError(f"{self.algorithm.name} draws all samples of an image together; leave at_once out.")
+        elif joint:
+            raise AmbientSolveError(f"{joint.name} draws all samples of an image together; leave at_once out.")
         drawn, plan = 0, None
         while True:
             size = min(at_once, n_samples - drawn) if drawn else at_once
             parts = 1 if size == n_samples else math.ceil(n_samples / at_once)
             asked = dataclasses.replace(request, n_samples=size, first_sample=first_sample + drawn)
-            run, part = None, None
+            run: Run | None = None
+            part: Restoration | None = None
             try:
                 run = Run(self, asked, parts=parts, plan=plan)
                 part = self._solve(run, progress)
             except RuntimeError as error:
-                alone = together or (run is not None and run.algorithm.interacting)
+                alone = joint is not None or (run is not None and run.algorithm.interacting)
                 if not out_of_memory(error) or alone or size == 1:
                     raise
-            if part is None:  # outside of the handler, which holds on to the memory of the run
+            if run is None or part is None:  # outside of the handler, which holds on to the memory of the run
                 run, at_once = None, math.ceil(size / 2)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
@@ -317,10 +319,11 @@ class Run:
         n_samples, first_sample = request.n_samples, request.first_sample
         self.prior = CountedPrior(solver.prior, request.cond)
         self.likelihood = Likelihood(request.y, request.op, self.prior, sigma_y=request.sigma_y, n_samples=n_samples)
-        self.algorithm, self.why = solver.algorithm, "chosen by the caller"
-        if self.algorithm is None:
+        chosen, self.why = solver.algorithm, "chosen by the caller"
+        if chosen is None:
             particles = parts == 1 and first_sample == 0 and solver.budget is None
-            self.algorithm, self.why = auto.choose(solver.prior, self.likelihood, solver._settings, particles=particles)
+            chosen, self.why = auto.choose(solver.prior, self.likelihood, solver._settings, particles=particles)
+        self.algorithm: Algorithm = chosen
         self.algorithm.check_prior(solver.prior)
         self.algorithm.check(self.likelihood)
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
@@ -345,7 +348,7 @@ class Run:
     @property
     def arithmetic(self) -> str:
         """What the network computes in, where it chose that by itself."""
-        return next((m.arithmetic for m in self.prior.modules() if getattr(m, "arithmetic", "")), "")
+        return next((str(m.arithmetic) for m in self.prior.modules() if getattr(m, "arithmetic", "")), "")
 
     @torch.no_grad()
     def restoration(self, z: Tensor, seconds: float) -> Restoration:

@@ -50,7 +50,7 @@ class DAPS(Algorithm):
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
-        probe = None if likelihood.linear else streams.normal(z)
+        probe = z if likelihood.linear else streams.normal(z)
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0 = self._flow(prior, z, sigma)
             v = prior.sigma_data**2

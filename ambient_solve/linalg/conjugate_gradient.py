@@ -81,7 +81,8 @@ def carrying_conjugate_gradient(
     Returns:
         `x` (N, *shape), and `E x`.
     """
-    return _iterate(matvec, b, max(iterations, 1), curvature_floor, atol)
+    x, carried = _iterate(matvec, b, max(iterations, 1), curvature_floor, atol)
+    return x, torch.zeros_like(b) if carried is None else carried
 
 
 def _iterate(

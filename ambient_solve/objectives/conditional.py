@@ -40,7 +40,7 @@ class Conditional(Objective):
         check_knobs(self)
 
     @property
-    def mask_channels(self) -> int:
+    def mask_channels(self) -> int:  # type: ignore[override] # it follows from `channels`
         """The measurement and the mask of its pixels."""
         return self.channels + 1
 

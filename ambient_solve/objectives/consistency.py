@@ -104,7 +104,7 @@ class Consistency(Objective):
         return Masked(self.delta, self.delta_min, self.mask_channels, self.weight, self.sigma_data, self.floor)
 
     @property
-    def below(self) -> bool:
+    def below(self) -> bool:  # type: ignore[override] # it follows from two knobs
         """Whether it learns levels at which no sample may be used."""
         return self.consistency > 0 and self.where != "local"
 
@@ -174,8 +174,8 @@ class Consistency(Objective):
 
         def answer(z: Tensor, sigma: Tensor) -> Tensor:
             runs = len(z) // len(seen)
-            mask, turned = (None if a is None else torch.cat([a] * runs) for a in (seen, signs))
-            return self.masked.answer(denoise, z, sigma, mask, turned)
+            turned = None if signs is None else torch.cat([signs] * runs)
+            return self.masked.answer(denoise, z, sigma, torch.cat([seen] * runs), turned)
 
         return answer
 

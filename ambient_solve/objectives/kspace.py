@@ -55,7 +55,7 @@ class KSpace(Objective):
     Samples (B, 2, H, W) with coil maps (B, coils, H, W), |S|^2 summing to 1, and a mask (B, 1, H, W) of k-space.
     """
 
-    mask_channels: ClassVar[int] = 1
+    mask_channels: ClassVar[int] = 1  # type: ignore[misc] # a knob of others, one here
     incomplete: ClassVar[bool] = True
 
     extra: float = knob(1.0, 0.0, 100.0, "what dropping lines adds to the acceleration R; 0 learns no missing line")
@@ -69,8 +69,7 @@ class KSpace(Objective):
 
     def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """See `Objective.loss`; the sum over k-space, divided by the number of entries of the picture."""
-        _check(batch)
-        maps, mask = batch.maps, torch.ones_like(batch.z[:, :1]) if batch.mask is None else batch.mask.to(batch.z)
+        maps, mask = _check(batch), torch.ones_like(batch.z[:, :1]) if batch.mask is None else batch.mask.to(batch.z)
         if self.cg_iterations:
             least = conjugate_gradient(lambda p: gram(p, mask, maps), batch.z, self.cg_iterations)
             batch = replace(batch, z=least)
@@ -151,11 +150,12 @@ def calibration(mask: Tensor) -> Tensor:
 
 def _lines(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Whether `mask` samples whole columns, and whole rows, (B, 1, 1, 1) each."""
-    whole = ((mask == mask[..., :1, :]), (mask == mask[..., :1]))
-    return tuple(same.flatten(1).all(1)[:, None, None, None] for same in whole)
+    columns, rows = (mask == mask[..., :1, :]), (mask == mask[..., :1])
+    return columns.flatten(1).all(1)[:, None, None, None], rows.flatten(1).all(1)[:, None, None, None]
 
 
-def _check(batch: Batch) -> None:
+def _check(batch: Batch) -> Tensor:
+    """The coil maps of a batch that this objective can learn from."""
     channels = 1 if batch.mask is None else batch.mask.shape[1]
     if batch.maps is None or batch.z.shape[1] != 2 or channels != 1:
         maps = "no coil maps" if batch.maps is None else f"{batch.maps.shape[1]} coil maps"
@@ -163,3 +163,4 @@ def _check(batch: Batch) -> None:
             f"The objective 'kspace' was given {batch.z.shape[1]} channels, {maps} and a mask of {channels} channels; "
             "it needs the real and imaginary part, complex maps (all ones for one coil) and one mask for all coils."
         )
+    return batch.maps

@@ -89,18 +89,18 @@ def inpaint_box(
         AmbientSolveError: the rectangle is empty, the whole image, or not inside it.
     """
     channels, rows, columns = _size(img_size)
-    box = (max(rows // 2, 1), max(columns // 2, 1)) if box is None else box
-    box = (box, box) if isinstance(box, int) else tuple(box)
-    if len(box) == 2:
-        box = ((rows - box[0]) // 2, (columns - box[1]) // 2, *box)
-    fits = len(box) == 4 and min(box) >= 0 and box[0] + box[2] <= rows and box[1] + box[3] <= columns
-    if not fits or 0 in box[2:] or box[2:] == (rows, columns):
+    given = (max(rows // 2, 1), max(columns // 2, 1)) if box is None else box
+    sides: tuple[int, ...] = (given, given) if isinstance(given, int) else tuple(given)
+    if len(sides) == 2:
+        sides = ((rows - sides[0]) // 2, (columns - sides[1]) // 2, *sides)
+    fits = len(sides) == 4 and min(sides) >= 0 and sides[0] + sides[2] <= rows and sides[1] + sides[3] <= columns
+    if not fits or 0 in sides[2:] or sides[2:] == (rows, columns):
         raise AmbientSolveError(
-            f"box={box} is no part of an image of {rows}x{columns}; a side, (height, width) or "
+            f"box={sides} is no part of an image of {rows}x{columns}; a side, (height, width) or "
             "(top, left, height, width) was expected."
         )
     mask = torch.ones(rows, columns)
-    mask[box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = 0
+    mask[sides[0] : sides[0] + sides[2], sides[1] : sides[1] + sides[3]] = 0
     return inpaint(mask, sigma, channels)
 
 
@@ -348,7 +348,7 @@ FORMER = {"quantise": "quantize"}
 def _size(img_size: Size) -> Size:
     if isinstance(img_size, (tuple, list, torch.Size)) and len(img_size) == 3:
         if all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in img_size):
-            return tuple(img_size)
+            return img_size[0], img_size[1], img_size[2]
     raise AmbientSolveError(f"img_size={img_size!r} was given, (C, H, W) was expected, for instance (3, 64, 64).")
 
 

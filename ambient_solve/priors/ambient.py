@@ -62,6 +62,9 @@ class AmbientPrior(WrappedPrior):
     policy's, without a run.
     """
 
+    mask: Tensor | None
+    maps: Tensor | None
+
     def __init__(
         self,
         inner: Prior,
@@ -92,7 +95,8 @@ class AmbientPrior(WrappedPrior):
                 "maps, where it is of k-space), 'fixed' and 'per_call' draw theirs."
             )
         given = isinstance(self.keep_probability, (int, float)) and not isinstance(self.keep_probability, bool)
-        if not (given and 0 < self.keep_probability <= 1) and not (mask and self.keep_probability is None):
+        share = self.keep_probability if given and self.keep_probability is not None else 0.0
+        if not 0 < share <= 1 and not (mask and self.keep_probability is None):
             raise AmbientSolveError(
                 f"keep_probability={self.keep_probability!r} was given; the share of entries that the network was "
                 "used to seeing was expected, above 0 and at most 1, or a mask."
@@ -170,13 +174,14 @@ class AmbientPrior(WrappedPrior):
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             z0 = self.denoise(leaf, sigma)
-            total = sum((z0 - self.denoise(leaf, sigma, mask)).square().sum() for mask in masks)
+            total = torch.stack([(z0 - self.denoise(leaf, sigma, mask)).square().sum() for mask in masks]).sum()
             return z0.detach(), torch.autograd.grad(total / (2 * len(masks)), leaf)[0]
 
     def draw_masks(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
         """Masks for states of `shape` (B, *z_shape): entries 1 with chance `keep_probability`, row i from stream i."""
         shape = (shape[0], *([self.mask_channels] if len(shape) > 2 else []), *shape[-self._spatial :])
-        return (streams.uniform(torch.empty(shape, device=self.device)) < self.keep_probability).float()
+        share = 1.0 if self.keep_probability is None else self.keep_probability
+        return (streams.uniform(torch.empty(shape, device=self.device)) < share).float()
 
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
         """See `Prior.begin`. Draws the masks of the rows."""
@@ -191,7 +196,7 @@ class AmbientPrior(WrappedPrior):
         self._masks = self.draw_masks(shape, streams) if self.policy == "fixed" else None
 
     def _mask(self, z: Tensor) -> Tensor:
-        if self.policy == "measurement":
+        if self.mask is not None:
             return self.mask
         if self._streams is None or (self._masks is not None and len(self._masks) != len(z)):
             raise AmbientSolveError(
@@ -241,6 +246,8 @@ class MaskConditionedGaussian(Prior):
 
     E[z0 | M z_sigma, M] = m + C M (M (C + sigma^2 I) M)^+ (M z_sigma - M m)
     """
+
+    covariance: Tensor
 
     def __init__(self, prior: GaussianPrior) -> None:
         super().__init__()

@@ -90,12 +90,12 @@ class Prior(nn.Module, abc.ABC):
 
     def decode(self, z: Tensor) -> Tensor:
         """From the prior's space to the operator's: `x = decode(z)`."""
-        a, b = self.affine
+        a, b = _affine(self)
         return a * z + b
 
     def encode(self, x: Tensor) -> Tensor:
         """From the operator's space to the prior's: the inverse of `decode`."""
-        a, b = self.affine
+        a, b = _affine(self)
         return (x - b) / a
 
     def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
@@ -139,13 +139,17 @@ class Prior(nn.Module, abc.ABC):
     @property
     def device(self) -> torch.device:
         """Where the prior's tensors live; states are made there."""
-        tensor = next(self.parameters(), None)
-        tensor = next(self.buffers(), None) if tensor is None else tensor
-        return torch.device("cpu") if tensor is None else tensor.device
+        return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
 
     def __repr__(self) -> str:
         """Two lines in place of the tree of its modules, which `print(prior.network)` shows; see `describe`."""
         return f"{type(self).__name__}{describe(self)}"
+
+
+def _affine(prior: Prior) -> tuple[float, float]:
+    if prior.affine is None:
+        raise AmbientSolveError(f"{type(prior).__name__} has no affine decode: it writes decode and encode itself.")
+    return prior.affine
 
 
 def describe(prior: Prior) -> str:

@@ -27,7 +27,7 @@ from ambient_solve.priors.base import Prior, Vjp
 from ambient_solve.priors.components import Isotropic, Spectral
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self  # of torch's own requirements; in typing from Python 3.11 on
 
 
 def _f64(values: Any) -> Tensor:
@@ -40,6 +40,9 @@ class ExactPrior(Prior):
     The default noise range and `sigma_data` follow EDM: `sigma_data` is the root of the mean variance of an entry (the
     the variance of the component means included), the range .004 to 160 of them (.002 to 80 where `sigma_data` is .5).
     """
+
+    log_weights: Tensor
+    components: Isotropic | Spectral
 
     @abc.abstractmethod
     def __init__(

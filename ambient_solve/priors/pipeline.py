@@ -16,7 +16,7 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -27,9 +27,6 @@ from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.foreign import check_unet, checked_scheduler
 from ambient_solve.reading.limits import read_json
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DModel
 
 INDEX = "model_index.json"
 """File by which a folder is known to be a pipeline of diffusers."""
@@ -48,10 +45,13 @@ class PipelinePrior(Prior):
     """
 
     sigma_data = 0.5
-    half = False
-    """Whether the network computes in bfloat16."""
+    half: Any = False
+    """Whether the network computes in bfloat16; in place of torch's method of that name."""
+    network: Any
+    _log_levels: Tensor
+    _times: Tensor
 
-    def __init__(self, unet: UNet2DModel, scheduler: Mapping[str, Any]) -> None:
+    def __init__(self, unet: Any, scheduler: Mapping[str, Any]) -> None:
         super().__init__()
         levels, prediction = _schedule(scheduler)
         if prediction not in PREDICTIONS:
@@ -150,13 +150,13 @@ def _schedule(scheduler: Mapping[str, Any]) -> tuple[np.ndarray, str]:
         # A network trained at s = t / steps; `shift` only moves a sampler's steps.
         s = np.arange(1, steps) / steps
         return np.concatenate([[0.0], s / (1 - s)]), "flow"
-    kind = getattr(diffusers, name, None)
+    kind: Any = getattr(diffusers, name, None)
     known = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
     try:
         made = kind.from_config(scheduler) if known else None
     except Exception as error:  # noqa: BLE001 - diffusers raises whatever its arithmetic raises
         raise AmbientSolveError(f"The scheduler {name!r} cannot be made ({reason(error)}).") from None
-    if not hasattr(made, "alphas_cumprod"):
+    if made is None or not hasattr(made, "alphas_cumprod"):
         raise AmbientSolveError(
             f"The scheduler {name!r} is unknown; diffusers' FlowMatch is read, and those with alphas_cumprod."
         )

@@ -32,7 +32,16 @@ TEST = 'python -m venv .venv && . .venv/bin/activate && pip install -e ".[test]"
 """The two commands of the README, letter by letter."""
 
 SETUP = (
-    *("python -m venv ", ". .venv/", "pip install ", "pre-commit ", "python -m pytest", "ruff ", "sphinx-build "),
+    *(
+        "python -m venv ",
+        ". .venv/",
+        "pip install ",
+        "pre-commit ",
+        "python -m pytest",
+        "python -m mypy",
+        "ruff ",
+        "sphinx-build ",
+    ),
     "umask ",
 )
 """What .ci/run does, what the shell does by itself, or what installs an extra: the extra must exist."""
