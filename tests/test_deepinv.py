@@ -108,3 +108,13 @@ def test_another_prior_leaves_the_solver_as_it_is(prior, op):
     assert twin.prior is other and solver.prior is prior
     assert (twin.algorithm, twin.n_samples, twin.budget) == (solver.algorithm, 2, None)
     assert list(twin.children()) == [other] and list(solver.children()) == [prior]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_measurement_and_operator_follow_the_solver_to_the_gpu(prior, op):
+    y = op(torch.rand(2, *SHAPE))
+    here = Solver(prior, "proximal", steps=4, n_samples=2)
+    there = here.with_prior(GaussianPrior(torch.zeros(SHAPE), torch.eye(64))).to("cuda")
+    found = there.solve(y, op)
+    assert found.samples.device.type == "cuda" and y.device.type == op.mask.device.type == "cpu"
+    assert there(y.cuda(), op.cuda()).device.type == "cuda"

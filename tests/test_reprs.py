@@ -186,6 +186,14 @@ def test_values_outside_of_pictures_are_scaled_and_those_of_pictures_are_not():
     assert drawn(wide)["mean"][0].picture.std() > 30
 
 
+def test_a_few_values_outside_do_not_lift_the_black_of_a_photograph():
+    x = torch.zeros(1, 2, 1, 40, 40)
+    x[..., 20:, :] = 0.8
+    x[..., 0, :4] = -0.3
+    found = drawn(dataclasses.replace(restoration(images=1, samples=2), samples=x))
+    assert found["mean"][0].picture[10, 10, 0] == 0 and found["mean"][0].picture[30, 30, 0] == 204
+
+
 def test_a_large_batch_is_drawn_in_part_and_says_so():
     assert "4 of 9" in Parser(restoration(images=9)._repr_html_()).text
     assert tiles(restoration(images=9)).size == tiles(restoration(images=4)).size

@@ -21,6 +21,8 @@ OUTSIDE = 0.1
 """How far values may lie outside of [0, 1] and still be those of a photograph, which is drawn as it is."""
 TAIL = 0.002
 """Share of the values of other pictures that may be clipped, at each end."""
+ODD = 0.02
+"""Share of the values at each end that do not decide whether it is a photograph: errors of a few pixels."""
 
 
 def visible(x: Tensor, name: str) -> Tensor:
@@ -45,8 +47,11 @@ def visible(x: Tensor, name: str) -> Tensor:
 
 def window(x: Tensor) -> tuple[float, float]:
     """The values that are drawn black and white: 0 and 1 for a photograph, else nearly the range of `x`."""
-    low, high = (float(x.flatten()[:: max(1, x.numel() // 100_000)].quantile(p)) for p in (TAIL, 1 - TAIL))
-    return (0.0, 1.0) if -OUTSIDE <= low and 0.05 < high <= 1 + OUTSIDE else (min(low, 0.0), max(high, low + 1e-12))
+    some = x.flatten()[:: max(1, x.numel() // 100_000)]
+    low, least, most, high = (float(some.quantile(p)) for p in (TAIL, ODD, 1 - ODD, 1 - TAIL))
+    if -OUTSIDE <= least and 0.05 < high and most <= 1 + OUTSIDE:
+        return 0.0, 1.0
+    return min(low, 0.0), max(high, low + 1e-12)
 
 
 def columns(
