@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -131,6 +132,7 @@ def read_damages(
         AmbientSolveError: a text is no damage, or more than one of the three is given.
     """
     from ambient_solve.data.damages import Noise, make_damage
+    from ambient_solve.data.units import PICTURE, SCALE
 
     if sigma is not None and sigma_noise is not None:
         raise AmbientSolveError(f"--sigma-noise {sigma_noise} is --sigma {sigma_noise / 2}: give one or the other.")
@@ -151,6 +153,14 @@ def read_damages(
                 f'--damage {text!r} was given, a kind and its knobs were expected: --damage "jpeg quality=25 share=2".'
             ) from None
         damages.append(make_damage({**settings, "kind": kind}))
+        for name in damages[-1].levels:
+            if name in settings and name + PICTURE not in settings:
+                level = getattr(damages[-1], name)
+                print(
+                    f"Note: {name}={level:g} is in units of [-1, 1] pictures; where pixel values go from 0 to 1 it is "
+                    f"{name + PICTURE}={level / SCALE:g}.",
+                    file=sys.stderr,
+                )
     return tuple(damages)
 
 

@@ -135,6 +135,14 @@ def test_rounded_numbers_agree():
     assert with_picture_units({"sigma": 0.2, "share": 1.0}, ("sigma",)) == {"sigma": 0.2, "share": 1.0, "sigma_01": 0.1}
 
 
+def test_the_former_unit_is_named_where_it_is_used(capsys):
+    read_damages(("noise sigma=0.2", "jpeg sigma_min=1.5", "kspace sigma=0.1"))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "sigma=0.2" in said[0] and "sigma_01=0.1" in said[0] and "sigma_min_01=0.75" in said[1]
+    read_damages(("noise sigma_01=0.1", "jpeg", "noise sigma=0.2 sigma_01=0.1"))
+    assert capsys.readouterr().err == ""
+
+
 def test_one_of_the_short_forms_at_a_time():
     assert read_damages((), sigma=0.1) == read_damages((), sigma_noise=0.2) == (Noise(sigma=0.2),)
     for given in ({"texts": ("jpeg",), "sigma": 0.1}, {"texts": (), "sigma": 0.1, "sigma_noise": 0.2}):
