@@ -54,8 +54,7 @@ class Algorithm(abc.ABC):
         gradient: Whether it differentiates through the denoiser.
         additive: Whether it needs a prior of additive noise, `z_sigma = z0 + sigma n`.
         interacting: Whether the samples of an image depend on one another.
-        samples: Samples of each measurement that are drawn where no number is given: some, so that they show a standard
-            deviation; 1 for a method that gives one answer, or whose samples are right in the limit of many.
+        samples: How many are drawn where no number is given; 1 where there is one answer, or only many are right.
     """
 
     name: ClassVar[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pydoc
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ def test_help_lists_the_knobs_with_their_ranges_and_the_paper(name):
     words = " ".join(line.strip(" |") for line in text.splitlines())
     for k in knobs(cls):
         span = " | ".join(k.choices) if k.choices else "" if k.type is bool else f"{k.lo:g} to {k.hi:g}"
+        assert not re.search(r"\w_(\W|$)", k.help), "a word that ends in _ is a link in the documentation"
         assert f"{k.name} ({span}{', ' * bool(span)}default {k.default}): {k.help}." in words, k.name
     assert max(map(len, cls.__doc__.splitlines())) <= 120
 
