@@ -20,9 +20,9 @@ def worst(code: int, environment: Mapping[str, str]) -> int:
     """
     if "TORCHELASTIC_RUN_ID" not in environment:
         return code
-    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
-    store, rank, world = next(dist.rendezvous("env://"))
+    store, rank, world = next(rendezvous("env://"))
     store.set(f"exit code {rank}", str(code))
     names = [f"exit code {other}" for other in range(world)]
     store.wait(names, timedelta(days=365))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Level = float | Tensor
+SomeLevel = TypeVar("SomeLevel", float, Tensor, float | Tensor)
 """A noise level: a float for the whole batch, or a tensor of shape `(B,)` with one level per sample."""
 
 
@@ -61,7 +63,7 @@ def flow_time_from_sigma(sigma: Level) -> Level:
     return 1 / (1 + sigma)
 
 
-def per_sample(value: Level, like: Tensor) -> Level:
+def per_sample(value: SomeLevel, like: Tensor) -> SomeLevel:
     """A level, shaped to multiply a batch.
 
     Args:

@@ -106,7 +106,7 @@ class Additive(Process):
         """See `Process.reverse`; a `fresh` of `ancestral_noise(level, level_next, eta)` gives `K_eta`."""
         kept = math.sqrt(max(0.0, level_next**2 - fresh**2)) / level
         z = z0.lerp(z, kept)
-        return z.add_(n, alpha=fresh) if fresh > 0 else z
+        return z if n is None or fresh <= 0 else z.add_(n, alpha=fresh)
 
     def levels(self, steps: int, lowest: float, highest: float) -> list[float]:
         """See `Process.levels`; the grid of `karras`."""

@@ -15,11 +15,10 @@ It buys agreement with variety: means agree best. A weight that is too large div
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
@@ -28,6 +27,10 @@ from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior, require_additive, reverse, start
 from ambient_solve.priors.forwarded import as_prior
 from ambient_solve.process import ancestral_noise
+from ambient_solve.progress import progress_bar
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @final
@@ -61,7 +64,7 @@ def generate(
     masks: int = Sampling.masks,
     seed: int = 0,
     batch: int = 16,
-    progress: bool = False,
+    progress: bool | None = None,
     cond: Any = None,
 ) -> Tensor:
     """Draw `n` samples of `prior`; sample i depends on (seed, i) alone, not on `batch`.
@@ -77,7 +80,7 @@ def generate(
         masks: Masks that guidance compares, 2 or more, that of the run included.
         seed: Whole number of 0 or more.
         batch: Samples that are drawn together, 1 or more; fewer need less memory.
-        progress: Show a progress bar.
+        progress: Show a progress bar; None shows one in a terminal and in a notebook.
         cond: What every sample is conditioned on, such as a class; the prior says what it takes.
 
     Returns:
@@ -90,7 +93,7 @@ def generate(
     sampling = Sampling(steps=steps, order=order, eta=eta, guidance=guidance, masks=masks)
     shape = _check(prior, n, size, sampling, seed, batch)
     drawn = []
-    with tqdm(total=n * steps, desc="sample", disable=not progress) as bar:
+    with progress_bar(None, "sample", show=progress, total=n * steps) as bar:
         for first in range(0, n, batch):
             rows = min(batch, n - first)
             streams = Streams([seed], rows, prior.device, first)
@@ -103,10 +106,16 @@ def _draw(prior: Prior, shape: tuple[int, ...], sampling: Sampling, streams: Str
     """One batch, of `shape` (B, *z_shape)."""
     sigmas = prior.process.levels(sampling.steps, prior.sigma_min, prior.sigma_max)
     z = start(prior, shape, sigmas[0], streams)
-    others = [prior.draw_masks(shape, streams) for _ in range(sampling.masks - 1)] if sampling.guidance > 0 else []
+    ambient = prior if isinstance(prior, AmbientPrior) else None
+    others = [
+        ambient.draw_masks(shape, streams) for _ in range(sampling.masks - 1) if ambient and sampling.guidance > 0
+    ]
     for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
         # The gradient is taken only where it counts: it costs several times what a prediction does.
-        z0, gradient = prior.disagreement(z, sigma, others) if others else (prior.denoise(z, sigma, cond), None)
+        if ambient and others:
+            z0, gradient = ambient.disagreement(z, sigma, others)
+        else:
+            z0, gradient = prior.denoise(z, sigma, cond), None
         fresh = ancestral_noise(sigma, sigma_next, sampling.eta)
         moved = reverse(prior, z, z0, sigma, sigma_next, fresh, streams)
         if sampling.order == 2 and sigma_next > 0:
@@ -134,13 +143,13 @@ def _check(
     for name, value, least in (("n", n, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise AmbientSolveError(f"{name}={value!r} was given, a whole number of at least {least} was expected.")
-    ambient = isinstance(prior, AmbientPrior)
-    for given in (prior.mask, prior.maps) if ambient else ():
+    ambient = prior if isinstance(prior, AmbientPrior) else None
+    for given in (ambient.mask, ambient.maps) if ambient else ():
         if given is not None and len(given) > 1:
             raise AmbientSolveError(
                 f"The prior holds {len(given)} masks or maps, one for each measurement; give with_mask a single one."
             )
-    if sampling.guidance > 0 and not (ambient and prior.maps is None and prior.keep_probability):
+    if sampling.guidance > 0 and not (ambient and ambient.maps is None and ambient.keep_probability):
         raise AmbientSolveError(
             f"guidance={sampling.guidance} compares predictions under random masks of pixels; this "
             f"{type(prior).__name__} is given none, leave guidance out."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ambient_solve.errors import AmbientSolveError
 
@@ -88,7 +88,8 @@ def save_png(picture: Tensor, path: Path, text: str = "", profile: bytes = b"") 
     if text:
         info.add_text("ambient_solve", text)
     fits = profile[16:20] == (b"GRAY" if grey else b"RGB ")
-    image.save(path, pnginfo=info, **({"icc_profile": profile} if fits else {}))
+    extra: dict[str, Any] = {"icc_profile": profile} if fits else {}
+    image.save(path, pnginfo=info, **extra)
 
 
 def check_folder(out: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_photograph_of_low_noise_is_not_behind_the_pseudo_inverse(sigma):
     x, op = photograph(), box(sigma)
     torch.manual_seed(0)
     y = op(x)
-    r = Solver(load_prior("photos")).solve(y, op)
+    r = Solver(load_prior("photos")).solve(y, op, n_samples=1)
     ours, inverse = psnr(r.mean, x), psnr(op.A_dagger(y), x)
     print(
         f"\nsigma {sigma}: {r.settings['algorithm']} {ours:.2f} dB, chi2 {float(r.chi2):.2f}, inverse {inverse:.2f} dB"
@@ -81,7 +81,7 @@ def test_a_scale_of_operator_and_noise_together_changes_nothing():
     torch.manual_seed(0)
     y = one(x)
     prior = load_prior("photos", precision="float32")
-    a, b = (Solver(prior, steps=8).solve(v, op) for v, op in ((y, one), (25 * y, many)))
+    a, b = (Solver(prior, steps=8).solve(v, op, n_samples=1) for v, op in ((y, one), (25 * y, many)))
     torch.testing.assert_close(a.samples, b.samples, rtol=1e-2, atol=1e-2)
     assert 0.5 < float(a.chi2) < 2
 
@@ -138,11 +138,11 @@ def test_a_misfit_far_from_one_is_a_warning_of_its_own_type(sigma_y, words):
     assert one_sentence(str(caught[0].message)) and caught[0].filename == __file__
     assert r.settings["misfit"] == str(caught[0].message)
     with pytest.warns(MisfitWarning, match=words) as caught:
-        assert "misfit" in solver.summarise(y, op, sigma_y=sigma_y, n_samples=2).settings
+        assert "misfit" in solver.summarize(y, op, sigma_y=sigma_y, n_samples=2).settings
     assert len(caught) == 1 and caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        good = solver.solve(y, op)
+        good = solver.solve(y, op, n_samples=1)
         with own_words_for_misfit():
             solver.solve(y, op, sigma_y=sigma_y)
     assert "misfit" not in good.settings and 0.5 < float(good.chi2) < 2

@@ -9,7 +9,7 @@ level `s` to `t`, with the ancestral step `K_1 = N(m, b^2 I)` of the uncondition
     move     z' ~ K_1(z') N(y; A z', S_t)
              = m + b n + b^2 A' (S_t + b^2 A A')^-1 (y + e - A (m + b n)),      e ~ N(0, S_t)
 
-The weight is what the move is normalised by, over what was counted before: it does not depend on `z'`, so that the
+The weight is what the move is normalized by, over what was counted before: it does not depend on `z'`, so that the
 particles are resampled before they move. Without the denominator, a filter of independent measurements `y_t`, the one
 measurement would count at each level anew. The particles are right in the limit of many, and of many levels.
 """
@@ -39,6 +39,7 @@ class FPS(Algorithm):
 
     name: ClassVar[str] = "fps"
     paper: ClassVar[str] = "Dou and Song, ICLR 2024"
+    samples: ClassVar[int] = 1
     interacting: ClassVar[bool] = True
 
     steps: int = knob(100, 1, 10_000, "noise levels; more is slower and usually better")

@@ -40,7 +40,7 @@ class Proximal(Algorithm):
     trust: str = knob(
         "sigma", choices=("sigma", "data", "constant"), help="how far the estimate may move: q of the formula"
     )
-    lambda_: float = knob(1.0, 1e-3, 1e3, "q^2 = sigma^2 / lambda_ where trust is 'sigma'")
+    lambda_: float = knob(1.0, 1e-3, 1e3, "q^2 = sigma^2 / lambda where trust is 'sigma'")
     gain: float = knob(5.0, 1e-3, 1e6, "q^2 = gain * sigma_y^2 where trust is 'constant'")
     draw: bool = knob(False, help="take a sample of the proximal Gaussian in place of its mean")
     kernel: str = knob("loose", choices=("loose", "ancestral"), help="fresh noise: sqrt(zeta) sigma, or K_eta")

@@ -38,6 +38,7 @@ class TDS(Algorithm):
 
     name: ClassVar[str] = "tds"
     paper: ClassVar[str] = "Wu et al., 2023, arXiv 2306.17775"
+    samples: ClassVar[int] = 1
     gradient: ClassVar[bool] = True
     interacting: ClassVar[bool] = True
 

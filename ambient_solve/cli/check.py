@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.evaluate.verdict import ALPHA, MIXTURE, Found, finite, p_words
 from ambient_solve.figures.charts import SIDE, bars, curve, ratio_bars
 from ambient_solve.figures.sheet import Row, Tile, contact_sheet
+from ambient_solve.progress import progress_bar
 from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Check:
 
         if prior.affine is None:
             return None
-        images = prior.decode(generate(prior, LEAST, size=size, seed=self.seed + 1))
+        images = prior.decode(generate(prior, LEAST, size=size, seed=self.seed + 1, progress=False))
         solver = make_solver(prior, self.algorithm, options)
         return check_denoising(solver, prior, images, n_samples=min(self.samples, 8), seed=self.seed)
 
@@ -216,9 +216,7 @@ class Check:
         return check_sampler(solver, prior, op, size=size, batch=batch, tick=tick, **counts)
 
     def _bar(self, total: int) -> Any:
-        from tqdm import tqdm
-
-        return tqdm(total=total, desc="check", disable=self.json or not sys.stderr.isatty())
+        return progress_bar(None, "check", show=False if self.json else None, total=total)
 
 
 def build_operator(name: str, size: tuple[int, int, int], sigma: float) -> Physics:

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -42,13 +42,6 @@ def print_knobs(title: str, cls: type) -> None:
     console = Console()
     console.print(table)
     console.print()
-
-
-def stderr() -> Any:
-    """A console for progress, which leaves standard output to results."""
-    from rich.console import Console
-
-    return Console(stderr=True)
 
 
 def describe_prior(folder: Path) -> None:

@@ -19,6 +19,7 @@ from ambient_solve.distributed import choose_device, processes
 from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.evaluate.tables import _words, write_tables
 from ambient_solve.knobs import build, knobs
+from ambient_solve.progress import progress_bar
 from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
@@ -79,8 +80,6 @@ class Evaluate:
 
     def run(self) -> int:
         """See the class."""
-        from tqdm import tqdm
-
         from ambient_solve.evaluate.benchmark import averages, measure_all, merge
         from ambient_solve.evaluate.metrics import Metrics
         from ambient_solve.evaluate.trials import plan_trials, unfit
@@ -107,7 +106,7 @@ class Evaluate:
         for sentence in left_out if rank == 0 else ():
             print(f"Left out: {shown(sentence)}", file=sys.stderr)
         rows = measure_all(jobs, self.out, metrics, rank=rank, world=world, at_once=self.at_once or None)
-        measured = sum(1 for _ in tqdm(rows, "measuring", disable=not sys.stderr.isatty() or rank > 0, unit="row"))
+        measured = sum(1 for _ in progress_bar(rows, "measuring", unit="row"))
         merged = merge(jobs, self.out, metrics)
         if merged is None:
             print(f"{self.out}: {measured} rows of process {rank}; the table follows when all {len(jobs)} are there.")
@@ -172,8 +171,10 @@ def read_task(text: str) -> BenchmarkTask:
     from ambient_solve.data.images import open_mask
     from ambient_solve.evaluate.trials import BenchmarkTask
     from ambient_solve.operators import BUILDERS
+    from ambient_solve.operators.builders import FORMER
 
     name, given = _words(text, "--tasks", "random missing=0.5")
+    name = FORMER.get(name, name)
     if name not in BUILDERS:
         raise AmbientSolveError(f"There is no task {name!r}. {suggestion(name, BUILDERS)}")
     if name != "inpaint":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,26 +130,33 @@ def task_options() -> dict[str, tuple[Knob, str]]:
     return {name: (k, words[name]) for name, (k, _) in found.items()}
 
 
-def read_damages(texts: Sequence[str], sigma_noise: float | None = None) -> tuple[Damage, ...]:
+def read_damages(
+    texts: Sequence[str], sigma: float | None = None, sigma_noise: float | None = None
+) -> tuple[Damage, ...]:
     """The damages of a data set from texts such as "jpeg quality=25 share=2"; noise where there are none.
 
     Args:
         texts: A kind with its knobs each.
-        sigma_noise: Level of the noise, in units of [-1, 1] pictures; only without `texts`.
+        sigma: Level of the noise where pixel values go from 0 to 1; only without `texts`.
+        sigma_noise: The same in units of [-1, 1] pictures, twice as large.
 
     Returns:
         The damages.
 
     Raises:
-        AmbientSolveError: a text is no damage, or both are given.
+        AmbientSolveError: a text is no damage, or more than one of the three is given.
     """
     from ambient_solve.data.damages import Noise, make_damage
+    from ambient_solve.data.units import PICTURE, SCALE
 
+    if sigma is not None and sigma_noise is not None:
+        raise AmbientSolveError(f"--sigma-noise {sigma_noise} is --sigma {sigma_noise / 2}: give one or the other.")
+    level = sigma if sigma_noise is None else sigma_noise / 2
     if not texts:
-        return (Noise() if sigma_noise is None else Noise(sigma=sigma_noise),)
-    if sigma_noise is not None:
+        return (Noise() if level is None else make_damage({"kind": "noise", "sigma_01": level}),)
+    if level is not None:
         raise AmbientSolveError(
-            f'--sigma-noise {sigma_noise} is short for --damage "noise sigma={sigma_noise}": give one or the other.'
+            f'--sigma {level} is short for --damage "noise sigma_01={level}": give one or the other.'
         )
     damages = []
     for text in texts:
@@ -160,18 +168,26 @@ def read_damages(texts: Sequence[str], sigma_noise: float | None = None) -> tupl
                 f'--damage {text!r} was given, a kind and its knobs were expected: --damage "jpeg quality=25 share=2".'
             ) from None
         damages.append(make_damage({**settings, "kind": kind}))
+        for name in damages[-1].levels:
+            if name in settings and name + PICTURE not in settings:
+                level = getattr(damages[-1], name)
+                print(
+                    f"Note: {name}={level:g} is in units of [-1, 1] pictures; where pixel values go from 0 to 1 it is "
+                    f"{name + PICTURE}={level / SCALE:g}.",
+                    file=sys.stderr,
+                )
     return tuple(damages)
 
 
 def damage_help() -> str:
     """The kinds of damage that a data set may have, with their knobs, for the help of `ambient-solve corrupt`."""
-    from ambient_solve.data.damages import DAMAGES, Damage
+    from ambient_solve.data.damages import DAMAGES, Damage, user_knobs
 
     shared = [k.name for k in knobs(Damage)]
     lines = ["Kinds of damage (share: " + knobs(Damage)[0].help + "):"]
     for name, cls in DAMAGES.items():
         lines += ["", f"{name}: {cls.__doc__.splitlines()[0]}"]
-        for k in knobs(cls):
+        for k in user_knobs(cls):
             if k.name not in shared:
                 span = f" ({k.lo:g} to {k.hi:g})" if k.lo is not None and k.hi is not None else ""
                 lines.append(f"    {k.name}={k.default}  {k.help}{span}")

@@ -18,6 +18,7 @@ import tyro
 from ambient_solve.cli.flags import knob_values
 from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, DoubtfulResult, shown, suggestion
+from ambient_solve.progress import progress_bar
 from ambient_solve.resume import digest, finished, read_record
 from ambient_solve.saving import check_folder
 
@@ -170,7 +171,7 @@ class Mri:
                 made = classical(p, self.method)
             else:
                 given = {"algorithm": self.algorithm, "options": options, "n_samples": self.samples, "seed": self.seed}
-                made = reconstruct(p, prior, **given, progress=sys.stderr.isatty())
+                made = reconstruct(p, prior, **given, progress=None)
         made.settings["request"] = request
         save_slice(made, folder)
         compared = "".join(f", {k.upper()} {v:.3f}" for k, v in made.metrics.items())
@@ -244,8 +245,6 @@ class MriTrain:
 
     def run(self) -> int:
         """See the class."""
-        from tqdm import tqdm
-
         from ambient_solve.data.corruption import MANIFEST, RUN
         from ambient_solve.mri.prepare import prepare
 
@@ -261,7 +260,7 @@ class MriTrain:
         if prepared:
             print(f"{data} is prepared already.")
         else:
-            bar = tqdm(unit="slice", disable=not sys.stderr.isatty())
+            bar = progress_bar(None, "preparing", unit="slice")
             chosen = {"held_out": self.held_out, "coils_of": self.coils_of, "axes": self.axes}
             written = prepare(self.sources, data, self._settings(), **chosen, tell=lambda _: bar.update())
             bar.close()

@@ -75,7 +75,7 @@ class Restore:
         if not outcomes:
             options |= knob_values(texts, self.algorithm, own)
             settings = {"algorithm": self.algorithm, "options": options, "seed": self.seed, "n_samples": self.samples}
-            settings |= {"rank": rank, "world": world, "progress": sys.stderr.isatty() and not self.json and rank == 0}
+            settings |= {"rank": rank, "world": world, "progress": False if self.json else None}
             settings |= {"tell": partial(print, file=sys.stderr)}
             from ambient_solve.priors.load import named_prior
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,9 +47,7 @@ class SamplePrior:
             raise AmbientSolveError(f"{self.prior} makes {prior.shape[0]} channels; PNG files hold 1 or 3.")
         settings = {k.name: getattr(self, k.name) for k in knobs(Sampling)}
         size = self.size or (64 if -1 in prior.shape else None)
-        pictures = prior.decode(
-            generate(prior, self.n, size=size, seed=self.seed, progress=sys.stderr.isatty(), **settings)
-        )
+        pictures = prior.decode(generate(prior, self.n, size=size, seed=self.seed, progress=None, **settings))
         self.out.mkdir(parents=True, exist_ok=True)
         for i, x in enumerate(pictures):
             record = {"prior": self.prior, "seed": self.seed, "sample": i, **settings}

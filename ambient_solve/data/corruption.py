@@ -29,6 +29,7 @@ from ambient_solve.data.observation import checked_mask, observed
 from ambient_solve.data.sample import Sample
 from ambient_solve.data.seeds import generator, source_key
 from ambient_solve.data.unfinished import same_pictures
+from ambient_solve.data.units import PICTURE, in_prior_units, with_picture_units
 from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.reading.limits import inside, parse_json
@@ -47,6 +48,8 @@ TENSORS = ("z", "mask", "signs", "maps")
 """Fields of a sample that are stored as tensors."""
 LEVELS = ("sigma_noise", "sigma_min", "sigma_max")
 """Fields of a sample that are noise levels."""
+COMPLEX = 2
+"""Channels of a complex picture, which is the same to prior and user: its levels have one unit."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,7 @@ def write_corrupted(
             tensors = {name: getattr(sample, name) for name in TENSORS}
             save_tensors({k: v.contiguous() for k, v in tensors.items() if v is not None}, folder / (file + ".part"))
             os.replace(folder / (file + ".part"), folder / file)
-            row = {"file": file, "name": sample.name, **{level: getattr(sample, level) for level in LEVELS}}
+            row = {"file": file, "name": sample.name, **levels_of(sample)}
             row |= {"damage": sample.damage, "parameters": damage.parameters if damage else {}}
             rows.write(json.dumps({**row, "seed": corruption.seed, "index": index}) + "\n")
             rows.flush()
@@ -210,6 +213,16 @@ def write_corrupted(
         raise AmbientSolveError(f"{total} pictures were expected, but {index} came.")
     os.replace(part, folder / MANIFEST)
     return total
+
+
+def levels_of(sample: Sample) -> dict[str, float]:
+    """The noise levels of a sample as a row of a manifest has them: in both units, but for complex pictures."""
+    return with_picture_units({level: getattr(sample, level) for level in LEVELS}, levels_in_two_units(sample.z))
+
+
+def levels_in_two_units(z: Tensor) -> tuple[str, ...]:
+    """The levels that a row of a manifest states in both units: none for a complex picture `z` (2, H, W)."""
+    return () if len(z) == COMPLEX else LEVELS
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
@@ -239,12 +252,15 @@ def _finished(folder: Path, part: Path) -> list[dict[str, Any]]:
 def read_corrupted(
     folder: str | Path, channels: int = 3, follow_outside: bool = False, skipped: list[UnreadableFile] | None = None
 ) -> Iterator[Sample]:
-    """Read a damaged data set: a manifest.jsonl with at least `file` and `sigma_noise` in each row, beside its files.
+    """Read a damaged data set: a manifest.jsonl with at least `file` and a noise level in each row, beside its files.
+
+    The level is `sigma_noise_01`, where pixel values go from 0 to 1 (0 is clean), or `sigma_noise`, twice as large, in
+    units of the prior; complex pictures have the second alone.
 
     A manifest of your own loads too. `file` is a safetensors file with a float `z` (C, H, W) in [-1, 1] units and,
     where not all was observed, a `mask` (1 or C, H, W) of 1 = observed (with `signs` or `maps` if it is a mask of
     coefficients or k-space, see `Sample`); or a picture, read with `channels` 1 or 3. A row may name a picture as its
-    `mask`, in which white is missing, and give `sigma_min` and `sigma_max`.
+    `mask`, in which white is missing, and give `sigma_min` and `sigma_max`, or `sigma_min_01` and `sigma_max_01`.
 
     Args:
         folder: The data set.
@@ -288,8 +304,9 @@ def _sentence(error: Exception) -> str:
 
 
 def _read_row(folder: Path, row: dict[str, Any], channels: int, follow_outside: bool) -> Sample:
-    if not isinstance(row, dict) or not {"file", "sigma_noise"} <= set(row):
-        raise AmbientSolveError(f"{row!r} is no row; at least {{'file': ..., 'sigma_noise': ...}} was expected.")
+    if not isinstance(row, dict) or "file" not in row or not {"sigma_noise", "sigma_noise_01"} & set(row):
+        raise AmbientSolveError(f"{row!r} is no row; at least {{'file': ..., 'sigma_noise_01': ...}} was expected.")
+    two_units, row = [name for name in LEVELS if name + PICTURE in row], in_prior_units(row, LEVELS)
     file, sigma_noise = inside(folder, row["file"], follow_outside), float(row["sigma_noise"])
     sigma_min, sigma_max = (float(row.get(level, 0.0)) for level in LEVELS[1:])
     if not (0 <= sigma_noise < math.inf and sigma_min >= 0 and sigma_max >= 0):
@@ -305,6 +322,11 @@ def _read_row(folder: Path, row: dict[str, Any], channels: int, follow_outside: 
     if row.get("mask"):
         tensors["mask"] = open_mask(inside(folder, row["mask"], follow_outside))
     tensors = _checked(**tensors)
+    if two_units and not levels_in_two_units(tensors["z"]):
+        raise AmbientSolveError(
+            f"z has {COMPLEX} channels, real and imaginary part, and {two_units[0]}{PICTURE} is a level of photographs "
+            f"in [0, 1]: give {two_units[0]}, in units of z."
+        )
     clean = sigma_noise == sigma_min == 0 and tensors["mask"] is None
     damage = str(row.get("damage", "clean" if clean else "damaged"))
     return Sample(

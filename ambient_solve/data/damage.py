@@ -9,11 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ambient_solve.data.sample import Sample
+from ambient_solve.data.units import with_picture_units
 from ambient_solve.knobs import check_knobs, knob
 
-NOISE = (0.0, 0.0, 100.0, "noise level in what is observed, in units of [-1, 1] pictures")
+PRIOR_UNIT = ", in units of [-1, 1] pictures"
+"""What the help of a level says of its unit."""
+NOISE = (0.0, 0.0, 100.0, "noise level in what is observed" + PRIOR_UNIT)
 """Default, range and help of a knob that is the noise of a damage."""
-ABOVE = (0.0, 0.0, 1000.0, "level above which such a picture may be used; at 0 it passes for clean")
+ABOVE = (0.0, 0.0, 1000.0, "level above which such a picture may be used; at 0 it passes for clean" + PRIOR_UNIT)
 """Default, range and help of a knob that is the level above which a damage may be used."""
 NO_MASK = ""
 """What the mask of a damage is of, `Damage.hides`: nothing, everything is observed."""
@@ -32,10 +35,12 @@ class Damage(abc.ABC):
     Class attributes:
         name: What YAML files and the command line call it, its `kind`.
         hides: What its masks are masks of; "" where it has none.
+        levels: Which of its knobs are noise levels of photographs, which have two units.
     """
 
     name: ClassVar[str]
     hides: ClassVar[str] = NO_MASK
+    levels: ClassVar[tuple[str, ...]] = ("sigma", "sigma_noise", "sigma_min")
 
     share: float = knob(1.0, 1e-6, 1e6, "how often it happens, relative to the other kinds of the same data set")
 
@@ -68,13 +73,13 @@ class Damage(abc.ABC):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Its knobs, for the manifest: all but the share."""
-        return {name: value for name, value in asdict(self).items() if name != "share"}
+        """Its knobs, for the manifest: all but the share, and levels in both units."""
+        return with_picture_units({k: v for k, v in asdict(self).items() if k != "share"}, self.levels)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `make_damage` makes it from."""
-        return {"kind": self.name, **asdict(self)}
+        """What `make_damage` makes it from, levels in both units."""
+        return with_picture_units({"kind": self.name, **asdict(self)}, self.levels)
 
 
 def seed_of(rng: np.random.Generator) -> int:

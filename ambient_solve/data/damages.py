@@ -2,7 +2,7 @@
 
 A kind makes, from a clean `Sample` and the random numbers of that picture, the sample that is stored, with all that may
 be known of it: the noise in it, what was observed, and the levels at which it may be used. Levels are in the units of
-the prior, [-1, 1] for photographs.
+the prior, [-1, 1] for photographs; users state them in those of pictures in [0, 1], see `data.units` and `user_knobs`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from typing import Any, ClassVar, final
 import numpy as np
 from torch import Tensor
 
-from ambient_solve.data.damage import ABOVE, PIXELS, Damage
+from ambient_solve.data.damage import ABOVE, PIXELS, PRIOR_UNIT, Damage
 from ambient_solve.data.degradations import Downsampling, GaussianBlur, JpegBlocks, MotionBlur
 from ambient_solve.data.incomplete import BoxMask, CompressedSensing, KSpaceLines, PatchMask, RandomMask
 from ambient_solve.data.observation import checked_mask, observed, with_noise
 from ambient_solve.data.sample import Sample
+from ambient_solve.data.units import PICTURE, SCALE, in_prior_units
 from ambient_solve.errors import AmbientSolveError, suggestion
-from ambient_solve.knobs import knob, knobs
+from ambient_solve.knobs import Knob, knob, knobs
+
+PICTURE_UNIT = ", where pixel values go from 0 to 1"
+"""What the help of a level says of its unit where users read it."""
 
 
 @final
@@ -31,7 +35,7 @@ class Noise(Damage):
     """Gaussian noise: `z = z0 + sigma e`."""
 
     name: ClassVar[str] = "noise"
-    sigma: float = knob(0.2, 0.0, 100.0, "noise level, in units of [-1, 1] pictures")
+    sigma: float = knob(0.2, 0.0, 100.0, "noise level" + PRIOR_UNIT)
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """See `Damage.apply`."""
@@ -46,7 +50,7 @@ class Custom(Damage):
     name: ClassVar[str] = "custom"
     hides: ClassVar[str] = PIXELS
     function: str = knob("", help="the function, as package.module:function")
-    sigma_noise: float = knob(0.0, 0.0, 100.0, "level of the Gaussian noise that the function itself adds")
+    sigma_noise: float = knob(0.0, 0.0, 100.0, "level of the Gaussian noise that the function itself adds" + PRIOR_UNIT)
     sigma_min: float = knob(*ABOVE)
 
     def __post_init__(self) -> None:
@@ -87,28 +91,45 @@ DAMAGES: dict[str, type[Damage]] = {
     + (KSpaceLines, CompressedSensing, Custom)
 }
 """The damages by name."""
+FORMER = {"centre": "center"}
+"""What a knob of a damage is called now, by the name that it had before."""
+
+
+def user_knobs(cls: type[Damage]) -> list[Knob]:
+    """The knobs of a damage as users state them: noise levels where pixel values go from 0 to 1, named `_01`."""
+    found = []
+    for k in knobs(cls):
+        if k.name in cls.levels:
+            span = {name: None if getattr(k, name) is None else getattr(k, name) / SCALE for name in ("lo", "hi")}
+            words = k.help.replace(PRIOR_UNIT, "") + PICTURE_UNIT
+            k = replace(k, name=k.name + PICTURE, default=k.default / SCALE, help=words, **span)
+        found.append(k)
+    return found
 
 
 def make_damage(settings: Mapping[str, Any]) -> Damage:
     """The damage that settings describe.
 
     Args:
-        settings: Its `kind` and its knobs, such as {"kind": "noise", "sigma": 0.2}; numbers may be given as text.
+        settings: Its `kind` and its knobs, such as {"kind": "noise", "sigma_01": 0.1}; numbers may be given as text.
+            `sigma_01` is the noise level where pixel values go from 0 to 1, `sigma` in units of [-1, 1] pictures.
 
     Raises:
         AmbientSolveError: there is no such kind or knob, or a value is out of its range.
     """
     if not isinstance(settings, Mapping) or "kind" not in settings:
-        raise AmbientSolveError(f"A damage is given as {{kind: noise, sigma: 0.2}}, not as {settings!r}.")
+        raise AmbientSolveError(f"A damage is given as {{kind: noise, sigma_01: 0.1}}, not as {settings!r}.")
     kind = settings["kind"]
     if not isinstance(kind, str) or kind not in DAMAGES:
         raise AmbientSolveError(f"There is no kind of damage {kind!r}. {suggestion(str(kind), DAMAGES)}")
     known, values = {k.name: k for k in knobs(DAMAGES[kind])}, {}
-    for name, value in settings.items():
+    settings = {FORMER.get(name, name): value for name, value in settings.items()}
+    for name, value in in_prior_units(settings, [n for n in DAMAGES[kind].levels if n in known]).items():
         if name == "kind":
             continue
         if name not in known:
-            raise AmbientSolveError(f"The damage {kind} has no knob {name!r}. {suggestion(str(name), known)}")
+            names = [k.name for k in user_knobs(DAMAGES[kind])]
+            raise AmbientSolveError(f"The damage {kind} has no knob {name!r}. {suggestion(str(name), names)}")
         if isinstance(value, str) and known[name].type in (int, float):
             with contextlib.suppress(ValueError):  # what is no number is refused with the other knobs
                 value = known[name].type(value)

@@ -94,9 +94,10 @@ class KSpaceLines(Damage):
 
     name: ClassVar[str] = "kspace"
     hides: ClassVar[str] = K_SPACE
+    levels: ClassVar[tuple[str, ...]] = ()
     acceleration: int = knob(4, 2, 64, "R: one line of R is measured")
-    centre: int = knob(8, 0, 256, "how many of them lie in the middle, side by side; the others are random")
-    sigma: float = knob(*NOISE)
+    center: int = knob(8, 0, 256, "how many of them lie in the middle, side by side; the others are random")
+    sigma: float = knob(0.0, 0.0, 100.0, "noise level of each part of what is observed, in units of the picture")
     maps: str = knob("", help="safetensors file with the coil maps, `maps` (coils, H, W); empty for one coil")
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -104,13 +105,13 @@ class KSpaceLines(Damage):
         from deepinv.physics.generator import RandomMaskGenerator
 
         sample, (height, width) = self.whole(sample, rng), sample.z.shape[-2:]
-        if self.centre >= width // self.acceleration:
+        if self.center >= width // self.acceleration:
             raise AmbientSolveError(
-                f"One line of {self.acceleration} is {width // self.acceleration} of {width} lines, and centre = "
-                f"{self.centre} leaves none of them to be random: lower centre or acceleration."
+                f"One line of {self.acceleration} is {width // self.acceleration} of {width} lines, and center = "
+                f"{self.center} leaves none of them to be random: lower center or acceleration."
             )
         # The generator takes the share of the middle and rounds down the number of lines that it makes of it.
-        middle = (self.centre + 0.5) / width
+        middle = (self.center + 0.5) / width
         lines = RandomMaskGenerator(
             (height, width), self.acceleration, middle, torch.Generator().manual_seed(seed_of(rng))
         )

@@ -110,9 +110,10 @@ def measure(job: Trial, metrics: Metrics, at_once: int | None = None) -> tuple[R
     # The sampler's noise is that of the picture, not the same in all pictures: their errors must be independent.
     together = isinstance(job.arm.method, Algorithm) and job.arm.method.interacting
     seed = int(job.measured[8:16], 16)
+    at_once = None if together else at_once
     try:
         with own_words_for_misfit():  # the table has a column
-            result = job.solver(y).solve(y, job.op, n_samples=S, seed=seed, at_once=None if together else at_once)
+            result = job.solver(y).solve(y, job.op, n_samples=S, seed=seed, at_once=at_once, progress=False)
     except Diverged:  # a row without numbers: the other jobs go on
         nothing = torch.full((1, S, *x.shape), torch.nan)
         result = Restoration(nothing, nothing.flatten(2)[..., 0], 0, 0, math.nan, {})

@@ -104,7 +104,9 @@ def check_denoising(
         mean = prior.decode(prior.denoise(prior.encode(y), sigma / abs(prior.affine[0])))
     seeds = [seed + len(images) + i for i in range(len(images))]
     with own_words_for_misfit():
-        samples = solver.solve(y, Denoising(GaussianNoise(sigma)), n_samples=n_samples, seed=seeds).samples
+        samples = solver.solve(
+            y, Denoising(GaussianNoise(sigma)), n_samples=n_samples, seed=seeds, progress=False
+        ).samples
 
     def square(x: Tensor) -> Tensor:
         return x.double().square().flatten(1).mean(1).cpu()

@@ -144,7 +144,7 @@ def _draw(sampler: Algorithm | str | Draw, y: Tensor, op: Physics, prior: Prior,
         return torch.stack([sampler(one[None], op, prior, n, seed + i) for i, one in enumerate(y)])
     seeds = [seed + i for i in range(len(y))]
     with own_words_for_misfit():
-        return Solver(prior, sampler).solve(y, op, n_samples=n, seed=seeds).samples
+        return Solver(prior, sampler).solve(y, op, n_samples=n, seed=seeds, progress=False).samples
 
 
 def on_gaussian(

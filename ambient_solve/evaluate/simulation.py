@@ -118,7 +118,7 @@ class SolverSampler:
         sets, each = (n_samples, self.particles) if interacting else (1, n_samples)
         seeds = [seed * STRIDE + i for i in range(len(y) * sets)]
         with own_words_for_misfit():  # the verdict has some
-            result = self.solver.solve(y.repeat_interleave(sets, 0), op, n_samples=each, seed=seeds)
+            result = self.solver.solve(y.repeat_interleave(sets, 0), op, n_samples=each, seed=seeds, progress=False)
         share = each if interacting else 1
         self.network_calls, self.vjps = share * result.network_calls, share * result.vjps
         if not interacting:
@@ -238,7 +238,7 @@ def _truth(prior: Prior, problems: int, size: int | None, seed: int) -> Tensor:
     """Draws of the prior, (problems, *z_shape), from streams that no sampler here shares."""
     if isinstance(prior, ExactPrior):
         return prior.sample(problems, torch.Generator().manual_seed(seed))
-    return generate(prior, problems, size=size, seed=seed)
+    return generate(prior, problems, size=size, seed=seed, progress=False)
 
 
 def _seen(op: Physics, x: Tensor, clean: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def line_chart(
 
 def _spread(wanted: Sequence[float], low: float, high: float) -> list[float]:
     """Places near those `wanted`, in their rising order, APART from each other, between two ends where they fit."""
-    places = []
+    places: list[float] = []
     for y in wanted:
         places.append(max(y, places[-1] + APART if places else low))
     for i in reversed(range(len(places))):

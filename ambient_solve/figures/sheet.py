@@ -125,7 +125,11 @@ def enlarge(picture: np.ndarray, side: int) -> Image.Image:
 
 
 def _bar(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, place: tuple[int, int, int], labels: tuple[str, str], font: ImageFont
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int, int],
+    labels: tuple[str, str],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
     """A colour bar over the width of a tile, with its end labels inside that width."""
     x, y, side = place

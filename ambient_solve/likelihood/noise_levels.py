@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from deepinv.physics import GaussianNoise, Physics, PoissonGaussianNoise, PoissonNoise, ZeroNoise
@@ -58,7 +58,8 @@ def noise_levels(op: Physics, sigma_y: Given | None, y: Measurement) -> NoiseLev
     if sigma_y is not None:
         if isinstance(sigma_y, TensorList):
             sigma_y = list(sigma_y.x)
-        return _gaussian(sigma_y if isinstance(y, TensorList) else [sigma_y], parts, images)
+        stacked: Any = sigma_y if isinstance(y, TensorList) else [sigma_y]
+        return _gaussian(stacked, parts, images)
     models = [part.noise_model for part in getattr(op, "physics_list", None) or [op]]
     models = [op.noise_model] if isinstance(op.noise_model, (GaussianNoise, *COUNTING)) else models
     laws = [_parameters(model, op) for model in models]
@@ -90,8 +91,7 @@ def noise_levels(op: Physics, sigma_y: Given | None, y: Measurement) -> NoiseLev
 
 def _gaussian(given: Given, parts: list[Tensor], images: int) -> NoiseLevels:
     """Gaussian noise of one level, or of one for each of `parts`; each of them may be a map."""
-    several = isinstance(given, (list, tuple))
-    if several and len(given) not in (1, len(parts)):
+    if isinstance(given, (list, tuple)) and len(given) not in (1, len(parts)):
         raise AmbientSolveError(
             f"sigma_y holds {len(given)} levels for {len(parts)} stacked operators. Pass one for each, or one for all."
         )
@@ -110,7 +110,7 @@ def _gaussian(given: Given, parts: list[Tensor], images: int) -> NoiseLevels:
     return NoiseLevels(sigma, weights=per_sample(sigma, noise) / noise)
 
 
-def _repeated(given: Given, count: int) -> list[float | Tensor]:
+def _repeated(given: Any, count: int) -> list[float | Tensor]:
     """A level for each of `count` parts."""
     if not isinstance(given, (list, tuple)):
         return [given] * count

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 from deepinv.physics import Physics
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ambient_solve.errors import AmbientSolveError
 
-Measurement = Tensor | TensorList
+Measurement: TypeAlias = Tensor | TensorList
 """What a deepinv operator returns, the batch axis first."""
 
 
@@ -40,7 +40,8 @@ class RowOperator:
     def __init__(self, op: Physics, template: Measurement) -> None:
         first = parts_of(template)[0]
         tensors: list[Tensor] = []
-        self.op, self.images, self._template = frozen_copy(op, first.device, tensors, {}), len(first), template
+        self.op: Any = frozen_copy(op, first.device, tensors, {})
+        self.images, self._template = len(first), template
         self._per_image = self.images > 1 and any(t.ndim and len(t) == self.images for t in tensors)
 
     def apply(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:

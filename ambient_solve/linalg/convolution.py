@@ -115,7 +115,7 @@ def find_convolution(A: Operator, At: Operator, y_like: Tensor, image: tuple[int
     for axis in (0, 1):
         if bool((spectrum == spectrum.narrow(axis, 0, 1)).all()):
             spectrum = spectrum.narrow(axis, 0, 1)
-    found = Convolution(spectrum, tuple(image[1:]), seen)
+    found = Convolution(spectrum, (image[1], image[2]), (seen[0], seen[1]))
     generator = torch.Generator().manual_seed(0)
     x, u = (torch.randn(shape, generator=generator).to(y_like) for shape in ((len(y_like), *image), y_like.shape))
     pairs = ((found.A(x), A(x)), (found.At(u), At(u)))

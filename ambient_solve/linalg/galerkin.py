@@ -48,15 +48,18 @@ def galerkin(
         `x` (N, *shape), and `E x`.
     """
     length = _dot(b, b).sqrt()
-    basis, products, carried = [], [], []
-    coefficients, done = None, length <= 0 if atol is None else length <= atol
-    p = _unit(b, length)
-    for step in range(max(iterations, 1)):
+    basis: list[Tensor] = []
+    products: list[Tensor] = []
+    carried: list[Tensor] = []
+    coefficients, done = b.new_zeros(len(b), 0), length <= 0 if atol is None else length <= atol
+    p, iterations = _unit(b, length), max(iterations, 1)
+    for step in range(iterations):
         product, extra = matvec(p)
-        basis.append(p), products.append(product), carried.append(extra)
+        for kept, new in ((basis, p), (products, product), (carried, extra)):
+            kept.append(new)
         if atol is not None or step + 1 == iterations:
             found = _coefficients(basis, products, b, floor)
-            grown = torch.zeros_like(found) if coefficients is None else torch.nn.functional.pad(coefficients, (0, 1))
+            grown = torch.nn.functional.pad(coefficients, (0, found.shape[1] - coefficients.shape[1]))
             coefficients = torch.where(done[:, None], grown, found)
             residual = b - _combine(coefficients, products)
             done = done | (_dot(residual, residual).sqrt() <= (0 if atol is None else atol))

@@ -122,7 +122,7 @@ def reconstruct(
     n_samples: int = 8,
     seed: int = 0,
     prior_mask: Tensor | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
 ) -> Reconstruction:
     """Draw posterior samples of one slice.
 
@@ -134,7 +134,7 @@ def reconstruct(
         n_samples: Posterior samples, 1 or more; "aos" draws one.
         seed: Decides the samples.
         prior_mask: Mask for a mask-conditioned prior, (H, W), 1 = sampled; that of the scan by default.
-        progress: Show a progress bar.
+        progress: Show a progress bar; None shows one in a terminal and in a notebook.
 
     Returns:
         The reconstruction: samples, their mean and standard deviation. A `DoubtfulResult` warns of what is in its

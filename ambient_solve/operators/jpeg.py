@@ -51,7 +51,7 @@ class Jpeg(Physics):
 
     Both are upright; the blocks lie in the frame of the file, which may be turned (EXIF).
 
-    Colour transform, chroma subsampling, 8 x 8 cosine transform, quantisation, and all of it back, as libjpeg does (box
+    Color transform, chroma subsampling, 8 x 8 cosine transform, quantization, and all of it back, as libjpeg does (box
     average down, triangle filter up, 8-bit samples between the steps). Sizes that are not whole blocks are continued by
     their edge. The entropy coder is left out, it loses nothing.
 
@@ -63,12 +63,12 @@ class Jpeg(Physics):
         subsampling: "4:2:0" (chroma at half resolution, what most files have), or another of `SUBSAMPLING`.
         img_size: (C, H, W) of the images, if known.
         noise_model: A file has no noise besides the rounding, which is inside `A`. `GaussianNoise(sigma)` is nominal:
-            it says how closely a reconstruction must reproduce the decoded picture; .02 is about 5 grey levels.
-        tables: Quantisation steps of a file that are not libjpeg's, one for each component that is coded, (1 or 3, 8,
+            it says how closely a reconstruction must reproduce the decoded picture; .02 is about 5 gray levels.
+        tables: Quantization steps of a file that are not libjpeg's, one for each component that is coded, (1 or 3, 8,
             8), frequencies of the rows first; in place of those of `quality`.
         orientation: How the file lies, EXIF's number from 1, upright, to 8.
         space: "YCbCr", or "RGB" for a file without luminance and chroma.
-        black: Share of black ink of each pixel of a file in printing colours, (H, W), which is known; with `space`
+        black: Share of black ink of each pixel of a file in printing colors, (H, W), which is known; with `space`
             "RGB".
     """
 

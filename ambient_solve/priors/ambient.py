@@ -63,6 +63,9 @@ class AmbientPrior(WrappedPrior):
     policy's, without a run.
     """
 
+    mask: Tensor | None
+    maps: Tensor | None
+
     def __init__(
         self,
         inner: Prior,
@@ -93,7 +96,8 @@ class AmbientPrior(WrappedPrior):
                 "maps, where it is of k-space), 'fixed' and 'per_call' draw theirs."
             )
         given = isinstance(self.keep_probability, (int, float)) and not isinstance(self.keep_probability, bool)
-        if not (given and 0 < self.keep_probability <= 1) and not (mask and self.keep_probability is None):
+        share = self.keep_probability if given and self.keep_probability is not None else 0.0
+        if not 0 < share <= 1 and not (mask and self.keep_probability is None):
             raise AmbientSolveError(
                 f"keep_probability={self.keep_probability!r} was given; the share of entries that the network was "
                 "used to seeing was expected, above 0 and at most 1, or a mask."
@@ -190,7 +194,7 @@ class AmbientPrior(WrappedPrior):
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             z0 = self.denoise(leaf, sigma)
-            total = sum((z0 - self.denoise(leaf, sigma, mask)).square().sum() for mask in masks)
+            total = torch.stack([(z0 - self.denoise(leaf, sigma, mask)).square().sum() for mask in masks]).sum()
             return z0.detach(), torch.autograd.grad(total / (2 * len(masks)), leaf)[0]
 
     def draw_masks(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
@@ -204,7 +208,8 @@ class AmbientPrior(WrappedPrior):
             Masks (B, mask channels, H, W), or (B, *z_shape) for vectors: 1 with chance `keep_probability`, else 0.
         """
         shape = (shape[0], *([self.mask_channels] if len(shape) > 2 else []), *shape[-self._spatial :])
-        return (streams.uniform(torch.empty(shape, device=self.device)) < self.keep_probability).float()
+        share = 1.0 if self.keep_probability is None else self.keep_probability
+        return (streams.uniform(torch.empty(shape, device=self.device)) < share).float()
 
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
         """See `Prior.begin`. Draws the masks of the rows."""
@@ -219,7 +224,7 @@ class AmbientPrior(WrappedPrior):
         self._masks = self.draw_masks(shape, streams) if self.policy == "fixed" else None
 
     def _mask(self, z: Tensor) -> Tensor:
-        if self.policy == "measurement":
+        if self.mask is not None:
             return self.mask
         if self._streams is None or (self._masks is not None and len(self._masks) != len(z)):
             raise AmbientSolveError(
@@ -271,6 +276,7 @@ class MaskConditionedGaussian(Prior):
     """
 
     sigma_jacobian = math.inf
+    covariance: Tensor
 
     def __init__(self, prior: GaussianPrior) -> None:
         super().__init__()

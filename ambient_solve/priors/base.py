@@ -109,12 +109,12 @@ class Prior(nn.Module, abc.ABC):
 
     def decode(self, z: Tensor) -> Tensor:
         """From the prior's space to the operator's: `x = decode(z)`."""
-        a, b = self.affine
+        a, b = _affine(self)
         return a * z + b
 
     def encode(self, x: Tensor) -> Tensor:
         """From the operator's space to the prior's: the inverse of `decode`."""
-        a, b = self.affine
+        a, b = _affine(self)
         return (x - b) / a
 
     def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
@@ -173,9 +173,35 @@ class Prior(nn.Module, abc.ABC):
     @property
     def device(self) -> torch.device:
         """Where the prior's tensors live; states are made there."""
-        tensor = next(self.parameters(), None)
-        tensor = next(self.buffers(), None) if tensor is None else tensor
-        return torch.device("cpu") if tensor is None else tensor.device
+        return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+    def __repr__(self) -> str:
+        """Two lines in place of the tree of its modules, which `print(prior.network)` shows; see `describe`."""
+        return f"{type(self).__name__}{describe(self)}"
+
+
+def _affine(prior: Prior) -> tuple[float, float]:
+    if prior.affine is None:
+        raise AmbientSolveError(f"{type(prior).__name__} has no affine decode: it writes decode and encode itself.")
+    return prior.affine
+
+
+def describe(prior: Prior) -> str:
+    """What the repr of a prior says after its name: what is in it, shape, levels, units, size and place."""
+    words, inner = "", getattr(prior, "inner", None)
+    while isinstance(inner, Prior):
+        words, inner = f"{words} of {type(inner).__name__}", getattr(inner, "inner", None)
+    shape = getattr(prior, "shape", None)
+    words += ": states " + ("?" if shape is None else " x ".join("any" if n == -1 else str(n) for n in shape))
+    levels = [getattr(prior, name, None) for name in ("sigma_min", "sigma_max")]
+    if None not in levels:
+        words += f", noise levels {levels[0]:g} to {levels[1]:g}"
+    if prior.affine is not None:
+        a, b = prior.affine
+        words += f", x = {a:g} z + {b:g}"
+    kind = next((str(p.dtype).removeprefix("torch.") for p in [*prior.parameters(), *prior.buffers()]), "")
+    number = sum(p.numel() for p in prior.parameters())
+    return f"{words}\n{number:,} parameters{' in ' * bool(kind)}{kind}, on {prior.device}"
 
 
 def require_complete(prior: Prior) -> None:

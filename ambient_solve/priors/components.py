@@ -20,6 +20,9 @@ from ambient_solve.errors import AmbientSolveError
 class Isotropic(nn.Module):
     """Components `N(means[k], variances[k] I)`, means (K, d). Matrix products only: never a (B, K, d) tensor."""
 
+    means: Tensor
+    variances: Tensor
+
     def __init__(self, means: Tensor, variances: Tensor) -> None:
         super().__init__()
         self.register_buffer("means", means)
@@ -129,6 +132,10 @@ class Spectral(nn.Module):
     are the real orthonormal Fourier (Hartley) basis of the last two axes of `shape`: its own inverse, it diagonalises
     every symmetric circulant matrix. No basis depends on the noise level: a level per sample costs no factorisation.
     """
+
+    means: Tensor
+    eigenvalues: Tensor
+    columns: Tensor | None
 
     def __init__(self, means: Tensor, eigenvalues: Tensor, columns: Tensor | None, shape: tuple[int, ...] = ()) -> None:
         super().__init__()

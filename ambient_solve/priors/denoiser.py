@@ -91,7 +91,7 @@ class _PriorDenoiser(Denoiser):
         self.prior = prior
 
     def forward(self, x: Tensor, sigma: Level, **_: Any) -> Tensor:
-        a, _b = self.prior.affine
+        a = (self.prior.affine or (1.0, 0.0))[0]
         level = sigma.flatten() if isinstance(sigma, Tensor) and sigma.numel() > 1 else float(sigma)
         return self.prior.decode(self.prior.denoise(self.prior.encode(x), level / abs(a)))
 

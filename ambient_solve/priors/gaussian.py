@@ -27,7 +27,7 @@ from ambient_solve.priors.base import Prior, Vjp
 from ambient_solve.priors.components import Isotropic, Spectral
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self  # of torch's own requirements; in typing from Python 3.11 on
 
 
 def _f64(values: Any) -> Tensor:
@@ -42,6 +42,8 @@ class ExactPrior(Prior):
     """
 
     sigma_jacobian = math.inf
+    log_weights: Tensor
+    components: Isotropic | Spectral
 
     @abc.abstractmethod
     def __init__(
@@ -128,8 +130,8 @@ class ExactPrior(Prior):
             out = self.components.shrink(s2, r, w)
             if len(self.log_weights) > 1:
                 dots = self.components.dots(residual, s2, w)
-                centred = r * (dots - (r * dots).sum(1, keepdim=True))
-                out = out + self.components.pull(residual, s2, centred) / s2
+                centered = r * (dots - (r * dots).sum(1, keepdim=True))
+                out = out + self.components.pull(residual, s2, centered) / s2
             return self._as(out, v)
 
         return self._as(z0, z), vjp
@@ -334,8 +336,8 @@ class MixturePrior(ExactPrior):
         """The prior of the protocol of Cardoso et al. (2023, arXiv 2308.07983, section 4).
 
         It has 25 unit components of means (8i, 8j, ..., 8i, 8j) for i, j in -2..2; their weights are chi-square numbers
-        of one degree of freedom, normalised. The largest level is ten times the distance `8 sqrt(d / 2)` of
-        neighbouring modes: at the usual 160 the modes of d = 800 are apart before a sampler starts.
+        of one degree of freedom, normalized. The largest level is ten times the distance `8 sqrt(d / 2)` of
+        neighboring modes: at the usual 160 the modes of d = 800 are apart before a sampler starts.
 
         Args:
             d: Dimension, even.

@@ -11,7 +11,8 @@ from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.foreign import INDEX, SCHEDULER, UNET_WEIGHTS, is_pipeline
-from ambient_solve.priors.network import CARD, CONFIG, WEIGHTS, NetworkPrior
+from ambient_solve.priors.network import CARD, WEIGHTS, NetworkPrior
+from ambient_solve.priors.network_config import CONFIG
 from ambient_solve.priors.pipeline import PipelinePrior
 
 EMBEDDED = Path(__file__).parent / "weights"

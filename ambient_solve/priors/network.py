@@ -158,7 +158,8 @@ class NetworkPrior(Prior):
 
     def _judge(self, device: torch.device) -> Verdict:
         state = self._state(device)
-        if self._judged[0] != state:
+        judged, verdict = self._judged
+        if judged != state or verdict is None:
             height, width = self.config.size or [max(SIDE, self.network.stride)] * 2
             shape, mask_channels = (1, self.config.channels, height, width), self.config.mask_channels
             cond = self._weights[0].new_ones(1, mask_channels, height, width) if mask_channels else None
@@ -172,15 +173,17 @@ class NetworkPrior(Prior):
                 device,
             )
             self._judged = (state, verdict)
-        return self._judged[1]
+        return verdict
 
     def _cast(self, layout: torch.memory_format) -> nn.Module:
         state = self._state(layout)
-        if self._copied[0] != state:
+        of, copied = self._copied
+        if of != state or copied is None:
             if torch._C._are_functorch_transforms_active():
                 return self.network  # what is made there cannot be kept
-            self._copied = (state, halved(self.network, layout))
-        return self._copied[1]
+            copied = halved(self.network, layout)
+            self._copied = (state, copied)
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the converted weights: they can be made again."""

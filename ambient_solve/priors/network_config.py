@@ -101,9 +101,9 @@ def check_network(config: NetworkConfig, where: str) -> None:
     for name, (low, high) in WHOLE.items():
         if not fits(getattr(config, name), low, high, int):
             refuse(name, f"a whole number from {low} to {high}")
-    for name, (low, high) in REAL.items():
-        if not fits(getattr(config, name), low, high, int, float):
-            refuse(name, f"a number from {low:g} to {high:g}")
+    for name, (least, most) in REAL.items():
+        if not fits(getattr(config, name), least, most, int, float):
+            refuse(name, f"a number from {least:g} to {most:g}")
     if not config.sigma_min < config.sigma_max:
         refuse("sigma_max", f"more than sigma_min = {config.sigma_min}")
     if not config.scale:

@@ -47,7 +47,7 @@ class Parameterization(abc.ABC):
 
     prediction: str
     levels: np.ndarray
-    times: ClassVar[np.ndarray | None] = None
+    times: np.ndarray | None = None
     affine: ClassVar[tuple[float, float]] = SAMPLE_UNITS
     sigma_data: float = 0.5
 

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from ambient_solve.priors.foreign import INDEX, Layout, check_unet, checked_sche
 from ambient_solve.priors.network import pad_to
 from ambient_solve.priors.parameterization import interpolated, parameterization
 from ambient_solve.reading.limits import read_json
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DModel
 
 CARD = "README.md"
 """File of its model card."""
@@ -44,10 +41,13 @@ class PipelinePrior(Prior):
             than a class.
     """
 
-    half = False
-    """Whether the network computes in bfloat16."""
+    half: Any = False
+    """Whether the network computes in bfloat16; in place of torch's method of that name."""
+    network: Any
+    _log_levels: Tensor
+    _times: Tensor | None
 
-    def __init__(self, unet: UNet2DModel, scheduler: Mapping[str, Any]) -> None:
+    def __init__(self, unet: Any, scheduler: Mapping[str, Any]) -> None:
         super().__init__()
         self.rule = parameterization(scheduler)
         self.network, self.scheduler, self.prediction = unet, dict(scheduler), self.rule.prediction

@@ -73,8 +73,8 @@ def compare(
         n, v = (torch.randn(shape, generator=generator, dtype=torch.float32).to(device) for _ in range(2))
         z, v = z0 + sigma * n, v.sign()
         # That of torch.func, which a caller may be inside of: its own autograd is refused there.
-        z0, pull = torch.func.vjp(lambda z, sigma=sigma: full(z, sigma), z)
-        (pulled,) = pull(v)
+        z0, pull, *_ = torch.func.vjp(lambda z, sigma=sigma: full(z, sigma), z)
+        pulled = pull(v)[0]
         with torch.no_grad():
             error = float((half(z, sigma) - z0).square().mean().sqrt())
         std = sigma * math.sqrt(max(0.0, float((v * pulled).mean())))

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
     """The same layer with zero weights: a residual branch that starts as the identity."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 
@@ -86,6 +86,8 @@ class UNet(nn.Module):
         embedding: Numbers that the noise level is embedded in.
         mask_channels: Channels of the input beside those of the picture.
     """
+
+    frequencies: Tensor
 
     def __init__(
         self,

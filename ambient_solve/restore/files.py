@@ -78,7 +78,7 @@ def restore_file(
     n_samples: int = 8,
     seed: int = 0,
     out: str | Path | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
     share: Share | None = None,
     max_pixels: int | None = None,
 ) -> Outcome:
@@ -93,7 +93,7 @@ def restore_file(
         n_samples: Posterior samples, 1 or more.
         seed: Sample s depends on `(seed, s)` alone.
         out: Folder to save into; what the same request has finished there is not done again. None saves nothing.
-        progress: Show a progress bar.
+        progress: Show a progress bar; None shows one in a terminal and in a notebook.
         share: The part of this process, of several that share the work; needs `out`. The last one saves the picture.
         max_pixels: A larger picture is refused before it is decoded; `data.images.MAX_PIXELS` by default.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +45,7 @@ class Drawing:
     at_once: int
     tiled: TiledPrior | None
     tile: tuple[int, int]
-    progress: bool = False
+    progress: bool | None = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -77,8 +76,7 @@ class Drawing:
         return self(samples)
 
     def _draw(self, samples: range) -> Restoration:
-        solver = copy.copy(self.solver)
-        solver.prior = self.solver.prior if self.tiled is None else self.tiled
+        solver = self.solver if self.tiled is None else self.solver.with_prior(self.tiled)
         with own_words_for_misfit():  # `Outcome.warning`, which knows the task
             part = solver.solve(
                 self.picture.y,

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ambient_solve.data.corruption import fingerprint
+from ambient_solve.data.corruption import fingerprint, levels_in_two_units
 from ambient_solve.data.leaks import prior_units
 from ambient_solve.data.sample import Sample
+from ambient_solve.data.units import SCALE
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
 
@@ -67,6 +68,13 @@ def _psnr(z: Tensor, clean: Tensor) -> float:
 def _range(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _noise(samples: Sequence[Sample]) -> str:
+    """The noise of samples of one damage in both units, as two cells; complex pictures have one unit."""
+    levels = [s.sigma_noise for s in samples]
+    halves = _range([level / SCALE for level in levels]) if levels_in_two_units(samples[0].z) else "-"
+    return f"{halves} | {_range(levels)}"
 
 
 def _usable(samples: Sequence[Sample]) -> str:
@@ -170,12 +178,12 @@ def model_card(
         "",
         *([about_held_out, ""] if about_held_out else []),
         *(line for path, found in before.items() for line in _lines_of(path, found)),
-        "Damage, done once before training (noise level in units of [-1, 1] pictures):",
+        "Damage, done once before training; noise where pixel values go from 0 to 1, and in units of the prior:",
         "",
-        "| damage | noise in the picture | observed, of all entries | used at levels | pictures |",
-        "|---|---|---|---|---|",
+        "| damage | noise, 0 to 1 | noise, prior | observed, of all entries | used at levels, prior | pictures |",
+        "|---|---|---|---|---|---|",
         *(
-            f"| {kind} | {_range([s.sigma_noise for s in own])} | {_observed(own)} | {_usable(own)} | {len(own)} |"
+            f"| {kind} | {_noise(own)} | {_observed(own)} | {_usable(own)} | {len(own)} |"
             for kind, own in sorted(kinds.items())
         ),
         "",

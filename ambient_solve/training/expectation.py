@@ -132,8 +132,7 @@ class FromSolver(Expectation):
         """See `Expectation.draw`: one call of the solver for all rows, each with its own mask and noise level."""
         y, op, sigma_y = measurement(samples, prior, self.floor, self.cg_iterations)
         with own_words_for_misfit():  # of early priors; held-out pictures say how good they are
-            found = Solver(prior, self.algorithm).solve(y, op, sigma_y=sigma_y, seed=list(seeds))
-        return prior.encode(found.samples[:, 0])
+            return prior.encode(Solver(prior, self.algorithm)(y, op, sigma_y=sigma_y, seed=list(seeds)))
 
 
 @final

@@ -132,7 +132,7 @@ def sample_sheet(prior: Prior, config: Config, path: Path, accelerator: Accelera
         if keep_probability
         else prior
     )
-    x = prior.decode(generate(prior, SAMPLES, size=config.crop, steps=STEPS, batch=SAMPLES)).clamp(0, 1)
+    x = prior.decode(generate(prior, SAMPLES, size=config.crop, steps=STEPS, batch=SAMPLES, progress=False)).clamp(0, 1)
     if not accelerator.is_main_process:
         return x
     save_image(x, path, nrow=4)

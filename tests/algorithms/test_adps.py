@@ -199,7 +199,7 @@ def test_shown_the_measurement_mmps_draws_what_it_sees_and_fills_in_the_rest(tru
     gain = C[REST][:, HERE] @ torch.linalg.inv(C[HERE][:, HERE])
     law = float(((gain @ exact[HERE][:, HERE] @ gain.T).diagonal() / exact.diagonal()[REST]).mean())
     print(f"\nmmps, trusted to {trusted}: bias {bias}, ratio {ratio}, law of the rest {law:.3f}")
-    # Moment matching takes its width from the rest, which this prior knows: what was measured varies a little too little.
+    # Moment matching takes its width from the rest, which this prior knows: what was measured varies too little.
     assert max(bias) < 0.25 and abs(ratio[0] - 1) < 0.25 and abs(ratio[1] / law - 1) < 0.25 and law < 0.1
     assert relative(z, conditional(z, SEEN)) < 0.02
     ordinary = solve(EXACT, algorithm, y, n=200)

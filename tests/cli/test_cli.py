@@ -24,6 +24,7 @@ from ambient_solve.cli.dispatch import main
 from ambient_solve.cli.flags import split_knobs
 from ambient_solve.data.corruption import fingerprint, read_corrupted
 from ambient_solve.data.damages import DAMAGES as DATA_DAMAGES
+from ambient_solve.data.damages import user_knobs
 from ambient_solve.knobs import knobs
 from ambient_solve.priors.load import embedded_priors
 
@@ -236,10 +237,12 @@ def flat_pictures(n: int) -> None:
 
 def test_corrupt_writes_once(capsys, place):
     flat_pictures(5)
-    code, out, _ = run(capsys, "corrupt", "in", "damaged", "--sigma-noise", "0.3", "--clean-share", "0.4")
+    code, out, _ = run(capsys, "corrupt", "in", "damaged", "--sigma", "0.15", "--clean-share", "0.4")
     assert code == 0 and out.splitlines()[0] == "damaged: 5 pictures, 2 clean, 3 noise"
     samples = list(read_corrupted("damaged"))
     assert sorted(s.sigma_noise for s in samples) == [0.0, 0.0, 0.3, 0.3, 0.3]
+    assert run(capsys, "corrupt", "in", "again", "--sigma-noise", "0.3", "--clean-share", "0.4")[0] == 0  # as before
+    assert fingerprint(read_corrupted("again")) == fingerprint(samples)
     code, _, err = run(capsys, "corrupt", "in", "damaged")
     assert code == 2 and "already holds" in err
     code, _, err = run(capsys, "corrupt", "damaged", "twice")
@@ -257,8 +260,8 @@ def test_corrupt_mixes_kinds_of_damage(capsys, place):
     assert code == 0 and out.splitlines()[0] == "mixed: 6 pictures, 4 jpeg, 2 random-mask"
     rows = [json.loads(line) for line in Path("mixed/manifest.jsonl").read_text().splitlines()]
     assert {row["damage"]: row["parameters"] for row in rows} == {
-        "jpeg": {"sigma_min": 1.5, "quality": 5},
-        "random-mask": {"sigma": 0.0, "missing": 0.25},
+        "jpeg": {"sigma_min": 1.5, "sigma_min_01": 0.75, "quality": 5},
+        "random-mask": {"sigma": 0.0, "sigma_01": 0.0, "missing": 0.25},
     }
     samples = list(read_corrupted("mixed"))
     assert [(s.sigma_min, s.mask is None) for s in samples if s.damage == "jpeg"] == [(1.5, True)] * 4
@@ -292,7 +295,10 @@ CORRUPT_REFUSED = {
     "no source": (("gone", "d"), "nothing to read"),
     "out is a file": (("in", "a.png"), "is a file"),
     "share": (("in", "d", "--clean-share", "2"), "outside"),
-    "noise": (("in", "d", "--sigma-noise", "-1"), "outside"),
+    "noise": (("in", "d", "--sigma", "-1"), "outside"),
+    "noise in the former unit": (("in", "d", "--sigma-noise", "-1"), "outside"),
+    "both units": (("in", "d", "--sigma", "0.1", "--sigma-noise", "0.2"), "give one or the other"),
+    "a number that is two": (("in", "d", "--damage", "noise sigma=0.1 sigma_01=0.1"), "are two levels"),
     "shrink": (("in", "d", "--shrink", "0"), "at least 1"),
     "kind": (("in", "d", "--damage", "jepg"), "Did you mean 'jpeg'"),
     "knob": (("in", "d", "--damage", "jpeg qualty=3"), "Did you mean 'quality'"),
@@ -301,7 +307,7 @@ CORRUPT_REFUSED = {
     "no value": (("in", "d", "--damage", "jpeg quality"), "a kind and its knobs were expected"),
     "nothing": (("in", "d", "--damage", ""), "a kind and its knobs were expected"),
     "quote": (("in", "d", "--damage", "jpeg quality='3"), "a kind and its knobs were expected"),
-    "both": (("in", "d", "--damage", "jpeg", "--sigma-noise", "0.2"), "give one or the other"),
+    "both": (("in", "d", "--damage", "jpeg", "--sigma", "0.1"), "give one or the other"),
     "two masks": (("in", "d", "--damage", "random-mask", "--damage", "compressed-sensing"), "One data set can hide"),
     "blur too wide": (("in", "d", "--damage", "gaussian-blur width=9", "--clean-share", "0"), "0.png: The blur kernel"),
 }
@@ -321,7 +327,7 @@ def test_help_of_corrupt_shows_every_kind_and_knob(capsys, monkeypatch):
     out = " ".join(run(capsys, "corrupt", "--help")[1].split())
     for name, cls in DATA_DAMAGES.items():
         assert f"{name}: {cls.__doc__.splitlines()[0]}" in out
-        assert all(f"{k.name}={k.default} {k.help}" in out for k in knobs(cls) if k.name != "share")
+        assert all(f"{k.name}={k.default} {k.help}" in out for k in user_knobs(cls) if k.name != "share")
 
 
 def test_info_lists_every_knob(capsys, prior, monkeypatch):

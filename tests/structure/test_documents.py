@@ -34,7 +34,16 @@ TEST = 'python -m venv .venv && . .venv/bin/activate && pip install -e ".[test]"
 """The two commands of the README, letter by letter."""
 
 SETUP = (
-    *("python -m venv ", ". .venv/", "pip install ", "pre-commit ", "python -m pytest", "ruff ", "sphinx-build "),
+    *(
+        "python -m venv ",
+        ". .venv/",
+        "pip install ",
+        "pre-commit ",
+        "python -m pytest",
+        "python -m mypy",
+        "ruff ",
+        "sphinx-build ",
+    ),
     "umask ",
 )
 """What .ci/run does, what the shell does by itself, or what installs an extra: the extra must exist."""
@@ -51,7 +60,7 @@ RUN = (
     "ambient-solve restore photo.png --task super-resolution --factor 2",
     "ambient-solve restore scans/ --task denoise --sigma 0.1 --samples 4 --out restored",
     "ambient-solve restore photo.png --task denoise --sigma 0.1 --prior runs/own/prior",
-    "ambient-solve corrupt my_photos/ damaged/ --sigma-noise 0.2 --clean-share 0.1",
+    "ambient-solve corrupt my_photos/ damaged/ --sigma 0.1 --clean-share 0.1",
 )
 """Run here, in a folder with small pictures of these names."""
 HOUSES = ("ambient_solve", "benchmarks", "docs", "examples", "tests", "trainers")

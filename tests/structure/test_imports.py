@@ -12,7 +12,7 @@ from tree import LIBRARY, ROOT, SOURCES, imports, within
 
 HEAVY = ("accelerate", "gradio", "trainers", "apps", "diffusers", "transformers", "datasets", "matplotlib", "sigpy")
 """Never imported when a module of the library is: where used, inside the function that uses it, or not at all."""
-GROUND = ("errors", "knobs", "noise", "transforms", "version", "saving", "distributed", "resume")
+GROUND = ("errors", "knobs", "noise", "transforms", "version", "saving", "distributed", "resume", "progress")
 """The ground floor: anyone may stand on it."""
 ROOT_MODULES = (*GROUND, "process", "budget", "solver", "request", "misfit", "results", "moments", "sampling", "tuning")
 """All else of the library is in a room."""
@@ -22,12 +22,13 @@ MAY_IMPORT = {
     "errors": (),
     "version": (),
     "transforms": (),
+    "progress": (),
     "knobs": ("errors",),
     "noise": ("errors",),
     "saving": ("errors",),
     "distributed": ("errors",),
     "resume": ("errors",),
-    "figures": (),
+    "figures": ("errors",),
     "linalg": ("noise",),
     "process": GROUND,
     "reading": GROUND,
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "likelihood": (*GROUND, "linalg", "priors.base"),
     "algorithms": (*GROUND, "likelihood", "linalg", "priors.base", "process"),
     "moments": ("errors",),
-    "results": (*GROUND, "moments"),
+    "results": (*GROUND, "figures", "moments"),
     "budget": (*GROUND, "algorithms", "likelihood", "priors.base", "priors.counted"),
     "misfit": ("errors",),
     "request": ("errors", "likelihood"),

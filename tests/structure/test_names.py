@@ -18,6 +18,7 @@ ALLOWED = {
     "centre": "cuts out the middle: of a picture, and of k-space",
     "noise_level": "estimates the level of white noise: in a picture, and in k-space",
     "total_variation": "the reconstruction of least total variation: of a picture, and of a scan by sigpy",
+    "progress_bar": "how far a run is: in a terminal or a notebook, and on the page in the browser",
     "remember": "stores the settings of what is being made, which nothing else may go on with: a data set, and a run",
     "main": "the entry point of a process: the command line, and the reader of one file",
 }
