@@ -73,13 +73,16 @@ def galerkin(
 def _coefficients(basis: list[Tensor], products: list[Tensor], b: Tensor, floor: Level) -> Tensor:
     """`c`, (N, k)."""
     h = torch.stack([torch.stack([_dot(p, product) for product in products], 1) for p in basis], 1).double()
+    finite = h.isfinite().all(-1).all(-1)  # a denoiser that gives NaN is named by the run; linalg would only raise
+    h = torch.where(finite[:, None, None], h, 0)
     symmetric, error = (h + h.mT) / 2, (h - h.mT) / 2
     least = torch.linalg.matrix_norm(error, 2).clamp_min(0)
     least = torch.maximum(least, torch.as_tensor(floor, dtype=least.dtype, device=least.device))
     e, q = torch.linalg.eigh(symmetric)
     e = torch.maximum(e, least[:, None])
     seen = torch.einsum("nij,ni->nj", q, torch.stack([_dot(p, b) for p in basis], 1).double())
-    return torch.einsum("nij,nj->ni", q, torch.where(e > 0, seen / torch.where(e > 0, e, 1), 0)).to(b.dtype)
+    found = torch.einsum("nij,nj->ni", q, torch.where(e > 0, seen / torch.where(e > 0, e, 1), 0)).to(b.dtype)
+    return torch.where(finite[:, None], found, torch.nan)
 
 
 def _orthogonal(v: Tensor, basis: list[Tensor]) -> Tensor:

@@ -217,7 +217,9 @@ def super_resolution(
         raise AmbientSolveError(f"alignment={alignment!r} is no alignment. {suggestion(str(alignment), ALIGNMENTS)}")
     if alignment == "corner" and filter in ("lanczos", "box"):
         raise AmbientSolveError(f"filter={filter!r} has alignment='centers' only, deepinv has no such filter.")
-    made = aligned_filter(factor, filter) if filter is not None and alignment == "centers" else filter
+    made: str | Tensor | None = filter
+    if filter is not None and alignment == "centers":
+        made = aligned_filter(factor, filter).to(torch.get_default_dtype())
     op = Downsampling(
         img_size=(channels, rows, columns), filter=made, factor=factor, padding="circular", noise_model=_noise(sigma)
     )

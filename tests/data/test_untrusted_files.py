@@ -144,7 +144,7 @@ def test_another_process_reads_the_same(tmp_path):
     np.savez(tmp_path / "s.npz", kspace=kspace, reference=np.abs(kspace[:, 0]))
     np.save(tmp_path / "mask.npy", np.ones(36))
     np.save(tmp_path / "noise.npy", kspace.reshape(-1, 3))
-    given = (str(tmp_path / "s.npz"), None, str(tmp_path / "mask.npy"), str(tmp_path / "noise.npy"), 1e9)
+    given = (str(tmp_path / "s.npz"), "schw", str(tmp_path / "mask.npy"), str(tmp_path / "noise.npy"), 1e9)
     here, there = apart.read_all(*given), apart.read_apart(*given)
     for name in apart.ARRAYS:
         assert np.array_equal(getattr(here, name), getattr(there, name)), name
