@@ -205,16 +205,10 @@ class MotionBlur(Blurred):
     angle: float = knob(0.0, -360.0, 360.0, "its direction in degrees: 0 is along a row, 90 along a column")
 
     def describe(self) -> Tensor:
-        """See `Blurred.describe`. A line of points, each shared by the four pixels round it."""
-        import torch
+        """See `Blurred.describe`."""
+        from ambient_solve.operators.line import line_kernel
 
-        reach = math.ceil(self.length / 2)
-        t = torch.linspace(-0.5, 0.5, 64 * reach + 1) * self.length
-        turn = math.radians(self.angle)
-        across = torch.arange(-reach, reach + 1.0)
-        columns = (1 - (across - t[:, None] * math.cos(turn)).abs()).clamp_min(0)
-        rows = (1 - (across + t[:, None] * math.sin(turn)).abs()).clamp_min(0)
-        return torch.einsum("ti,tj->ij", rows, columns)
+        return line_kernel(self.length, self.angle)
 
 
 @final
