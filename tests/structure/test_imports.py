@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "process": GROUND,
     "reading": GROUND,
     "operators": GROUND,
+    "blind": (*GROUND, "operators"),
     "priors": (*GROUND, "process", "reading"),
     "priors.base": ("errors", "noise", "process"),
     "objectives": (*GROUND, "linalg", "priors.base", "process"),
@@ -42,12 +43,12 @@ MAY_IMPORT = {
     "results": (*GROUND, "moments"),
     "budget": (*GROUND, "algorithms", "likelihood", "priors.base", "priors.counted"),
     "solver": (
-        *(*GROUND, "algorithms", "budget", "likelihood", "moments", "priors.base", "priors.counted"),
+        *(*GROUND, "algorithms", "blind", "budget", "likelihood", "moments", "priors.base", "priors.counted"),
         *("process", "results"),
     ),
     "sampling": (*GROUND, "priors", "process"),
     "tuning": (*GROUND, "algorithms", "priors.base", "solver"),
-    "restore": (*GROUND, "algorithms", "data", "operators", "priors", "reading", "results", "solver"),
+    "restore": (*GROUND, "algorithms", "blind", "data", "operators", "priors", "reading", "results", "solver"),
     "evaluate": (*GROUND, "algorithms", "data", "operators", "priors", "results", "sampling", "solver"),
     "mri": (
         "algorithms",
