@@ -20,6 +20,7 @@ from deepinv.physics import Physics
 from torch import Tensor
 
 from ambient_solve.algorithms import ALGORITHMS, MMPS, Algorithm, State, auto
+from ambient_solve.blind import Family, known
 from ambient_solve.budget import Budget, Plan, wait
 from ambient_solve.errors import AmbientSolveError, UnknownKnob, suggestion
 from ambient_solve.knobs import build, knobs
@@ -112,7 +113,7 @@ class Solver:
     def solve(
         self,
         y: Measurement,
-        op: Physics,
+        op: Physics | Family,
         *,
         n_samples: int = 1,
         seed: int | Sequence[int] = 0,
@@ -126,7 +127,8 @@ class Solver:
 
         Args:
             y: What `op` returns: (B, *measurement), real or complex, or a `TensorList`. It is not changed, nor is `op`.
-            op: A deepinv physics; its parameters may be shared or have one entry per measurement (leading axis B).
+            op: A deepinv physics; its parameters may be shared or have one entry per measurement (leading axis B). Or a
+                `Family`, whose unknown parameters are estimated first; `settings["estimated"]` holds them.
             n_samples: S, samples of each measurement, 1 or more.
             seed: Whole number of 0 or more. With one, sample s of every image depends on (seed, s) alone, not on the
                 batch (but for tds and fps, whose samples interact). A sequence of B gives each image its own noise.
@@ -146,7 +148,7 @@ class Solver:
             AmbientSolveError: before the first network call, where the input does not fit.
             torch.OutOfMemoryError: not even one sample of each measurement fits.
         """
-        said: dict[str, str] = {}
+        op, said = known(y, op, sigma_y)
         request = Request(y, op, n_samples, seed, sigma_y, cond, first_sample)
         result = join([*self._parts(request, at_once, progress, said)])
         return dataclasses.replace(result, settings=result.settings | said)
@@ -154,7 +156,7 @@ class Solver:
     def summarise(
         self,
         y: Measurement,
-        op: Physics,
+        op: Physics | Family,
         *,
         n_samples: int,
         at_once: int | None = None,
@@ -183,13 +185,13 @@ class Solver:
         probabilities = check_probabilities(quantiles)
         if at_once is None and not (self.algorithm is not None and self.algorithm.interacting):
             at_once = 8
-        said: dict[str, str] = {}
+        op, said = known(y, op, sigma_y)
         request = Request(y, op, n_samples, seed, sigma_y, cond)
         summary = summarise(self._parts(request, at_once, progress, said), probabilities)
         return dataclasses.replace(summary, settings=summary.settings | said)
 
     def _parts(
-        self, request: Request, at_once: int | None, progress: bool, said: dict[str, str]
+        self, request: Request, at_once: int | None, progress: bool, said: dict[str, Any]
     ) -> Iterator[Restoration]:
         """The samples, `at_once` at a time; what `settings` should say of the memory goes to `said`."""
         n_samples, first_sample = request.n_samples, request.first_sample
@@ -244,7 +246,7 @@ class Solver:
     def stream(
         self,
         y: Measurement,
-        op: Physics,
+        op: Physics | Family,
         *,
         n_samples: int = 1,
         seed: int | Sequence[int] = 0,
@@ -264,7 +266,7 @@ class Solver:
         Yields:
             The state after each noise level; `prior.decode(state.z0)` is a preview.
         """
-        return Run(self, Request(y, op, n_samples, seed, sigma_y, cond)).states()
+        return Run(self, Request(y, known(y, op, sigma_y)[0], n_samples, seed, sigma_y, cond)).states()
 
     def __call__(self, y: Measurement, op: Physics) -> Tensor:
         """One sample per measurement, (B, C, *spatial): a deepinv reconstructor in all but name."""
