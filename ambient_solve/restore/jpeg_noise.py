@@ -22,7 +22,7 @@ from torch import Tensor
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.operators.jpeg import TO_YCBCR, dct_matrix
 
-DECAY = 1.25
+DECAY = 1.3
 """d above: natural pictures have variances that fall about so."""
 CLASSES = 13
 """Classes of blocks beside the flat ones."""
