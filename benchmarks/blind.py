@@ -64,8 +64,9 @@ class Case:
     truth: dict[str, float]
 
     def family(self) -> Family:
+        """The builder with the ranges of its numbers; the noise level is known unless it is one of them."""
         unknown = {name: Unknown(*RANGES[name], periodic=name == "angle") for name in self.truth}
-        return Family(self.builder, sigma=SIGMA, boundary="valid", **unknown)
+        return Family(self.builder, **{"sigma": SIGMA, "boundary": "valid", **unknown})
 
 
 def off(name: str, found: float, true: float) -> float:
@@ -85,14 +86,15 @@ def covered(name: str, interval: tuple[float, float], true: float) -> bool:
     return 0 <= shift <= high - low
 
 
-def cases(count: int) -> Iterator[tuple[Case, Case]]:
-    """A blur and a movement for each picture."""
+def cases(count: int, noise: bool = False) -> Iterator[tuple[Case, Case]]:
+    """A blur and a movement for each picture; with `noise`, its level is to be found too."""
+    level = {"sigma": SIGMA} if noise else {}
     for i in range(count):
         share = (i + 0.5) / count
         width, length = (lo * (hi / lo) ** share for lo, hi in (WIDTHS, LENGTHS))
         yield (
-            Case(operators.gaussian_blur, {"width": width}),
-            Case(operators.line_blur, {"length": length, "angle": i * GOLDEN % 180}),
+            Case(operators.gaussian_blur, {"width": width, **level}),
+            Case(operators.line_blur, {"length": length, "angle": i * GOLDEN % 180, **level}),
         )
 
 
@@ -149,7 +151,8 @@ def row(number: int, case: Case, found: Estimate) -> str:
     cells = [str(number)]
     for name, true in case.truth.items():
         low, high = found.intervals[name]
-        cells.append(f"{true:.2f} | {found.values[name]:.2f} ({low:.2f} to {high:.2f})")
+        digits = 4 if name == "sigma" else 2
+        cells.append(f"{true:.{digits}f} | {found.values[name]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
     return "| " + " | ".join(cells)
 
 
@@ -164,12 +167,12 @@ def report(results: list[tuple[Case, Estimate]]) -> str:
     return "\n".join(lines)
 
 
-def blurs(pictures: Sequence[Tensor], restore: bool) -> None:
+def blurs(pictures: Sequence[Tensor], restore: bool, noise: bool) -> None:
     """Print the table of each kind of blur."""
     solver = Solver(load_prior("photos"), **RUN) if restore else None
     for column in range(2):
         results, gaps = [], []
-        for i, (x, pair) in enumerate(zip(pictures, cases(len(pictures)), strict=True)):
+        for i, (x, pair) in enumerate(zip(pictures, cases(len(pictures), noise), strict=True)):
             case = pair[column]
             y, clean = damaged(x, case, i)
             found = estimate(y, case.family())
@@ -223,13 +226,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--first", type=int, default=FITTED, help="pictures of it that are passed over")
     parser.add_argument("--count", type=int, default=10, help="pictures")
     parser.add_argument("--restore", action="store_true", help="restore them too")
+    parser.add_argument("--noise", action="store_true", help="the noise level of the blurred pictures is unknown too")
     parser.add_argument("--fit", action="store_true", help="print the law of its spectra")
     given = parser.parse_args(arguments)
     if given.fit:
         fit(given.pack)
         return
     pictures = list(crops(given.pack, given.first, given.count))
-    blurs(pictures, given.restore)
+    blurs(pictures, given.restore, given.noise)
     jpegs(pictures)
 
 

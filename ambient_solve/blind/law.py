@@ -91,12 +91,15 @@ class SpectralLaw:
         Returns:
             (M,) float64.
         """
+        kernels = list(kernels)
         power = periodogram(y.mean(0), SIDE if self.windowed else None)
         h, w = power.shape
-        chosen, terms_weight, terms = frequencies(h, w, LOWEST if self.windowed else 0.0)
-        responses = torch.stack([response(k, h, w, windowed=self.windowed)[chosen] for k in kernels])
+        chosen, weight, terms = frequencies(h, w, LOWEST if self.windowed else 0.0)
+        # A kernel that comes again, with another noise level, has the response that it had.
+        once = {id(k): response(k, h, w, windowed=self.windowed)[chosen] for k in {id(k): k for k in kernels}.values()}
+        responses = torch.stack([once[id(k)] for k in kernels])
         noise = [max(sigma**2 / len(y), QUIET) for sigma in sigmas]
-        return self._laplace(power[chosen], terms, terms_weight, responses, noise)[0]
+        return self._laplace(power[chosen], terms, weight, responses, noise)[0]
 
     def _laplace(
         self, power: Tensor, terms: Tensor, weight: Tensor, responses: Tensor, noise: list[float]

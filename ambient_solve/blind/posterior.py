@@ -18,8 +18,12 @@ from ambient_solve.blind.law import SpectralLaw
 from ambient_solve.blind.photographs import PHOTOGRAPHS
 from ambient_solve.errors import AmbientSolveError
 
-POINTS = {1: 49, 2: 25, 3: 11}
-"""Points of the grid on each axis, by the number of unknown parameters."""
+NOISE = "sigma"
+"""The parameter of a builder that is the noise level: it changes no kernel."""
+POINTS = {1: 49, 2: 25}
+"""Points of the grid on each axis, by the number of unknown parameters beside the noise level."""
+NOISE_POINTS = {0: 49, 1: 17, 2: 13}
+"""Those on the axis of the noise level, by the same number."""
 ROUNDS = 4
 """Most grids, each inside the one before."""
 OUTSIDE = 1e-4
@@ -91,7 +95,7 @@ def estimate(y: Tensor, family: Family, *, sigma_y: float | None = None, law: Sp
 
     Args:
         y: Measurements (B, C, H, W), all of one operator.
-        family: Up to three parameters are unknown.
+        family: Up to two parameters are unknown, and `sigma`, the noise level.
         sigma_y: Noise level; by default that of the operators.
         law: Of the spectra of the clean pictures.
 
@@ -104,9 +108,15 @@ def estimate(y: Tensor, family: Family, *, sigma_y: float | None = None, law: Sp
     names = list(family.unknown)
     if not isinstance(y, Tensor) or y.ndim != 4 or y.is_complex():
         raise AmbientSolveError("y is no batch of pictures (B, C, H, W); only of those are parameters estimated.")
-    if len(names) > max(POINTS):
-        raise AmbientSolveError(f"{', '.join(names)} are unknown; at most {max(POINTS)} are estimated together.")
-    y, axes = y.detach().cpu().double(), [_whole(u, POINTS[len(names)]) for u in family.unknown.values()]
+    shapes = [name for name in names if name != NOISE]
+    if len(shapes) > max(POINTS):
+        raise AmbientSolveError(
+            f"{', '.join(names)} are unknown; at most {max(POINTS)} and {NOISE} are estimated together."
+        )
+    if NOISE in names and sigma_y is not None:
+        raise AmbientSolveError(f"{NOISE} is unknown, and sigma_y={sigma_y} was given; leave one of them out.")
+    points = {name: (NOISE_POINTS if name == NOISE else POINTS)[len(shapes)] for name in names}
+    y, axes = y.detach().cpu().double(), [_whole(u, points[name]) for name, u in family.unknown.items()]
     for turn in range(ROUNDS):
         mass = _posterior(y, family, axes, sigma_y, law)
         marginals = [mass.sum(tuple(j for j in range(mass.ndim) if j != i)) for i in range(mass.ndim)]
@@ -148,11 +158,16 @@ def _whole(unknown: Unknown, count: int) -> _Axis:
 
 def _posterior(y: Tensor, family: Family, axes: list[_Axis], sigma_y: float | None, law: SpectralLaw) -> np.ndarray:
     """Probability of each point of the grid."""
-    values = [[a.unknown.value(float(p)) for p in a.points] for a in axes]
-    logs = []
+    values, made, logs = [[a.unknown.value(float(p)) for p in a.points] for a in axes], {}, []
     for points in _batches(itertools.product(*values)):
-        kernels, sigmas = zip(*(family.kernel(dict(zip(family.unknown, p, strict=True))) for p in points), strict=True)
-        sigmas = sigmas if sigma_y is None else [sigma_y] * len(sigmas)
+        kernels, sigmas = [], []
+        for point in points:
+            named = dict(zip(family.unknown, point, strict=True))
+            shape = tuple(value for name, value in named.items() if name != NOISE)
+            if shape not in made:
+                made[shape] = family.kernel(named)
+            kernels.append(made[shape][0])
+            sigmas.append(named.get(NOISE, made[shape][1]) if sigma_y is None else sigma_y)
         logs.append(sum(law.log_evidence(picture, kernels, sigmas) for picture in y))
     return torch.cat(logs).softmax(0).reshape([len(v) for v in values]).numpy()
 

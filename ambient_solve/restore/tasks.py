@@ -314,7 +314,7 @@ def make_task(task: str, **options: Any) -> Task:
 
     Args:
         task: One of `TASKS`.
-        options: Its knobs.
+        options: Its knobs. Where one is "auto", the noise level is too unless it is given.
 
     Returns:
         The damage.
@@ -330,6 +330,9 @@ def make_task(task: str, **options: Any) -> Task:
             owners = [t for t, cls in TASKS.items() if name in (k.name for k in knobs(cls))]
             other = f"It belongs to {', '.join(owners)}. " if owners else ""
             raise AmbientSolveError(f"The task {task} has no option {name!r}. {other}{suggestion(name, names)}")
+    auto = any(isinstance(value, str) and value == AUTO for value in options.values())
+    if auto and any(k.name == "sigma" and k.auto for k in knobs(TASKS[task])):
+        options = {"sigma": AUTO, **options}  # what a blur leaves and what is noise are told apart together
     sigma = options.get("sigma")
     if isinstance(sigma, (int, float)) and not sigma > 0:
         raise AmbientSolveError(

@@ -38,7 +38,11 @@ def law(spread: float, **settings) -> SpectralLaw:
     return SpectralLaw(mean, spread**2 * torch.eye(10, dtype=torch.float64), **settings)
 
 
-def blurs(sigma: float = 0.05, lo: float = 0.3, hi: float = 3.0) -> Family:
+def several(img_size: tuple[int, int, int], a: float, b: float, c: float):
+    """A builder of three numbers, which is never called."""
+
+
+def blurs(sigma: float | Unknown = 0.05, lo: float = 0.3, hi: float = 3.0) -> Family:
     return Family(operators.gaussian_blur, width=Unknown(lo, hi), sigma=sigma)
 
 
@@ -168,6 +172,11 @@ def test_a_law_is_found_again_from_its_draws():
         (lambda: Family(operators.gaussian_blur, breadth=Unknown(1, 2)), "breadth"),
         (lambda: Family(operators.inpaint, sigma=Unknown(1, 2)), "img_size"),
         (lambda: estimate(torch.zeros(3, 8, 8), blurs()), "batch of pictures"),
+        (lambda: estimate(torch.zeros(1, 1, 8, 8), blurs(Unknown(0.01, 0.1)), sigma_y=0.1), "leave one of them out"),
+        (
+            lambda: estimate(torch.zeros(1, 1, 8, 8), Family(several, **dict.fromkeys("abc", Unknown(1, 2)))),
+            "at most 2",
+        ),
         (lambda: estimate(torch.zeros(1, 3, 32, 32), Family(operators.quantise, sigma=Unknown(0.1, 1))), "not a blur"),
     ],
 )

@@ -78,6 +78,13 @@ def test_length_direction_and_noise_are_estimated_together(tmp_path):
     assert not task.unknown and settled(task, picture) == (task, (), {})
 
 
+def test_the_noise_level_is_unknown_too_unless_it_is_given():
+    assert make_task("gaussian-blur", width="auto").unknown == ("sigma", "width")
+    assert make_task("gaussian-blur", width="auto", sigma=0.03).unknown == ("width",)
+    assert make_task("gaussian-blur", width=2.0).unknown == ()
+    assert make_task("inpaint", mask=torch.ones(3, 3)).unknown == ()
+
+
 def test_the_noise_of_other_tasks_is_estimated(tmp_path):
     y = 0.5 + 0.05 * randn(3, 96, 96)
     Image.fromarray((255 * y.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
