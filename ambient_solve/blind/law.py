@@ -24,8 +24,10 @@ from ambient_solve.errors import AmbientSolveError
 
 STEPS = 30
 """Most Newton steps to the mode."""
-SETTLED = 1e-3
+SETTLED = 1e-2
 """Gain of the logarithm at which they end."""
+HOPELESS = 40.0
+"""How far a logarithm is below the largest one where nobody waits for it."""
 FEWEST = 30
 """Pictures below which no law is fitted."""
 FLAT = 0.03
@@ -131,7 +133,7 @@ class SpectralLaw:
             ratio = torch.where(better[:, None], there[2], ratio)
             value = torch.where(better, there[0], value)
             damping = torch.where(better[:, None], (2 * damping).clamp_max(1), damping / 4)
-            if bool((gain < SETTLED).all()):
+            if bool(((gain < SETTLED) | (value < value.max() - HOPELESS)).all()):
                 break
         curvature = ((weight * share**2) @ squares).reshape(len(c), *precision.shape) + precision
         return value - 0.5 * torch.logdet(curvature) + 0.5 * torch.logdet(precision), c

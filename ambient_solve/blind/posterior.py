@@ -22,9 +22,13 @@ NOISE = "sigma"
 """The parameter of a builder that is the noise level: it changes no kernel."""
 POINTS = {1: 49, 2: 25}
 """Points of the grid on each axis, by the number of unknown parameters beside the noise level."""
-NOISE_POINTS = {0: 49, 1: 17, 2: 13}
+CLOSER_POINTS = {1: 33, 2: 15}
+"""Those of the grids after the first one."""
+NOISE_POINTS = {0: 49, 1: 9, 2: 7}
 """Those on the axis of the noise level, by the same number."""
-ROUNDS = 4
+NOISE_CELL = 0.4
+"""Where points of the logarithm of the noise level lie further apart, it is closed in on before all others."""
+ROUNDS = 5
 """Most grids, each inside the one before."""
 OUTSIDE = 1e-4
 """Probability on either side of what the next grid covers."""
@@ -115,8 +119,12 @@ def estimate(y: Tensor, family: Family, *, sigma_y: float | None = None, law: Sp
         )
     if NOISE in names and sigma_y is not None:
         raise AmbientSolveError(f"{NOISE} is unknown, and sigma_y={sigma_y} was given; leave one of them out.")
-    points = {name: (NOISE_POINTS if name == NOISE else POINTS)[len(shapes)] for name in names}
-    y, axes = y.detach().cpu().double(), [_whole(u, points[name]) for name, u in family.unknown.items()]
+    first, later = (
+        [(NOISE_POINTS if name == NOISE else points)[len(shapes)] for name in names]
+        for points in (POINTS, CLOSER_POINTS)
+    )
+    axes = [_whole(u, n) for u, n in zip(family.unknown.values(), first, strict=True)]
+    y = y.detach().cpu().double()
     for turn in range(ROUNDS):
         mass = _posterior(y, family, axes, sigma_y, law)
         marginals = [mass.sum(tuple(j for j in range(mass.ndim) if j != i)) for i in range(mass.ndim)]
@@ -125,7 +133,11 @@ def estimate(y: Tensor, family: Family, *, sigma_y: float | None = None, law: Sp
         if all(a.cell * FINE <= 2 * s for a, s in zip(axes, spreads, strict=True)):
             break
         if turn < ROUNDS - 1:
-            axes = [_closer(a, m) for a, m in zip(axes, marginals, strict=True)]
+            coarse = [name == NOISE and a.cell > NOISE_CELL for name, a in zip(names, axes, strict=True)]
+            axes = [
+                a if any(coarse) and not alone and shapes else _closer(a, m, n)
+                for a, m, n, alone in zip(axes, marginals, later, coarse, strict=True)
+            ]
     return _summary(dict(zip(names, zip(axes, marginals, strict=True), strict=True)))
 
 
@@ -191,14 +203,14 @@ def _std(axis: _Axis, mass: np.ndarray) -> float:
     return math.sqrt(mass @ (axis.points - mean) ** 2)
 
 
-def _closer(axis: _Axis, mass: np.ndarray) -> _Axis:
-    """As many points where all but little of the mass is, and one old cell on either side."""
+def _closer(axis: _Axis, mass: np.ndarray, count: int) -> _Axis:
+    """`count` points where all but little of the mass is, and one old cell on either side."""
     low, high = axis.quantile(mass, OUTSIDE) - axis.cell, axis.quantile(mass, 1 - OUTSIDE) + axis.cell
     if not axis.unknown.periodic:
         ends = (axis.unknown.coordinate(axis.unknown.lo), axis.unknown.coordinate(axis.unknown.hi))
         low, high = max(low, ends[0]), min(high, ends[1])
-    cell = (high - low) / len(mass)
-    return _Axis(axis.unknown, low + cell * (np.arange(len(mass)) + 0.5))
+    cell = (high - low) / count
+    return _Axis(axis.unknown, low + cell * (np.arange(count) + 0.5))
 
 
 def _summary(found: dict[str, tuple[_Axis, np.ndarray]]) -> Estimate:

@@ -18,6 +18,10 @@ RANGES = {"width": (0.3, 6.0), "length": (2.0, 40.0), "angle": (0.0, 180.0), "si
 """Where the numbers are looked for; a movement looks the same from either end."""
 SPANS = {"width": 8.0, "length": 2.0}
 """The side of a picture is at least so many times the largest value that is tried."""
+LEAST = 32
+"""Side of a picture below which nothing is estimated."""
+NEAR = 3.0
+"""A noise level is looked for between a third and three times of what the flat parts of the picture say."""
 PERIODIC = ("angle",)
 """Whose ends are the same."""
 
@@ -75,20 +79,28 @@ def family(task: Blurred, picture: Picture) -> Family:
     import torch
 
     from ambient_solve.blind import Family, Unknown
+    from ambient_solve.restore.estimate import noise_level
 
-    side = min(picture.y.shape[-2:])
-    unknown = {}
+    side, unknown = min(picture.y.shape[-2:]), {}
+    if side < LEAST:
+        raise AmbientSolveError(
+            f"{picture.path.name} has {picture.y.shape[-1]}x{picture.y.shape[-2]} pixels, too few to estimate "
+            f"{' and '.join(task.unknown)}: at least {LEAST} a side were expected."
+        )
     for name in task.unknown:
         low, high = RANGES[name]
+        if name == "sigma":
+            low, high = _around(float(noise_level(picture.y)[0]), low, high)
         high = min(high, side / SPANS.get(name, side / high))
-        if high < 2 * low:
-            raise AmbientSolveError(
-                f"{picture.path.name} has {picture.y.shape[-1]}x{picture.y.shape[-2]} pixels, too few to estimate "
-                f"{name}: state it."
-            )
         unknown[name] = Unknown(low, high, periodic=name in PERIODIC)
 
     def build(img_size: tuple[int, int, int], **values: float) -> Physics:
         return replace(task, **values).operator(replace(picture, y=torch.zeros(1, *img_size)))
 
     return Family(build, **unknown)
+
+
+def _around(level: float, low: float, high: float) -> tuple[float, float]:
+    """The part of a range near a level."""
+    level = min(max(level, NEAR * low), high / NEAR)
+    return level / NEAR, level * NEAR
