@@ -125,5 +125,7 @@ def test_the_command_takes_auto(tmp_path, capsys):
     damage = json.loads((tmp_path / "out" / "photo" / "settings.json").read_text())["request"]["damage"]
     assert f"length {damage['length']:.3g} (" in said and f"angle {damage['angle']:.3g} (" in said
     assert math.isclose(damage["length"], 9, rel_tol=0.1) and abs(damage["angle"] - 30) < 5
+    words[2], words[3:7], words[-1] = "gaussian-blur", ["--width", "auto"], str(tmp_path / "other")
+    assert main(["restore", *words]) == 0 and "width" in capsys.readouterr().out
     assert main(["restore", str(path), "--task", "inpaint", "--sigma", "auto"]) == 2
     assert main(["restore", str(path), "--task", "motion-blur", "--length", "long"]) == 2
