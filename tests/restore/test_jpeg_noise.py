@@ -63,7 +63,7 @@ def test_what_is_hidden_is_said(quality):
             print(name, quality, f"{sigma:.4f}", found.words)
             assert found.level is None or found.level >= found.hidden
             assert found.hidden >= sigma
-            assert (found.level or 0.0) < 0.005 + sigma, name
+            assert (found.level or 0.0) < 1.5 / 255 + sigma, name  # grain of a gray level or so is in the photographs
             assert ("cannot be told" in found.words) is (found.level is None)
 
 
