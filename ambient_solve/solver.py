@@ -21,6 +21,7 @@ from deepinv.physics import Physics
 from torch import Tensor
 
 from ambient_solve.algorithms import ALGORITHMS, MMPS, Algorithm, State, auto
+from ambient_solve.blind import Family, known
 from ambient_solve.budget import Budget, Plan, wait
 from ambient_solve.errors import AmbientSolveError, Diverged, UnknownKnob, suggestion
 from ambient_solve.knobs import build, knobs
@@ -114,7 +115,7 @@ class Solver(Reconstructor):
     def solve(
         self,
         y: Measurement,
-        op: Physics,
+        op: Physics | Family,
         *,
         n_samples: int | None = None,
         seed: int | Sequence[int] = 0,
@@ -128,7 +129,8 @@ class Solver(Reconstructor):
 
         Args:
             y: What `op` returns: (B, *measurement), real or complex, or a `TensorList`. It is not changed, nor is `op`.
-            op: A deepinv physics; its parameters may be shared or have one entry per measurement (leading axis B).
+            op: A deepinv physics; its parameters may be shared or have one entry per measurement (leading axis B). Or a
+                `Family`, whose unknown parameters are estimated first; `settings["estimated"]` holds them.
             n_samples: S, samples of each measurement, 1 or more; by default those of the solver, or 4, which show a
                 standard deviation and cost four times one. One of aos; tds and fps must be asked for many.
             seed: Whole number of 0 or more. With one, sample s of every image depends on (seed, s) alone, not on the
@@ -154,7 +156,7 @@ class Solver(Reconstructor):
         Warns:
             MisfitWarning: the mean misfit of a measurement is outside [.5, 2], by more than chance explains.
         """
-        said: dict[str, Any] = {}
+        op, said = known(y, op, sigma_y)
         if n_samples is None:
             n_samples = self.n_samples or (self.algorithm or MMPS).samples
         request = Request(y, op, n_samples, seed, sigma_y, cond, first_sample)
@@ -166,7 +168,7 @@ class Solver(Reconstructor):
     def summarize(
         self,
         y: Measurement,
-        op: Physics,
+        op: Physics | Family,
         *,
         n_samples: int,
         at_once: int | None = None,
@@ -195,7 +197,7 @@ class Solver(Reconstructor):
         probabilities = check_probabilities(quantiles)
         if at_once is None and not (self.algorithm is not None and self.algorithm.interacting):
             at_once = 8
-        said: dict[str, Any] = {}
+        op, said = known(y, op, sigma_y)
         request = Request(y, op, n_samples, seed, sigma_y, cond)
         with torch.inference_mode(False):
             summary = summarize(self._parts(request, at_once, progress, said), probabilities)
@@ -255,7 +257,7 @@ class Solver(Reconstructor):
     def stream(
         self,
         y: Measurement,
-        op: Physics,
+        op: Physics | Family,
         *,
         n_samples: int = 1,
         seed: int | Sequence[int] = 0,
@@ -276,7 +278,7 @@ class Solver(Reconstructor):
             The state after each noise level; `prior.decode(state.z0)` is a preview.
         """
         with torch.inference_mode(False):
-            return Run(self, Request(y, op, n_samples, seed, sigma_y, cond)).states()
+            return Run(self, Request(y, known(y, op, sigma_y)[0], n_samples, seed, sigma_y, cond)).states()
 
     def forward(self, y: Measurement, physics: Physics, **options: Any) -> Tensor:
         """One picture for each measurement, as a deepinv `Reconstructor` gives it; no gradient leads through it.

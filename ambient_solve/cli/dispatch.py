@@ -15,7 +15,7 @@ import tyro
 from ambient_solve.cli import train
 from ambient_solve.cli.corrupt import corrupt_command
 from ambient_solve.cli.demo import Demo
-from ambient_solve.cli.flags import split_knobs
+from ambient_solve.cli.flags import ALIASES, split_knobs
 from ambient_solve.cli.help import help_page, started_as
 from ambient_solve.cli.info import Info
 from ambient_solve.cli.restore import restore_command
@@ -129,7 +129,9 @@ def _dispatch(argv: list[str]) -> int:
         raise AmbientSolveError(f"There is no command {name!r}. {suggestion(name, (*COMMANDS, *RAW))}")
     command, texts = COMMANDS[name](), {}
     if name in WITH_KNOBS:
-        rest, texts = split_knobs(rest, [f.name for f in dataclasses.fields(command)] + ["help"])
+        own = [f.name for f in dataclasses.fields(command)]
+        aliases = [alias[2:] for name in own for alias in ALIASES.get(name, ())]
+        rest, texts = split_knobs(rest, [*own, *aliases, "help"])
     program = f"{started_as()} {name}"
     with help_page(program, command.__doc__):
         given = tyro.cli(command, prog=program, args=rest, config=PLAIN, description="")

@@ -7,18 +7,22 @@ import difflib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.knobs import Knob, knobs, sentence
+from ambient_solve.knobs import AUTO, Knob, knobs, sentence
 from ambient_solve.restore.tasks import TASKS
 
 if TYPE_CHECKING:
     from ambient_solve.data.damages import Damage
 
 Device = Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda")]
+
+
+ALIASES = {"angle": ("--direction",)}
+"""Other names of an option."""
 
 
 def knob_values(texts: dict[str, str], algorithm: str, own: Sequence[str]) -> dict[str, Any]:
@@ -111,9 +115,13 @@ def with_knobs(cls: type, extra: Sequence[Knob], owners: dict[str, str] | None =
         bounds = f", {k.lo:g} to {k.hi:g}" if k.lo is not None and k.hi is not None else ""
         kind = k.type if k.type in (int, float) else str
         metavar = "|".join(k.choices) if k.choices else "PATH" if kind is str else kind.__name__.upper()
+        if k.auto:
+            kind, metavar = kind | Literal[AUTO], f"{metavar}|{AUTO}"
         default = "" if k.default is None else f", default: {k.default}"
         hint = f"({((owners[k.name] if owners else '') + bounds + default).removeprefix(', ')})"
-        arg = tyro.conf.arg(help=sentence(k.help), metavar=metavar, help_behavior_hint=hint)
+        arg = tyro.conf.arg(
+            help=sentence(k.help), metavar=metavar, help_behavior_hint=hint, aliases=ALIASES.get(k.name)
+        )
         fields.append((k.name, Annotated[kind | None if owners else kind, arg], None if owners else k.default))
     made = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True)
     made.__doc__ = cls.__doc__
@@ -125,7 +133,9 @@ def task_options() -> dict[str, tuple[Knob, str]]:
     found: dict[str, tuple[Knob, list[str]]] = {}
     for name, task in TASKS.items():
         for k in knobs(task):
-            found.setdefault(k.name, (k, []))[1].append(name)
+            first, tasks = found.setdefault(k.name, (k, []))
+            # One option serves all tasks: it takes "auto" if any of them does, the others refuse it.
+            found[k.name] = (dataclasses.replace(first, auto=first.auto or k.auto), [*tasks, name])
     words = {name: "every task" if len(tasks) == len(TASKS) else ", ".join(tasks) for name, (_, tasks) in found.items()}
     return {name: (k, words[name]) for name, (k, _) in found.items()}
 

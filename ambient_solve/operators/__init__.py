@@ -19,6 +19,7 @@ from ambient_solve.operators.builders import (
 )
 from ambient_solve.operators.jpeg import Jpeg
 from ambient_solve.operators.kspace_masks import make_mask
+from ambient_solve.operators.line import line_blur
 from ambient_solve.operators.mri import MultiCoil
 from ambient_solve.operators.noncartesian import NonCartesian
 from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantization
@@ -42,6 +43,7 @@ __all__ = [
     "inpaint_box",
     "inpaint_random",
     "jpeg",
+    "line_blur",
     "make_mask",
     "motion_blur",
     "phase_retrieval",

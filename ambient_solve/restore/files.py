@@ -25,9 +25,8 @@ from ambient_solve.restore.estimate import advice
 from ambient_solve.restore.memory import Drawing, fitting, joined
 from ambient_solve.restore.pictures import read_measurement
 from ambient_solve.restore.sharing import PART, Parts, Share, groups
-from ambient_solve.restore.tasks import (
-    Task,
-)
+from ambient_solve.restore.tasks import Task
+from ambient_solve.restore.unknown import settled
 from ambient_solve.resume import SETTINGS, digest, finished, read_record
 from ambient_solve.saving import check_folder
 
@@ -87,7 +86,8 @@ def restore_file(
     Args:
         path: The picture, the measurement itself.
         prior: The diffusion prior.
-        damage: What happened to the picture.
+        damage: What happened to the picture. Numbers that are "auto" are estimated first; the outcome's notes and the
+            settings hold them, and a run that states them is the same.
         algorithm: Name of the sampler; "auto" chooses.
         options: Knobs of the algorithm.
         n_samples: Posterior samples, 1 or more.
@@ -108,8 +108,9 @@ def restore_file(
     solver = make_solver(prior, algorithm, options)
     path = Path(path)
     picture = read_measurement(path, prior.shape[0], max_pixels)
+    damage, said, estimated = settled(damage, picture)
     op = damage.operator(picture)
-    picture = replace(picture, notes=picture.notes + damage.notes(picture))
+    picture = replace(picture, notes=picture.notes + said + damage.notes(picture))
     request = {
         "input": path.name,
         "task": damage.name,
@@ -133,7 +134,7 @@ def restore_file(
 
     def finish(parts: list[Restoration]) -> Restoration:
         result = joined(parts, picture)
-        settings = {**result.settings, "request": request, "misfit": float(result.chi2.mean())}
+        settings = {**result.settings, **estimated, "request": request, "misfit": float(result.chi2.mean())}
         return replace(result, samples=damage.to_output(result.samples, picture), settings=settings)
 
     if folder is None or len(every) == 1:

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "process": GROUND,
     "reading": GROUND,
     "operators": GROUND,
+    "blind": (*GROUND, "operators"),
     "priors": (*GROUND, "process", "reading"),
     "priors.base": ("errors", "noise", "process"),
     "objectives": (*GROUND, "linalg", "priors.base", "process"),
@@ -45,12 +46,12 @@ MAY_IMPORT = {
     "misfit": ("errors",),
     "request": ("errors", "likelihood"),
     "solver": (
-        *(*GROUND, "algorithms", "budget", "likelihood", "moments", "priors.base", "priors.counted"),
+        *(*GROUND, "algorithms", "blind", "budget", "likelihood", "moments", "priors.base", "priors.counted"),
         *("misfit", "priors.forwarded", "process", "request", "results"),
     ),
     "sampling": (*GROUND, "priors", "process"),
     "tuning": (*GROUND, "algorithms", "priors.base", "solver"),
-    "restore": (*GROUND, "algorithms", "data", "operators", "priors", "reading", "results", "solver"),
+    "restore": (*GROUND, "algorithms", "blind", "data", "operators", "priors", "reading", "results", "solver"),
     "evaluate": (*GROUND, "algorithms", "data", "operators", "priors", "results", "sampling", "solver"),
     "mri": (
         "algorithms",
