@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from ambient_solve import Solver, load_prior, operators
-from ambient_solve.blind import Estimate, Family, SpectralLaw, Unknown, estimate
+from ambient_solve.blind import BlurEstimate, Family, SpectralLaw, Unknown, estimate_blur
 from ambient_solve.blind.photographs import DISCOUNT
 from ambient_solve.data.images import read_images
 from ambient_solve.noise import Streams
@@ -146,7 +146,7 @@ def psnr(solver: Solver, y: Tensor, op: Physics, x: Tensor) -> float:
     return float(-10 * (mean.cpu() - x).square().mean().log10())
 
 
-def row(number: int, case: Case, found: Estimate) -> str:
+def row(number: int, case: Case, found: BlurEstimate) -> str:
     """One line of the table of a case."""
     cells = [str(number)]
     for name, true in case.truth.items():
@@ -156,7 +156,7 @@ def row(number: int, case: Case, found: Estimate) -> str:
     return "| " + " | ".join(cells)
 
 
-def report(results: list[tuple[Case, Estimate]]) -> str:
+def report(results: list[tuple[Case, BlurEstimate]]) -> str:
     """How many are near, and how many intervals hold the truth."""
     lines = []
     for name in results[0][0].truth:
@@ -175,7 +175,7 @@ def blurs(pictures: Sequence[Tensor], restore: bool, noise: bool) -> None:
         for i, (x, pair) in enumerate(zip(pictures, cases(len(pictures), noise), strict=True)):
             case = pair[column]
             y, clean = damaged(x, case, i)
-            found = estimate(y, case.family())
+            found = estimate_blur(y, case.family())
             results.append((case, found))
             line = row(i, case, found)
             if solver is not None:

@@ -5,6 +5,6 @@ from __future__ import annotations
 from ambient_solve.blind.family import Family, Unknown
 from ambient_solve.blind.law import SpectralLaw
 from ambient_solve.blind.photographs import PHOTOGRAPHS
-from ambient_solve.blind.posterior import Estimate, estimate, known
+from ambient_solve.blind.posterior import BlurEstimate, estimate_blur, known
 
-__all__ = ["PHOTOGRAPHS", "Estimate", "Family", "SpectralLaw", "Unknown", "estimate", "known"]
+__all__ = ["PHOTOGRAPHS", "BlurEstimate", "Family", "SpectralLaw", "Unknown", "estimate_blur", "known"]

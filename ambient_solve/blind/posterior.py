@@ -44,7 +44,7 @@ DIGITS = 4
 
 @final
 @dataclass(frozen=True)
-class Estimate:
+class BlurEstimate:
     """What is known of the unknown parameters.
 
     Attributes:
@@ -94,7 +94,9 @@ class _Axis:
         return min(max(found, low), high)
 
 
-def estimate(y: Tensor, family: Family, *, sigma_y: float | None = None, law: SpectralLaw = PHOTOGRAPHS) -> Estimate:
+def estimate_blur(
+    y: Tensor, family: Family, *, sigma_y: float | None = None, law: SpectralLaw = PHOTOGRAPHS
+) -> BlurEstimate:
     """The unknown parameters of a family of blurs, by the evidence of each value under a law of clean pictures.
 
     Args:
@@ -141,7 +143,7 @@ def estimate(y: Tensor, family: Family, *, sigma_y: float | None = None, law: Sp
     return _summary(dict(zip(names, zip(axes, marginals, strict=True), strict=True)))
 
 
-def known(y: Any, op: Physics | Family, sigma_y: float | Tensor | None = None) -> tuple[Physics, dict[str, Any]]:
+def known(y: Any, op: Physics | Family, sigma_y: Any = None) -> tuple[Physics, dict[str, Any]]:
     """The operator itself, or of a family the one that was estimated, and what settings should say of it.
 
     Args:
@@ -153,12 +155,12 @@ def known(y: Any, op: Physics | Family, sigma_y: float | Tensor | None = None) -
         The operator, and entries of the settings; none for an operator.
 
     Raises:
-        AmbientSolveError: as `estimate`.
+        AmbientSolveError: as `estimate_blur`.
     """
     if not isinstance(op, Family):
         return op, {}
     level = None if sigma_y is None else float(torch.as_tensor(sigma_y).double().mean())
-    found = estimate(y, op, sigma_y=level)
+    found = estimate_blur(y, op, sigma_y=level)
     return op.at(found.values, tuple(y.shape)), {"estimated": found.record}
 
 
@@ -216,7 +218,7 @@ def _closer(axis: _Axis, mass: np.ndarray, count: int) -> _Axis:
     return _Axis(axis.unknown, low + cell * (np.arange(count) + 0.5))
 
 
-def _summary(found: dict[str, tuple[_Axis, np.ndarray]]) -> Estimate:
+def _summary(found: dict[str, tuple[_Axis, np.ndarray]]) -> BlurEstimate:
     values, intervals, at_end = {}, {}, []
     for name, (axis, mass) in found.items():
         u = axis.unknown
@@ -229,7 +231,7 @@ def _summary(found: dict[str, tuple[_Axis, np.ndarray]]) -> Estimate:
             tails = [axis.quantile(mass, p) for p in (OUTSIDE, 1 - OUTSIDE)]
             near = [abs(t - u.coordinate(e)) <= axis.cell for t, e in zip(tails, (u.lo, u.hi), strict=True)]
             at_end += [name] if any(near) else []
-    return Estimate(values, intervals, tuple(at_end))
+    return BlurEstimate(values, intervals, tuple(at_end))
 
 
 def _rounded(value: float) -> float:

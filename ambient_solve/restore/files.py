@@ -26,7 +26,7 @@ from ambient_solve.restore.memory import Drawing, fitting, joined
 from ambient_solve.restore.pictures import read_measurement
 from ambient_solve.restore.sharing import PART, Parts, Share, groups
 from ambient_solve.restore.tasks import Task
-from ambient_solve.restore.unknown import settled
+from ambient_solve.restore.unknown import with_estimates
 from ambient_solve.resume import SETTINGS, digest, finished, read_record
 from ambient_solve.saving import check_folder
 
@@ -108,7 +108,7 @@ def restore_file(
     solver = make_solver(prior, algorithm, options)
     path = Path(path)
     picture = read_measurement(path, prior.shape[0], max_pixels)
-    damage, said, estimated = settled(damage, picture)
+    damage, said, estimated = with_estimates(damage, picture)
     op = damage.operator(picture)
     picture = replace(picture, notes=picture.notes + said + damage.notes(picture))
     request = {

@@ -50,7 +50,7 @@ FEWEST = 16
 
 @final
 @dataclass(frozen=True)
-class NoiseLevel:
+class FileNoise:
     """What a picture says of its noise.
 
     Attributes:
@@ -71,7 +71,7 @@ class NoiseLevel:
         return f"{self.level:.3g}"
 
 
-def jpeg_noise(y: Tensor, steps: Tensor) -> NoiseLevel:
+def jpeg_noise(y: Tensor, steps: Tensor) -> FileNoise:
     """The noise that a picture had when it was compressed.
 
     Args:
@@ -102,8 +102,8 @@ def jpeg_noise(y: Tensor, steps: Tensor) -> NoiseLevel:
     possible = float(levels[likelihood >= likelihood[best] - DROP].max())
     hidden = hidden_level(steps)
     if level < hidden:
-        return NoiseLevel(None, max(hidden, possible) / unit)
-    return NoiseLevel(level / unit, hidden / unit)
+        return FileNoise(None, max(hidden, possible) / unit)
+    return FileNoise(level / unit, hidden / unit)
 
 
 def hidden_level(steps: Tensor) -> float:

@@ -11,7 +11,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.operators.jpeg import quantisation_tables, turned
 from ambient_solve.restore.estimate import jpeg_quality, noise_level
 from ambient_solve.restore.jpeg_files import jpeg_coding
-from ambient_solve.restore.jpeg_noise import NoiseLevel, jpeg_noise
+from ambient_solve.restore.jpeg_noise import FileNoise, jpeg_noise
 
 if TYPE_CHECKING:
     from ambient_solve.restore.pictures import Picture
@@ -20,7 +20,7 @@ ROUNDED = 0.002
 """Level below which rounding to 8 bits, half a gray level, hides noise."""
 
 
-def picture_noise(picture: Picture) -> NoiseLevel:
+def picture_noise(picture: Picture) -> FileNoise:
     """The noise level of a picture file: of a JPEG, and of what once was one, that before it was compressed.
 
     Args:
@@ -39,7 +39,7 @@ def picture_noise(picture: Picture) -> NoiseLevel:
         except AmbientSolveError:
             pass  # too few blocks: it is looked at as any other picture, whose noise is hidden as that of a JPEG
     level = float(noise_level(picture.y[:, :1] if picture.copies > 1 else picture.y)[0])
-    return NoiseLevel(level, ROUNDED, "rounding") if level >= ROUNDED else NoiseLevel(None, ROUNDED, "rounding")
+    return FileNoise(level, ROUNDED, "rounding") if level >= ROUNDED else FileNoise(None, ROUNDED, "rounding")
 
 
 def _steps(picture: Picture) -> tuple[Tensor | None, int]:

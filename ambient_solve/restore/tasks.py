@@ -39,7 +39,7 @@ ALIGNMENT = "where its pixels lie: centers, as Pillow, OpenCV and MATLAB do, or 
 class Task(abc.ABC):
     """What happened to a picture, with `sigma` the noise in it.
 
-    Some of the numbers may be "auto": `restore.unknown.settled` estimates them from the picture.
+    Some of the numbers may be "auto": `restore.unknown.with_estimates` estimates them from the picture.
     """
 
     name: ClassVar[str]
@@ -64,7 +64,7 @@ class Task(abc.ABC):
         if self.unknown:
             raise AmbientSolveError(
                 f"{self.name}: {', '.join(self.unknown)} is 'auto' and has no number yet; restore_file estimates it, "
-                "and so does restore.unknown.settled(task, picture)."
+                "and so does restore.unknown.with_estimates(task, picture)."
             )
 
     def to_output(self, samples: Tensor, picture: Picture) -> Tensor:

@@ -26,7 +26,7 @@ PERIODIC = ("angle",)
 """Whose ends are the same."""
 
 
-def settled(task: Task, picture: Picture) -> tuple[Task, tuple[str, ...], dict[str, Any]]:
+def with_estimates(task: Task, picture: Picture) -> tuple[Task, tuple[str, ...], dict[str, Any]]:
     """A task without unknown numbers.
 
     The numbers of a blur are estimated together, with intervals of 90 %, see `ambient_solve.blind`; the noise level of
@@ -53,7 +53,7 @@ def settled(task: Task, picture: Picture) -> tuple[Task, tuple[str, ...], dict[s
         note = f"noise level estimated: {noise.words}"
         note += "" if noise.level is not None else f"; {sigma:.2g} was taken"
         return replace(task, sigma=sigma), (note,), {"estimated": {"sigma": {"value": sigma, "hidden": noise.hidden}}}
-    from ambient_solve.blind import estimate
+    from ambient_solve.blind import estimate_blur
 
     shapes = [name for name in task.unknown if name != "sigma"]
     if task.kernel is not None and shapes:
@@ -62,7 +62,7 @@ def settled(task: Task, picture: Picture) -> tuple[Task, tuple[str, ...], dict[s
         )
     # A gray picture in three channels is one measurement.
     y = picture.y[:, :1] if picture.copies > 1 else picture.y
-    found = estimate(y, family(task, picture))
+    found = estimate_blur(y, family(task, picture))
     return replace(task, **found.values), (f"estimated: {found.words}",), {"estimated": found.record}
 
 

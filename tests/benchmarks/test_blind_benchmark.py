@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import blind
-from ambient_solve.blind import Estimate
+from ambient_solve.blind import BlurEstimate
 from ambient_solve.operators import gaussian_blur
 
 
@@ -46,8 +46,8 @@ def test_what_an_interval_holds(name, interval, true, expected):
 
 def test_the_report_counts():
     case = blind.Case(gaussian_blur, {"width": 1.0})
-    good = Estimate({"width": 1.05}, {"width": (0.9, 1.2)})
-    bad = Estimate({"width": 1.5}, {"width": (1.3, 1.7)})
+    good = BlurEstimate({"width": 1.05}, {"width": (0.9, 1.2)})
+    bad = BlurEstimate({"width": 1.5}, {"width": (1.3, 1.7)})
     assert blind.report([(case, good), (case, bad), (case, good)]) == (
         "width: 2 of 3 within 10 %; 2 of the 90 % intervals hold the truth"
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ambient_solve import AmbientSolveError, operators
-from ambient_solve.blind import PHOTOGRAPHS, Family, SpectralLaw, Unknown, estimate
+from ambient_solve.blind import PHOTOGRAPHS, Family, SpectralLaw, Unknown, estimate_blur
 from ambient_solve.blind.spectrum import frequencies, periodogram, response, terms
 from helpers import one_sentence, randn
 
@@ -97,7 +97,7 @@ def test_intervals_hold_the_truth_as_often_as_they_state(spread):
         sharp = drawn(spectrum(32, c), seed=i)
         y = torch.fft.ifft2(torch.fft.fft2(sharp) * response_root(kernel, 32)).real
         y = y + sigma * randn(*y.shape, seed=5000 + i, dtype=torch.float64)
-        found = estimate(y, family, law=own)
+        found = estimate_blur(y, family, law=own)
         low, high = found.intervals["width"]
         inside += low <= width <= high
         middle = math.sqrt(low * high)
@@ -119,7 +119,7 @@ def test_the_noise_level_is_estimated_together_with_the_width():
     family = Family(operators.gaussian_blur, width=Unknown(0.3, 3), sigma=Unknown(0.005, 0.5))
     kernel, _ = family.kernel({"width": 1.2, "sigma": sigma})
     y = torch.fft.ifft2(torch.fft.fft2(drawn(spectrum(64, own.mean), 3)) * response_root(kernel, 64)).real
-    found = estimate(y + sigma * randn(*y.shape, seed=4, dtype=torch.float64), family, law=own)
+    found = estimate_blur(y + sigma * randn(*y.shape, seed=4, dtype=torch.float64), family, law=own)
     print(found.words)
     assert abs(found.values["sigma"] / sigma - 1) < 0.1 and abs(found.values["width"] / 1.2 - 1) < 0.2
     assert not found.at_end
@@ -130,7 +130,7 @@ def test_a_direction_is_estimated_across_the_end_of_its_period():
     family = Family(operators.line_blur, length=Unknown(2, 20), angle=Unknown(0, 180, periodic=True), sigma=0.02)
     kernel, _ = family.kernel({"length": 9.0, "angle": 179.0})
     y = torch.fft.ifft2(torch.fft.fft2(drawn(spectrum(64, own.mean), 5)) * response_root(kernel, 64)).real
-    found = estimate(y + 0.02 * randn(*y.shape, seed=6, dtype=torch.float64), family, law=own)
+    found = estimate_blur(y + 0.02 * randn(*y.shape, seed=6, dtype=torch.float64), family, law=own)
     print(found.words)
     assert abs((found.values["angle"] - 179 + 90) % 180 - 90) < 3 and abs(found.values["length"] / 9 - 1) < 0.1
     low, high = found.intervals["angle"]
@@ -142,7 +142,7 @@ def test_a_truth_outside_of_the_range_is_said():
     kernel, _ = blurs(hi=6.0).kernel({"width": 4.0})
     y = torch.fft.ifft2(torch.fft.fft2(drawn(spectrum(64, own.mean), 7)) * response_root(kernel, 64)).real
     y = y + 0.05 * randn(*y.shape, seed=8, dtype=torch.float64)
-    inside, outside = estimate(y, blurs(0.05, 0.3, 8.0), law=own), estimate(y, blurs(0.05, 0.3, 2.0), law=own)
+    inside, outside = estimate_blur(y, blurs(0.05, 0.3, 8.0), law=own), estimate_blur(y, blurs(0.05, 0.3, 2.0), law=own)
     assert outside.at_end == ("width",) and "end of its range" in outside.words
     assert inside.at_end == () and "end" not in inside.words
 
@@ -171,13 +171,19 @@ def test_a_law_is_found_again_from_its_draws():
         (lambda: Family(operators.gaussian_blur, width=2.0), "no unknown"),
         (lambda: Family(operators.gaussian_blur, breadth=Unknown(1, 2)), "breadth"),
         (lambda: Family(operators.inpaint, sigma=Unknown(1, 2)), "img_size"),
-        (lambda: estimate(torch.zeros(3, 8, 8), blurs()), "batch of pictures"),
-        (lambda: estimate(torch.zeros(1, 1, 8, 8), blurs(Unknown(0.01, 0.1)), sigma_y=0.1), "leave one of them out"),
+        (lambda: estimate_blur(torch.zeros(3, 8, 8), blurs()), "batch of pictures"),
         (
-            lambda: estimate(torch.zeros(1, 1, 8, 8), Family(several, **dict.fromkeys("abc", Unknown(1, 2)))),
+            lambda: estimate_blur(torch.zeros(1, 1, 8, 8), blurs(Unknown(0.01, 0.1)), sigma_y=0.1),
+            "leave one of them out",
+        ),
+        (
+            lambda: estimate_blur(torch.zeros(1, 1, 8, 8), Family(several, **dict.fromkeys("abc", Unknown(1, 2)))),
             "at most 2",
         ),
-        (lambda: estimate(torch.zeros(1, 3, 32, 32), Family(operators.quantise, sigma=Unknown(0.1, 1))), "not a blur"),
+        (
+            lambda: estimate_blur(torch.zeros(1, 3, 32, 32), Family(operators.quantize, sigma=Unknown(0.1, 1))),
+            "not a blur",
+        ),
     ],
 )
 def test_what_is_refused(make, words):

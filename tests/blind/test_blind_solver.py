@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ambient_solve import AmbientSolveError, Solver, operators
-from ambient_solve.blind import Family, Unknown, estimate
+from ambient_solve.blind import Family, Unknown, estimate_blur
 from ambient_solve.priors.base import Prior
 from helpers import one_sentence, randn
 
@@ -37,7 +37,7 @@ def test_a_family_is_estimated_and_then_solved_as_its_operator(boundary):
     y = op.A(photo().mean(1, keepdim=True))[..., :24, :40]
     y = y + 0.01 * randn(*y.shape)
     family = Family(operators.gaussian_blur, width=Unknown(0.4, 3), sigma=0.01, boundary=boundary)
-    found, solver = estimate(y, family), Solver(Shrinking(), "proximal", steps=3)
+    found, solver = estimate_blur(y, family), Solver(Shrinking(), "proximal", steps=3)
     solved = solver.solve(y, family, n_samples=2)
     stated = solver.solve(y, family.at(found.values, y.shape), n_samples=2)
     assert solved.settings["estimated"]["width"] == {
@@ -60,7 +60,7 @@ def test_a_photograph_that_was_blurred():
     for width in (1.2, 2.4):
         y = operators.gaussian_blur((3, 128, 128), width, 0.01, "valid").A(x)
         y = y + 0.01 * randn(*y.shape)
-        found = estimate(y, Family(operators.gaussian_blur, width=Unknown(0.3, 6), sigma=0.01))
+        found = estimate_blur(y, Family(operators.gaussian_blur, width=Unknown(0.3, 6), sigma=0.01))
         print(width, found.words)
         low, high = found.intervals["width"]
         assert abs(found.values["width"] / width - 1) < 0.1 and low <= width <= high

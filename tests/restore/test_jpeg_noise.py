@@ -13,7 +13,7 @@ from PIL import Image
 from ambient_solve import AmbientSolveError
 from ambient_solve.operators.jpeg import quantisation_tables
 from ambient_solve.restore.estimate import noise_level
-from ambient_solve.restore.jpeg_noise import NoiseLevel, hidden_level, jpeg_noise
+from ambient_solve.restore.jpeg_noise import FileNoise, hidden_level, jpeg_noise
 from ambient_solve.restore.noise import ROUNDED, picture_noise
 from ambient_solve.restore.pictures import read_measurement
 from helpers import one_sentence
@@ -111,6 +111,6 @@ def test_a_clean_picture_and_one_of_few_blocks(tmp_path):
     flat = Image.new("RGB", (64, 64), (90, 120, 40))
     flat.save(tmp_path / "flat.png")
     found = picture_noise(read_measurement(tmp_path / "flat.png"))
-    assert found == NoiseLevel(None, ROUNDED, "rounding") and "below 0.002 cannot be told" in found.words
+    assert found == FileNoise(None, ROUNDED, "rounding") and "below 0.002 cannot be told" in found.words
     flat.crop((0, 0, 20, 20)).save(tmp_path / "small.jpg")
     assert picture_noise(read_measurement(tmp_path / "small.jpg")).level is None

@@ -14,7 +14,7 @@ from ambient_solve import AmbientSolveError
 from ambient_solve.cli.dispatch import main
 from ambient_solve.priors.base import Prior
 from ambient_solve.restore import make_task, read_measurement, restore_file
-from ambient_solve.restore.unknown import settled
+from ambient_solve.restore.unknown import with_estimates
 from helpers import one_sentence, randn
 
 SIDE = 128
@@ -71,11 +71,11 @@ def test_a_width_is_estimated_recorded_and_repeated(tmp_path, mode):
 
 def test_length_direction_and_noise_are_estimated_together(tmp_path):
     picture = read_measurement(blurred(tmp_path, "motion-blur", length=11.0, angle=150.0))
-    task, notes, record = settled(make_task("motion-blur", length="auto", angle="auto", sigma="auto"), picture)
+    task, notes, record = with_estimates(make_task("motion-blur", length="auto", angle="auto", sigma="auto"), picture)
     print(notes)
     assert abs((task.angle - 150 + 90) % 180 - 90) < 5 and abs(task.length / 11 - 1) < 0.1
     assert abs(task.sigma / 0.01 - 1) < 0.25 and set(record["estimated"]) == {"length", "angle", "sigma"}
-    assert not task.unknown and settled(task, picture) == (task, (), {})
+    assert not task.unknown and with_estimates(task, picture) == (task, (), {})
 
 
 def test_the_noise_level_is_unknown_too_unless_it_is_given():
@@ -89,11 +89,11 @@ def test_the_noise_of_other_tasks_is_estimated(tmp_path):
     y = 0.5 + 0.05 * randn(3, 96, 96)
     Image.fromarray((255 * y.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
     picture = read_measurement(tmp_path / "a.png")
-    task, (note,), record = settled(make_task("denoise", sigma="auto"), picture)
+    task, (note,), record = with_estimates(make_task("denoise", sigma="auto"), picture)
     print(note)
     assert abs(task.sigma / 0.05 - 1) < 0.05 and record["estimated"]["sigma"]["value"] == task.sigma
     Image.new("RGB", (64, 64), (90, 120, 40)).save(tmp_path / "b.png")
-    task, (note,), _ = settled(make_task("denoise", sigma="auto"), read_measurement(tmp_path / "b.png"))
+    task, (note,), _ = with_estimates(make_task("denoise", sigma="auto"), read_measurement(tmp_path / "b.png"))
     assert task.sigma == 0.002 and "cannot be told" in note and "0.002 was taken" in note
 
 
@@ -103,12 +103,15 @@ def test_what_cannot_be_estimated_is_refused(tmp_path):
         (lambda: make_task("gaussian-blur", width="auto").operator(picture), "no number yet"),
         (lambda: make_task("inpaint", sigma="auto"), "not a number"),
         (lambda: make_task("gaussian-blur", width="automatic"), "not a number"),
-        (lambda: settled(make_task("gaussian-blur", width="auto", kernel="k.png"), picture), "given as a picture"),
+        (
+            lambda: with_estimates(make_task("gaussian-blur", width="auto", kernel="k.png"), picture),
+            "given as a picture",
+        ),
     ]
     small = Image.open(picture.path).crop((0, 0, 7, 9))
     small.save(tmp_path / "small.png")
     tiny = read_measurement(tmp_path / "small.png")
-    cases.append((lambda: settled(make_task("motion-blur", length="auto"), tiny), "too few"))
+    cases.append((lambda: with_estimates(make_task("motion-blur", length="auto"), tiny), "too few"))
     for make, words in cases:
         with pytest.raises(AmbientSolveError, match=words) as error:
             make()
