@@ -132,7 +132,8 @@ def test_fresh_noise_is_that_of_the_reverse_kernel(eta):
 
 def test_a_sample_depends_on_seed_and_index_alone():
     prior = White(2, 3)
-    for settings in ({"steps": 5}, {"steps": 5, "order": 1, "eta": 1.0}):
+    one = {"steps": 5, "order": 1}
+    for settings in ({"steps": 5}, {**one, "eta": 1.0}, {**one, "sampler": "momentum"}, {**one, "sampler": "naive"}):
         whole = generate(prior, 7, **settings)
         assert whole.shape == (7, 2, 3) and whole.dtype == torch.float32
         for batch in (1, 2, 5):
@@ -205,6 +206,7 @@ def test_the_command(tmp_path, capsys):
     [
         (["--n", "0"], "n=0"),
         (["--order", "3"], "outside"),
+        (["--sampler", "naive"], "order=2"),
         (["--guidance", "0.1"], "leave guidance out"),
         (["--size", "-4"], "size=-4"),
         (["--out", "FILE"], "is a file"),
