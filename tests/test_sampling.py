@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ambient_solve import (
+    AmbientPrior,
     AmbientSolveError,
     GaussianPrior,
     MixturePrior,
@@ -144,6 +145,14 @@ def test_a_sample_depends_on_seed_and_index_alone():
     torch.testing.assert_close(
         generate(network(), 3, size=8, steps=3, batch=2), generate(network(), 3, size=8, steps=3)
     )
+
+
+def test_guidance_needs_additive_noise():
+    prior = AmbientPrior(network(mask_channels=1, keep_probability=0.5), 0.5)
+    prior.process = process.Soft(process.GaussianBlur(), lambda level: level)
+    assert generate(prior, 1, size=8, steps=2, order=1).shape == (1, 1, 8, 8)
+    with pytest.raises(AmbientSolveError, match="guidance=0, needs additive noise"):
+        generate(prior, 1, size=8, steps=2, order=1, guidance=0.1)
 
 
 @pytest.mark.parametrize(("size", "shape"), [(16, (1, 16, 16)), ((7, 13), (1, 7, 13))])

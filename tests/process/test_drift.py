@@ -163,14 +163,36 @@ def test_without_a_drift_it_is_additive_noise_of_level_root_t():
     assert float((process.reverse(z, z0, 0.9, 0.4, fresh, n) - right).abs().max()) < 1e-12
 
 
+def test_the_drift_of_a_path_is_that_of_its_times():
+    """`dz = t dt + dw` without its noise: the sum of the times of the steps, and of the times of a step back."""
+    process, z = Drift(lambda z, t: t + 0 * z, 1.0, horizon=0.5), randn(3, 2, dtype=F64)
+    found = process.perturb(z, 2.0, torch.zeros(4, 3, 2, dtype=F64))
+    torch.testing.assert_close(found, z + 0.5 * (0.0 + 0.5 + 1.0 + 1.5))
+    # From time 2, restored to 1.5, whose drift leads to z + 1.5 * .5 at time 2 and half of that at 1.75.
+    torch.testing.assert_close(process.reverse(z + 0.75, z, 2.0, 1.75), z + 0.375)
+
+
+@pytest.mark.parametrize("a", [-0.5, 0.0, 0.3])
+def test_two_linear_transitions_in_turn_are_one(a):
+    step, z = linear_transition(a, 0.7), randn(3, dtype=F64)
+    torch.testing.assert_close(step.mean(step.mean(z, 0.0, 0.4), 0.4, 0.5), step.mean(z, 0.0, 0.9))
+    both = math.exp(2 * a * 0.5) * step.deviation(0.0, 0.4) ** 2 + step.deviation(0.4, 0.5) ** 2
+    assert both == pytest.approx(step.deviation(0.0, 0.9) ** 2)
+    # In a short time it is a step of Euler's method.
+    assert step.deviation(0.0, 1e-6) == pytest.approx(0.7 * 1e-3, rel=1e-5)
+
+
 def test_the_restored_state_is_the_mean_of_the_state_before():
     """A stationary Gaussian: `E[z_{t-l} | z_t] = exp(-l/2) z_t`; the restoration is that up to `l^2`."""
-    z = randn(5, dtype=F64)
+    z, g = randn(5, dtype=F64), 0.6
+    score = -z / g**2
     wrong = [
-        float((Drift(lambda z, t: -z / 2, 1.0, horizon=h).restored(z, -z, 2.0) - math.exp(-h / 2) * z).abs().max())
+        float((Drift(lambda z, t: -z / 2, g, horizon=h).restored(z, score, 2.0) - math.exp(-h / 2) * z).abs().max())
         for h in (0.02, 0.01)
     ]
     assert wrong[0] / wrong[1] == pytest.approx(4, rel=0.02)
+    # The flow of a law at rest rests.
+    torch.testing.assert_close(Drift(lambda z, t: -z / 2, g).descend(z, score, 2.0, 1.5), z)
     whole = Drift(lambda z, t: -z / 2, 1.0).restored(z, -z, 0.01)
     torch.testing.assert_close(whole, Drift(lambda z, t: -z / 2, 1.0, horizon=7.0).restored(z, -z, 0.01))
 
@@ -194,14 +216,18 @@ class Ornstein(Prior):
         return 0.3 * alpha**0.5 / (0.3 * alpha + 1 - alpha) * z
 
 
-def ddim_variance(levels: list[float]) -> float:
-    """That of one entry which DDIM gives from unit noise, in the variables of DDPM."""
+def ddim_variance(levels: list[float], sampler: str = "deterministic", eta: float = 0.0) -> float:
+    """That of one entry which a sampler gives from unit noise, in the variables of DDPM; DDIM unless said."""
     variance = 1.0
     for t, after in zip(levels, levels[1:], strict=False):
         alpha, alpha_next = math.exp(-t), math.exp(-after)
         shrink = 0.3 * alpha**0.5 / (0.3 * alpha + 1 - alpha)
-        kept = math.sqrt((1 - alpha_next) / (1 - alpha))
-        variance *= (alpha_next**0.5 * shrink + kept * (1 - alpha**0.5 * shrink)) ** 2
+        s, s_next = (1 - alpha) ** 0.5, (1 - alpha_next) ** 0.5
+        kept, fresh = noise_shares(sampler, s, s_next)
+        if eta > 0:  # of the whole process, from time 0: the deviations of DDPM
+            fresh = ancestral_noise(s, s_next, eta)
+            kept = math.sqrt(s_next**2 - fresh**2) / s
+        variance = (alpha_next**0.5 * shrink + kept * (1 - alpha**0.5 * shrink)) ** 2 * variance + fresh**2
     return variance
 
 
@@ -214,8 +240,15 @@ def test_generate_draws_from_a_prior_of_a_drift():
         print(f"\nvariance {law}: {found:.4f} in {steps} steps, DDIM {wanted:.4f}")
         assert found == pytest.approx(wanted, rel=0.03)
     assert wanted == pytest.approx(law, rel=0.03)
-    # The control: fresh noise makes another variance.
-    assert float(generate(prior, 1, steps=20, order=1, eta=1.0).var()) != pytest.approx(wanted, rel=0.1)
+    # Fresh noise is a share of the noise, not of the time; the variance of each setting tells it from the others.
+    settings = ({}, {"eta": 1.0}, {"sampler": "momentum"}, {"sampler": "naive"})
+    levels = prior.process.levels(20, prior.sigma_min, prior.sigma_max)
+    expected = [ddim_variance(levels, **s) for s in settings]
+    for i, given in enumerate(settings):
+        found = float(generate(prior, 1, steps=20, order=1, **given).var())
+        near = [j for j, value in enumerate(expected) if value == pytest.approx(found, rel=0.02)]
+        print(f"{given}: {found:.4f}, expected {expected[i]:.4f}")
+        assert near == [i]
 
 
 def test_what_does_not_fit_is_one_sentence():

@@ -26,6 +26,11 @@ def test_the_grid_of_white_data_is_even_in_the_deviation(power):
     assert (grid[0], grid[-2], grid[-1], len(grid)) == (5.0, 0.02, 0.0, 10)
 
 
+def test_noise_that_is_not_the_level_counts_as_it_is():
+    distance = gaussian_distance(torch.full((4,), 0.3, dtype=F64), lambda level: 1 - level, lambda level: 2 * level)
+    assert distance(0.5, 0.0) == pytest.approx(2 * (math.sqrt(0.25 * 0.3 + 1) - math.sqrt(0.3)))
+
+
 def cost(distance, grid: list[float]) -> float:
     """Sum of squared distances between the consecutive laws of a grid."""
     return sum(distance(a, b) ** 2 for a, b in pairwise(grid[:-1]))
