@@ -10,7 +10,7 @@ from tree import LIBRARY, SOURCES
 ALLOWED = {
     # A kind of a registry is named by the field's word; the objective, the task and the damage are of that kind.
     "Denoise": "the objective that learns to denoise, and the task of restoring a noisy picture; `denoise` in both",
-    "GaussianBlur": "the same blur: of a data set before training, and of one file that is restored",
+    "GaussianBlur": "the same blur: of a data set before training, of one file that is restored, of a soft process",
     "MotionBlur": "the same blur: of a data set before training, and of one file that is restored",
     "JpegBlocks": "the same compression: of a data set before training, and of one file that is restored",
     # One thing done to two kinds of data.
