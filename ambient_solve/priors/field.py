@@ -1,12 +1,12 @@
 r"""Gaussian-process noise, which has a value at every point of the plane, not at pixels alone.
 
-With frequencies `f_j` drawn from the spectrum of the covariance and normal `a_j`, `c_j` (random Fourier features; Rahimi
-and Recht, 2007),
+With frequencies `f_j` drawn from the spectrum of the covariance and normal `a_j`, `c_j` (random Fourier features;
+Rahimi and Recht, 2007),
 
     n(x) = J^(-1/2) sum_j  a_j cos(f_j . x) + c_j sin(f_j . x),      E n(x) n(y) = k(x - y)
 
-so that noise can follow a motion without interpolation (Warped Diffusion; Daras et al., 2024, arXiv 2410.16152). Each draw
-has frequencies of its own: the covariance is exactly k for any number J of features. The spectrum of the kernel
+so that noise can follow a motion without interpolation (Warped Diffusion; Daras et al., 2024, arXiv 2410.16152). Each
+draw has frequencies of its own: the covariance is exactly k for any number J of features. The spectrum of the kernel
 `exp(-|r|^2 / (2 length^2))` is a Gaussian of deviation `1 / length`. The paper cuts it at two deviations; here the
 frequencies are those of the cut spectrum, normalised again, and k is its transform, so that a cut leaves no bias.
 
@@ -31,8 +31,8 @@ from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.wrapped import WrappedPrior
 
-POINTS_AT_ONCE = 1 << 22
-"""Pairs of a point and a feature that are computed together: bounds the memory."""
+PAIRS_AT_ONCE = 1 << 22
+"""Pairs of a point and a feature that are computed together, in all rows: bounds the memory."""
 
 
 @final
@@ -105,7 +105,7 @@ class FieldDraw:
         """
         found = []
         points = points.to(self.frequencies)  # float64: points may lie far out
-        for part in points.split(max(1, POINTS_AT_ONCE // self.frequencies.shape[1])):
+        for part in points.split(max(1, PAIRS_AT_ONCE // self.frequencies[..., 0].numel())):
             waves = _waves(self.frequencies @ part.T)
             found.append(torch.stack([(a @ w).real for a, w in zip(self.amplitudes, waves, strict=True)]))
         return torch.cat(found, -1)
