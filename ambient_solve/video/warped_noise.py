@@ -30,16 +30,11 @@ from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.field import Field
 from ambient_solve.priors.wrapped import WrappedPrior
+from ambient_solve.video.addresses import FRAMES, born, claim, follow, pixels
 
 KINDS = ("fixed", "independent", "nearest", "integral", "field")
 CELLS = 4
 """Cells along a pixel for `integral`."""
-TEAR = 1.5
-"""Neighbours whose addresses differ by so many pixels more than they do are no surface."""
-APART, ROW = 1 << 14, 1 << 8
-"""Pixels between the addresses that begin in two frames, and how many of these lie in a row."""
-FRAMES = ROW << 8
-"""Longest clip: the addresses of all its cells fit into 32 bits along each axis."""
 
 
 @final
@@ -96,17 +91,17 @@ class Frame:
             raise AmbientSolveError(
                 f"A mask of shape {(height, width)} was expected for occluded pixels, got {tuple(occluded.shape)}."
             )
-        number, pixels = self.number + 1, _pixels(height, width)
+        number = self.number + 1
         if number >= FRAMES:
             raise AmbientSolveError(f"A clip has at most {FRAMES} frames, cut it in two.")
         if self.kind == "fixed" and not cut:
             return replace(self, number=number)
-        born = _born(pixels, number)
+        begun = born(height, width, number)
         if self.kind in ("fixed", "independent") or cut:
-            return _read(replace(self, number=number, addresses=born))
-        moved = _follow(self.addresses, pixels + flow.movedim(0, -1).to(pixels))
+            return _read(replace(self, number=number, addresses=begun))
+        moved = follow(self.addresses, pixels(height, width) + flow.movedim(0, -1).to(begun))
         if occluded is not None:
-            moved = torch.where(occluded.to(moved.device)[..., None], born, moved)
+            moved = torch.where(occluded.to(moved.device)[..., None], begun, moved)
         return _read(replace(self, number=number, addresses=moved))
 
     def noise(self, number: int, shape: tuple[int, ...], streams: Streams) -> Tensor:
@@ -162,7 +157,7 @@ def first_frame(kind: str, size: tuple[int, int], law: Field | None = None) -> F
         raise AmbientSolveError("Noise of kind 'field' needs its law, that with which the prior was trained: Field().")
     if kind in ("nearest", "integral") and law is not None:
         raise AmbientSolveError(f"Noise of kind {kind!r} is white, and a field was given: take kind 'field'.")
-    return _read(Frame(kind, 0, _pixels(*size), law))
+    return _read(Frame(kind, 0, pixels(*size), law))
 
 
 @final
@@ -190,87 +185,22 @@ class FramePrior(WrappedPrior):
         return self.frame.noise(number, shape, streams).to(self.device)
 
 
-def _pixels(height: int, width: int) -> Tensor:
-    rows, columns = torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64)
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
-
-
-def _born(pixels: Tensor, number: int) -> Tensor:
-    """The addresses of pixels that begin in frame `number`; those of two frames never meet."""
-    return pixels + APART * pixels.new_tensor([number // ROW, number % ROW])
-
-
-def _follow(addresses: Tensor, points: Tensor, own: bool = False) -> Tensor:
-    """The addresses of points of a frame, linear between pixels of one surface and rigid beyond it.
-
-    Args:
-        addresses: Of the pixels, (H, W, 2).
-        points: (H, W, 2), in pixels of the frame.
-        own: The surface is that of the pixel (i, j) for the point (i, j); otherwise that of the nearest pixel.
-
-    Returns:
-        (H, W, 2).
-    """
-    height, width = addresses.shape[:2]
-    last = points.new_tensor([height - 1, width - 1])
-    shift = addresses - _pixels(height, width)
-    corner = torch.minimum(points.floor().clamp_min(0), (last - 1).clamp_min(0))
-    part = (points - corner).clamp(0, 1)
-    nearest = torch.minimum(points.round().clamp_min(0), last).long()
-    anchor = shift if own else shift[nearest[..., 0], nearest[..., 1]]
-    total, weights = torch.zeros_like(points), torch.zeros_like(points[..., :1])
-    for down in (0, 1):
-        for along in (0, 1):
-            row, column = torch.minimum(corner + corner.new_tensor([down, along]), last).long().unbind(-1)
-            found = shift[row, column]
-            weight = (part[..., 0] if down else 1 - part[..., 0]) * (part[..., 1] if along else 1 - part[..., 1])
-            weight = weight * ((found - anchor).abs().amax(-1) < TEAR)
-            total, weights = total + weight[..., None] * found, weights + weight[..., None]
-    return points + torch.where(weights > 0, total / weights.clamp_min(1e-12), anchor)
-
-
 def _read(frame: Frame) -> Frame:
     """The frame with its cells; pixels left without one begin anew."""
     if frame.law is not None:
         return frame
-    height, width = frame.addresses.shape[:2]
-    pixels, per = _pixels(height, width), CELLS if frame.kind == "integral" else 1
-    places = _places(frame.addresses, per)
-    owners, cells = _claim(places, per)
-    lost = torch.bincount(owners, minlength=height * width) == 0
-    if lost.any():
-        addresses = torch.where(lost.reshape(height, width, 1), _born(pixels, frame.number), frame.addresses)
+    per = CELLS if frame.kind == "integral" else 1
+    owners, places = claim(frame.addresses, per)
+    lost = torch.bincount(owners, minlength=frame.addresses[..., 0].numel()) == 0
+    if bool(lost.any()):
+        height, width = frame.addresses.shape[:2]
+        begun = born(height, width, frame.number)
+        addresses = torch.where(lost.reshape(height, width, 1), begun, frame.addresses)
         frame = replace(frame, addresses=addresses)
-        inside = torch.cartesian_prod(torch.arange(per), torch.arange(per)) if per > 1 else torch.zeros(1, 2).long()
-        fresh = per * _born(pixels, frame.number).reshape(-1, 1, 2)[lost].long() + inside
+        whole = torch.cartesian_prod(torch.arange(per), torch.arange(per)).reshape(-1, 2) if per > 1 else 0
+        fresh = per * begun.reshape(-1, 1, 2)[lost].long() + whole
         owners = torch.cat([owners, lost.nonzero()[:, 0].repeat_interleave(per**2)])
-        cells = torch.cat([cells, fresh.reshape(-1, 2)])
+        places = torch.cat([places, fresh.reshape(-1, 2)])
         order = owners.argsort(stable=True)
-        owners, cells = owners[order], cells[order]
-    return replace(frame, cells=Cells(owners, cells, torch.bincount(owners, minlength=height * width)))
-
-
-def _places(addresses: Tensor, per: int) -> Tensor:
-    """The cells in which points of each pixel lie, (H * W, points, 2): its center, or a finer lattice."""
-    height, width = addresses.shape[:2]
-    if per == 1:
-        return (addresses + 0.5).floor().long().reshape(-1, 1, 2)
-    pixels, side = _pixels(height, width), 2 * per
-    offsets = (torch.arange(side, dtype=torch.float64) + 0.5) / side - 0.5
-    found = [
-        _follow(addresses, pixels + torch.stack([down, along]), own=True)
-        for down, along in torch.cartesian_prod(offsets, offsets)
-    ]
-    points = torch.stack(found, 2).reshape(height * width, side**2, 2)
-    return (per * (points + 0.5)).floor().long()
-
-
-def _claim(places: Tensor, per: int) -> tuple[Tensor, Tensor]:
-    """Each cell once, for the first pixel that reaches it: owners in increasing order (N,), and cells (N, 2)."""
-    flat = places.reshape(-1, 2)
-    keys = flat[:, 0] * (1 << 32) + flat[:, 1]
-    ordered, order = keys.sort(stable=True)
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    chosen = order[first].sort().values
-    return chosen // places.shape[1], flat[chosen]
+        owners, places = owners[order], places[order]
+    return replace(frame, cells=Cells(owners, places, torch.bincount(owners, minlength=len(lost))))
