@@ -236,6 +236,15 @@ def test_samples_do_not_depend_on_how_many_are_drawn_at_once():
     assert FramePrior(Local(), begin("field")).sigma_jacobian == 0 and prior.sigma_jacobian == 5
 
 
+def test_each_draw_of_a_run_is_a_new_one_and_each_run_begins_with_the_first():
+    frame, shape = begin("integral"), (2, 1, SIDE, SIDE)
+    prior, streams = FramePrior(Local(), frame), Streams([7], 2)
+    numbers = [prior.noise(shape, streams) for _ in range(2)]
+    assert all(torch.equal(n, frame.noise(k, shape, streams)) for k, n in enumerate(numbers))
+    assert abs(float((numbers[0] * numbers[1]).mean())) < 0.1  # deviation .02
+    assert torch.equal(prior.noise(shape, Streams([7], 2)), numbers[0])
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
