@@ -7,7 +7,7 @@ frequencies (u, v), so that
     p(block) = sum_t w_t prod_uv P( (|k| - 1/2) q < |N(0, s^2 + t / (u^2 + v^2)^d)| < (|k| + 1/2) q )
 
 and s is where the likelihood is largest, the weights w_t fitted for each s by expectation maximisation. Below the level
-at which noise alone rounds to 0 nearly always, nothing can be told.
+at which noise alone rounds to 0 nearly always, nothing can be known.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FileNoise:
 
     Attributes:
         level: Standard deviation in each channel, for values from 0 to 1; None where rounding hides it.
-        hidden: Level below which nothing can be told.
+        hidden: Level below which nothing can be known.
         hidden_by: What hides it.
     """
 
@@ -67,7 +67,7 @@ class FileNoise:
     def words(self) -> str:
         """The level, or what it is below."""
         if self.level is None:
-            return f"below {self.hidden:.2g} cannot be told: {self.hidden_by} hides it"
+            return f"below {self.hidden:.2g} cannot be known: {self.hidden_by} hides it"
         return f"{self.level:.3g}"
 
 

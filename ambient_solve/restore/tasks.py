@@ -336,7 +336,7 @@ def make_task(task: str, **options: Any) -> Task:
             raise AmbientSolveError(f"The task {task} has no option {name!r}. {other}{suggestion(name, names)}")
     auto = any(isinstance(value, str) and value == AUTO for value in options.values())
     if auto and any(k.name == "sigma" and k.auto for k in knobs(TASKS[task])):
-        options = {"sigma": AUTO, **options}  # what a blur leaves and what is noise are told apart together
+        options = {"sigma": AUTO, **options}  # what a blur leaves and what is noise are separated together
     sigma = options.get("sigma")
     if isinstance(sigma, (int, float)) and not sigma > 0:
         raise AmbientSolveError(

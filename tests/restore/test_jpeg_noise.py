@@ -64,7 +64,7 @@ def test_what_is_hidden_is_said(quality):
             assert found.level is None or found.level >= found.hidden
             assert found.hidden >= sigma
             assert (found.level or 0.0) < 1.5 / 255 + sigma, name  # grain of a gray level or so is in the photographs
-            assert ("cannot be told" in found.words) is (found.level is None)
+            assert ("cannot be known" in found.words) is (found.level is None)
 
 
 def test_a_gray_file_has_the_noise_of_its_one_channel():
@@ -111,6 +111,6 @@ def test_a_clean_picture_and_one_of_few_blocks(tmp_path):
     flat = Image.new("RGB", (64, 64), (90, 120, 40))
     flat.save(tmp_path / "flat.png")
     found = picture_noise(read_measurement(tmp_path / "flat.png"))
-    assert found == FileNoise(None, ROUNDED, "rounding") and "below 0.002 cannot be told" in found.words
+    assert found == FileNoise(None, ROUNDED, "rounding") and "below 0.002 cannot be known" in found.words
     flat.crop((0, 0, 20, 20)).save(tmp_path / "small.jpg")
     assert picture_noise(read_measurement(tmp_path / "small.jpg")).level is None

@@ -94,7 +94,7 @@ def test_the_noise_of_other_tasks_is_estimated(tmp_path):
     assert abs(task.sigma / 0.05 - 1) < 0.05 and record["estimated"]["sigma"]["value"] == task.sigma
     Image.new("RGB", (64, 64), (90, 120, 40)).save(tmp_path / "b.png")
     task, (note,), _ = with_estimates(make_task("denoise", sigma="auto"), read_measurement(tmp_path / "b.png"))
-    assert task.sigma == 0.002 and "cannot be told" in note and "0.002 was taken" in note
+    assert task.sigma == 0.002 and "cannot be known" in note and "0.002 was taken" in note
 
 
 def test_what_cannot_be_estimated_is_refused(tmp_path):
