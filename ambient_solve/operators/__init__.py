@@ -17,6 +17,7 @@ from ambient_solve.operators.builders import (
     quantize,
     super_resolution,
 )
+from ambient_solve.operators.composition import compose
 from ambient_solve.operators.jpeg import Jpeg
 from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.operators.line import line_blur
@@ -37,6 +38,7 @@ __all__ = [
     "Reduction",
     "camera_blur",
     "clip",
+    "compose",
     "denoise",
     "gaussian_blur",
     "inpaint",
