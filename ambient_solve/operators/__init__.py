@@ -17,6 +17,7 @@ from ambient_solve.operators.builders import (
     quantize,
     super_resolution,
 )
+from ambient_solve.operators.coefficients import JpegCoefficients
 from ambient_solve.operators.composition import compose
 from ambient_solve.operators.jpeg import Jpeg
 from ambient_solve.operators.kspace_masks import make_mask
@@ -32,6 +33,7 @@ __all__ = [
     "Clipping",
     "Diffraction",
     "Jpeg",
+    "JpegCoefficients",
     "MultiCoil",
     "NonCartesian",
     "Quantization",
