@@ -17,6 +17,7 @@ from ambient_solve.distributed import enter, worst
 from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.knobs import knobs
 from ambient_solve.restore.files import restore_files, unreadable
+from ambient_solve.restore.several import task_class
 from ambient_solve.restore.tasks import TASKS, make_task
 from ambient_solve.saving import check_folder
 
@@ -91,11 +92,11 @@ class Restore:
 
     def _knobs_of_the_algorithm(self, given: dict[str, Any]) -> dict[str, Any]:
         """Take out of `given` what the task does not have and the algorithm does, such as the width of pigdm."""
-        if self.task not in TASKS or self.algorithm == "auto":
+        if self.algorithm == "auto":
             return {}
         from ambient_solve.algorithms import ALGORITHMS
 
-        own = [k.name for k in knobs(TASKS[self.task])]
+        own = [k.name for k in knobs(task_class(self.task))]
         theirs = [k.name for k in knobs(ALGORITHMS[self.algorithm])] if self.algorithm in ALGORITHMS else []
         return {name: given.pop(name) for name in list(given) if name not in own and name in theirs}
 

@@ -28,7 +28,7 @@ from ambient_solve.restore.sharing import PART, Parts, Share, groups
 from ambient_solve.restore.tasks import Task
 from ambient_solve.restore.unknown import with_estimates
 from ambient_solve.resume import SETTINGS, digest, finished, read_record
-from ambient_solve.saving import check_folder
+from ambient_solve.saving import check_folder, save_png
 
 if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
@@ -109,7 +109,7 @@ def restore_file(
     path = Path(path)
     picture = read_measurement(path, prior.shape[0], max_pixels)
     damage, said, estimated = with_estimates(damage, picture)
-    op = damage.operator(picture)
+    measured = damage.measure(picture)
     picture = replace(picture, notes=picture.notes + said + damage.notes(picture))
     request = {
         "input": path.name,
@@ -127,8 +127,12 @@ def restore_file(
     if done is not None:
         seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": advice(done["misfit"], damage)}
         return Outcome(path, folder, notes=picture.notes, skipped=True, algorithm=done["algorithm"], **seen)
-    at_once, tiled = fitting(solver, op, picture, n_samples)
-    draw = Drawing(solver, op, picture, damage, seed, at_once, tiled, (memory.TILE, memory.OVERLAP), progress)
+    for name, found in damage.masks(picture).items() if folder is not None else ():
+        check_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_png(found[None], folder / f"{name}.png")
+    at_once, tiled = fitting(solver, measured.op, picture, n_samples)
+    draw = Drawing(solver, measured, picture, damage, seed, at_once, tiled, (memory.TILE, memory.OVERLAP), progress)
     together = solver.algorithm is not None and solver.algorithm.interacting
     every = groups(n_samples, math.prod(draw.size), prior.device.type, together)
 
