@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ambient_solve.errors import AmbientSolveError, own_words_for_misfit
 from ambient_solve.restore.pictures import Picture
@@ -46,6 +46,7 @@ class Drawing:
     tiled: TiledPrior | None
     tile: tuple[int, int]
     progress: bool | None = False
+    cond: Any = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -85,6 +86,7 @@ class Drawing:
                 first_sample=samples.start,
                 seed=self.seed,
                 sigma_y=self.measured.sigma_y,
+                cond=self.cond,
                 at_once=min(self.at_once, len(samples)),
                 progress=self.progress,
             )
