@@ -16,11 +16,11 @@ from typing import Any, final
 from ambient_solve.errors import AmbientSolveError, suggestion
 
 NOISE, MISSING, LINEAR, OTHER = "noise", "missing", "linear", "other"
-"""What was measured: the picture with white noise; with entries missing; linearly; not linearly, or in photons."""
+"""What was measured: the picture with white noise; part of it; linearly otherwise; not linearly, or in photons."""
 DEFAULT = "balanced"
 """The preset of `ambient-solve restore` and of `restore_file`."""
-OF_TASKS = {"denoise": NOISE, "inpaint": MISSING, "jpeg": OTHER, "old-photograph": MISSING}
-"""What the tasks of picture files measure; the others are linear. Several at once are missing or linear."""
+OF_TASKS = {"denoise": NOISE, "inpaint": MISSING, "jpeg": OTHER}
+"""What the tasks of picture files measure; the others, and several at once, are linear."""
 
 Choice = tuple[str, Mapping[str, Any]]
 """An algorithm, and its knobs."""
@@ -72,7 +72,7 @@ def measured_by(task: str | None) -> str:
     parts = task.split("+")
     if len(parts) == 1:
         return OF_TASKS.get(task, LINEAR)
-    return MISSING if "inpaint" in parts else LINEAR
+    return MISSING if set(parts) == {"inpaint", "denoise"} else LINEAR
 
 
 # Thick strokes stay visible under the proximal rule, and go where the Jacobian is used. Where there is nothing but

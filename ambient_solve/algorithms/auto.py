@@ -19,6 +19,7 @@ from ambient_solve.algorithms.tds import TDS
 from ambient_solve.errors import UnknownKnob
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood
+from ambient_solve.linalg.gram import DiagonalGram
 from ambient_solve.presets import LINEAR, MISSING, NOISE, OTHER, preset_named
 from ambient_solve.priors.base import Prior
 
@@ -36,7 +37,7 @@ CASES = (
 """What "auto" takes, problem by problem; `choose` and `for_scans` decide."""
 KINDS = {
     NOISE: "nothing but noise",
-    MISSING: "linear operator, entries are missing",
+    MISSING: "pixels are missing",
     LINEAR: "linear operator",
     OTHER: "non-linear operator, or photon noise",
 }
@@ -106,7 +107,8 @@ def measured(likelihood: Likelihood) -> str:
         return OTHER
     if likelihood.identity:
         return NOISE
-    return MISSING if bool((likelihood.count < likelihood.measurements).any()) else LINEAR
+    in_part = bool((likelihood.count < likelihood.measurements).any())
+    return MISSING if in_part and isinstance(likelihood.gram, DiagonalGram) else LINEAR
 
 
 def exact(settings: Mapping[str, Any]) -> MMPS:

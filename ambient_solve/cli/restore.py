@@ -41,7 +41,7 @@ class Restore:
     scratches by itself, and estimates grain and JPEG."""
     preset: Annotated[str, tyro.conf.arg(metavar="|".join(PRESETS), help_behavior_hint=f"(default: {DEFAULT})")] = ""
     """How much time is taken, and whether samples are to be right on average or varied."""
-    samples: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: those of the preset)")] = None
+    samples: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: of the preset)")] = None
     """Posterior samples of each picture; their mean is the restored picture."""
     algorithm: Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of the preset)")] = ""
     """In place of a preset: auto (settings.json says which, and why), or one that `ambient-solve info` lists."""

@@ -47,7 +47,7 @@ def test_a_solver_takes_what_the_table_says(kind, name):
 @pytest.mark.parametrize("task", [*TASKS, "old-photograph", "inpaint+denoise", "denoise+jpeg"])
 def test_a_task_is_the_kind_of_measurement_that_its_operator_is(task):
     """So that the command line and the page, which know the task alone, take what a solver would."""
-    kinds = {"denoise": NOISE, "inpaint": MISSING, "old-photograph": MISSING, "inpaint+denoise": MISSING, "jpeg": OTHER}
+    kinds = {"denoise": NOISE, "inpaint": MISSING, "inpaint+denoise": MISSING, "jpeg": OTHER}
     assert measured_by(task) == kinds.get(task, LINEAR)
 
 
