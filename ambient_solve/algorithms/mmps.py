@@ -33,6 +33,9 @@ Gaussian, while modes are being chosen, the chain of such steps forgets part of 
 taken twice, cost the same and come nearer to the posterior of a mixture; with a network the pictures get better and
 their standard deviation too small.
 
+Where there is nothing but noise, `y = z0 + sigma_y n`, no Jacobian is needed: `z` and `y` are one state at a lower
+level, and `E[z0 | z, y]` is the denoiser there, exactly. One level (`steps=1`) gives the posterior mean, `D(y)`.
+
 A network learns `D`, not `J`: at high noise an error of `J` too small to be seen in the training loss is multiplied by
 `sigma^2`. Above `prior.sigma_jacobian` (infinite for exact priors) the covariance is therefore taken as `q^2 I`, with
 the `q^2 = sigma^2 v / (sigma^2 + v)` of data of variance `v`; such a level costs one forward pass. Below it the same is
@@ -106,6 +109,8 @@ class MMPS(Algorithm):
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigma: float, streams: Streams, *, last: bool
     ) -> tuple[Tensor, Tensor | None]:
         """`E[z0 | z, y]` and, for `covariance_noise`, a draw of `z0` less that; both shaped as `z`."""
+        if likelihood.identity and prior.white:
+            return self._denoised(prior, *likelihood.combined(z, sigma), streams)
         v = prior.sigma_data**2
         q2 = torch.full_like(likelihood.sigma, sigma**2 * v / (sigma**2 + v))
         if sigma > prior.sigma_jacobian:
@@ -122,6 +127,16 @@ class MMPS(Algorithm):
             q2 = (sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)).clamp(0, sigma**2)
         z0 = z0 + shift + rest
         return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if self.covariance_noise else None
+
+    def _denoised(self, prior: Prior, w: Tensor, level: Tensor, streams: Streams) -> tuple[Tensor, Tensor | None]:
+        """`E[z0 | w]` and, for `covariance_noise`, a draw with the mean of its variances, of states at `level` (N,)."""
+        if not self.covariance_noise:
+            return prior.denoise(w, level), None
+        z0, vjp = prior.denoise_vjp(w, level, once=True)
+        probe, v = streams.normal(w), prior.sigma_data**2
+        q2 = level**2 * ((probe * vjp(probe)).flatten(1).sum(1) / probe.square().flatten(1).sum(1)).clamp(0, 1)
+        q2 = torch.where(level > prior.sigma_jacobian, level**2 * v / (level**2 + v), q2)
+        return z0, per_sample(q2.sqrt(), w) * streams.normal(w)
 
 
 def _rest(likelihood: Likelihood, left: Tensor, q2: Tensor, last: bool) -> Tensor:

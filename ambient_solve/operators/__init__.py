@@ -17,6 +17,8 @@ from ambient_solve.operators.builders import (
     quantize,
     super_resolution,
 )
+from ambient_solve.operators.coefficients import JpegCoefficients
+from ambient_solve.operators.composition import compose
 from ambient_solve.operators.jpeg import Jpeg
 from ambient_solve.operators.kspace_masks import make_mask
 from ambient_solve.operators.line import line_blur
@@ -31,12 +33,14 @@ __all__ = [
     "Clipping",
     "Diffraction",
     "Jpeg",
+    "JpegCoefficients",
     "MultiCoil",
     "NonCartesian",
     "Quantization",
     "Reduction",
     "camera_blur",
     "clip",
+    "compose",
     "denoise",
     "gaussian_blur",
     "inpaint",

@@ -131,6 +131,11 @@ class Prior(nn.Module, abc.ABC):
         """
         return streams.normal(torch.empty(shape, device=self.device, dtype=torch.float32))
 
+    @property
+    def white(self) -> bool:
+        """Whether `noise` is white, independent in all entries."""
+        return type(self).noise is Prior.noise
+
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
         """Start a run, once, when the noise of its start has been drawn.
 

@@ -68,6 +68,11 @@ class WrappedPrior(Prior):
         """See `Prior.noise`."""
         return self.inner.noise(shape, streams)
 
+    @property
+    def white(self) -> bool:
+        """See `Prior.white`."""
+        return type(self).noise is WrappedPrior.noise and self.inner.white
+
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
         """See `Prior.begin`."""
         return self.inner.begin(shape, streams)
