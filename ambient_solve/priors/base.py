@@ -131,6 +131,17 @@ class Prior(nn.Module, abc.ABC):
         """
         return streams.normal(torch.empty(shape, device=self.device, dtype=torch.float32))
 
+    def streams_of_run(self, streams: Streams) -> Streams:
+        """The streams of a run, where the prior changes what they give, such as for a frame of a clip.
+
+        Args:
+            streams: One stream per row, at their beginning.
+
+        Returns:
+            Those that the run draws from; the same unless overridden.
+        """
+        return streams
+
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
         """Start a run, once, when the noise of its start has been drawn.
 

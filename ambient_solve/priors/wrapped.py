@@ -68,6 +68,10 @@ class WrappedPrior(Prior):
         """See `Prior.noise`."""
         return self.inner.noise(shape, streams)
 
+    def streams_of_run(self, streams: Streams) -> Streams:
+        """See `Prior.streams_of_run`."""
+        return self.inner.streams_of_run(streams)
+
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
         """See `Prior.begin`."""
         return self.inner.begin(shape, streams)
