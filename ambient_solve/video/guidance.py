@@ -2,28 +2,28 @@ r"""Equivariance self-guidance: the estimates of a frame are drawn to those of t
 
 A network is not equivariant: moved noise gives a picture that is moved, and a little different. What it estimated for
 the frame before, D_(j-1), at the same step of the run, says what that difference is. With `P` pulling a picture along
-the flow and a weight `w` for each pixel,
+the flow and a weight `W`,
 
-    blend      D' = D(z) + w (P D_(j-1) - D(z))
-    gradient   D' = D(z - l grad_z e / sqrt(e)),   e = |sqrt(w) (D(z) - P D_(j-1))|^2       (Warped Diffusion)
+    blend      D' = D(z) + W d,   d = P D_(j-1) - D(z)
+    gradient   D' = D(z - l grad_z e / sqrt(e)),   e = d' W d                                     (Warped Diffusion)
 
-The first is the mean of two Gaussian estimates of one picture, of which P D_(j-1) has weight w; it needs no further
-pass through the network. The second is the step of Daras et al. (2024, arXiv 2410.16152, equation 12), of one forward
-and one backward pass more, and moves the estimate where the paper moves the state. Both are wrappers round a prior, so
-that every algorithm takes them; the measurement has its say afterwards, in the algorithm.
+The first is the mean of two Gaussian estimates of one picture; it needs no further pass through the network. The second
+is the step of Daras et al. (2024, arXiv 2410.16152, equation 12), of one forward and one backward pass more, and moves
+the estimate where the paper moves the state. Both are wrappers round a prior, so that every algorithm takes them; the
+measurement has its say afterwards, in the algorithm.
 
-The weight is at most `Guidance.weight`, 0 where the frame before does not show the same point, and leaves a frame the
-share of its own measurement. With `a` the part of a pixel that is measured (1 where it is seen, 0 where it is missing,
-1/16 where sixteen pixels became one) and `n` what was measured of it in the frames before,
+What is measured of a frame and what is not are weighed apart. With `U` the part of a picture that the measurement
+leaves open, w the weight asked for, and n how many frames before have measured a pixel,
 
-    w = trust min(weight, 1 - a^2 / (a + n)),       n' = trust P (n + a)                                      (weights)
+    W d = trust (w U d + min(w, n / (n + 1)) (d - U d))                                                  (weights)
 
-so that pixels that are seen become the running mean of the frames, which is what takes the noise out of them, those
-that come out of a hole owe nothing to what was imagined there, and those in a hole keep what they were.
+so that what is measured becomes the running mean of the frames, which takes the noise out of it and leaves the misfit
+where it is, what comes out of a hole owes nothing to what was imagined there, and what is in a hole stays what it was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -62,13 +62,15 @@ class Before:
         estimates: What the denoiser gave it, one for each call of its run, (B * S, C, H, W) each.
         levels: Of these calls, in z units.
         flow: From this frame back to that one, (2, H, W) in pixels of the states.
-        weight: Of that frame's estimates, (H, W), 0 to 1: see `weights`.
+        open_weight: Of that frame's estimates in what is not measured, (H, W), 0 to 1: see (weights) of the module.
+        seen_weight: The same in what is measured.
     """
 
     estimates: list[Tensor]
     levels: list[float]
     flow: Tensor
-    weight: Tensor
+    open_weight: Tensor
+    seen_weight: Tensor
 
 
 @final
@@ -83,6 +85,7 @@ class GuidedPrior(WrappedPrior):
         before: Of the frame before; None for the first frame of a scene.
 
     Attributes:
+        left_open: `U` of the module, (N, C, H, W) to the same, symmetric; None leaves nothing open.
         estimates: What this run gave so far.
         levels: Of its calls.
     """
@@ -90,6 +93,7 @@ class GuidedPrior(WrappedPrior):
     def __init__(self, inner: Prior, guidance: Guidance, before: Before | None = None) -> None:
         super().__init__(inner)
         self.guidance, self.before = guidance, before
+        self.left_open: Callable[[Tensor], Tensor] | None = None
         self.estimates: list[Tensor] = []
         self.levels: list[float] = []
 
@@ -105,7 +109,7 @@ class GuidedPrior(WrappedPrior):
             z = self._step(z, sigma, cond, target)
         z0 = self.inner.denoise(z, sigma, cond)
         if target is not None and self.guidance.rule == "blend":
-            z0 = z0 + self._share(z0) * (target - z0)
+            z0 = z0 + self._weighed(target - z0)
         self._remember(z0, sigma)
         return z0
 
@@ -118,17 +122,22 @@ class GuidedPrior(WrappedPrior):
         if target is None:
             self._remember(z0, sigma)
             return z0, vjp
-        share = self._share(z0)
-        z0 = z0 + share * (target - z0)
+        z0 = z0 + self._weighed(target - z0)
         self._remember(z0, sigma)
-        return z0, lambda v: vjp((1 - share) * v)
+        return z0, lambda v: vjp(v - self._weighed(v, transposed=True))
 
     def _remember(self, z0: Tensor, sigma: Level) -> None:
         self.estimates.append(z0.detach())
         self.levels.append(float(sigma))
 
-    def _share(self, like: Tensor) -> Tensor:
-        return self.before.weight.to(like)
+    def _weighed(self, d: Tensor, transposed: bool = False) -> Tensor:
+        """`W d`, or `W' d`."""
+        seen, open_ = (w.to(d) for w in (self.before.seen_weight, self.before.open_weight))
+        if self.left_open is None:
+            return seen * d
+        if transposed:
+            return seen * d + self.left_open((open_ - seen) * d)
+        return seen * d + (open_ - seen) * self.left_open(d)
 
     def _target(self, z: Tensor, sigma: Level) -> Tensor | None:
         """What the frame before estimated in this call, along the motion; None where it did not."""
@@ -148,12 +157,11 @@ class GuidedPrior(WrappedPrior):
     def _step(self, z: Tensor, sigma: Level, cond: Any, target: Tensor) -> Tensor:
         """`z` after the step of the rule 'gradient'."""
         z0, vjp = self.inner.denoise_vjp(z, sigma, cond, once=True)
-        mask = self.before.weight.to(z0).sqrt()
-        away = mask * (z0 - target)
+        away = self._weighed(z0 - target)
         norm = away.flatten(1).norm(dim=1).clamp_min(1e-12).reshape(-1, 1, 1, 1)
         # No further than to where both agree: for an identity as denoiser a step of half the gradient is all of it.
         length = torch.minimum(2 * self.guidance.length * torch.ones_like(norm), norm)
-        return z - length / norm * vjp(mask * away)
+        return z - length / norm * vjp(away)
 
 
 def follow_flow(states: Tensor, flow: Tensor) -> Tensor:
@@ -193,32 +201,16 @@ def trust_of(before: Tensor, after: Tensor, motion: Motion, tolerance: float) ->
     return trust if motion.occluded is None else trust * ~motion.occluded
 
 
-def measured_part(op: Physics, like: Tensor) -> Tensor:
-    """The part of each pixel that an operator measures, `A'A 1`: 1 where it is seen as it is, 0 where it is not.
+def measured_pixels(op: Physics, like: Tensor) -> Tensor:
+    """The pixels of which an operator measures something, where `A'A 1` is not 0.
 
     Args:
         op: The operator.
         like: An image, (1, C, H, W).
 
     Returns:
-        (H, W), 0 to 1, the mean of the channels; 1 everywhere where the operator is not linear.
+        (H, W), 1 or 0; 1 everywhere where the operator is not linear.
     """
     if not isinstance(op, LinearPhysics):
         return torch.ones_like(like[0, 0])
-    return op.A_adjoint(op.A(torch.ones_like(like)))[0].mean(0).clamp(0, 1)
-
-
-def weights(trust: Tensor, measured: Tensor, support: Tensor, most: float) -> Tensor:
-    """The weight of the frame before at each pixel: see (weights) of the module.
-
-    Args:
-        trust: (H, W), 0 to 1.
-        measured: The part `a` that this frame measures, (H, W).
-        support: What was measured in the frames before, `n`, (H, W).
-        most: `Guidance.weight`.
-
-    Returns:
-        (H, W), 0 to 1.
-    """
-    own = measured**2 / (measured + support).clamp_min(1e-12)
-    return trust * (1 - own).clamp(0, most)
+    return (op.A_adjoint(op.A(torch.ones_like(like)))[0].abs().amax(0) > 1e-4).float()

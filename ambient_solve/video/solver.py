@@ -26,6 +26,7 @@ from ambient_solve.algorithms import Algorithm, State
 from ambient_solve.blind import Family
 from ambient_solve.budget import wait
 from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.likelihood import Likelihood
 from ambient_solve.likelihood.noise_levels import Given
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.field import Field, FieldPrior
@@ -35,13 +36,15 @@ from ambient_solve.results import Restoration
 from ambient_solve.solver import Run, Solver
 from ambient_solve.video.first_pass import smooth_picture
 from ambient_solve.video.flow import FlowOf, Motion, flow_method, motion, pull
-from ambient_solve.video.guidance import Before, Guidance, GuidedPrior, measured_part, trust_of, weights
+from ambient_solve.video.guidance import Before, Guidance, GuidedPrior, measured_pixels, trust_of
 from ambient_solve.video.results import RestoredFrame, VideoRestoration, join_frames
 from ambient_solve.video.state import ClipState
 from ambient_solve.video.warped_noise import KINDS, FramePrior, first_frame
 
 TOLERANCE = 0.05
 """Difference of two pictures, beside that of their noise, by which one is trusted less to show the other."""
+LESS_SURE = 30.0
+"""Noise of an estimate over that of the measurement, where it is asked what the measurement leaves open of it."""
 OperatorOf = Physics | Sequence[Physics] | Callable[[int], Physics]
 """One operator for all frames, one for each, or a function of the number of the frame."""
 OnLevel = Callable[[int, State], object]
@@ -185,7 +188,7 @@ class VideoSolver:
         op = _at(request.op, prior.device)
         picture = self._picture(request, op, state)
         with torch.no_grad():
-            measured = measured_part(op, picture[None].to(prior.device)).cpu()
+            measured = measured_pixels(op, picture[None].to(prior.device)).cpu()
         size = tuple(prior.state_shape(tuple(picture.shape)))[-2:]
         moved, before, support = None, None, torch.zeros_like(measured)
         if state is None:
@@ -205,17 +208,20 @@ class VideoSolver:
             scene = number if moved.cut or self.noise == "independent" else state.scene
             trust = trust_of(state.picture, picture, moved, (TOLERANCE**2 + level_of(request) ** 2) ** 0.5)
             support = trust * pull(state.support[None], moved.flow)[0]
-            weight = weights(trust, measured, support, self.guidance.weight)
-            before = Before(state.estimates, state.levels, flow, _resized(weight[None], size)[0])
+            most = self.guidance.weight
+            kinds = most * torch.ones_like(trust), (support / (support + measured).clamp_min(1e-12)).clamp_max(most)
+            before = Before(state.estimates, state.levels, flow, *_resized(trust * torch.stack(kinds), size))
         guided = GuidedPrior(prior, self.guidance, before)
-        result = self._run(self.solver.with_prior(FramePrior(guided, frame, white, scene)), request, number, on_level)
+        run = Run(self.solver.with_prior(FramePrior(guided, frame, white, scene)), request)
+        if before is not None and run.likelihood.linear and run.likelihood.gaussian:
+            guided.left_open = _left_open(run.likelihood)
+        result = self._result(run, number, on_level)
         kept = (guided.estimates, guided.levels) if self.guidance.weight > 0 else ([], [])
         following = ClipState(number + 1, scene, frame, white, picture, support + measured, *kept)
         return RestoredFrame(number, self._named(result), moved, following)
 
     @torch.inference_mode(False)
-    def _run(self, solver: Solver, request: Request, number: int, on_level: OnLevel | None) -> Restoration:
-        run = Run(solver, request)
+    def _result(self, run: Run, number: int, on_level: OnLevel | None) -> Restoration:
         started = time.perf_counter()
         for state in run.states():
             last = state
@@ -249,6 +255,11 @@ class VideoSolver:
             "prior": type(self.solver.prior).__name__,
         }
         return dataclasses.replace(result, settings=result.settings | words)
+
+
+def _left_open(likelihood: Likelihood) -> Callable[[Tensor], Tensor]:
+    """What a measurement says nothing of, in an estimate that is far less sure than it is."""
+    return lambda d: likelihood.undecided(d, LESS_SURE * likelihood.sigma)
 
 
 def level_of(request: Request) -> float:

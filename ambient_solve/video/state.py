@@ -27,7 +27,7 @@ class ClipState:
         frame: Where the last frame took its diffusion noise.
         white: Where it took its white noise.
         picture: What the flow of the next frame is estimated from, (C, H, W).
-        support: How much of each pixel was measured in the frames so far, along the motion, (H, W).
+        support: How many of the frames so far have measured each pixel, along the motion, (H, W).
         estimates: What the denoiser gave for the last frame, call by call; none without guidance.
         levels: The levels of these calls.
     """
