@@ -28,6 +28,7 @@ from ambient_solve.budget import wait
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.likelihood.noise_levels import Given
+from ambient_solve.operators.video import JoinedFrames
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.field import Field, FieldPrior
 from ambient_solve.progress import progress_bar
@@ -37,9 +38,10 @@ from ambient_solve.solver import Run, Solver
 from ambient_solve.video.first_pass import smooth_picture
 from ambient_solve.video.flow import FlowOf, Motion, flow_method, motion, pull
 from ambient_solve.video.guidance import Before, Guidance, GuidedPrior, measured_pixels, trust_of
+from ambient_solve.video.joined import restore_groups
 from ambient_solve.video.results import RestoredFrame, VideoRestoration, join_frames
 from ambient_solve.video.state import ClipState
-from ambient_solve.video.warped_noise import KINDS, FramePrior, first_frame
+from ambient_solve.video.warped_noise import KINDS, Frame, FramePrior, first_frame
 
 TOLERANCE = 0.05
 """Difference of two pictures, beside that of their noise, by which one is trusted less to show the other."""
@@ -172,6 +174,10 @@ class VideoSolver:
         Raises:
             AmbientSolveError: a frame does not fit its operator, or the state does not fit the clip.
         """
+        if isinstance(op, JoinedFrames):
+            options = (n_samples, seed, sigma_y, cond)
+            yield from restore_groups(self, y, op, lambda one: Request(one[None], op, *options), state, on_level)
+            return
         for number, measured in enumerate(y):
             if state is not None and number < state.number:
                 continue
@@ -186,14 +192,13 @@ class VideoSolver:
     def _frame(self, number: int, request: Request, state: ClipState | None, on_level: OnLevel | None) -> RestoredFrame:
         prior = self.solver.prior
         op = _at(request.op, prior.device)
-        picture = self._picture(request, op, state)
+        picture = self.picture_of(request, op, state)
         with torch.no_grad():
             measured = measured_pixels(op, picture[None].to(prior.device)).cpu()
         size = tuple(prior.state_shape(tuple(picture.shape)))[-2:]
         moved, before, support = None, None, torch.zeros_like(measured)
         if state is None:
-            frame = first_frame(self.noise, size, self.law)
-            white = frame if self.law is None else first_frame(_white_kind(self.noise), size)
+            frame, white = self.begin(picture)
             scene = 0
         else:
             if state.picture.shape != picture.shape:
@@ -206,7 +211,7 @@ class VideoSolver:
             frame = state.frame.next(flow, hidden, cut=moved.cut)
             white = frame if self.law is None else state.white.next(flow, hidden, cut=moved.cut)
             scene = number if moved.cut or self.noise == "independent" else state.scene
-            trust = trust_of(state.picture, picture, moved, (TOLERANCE**2 + level_of(request) ** 2) ** 0.5)
+            trust = trust_of(state.picture, picture, moved, self.tolerance(request))
             support = trust * pull(state.support[None], moved.flow)[0]
             most = self.guidance.weight
             kinds = most * torch.ones_like(trust), (support / (support + measured).clamp_min(1e-12)).clamp_max(most)
@@ -215,13 +220,40 @@ class VideoSolver:
         run = Run(self.solver.with_prior(FramePrior(guided, frame, white, scene)), request)
         if before is not None and run.likelihood.linear and run.likelihood.gaussian:
             guided.left_open = _left_open(run.likelihood)
-        result = self._result(run, number, on_level)
+        result = self.result_of(run, number, on_level)
         kept = (guided.estimates, guided.levels) if self.guidance.weight > 0 else ([], [])
         following = ClipState(number + 1, scene, frame, white, picture, support + measured, *kept)
-        return RestoredFrame(number, self._named(result), moved, following)
+        return RestoredFrame(number, self.named(result), moved, following)
+
+    def begin(self, picture: Tensor) -> tuple[Frame, Frame]:
+        """Where the first frame of a clip takes its noise.
+
+        Args:
+            picture: Of its size, (C, H, W).
+
+        Returns:
+            Its diffusion noise, and its white noise.
+        """
+        size = tuple(self.solver.prior.state_shape(tuple(picture.shape)))[-2:]
+        frame = first_frame(self.noise, size, self.law)
+        return frame, frame if self.law is None else first_frame(_white_kind(self.noise), size)
+
+    def tolerance(self, request: Request) -> float:
+        """The difference of two pictures of a clip at which one is trusted less to show the other."""
+        return (TOLERANCE**2 + level_of(request) ** 2) ** 0.5
 
     @torch.inference_mode(False)
-    def _result(self, run: Run, number: int, on_level: OnLevel | None) -> Restoration:
+    def result_of(self, run: Run, number: int, on_level: OnLevel | None) -> Restoration:
+        """Let a run go through its levels.
+
+        Args:
+            run: The run.
+            number: Of the frame.
+            on_level: See `solve`.
+
+        Returns:
+            What it has restored.
+        """
         started = time.perf_counter()
         for state in run.states():
             last = state
@@ -230,8 +262,17 @@ class VideoSolver:
         wait(last.z)
         return run.restoration(last.z, time.perf_counter() - started)
 
-    def _picture(self, request: Request, op: Physics, state: ClipState | None) -> Tensor:
-        """What the flow is estimated from, (C, H, W) on the CPU."""
+    def picture_of(self, request: Request, op: Physics, state: ClipState | None) -> Tensor:
+        """What the flow of a frame is estimated from.
+
+        Args:
+            request: With its measurement.
+            op: What measured a frame.
+            state: Of the frame before, or None.
+
+        Returns:
+            (C, H, W) on the CPU.
+        """
         device = self.solver.prior.device
         start = None if state is None else state.picture[None].to(device)
         with torch.no_grad():
@@ -247,7 +288,8 @@ class VideoSolver:
         *_, last = run.states()
         return run.restoration(last.z, 0.0).samples[:, 0]
 
-    def _named(self, result: Restoration) -> Restoration:
+    def named(self, result: Restoration) -> Restoration:
+        """A restoration whose settings say how the noise moved."""
         words = {
             "noise": self.noise,
             "flow": self.flow if isinstance(self.flow, str) else "given",

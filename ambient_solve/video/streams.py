@@ -6,8 +6,10 @@ measurement. Where it stayed at the pixels while the picture moves, the clip wou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
 
+import torch
 from torch import Tensor
 
 from ambient_solve.noise import Streams
@@ -27,22 +29,28 @@ class FrameStreams(Streams):
 
     Args:
         streams: One stream per row, of the same seeds for each frame.
-        frame: Where the frame takes its white noise; it has no law.
+        frames: Where the frame takes its white noise, which has no law; several for a group of frames.
         scene: Number of the frame from which on the rest, such as noise of small measurements, stays the same.
     """
 
-    def __init__(self, streams: Streams, frame: Frame, scene: int = 0) -> None:
+    def __init__(self, streams: Streams, frames: Sequence[Frame], scene: int = 0) -> None:
         self.__dict__.update(streams.__dict__)
-        self._inner, self._frame, self._drawn = streams, frame, 0
+        self._inner, self._frames, self._drawn = streams, list(frames), 0
         self._others = streams.branch(OTHERS + scene) if scene else streams
 
     def normal(self, like: Tensor) -> Tensor:
-        """See `Streams.normal`; a tensor (B * S, C, H, W) of the size of the frame gets noise that follows it."""
-        size = tuple(self._frame.addresses.shape[:2])
-        if like.ndim != 4 or tuple(like.shape[2:]) != size or not like.is_floating_point():
+        """See `Streams.normal`; a tensor (B * S, C, H, W) of the size of the frame gets noise that follows it.
+
+        Of a group of k frames it is one (B * S, C, k, H, W).
+        """
+        size, group = tuple(self._frames[0].addresses.shape[:2]), len(self._frames)
+        whole = (like.shape[1], group, *size) if like.ndim == 5 else (like.shape[1], *size) if like.ndim == 4 else ()
+        if tuple(like.shape[1:]) != whole or (like.ndim == 4 and group > 1) or not like.is_floating_point():
             return self._others.normal(like)
         self._drawn += 1
-        return self._frame.noise(WHITE + self._drawn, tuple(like.shape), self._inner).to(like)
+        shape = (len(like), like.shape[1], *size)
+        made = [frame.noise(WHITE + self._drawn, shape, self._inner) for frame in self._frames]
+        return (torch.stack(made, 2) if like.ndim == 5 else made[0]).to(like)
 
     def uniform(self, like: Tensor) -> Tensor:
         """See `Streams.uniform`."""

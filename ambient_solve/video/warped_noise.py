@@ -191,7 +191,7 @@ class FramePrior(WrappedPrior):
 
     def streams_of_run(self, streams: Streams) -> Streams:
         """See `Prior.streams_of_run`."""
-        return streams if self.white is None else FrameStreams(streams, self.white, self.scene)
+        return streams if self.white is None else FrameStreams(streams, [self.white], self.scene)
 
 
 def _read(frame: Frame) -> Frame:
