@@ -68,6 +68,10 @@ class WrappedPrior(Prior):
         """See `Prior.noise`."""
         return self.inner.noise(shape, streams)
 
+    def correlate(self, v: Tensor) -> Tensor:
+        """See `Prior.correlate`."""
+        return self.inner.correlate(v)
+
     def streams_of_run(self, streams: Streams) -> Streams:
         """See `Prior.streams_of_run`."""
         return self.inner.streams_of_run(streams)

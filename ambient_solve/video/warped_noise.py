@@ -180,8 +180,10 @@ class FramePrior(WrappedPrior):
         super().__init__(inner)
         self.frame, self.white, self.scene = frame, white, scene
         self._drawn: weakref.WeakKeyDictionary[Streams, int] = weakref.WeakKeyDictionary()
-        if frame.law is not None:
-            self.sigma_jacobian = 0.0  # as for `FieldPrior`: `sigma^2 J` is no covariance
+
+    def correlate(self, v: Tensor) -> Tensor:
+        """See `Prior.correlate`: of the noise at the pixels, with which the denoiser was trained."""
+        return self.inner.correlate(v) if self.frame.law is None else self.frame.law.correlate(v)
 
     def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
         """See `Prior.noise`."""
