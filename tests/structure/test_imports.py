@@ -67,22 +67,14 @@ MAY_IMPORT = {
     "restore": (
         *(*GROUND, "algorithms", "blind", "data", "operators", "presets", "priors", "reading", "results", "solver"),
     ),
-    "evaluate": (*GROUND, "algorithms", "data", "operators", "priors", "results", "sampling", "solver"),
+    "video": (
+        *(*GROUND, "algorithms", "blind", "budget", "data", "figures", "likelihood", "linalg", "operators", "priors"),
+        *("process", "reading", "request", "restore", "results", "solver"),
+    ),
+    "evaluate": (*GROUND, "algorithms", "data", "operators", "priors", "results", "sampling", "solver", "video"),
     "mri": (
         "algorithms",
         *(*GROUND, "data", "evaluate.baselines", "figures", "linalg", "operators", "priors", "reading"),
-        "solver",
-    ),
-    "video": (
-        *GROUND,
-        "data",
-        "figures",
-        "likelihood",
-        "linalg",
-        "operators",
-        "priors",
-        "process",
-        "results",
         "solver",
     ),
     "testbed": (*GROUND, "data", "evaluate", "objectives", "operators", "priors", "results", "sampling", "solver"),
