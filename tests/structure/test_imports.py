@@ -70,7 +70,10 @@ MAY_IMPORT = {
         "results",
         "solver",
     ),
-    "testbed": (*GROUND, "data", "evaluate", "objectives", "operators", "priors", "results", "sampling", "solver"),
+    "testbed": (
+        *(*GROUND, "algorithms", "data", "evaluate", "figures", "objectives", "operators", "priors", "reading"),
+        *("results", "sampling", "solver"),
+    ),
     "training": (
         *(*GROUND, "algorithms", "data", "figures", "likelihood", "linalg", "objectives", "operators", "priors"),
         *("process", "reading", "sampling", "solver"),
