@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,13 +17,13 @@ import tyro
 
 from ambient_solve.cli.flags import with_knobs
 from ambient_solve.cli.sharing import run_seeds
-from ambient_solve.distributed import processes
+from ambient_solve.distributed import choose_device, processes
 from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.knobs import knobs
 
 if TYPE_CHECKING:
     from ambient_solve.testbed.entry import Entry
-    from ambient_solve.testbed.pool import Pool
+    from ambient_solve.testbed.pool import Pool, Truth
     from ambient_solve.testbed.recipe import Recipe
 
 PATIENCE = 600
@@ -128,25 +130,13 @@ class TrainEntry:
             raise AmbientSolveError(f"--seeds {self.seeds} was given; scale {self.scale} has 0 to {recipe.seeds - 1}.")
         again = ["train", self.pool, self.entry, "--out", self.out, "--track", self.track, "--scale", self.scale]
         seeds = [s for s in self.seeds or range(recipe.seeds) if not _prior(self.out, s).is_file()]
-        run_seeds(seeds, [*map(str, again)], self.jobs, lambda seed: self._train(recipe, pool, entry, seed))
+        run_seeds(seeds, [*map(str, again)], self.jobs, lambda seed: train_seed(recipe, pool, entry, self.out, seed))
         if not all(_prior(self.out, s).is_file() for s in range(recipe.seeds)):
             print(f"{shown(self.out)}: seeds that are still missing are trained by another call or process.")
             return 0
         record = _write_train_record(self.out, recipe, pool, self.track)
         print(f"{shown(self.out)}: {recipe.seeds} priors of scale {recipe.scale}, record {record['hash'][:8]}")
         return 0
-
-    def _train(self, recipe: Recipe, pool: Pool, entry: Entry, seed: int) -> None:
-        import torch
-
-        from ambient_solve.training.loop import train
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            train(_config(recipe, pool, entry, self.out, seed))
-        finally:
-            torch.set_num_threads(threads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,13 +170,12 @@ class ScoreRun:
         refuse_test_pictures(entry, truth)
         require_recipe(out, train, recipe, pool, entry)
         again = ["score", str(self.pool), str(out), *(["--lpips", str(self.lpips)] if self.lpips else [])]
-        scored = {s: out / f"seed-{s}" / "score.json" for s in range(recipe.seeds)}
-        seeds = [s for s in self.seeds or scored if not _has(scored[s], train["hash"], self.lpips is not None)]
-        run_seeds(seeds, again, self.jobs, lambda seed: self._score(pool, entry, truth, recipe, train, seed))
-        if not all(_has(path, train["hash"], self.lpips is not None) for path in scored.values()):
+        seeds = [s for s in self.seeds or range(recipe.seeds) if not is_scored(out, s, self.lpips is not None)]
+        run_seeds(seeds, again, self.jobs, lambda seed: score_seed(recipe, pool, entry, truth, out, seed, self.lpips))
+        if not all(is_scored(out, s, self.lpips is not None) for s in range(recipe.seeds)):
             print(f"{shown(out)}: seeds that are still missing are scored by another call or process.")
             return 0
-        rows = {str(s): json.loads(path.read_text())["row"] for s, path in scored.items()}
+        rows = {str(s): json.loads(_score(out, s).read_text())["row"] for s in range(recipe.seeds)}
         summary = summarize(rows)
         parents = {"train": train["hash"], "pool": pool.record["hash"]}
         record = write_record(out / "score.json", "score", {"seeds": rows, "summary": summary}, parents)
@@ -196,28 +185,6 @@ class ScoreRun:
             f"{record['hash'][:8]}"
         )
         return 0
-
-    def _score(self, pool: Pool, entry: Entry, truth: Any, recipe: Recipe, train: dict[str, Any], seed: int) -> None:
-        import torch
-
-        from ambient_solve.priors.load import load_prior
-        from ambient_solve.saving import replace_text
-        from ambient_solve.testbed.score import score_prior
-        from ambient_solve.testbed.sheet import entry_sheet
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            folder = self.run_folder / f"seed-{seed}"
-            prior = load_prior(folder / "prior").set_precision("float32")
-            learned = [s for stage in range(entry.stages) for s in entry.samples(pool, stage)]
-            row, drawn = score_prior(prior, learned, truth.held_out, recipe, self.lpips)
-            if seed == 0:
-                title = f"{pool.record['domain']}, scale {recipe.scale}"
-                entry_sheet(title, prior, truth.held_out, drawn).save(self.run_folder / "sheet.png")
-        finally:
-            torch.set_num_threads(threads)
-        replace_text(folder / "score.json", json.dumps({"train": train["hash"], "row": row}) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +234,66 @@ class ShowBoard:
         print(table.read_text())
         print(f"The page is {shown(page)}.")
         return 0
+
+
+def train_seed(recipe: Recipe, pool: Pool, entry: Entry, out: Path, seed: int) -> None:
+    """Train the prior of one seed in this process, with one thread on a CPU. The same call resumes.
+
+    Args:
+        recipe: Of the scale.
+        pool: The pool.
+        entry: The entry, whose data are written.
+        out: Folder of the run.
+        seed: First weights, order and noise.
+    """
+    from ambient_solve.training.loop import train
+
+    with _one_thread():
+        train(_config(recipe, pool, entry, out, seed))
+
+
+def score_seed(
+    recipe: Recipe, pool: Pool, entry: Entry, truth: Truth, out: Path, seed: int, lpips: Path | None = None
+) -> None:
+    """Score the prior of one seed in this process; that of seed 0 draws the sheet of the entry.
+
+    Args:
+        recipe: Of the scale.
+        pool: The pool.
+        entry: The entry.
+        truth: With the held-out pictures.
+        out: Folder of the run.
+        seed: The seed.
+        lpips: As for `score_prior`.
+    """
+    from ambient_solve.priors.load import load_prior
+    from ambient_solve.saving import replace_text
+    from ambient_solve.testbed.record import hash_of
+    from ambient_solve.testbed.score import score_prior
+    from ambient_solve.testbed.sheet import entry_sheet
+
+    with _one_thread():
+        prior = load_prior(_prior(out, seed).parent, device=choose_device()).set_precision("float32")
+        learned = [s for stage in range(entry.stages) for s in entry.samples(pool, stage)]
+        row, drawn = score_prior(prior, learned, truth.held_out, recipe, lpips)
+        if seed == 0:
+            title = f"{pool.record['domain']}, scale {recipe.scale}"
+            entry_sheet(title, prior, truth.held_out, drawn).save(out / "sheet.png")
+    record = {"prior": hash_of(_prior(out, seed).read_bytes()), "row": row}
+    replace_text(_score(out, seed), json.dumps(record) + "\n")
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread, as with every seed that has a process of its own: sums in another order are other numbers."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def require_recipe(out: Path, train: dict[str, Any], recipe: Recipe, pool: Pool, entry: Entry) -> None:
@@ -344,13 +371,29 @@ def _prior(out: Path, seed: int) -> Path:
     return out / f"seed-{seed}" / "prior" / "model.safetensors"
 
 
-def _has(path: Path, train: str, lpips: bool) -> bool:
-    """Whether a seed of this training is scored, with LPIPS where that is asked for."""
-    if not path.is_file():
+def _score(out: Path, seed: int) -> Path:
+    return out / f"seed-{seed}" / "score.json"
+
+
+def is_scored(out: Path, seed: int, lpips: bool = False) -> bool:
+    """Whether the prior of a seed is scored, and as it is now.
+
+    Args:
+        out: Folder of the run.
+        seed: The seed.
+        lpips: Whether LPIPS must be among the numbers.
+
+    Returns:
+        True where it is.
+    """
+    from ambient_solve.testbed.record import hash_of
+
+    if not _score(out, seed).is_file():
         return False
-    record = json.loads(path.read_text())
+    record = json.loads(_score(out, seed).read_text())
     restored = record["row"]["restoration"].values()
-    return record["train"] == train and (not lpips or all("lpips_sample" in task for task in restored))
+    same = record["prior"] == hash_of(_prior(out, seed).read_bytes())
+    return same and (not lpips or all("lpips_sample" in task for task in restored))
 
 
 def _wait_for(path: Path) -> None:

@@ -65,15 +65,15 @@ RECIPES = {
     r.scale: r
     for r in (
         Recipe("test", (8, 16), 1, 32, 8, 640, 2e-3, 200, 2, 2, 2, 8, 4, 8),
-        Recipe("xxs", (16, 32), 1, 64, 16, 4_000, 2e-3, 1_000, 5, 4, 4, 64, 8),
-        Recipe("xs", (16, 32), 1, 64, 16, 12_000, 2e-3, 2_000, 5, 8, 4, 128, 10),
-        Recipe("s", (24, 48), 1, 96, 32, 60_000, 1e-3, 4_000, 5, 16, 4, 256, 12),
+        Recipe("xxs", (16, 32), 1, 64, 16, 4_800, 2e-3, 600, 5, 4, 4, 64, 8),
+        Recipe("xs", (16, 32), 1, 64, 16, 24_000, 2e-3, 2_400, 5, 8, 4, 128, 10),
+        Recipe("s", (24, 48, 64), 1, 96, 32, 400_000, 1e-3, 20_000, 5, 16, 4, 256, 12),
         Recipe("m", (48, 96, 128), 1, 192, 128, 2_000_000, 1e-3, 50_000, 5, 32, 8, 1_000, 18),
         Recipe("l", (96, 192, 256), 2, 384, 512, 40_000_000, 5e-4, 500_000, 5, 64, 8, 10_000, 18),
     )
 }
-"""The scales: `test` for tests, `xxs` a few minutes on two cores, `xs` the smallest that is compared, `s` an hour, `m`
-a quarter of an hour of a graphics card, `l` a day of one."""
+"""The scales: `test` for tests; on two cores `xxs` takes a minute or two, `xs` about five and `s` three quarters of an
+hour; `m` is meant for a quarter of an hour of a graphics card and `l` for a day of one, which nobody has timed yet."""
 
 
 def recipe_of(scale: str) -> Recipe:
