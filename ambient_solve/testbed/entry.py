@@ -26,13 +26,13 @@ from ambient_solve.data.annotation import Admission
 from ambient_solve.data.corruption import LEVELS, MANIFEST, fingerprint, read_corrupted
 from ambient_solve.data.duplicates import duplicate_groups
 from ambient_solve.data.images import read_images
-from ambient_solve.data.leaks import ALIKE, alikeness, damaged_copies
+from ambient_solve.data.leaks import damaged_copies
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.objectives.denoise import buffer
 from ambient_solve.reading.limits import parse_json
 from ambient_solve.testbed.domains import square
-from ambient_solve.testbed.pool import Pool, Truth, picture_id
+from ambient_solve.testbed.pool import Pool, Truth, copy_threshold, picture_id
 from ambient_solve.testbed.recipe import LARGEST, S_MAX, SMALLEST
 from ambient_solve.testbed.record import content_hash
 
@@ -290,8 +290,6 @@ def _large(path: Path, pool: Pool) -> list[Any]:
 def refuse_test_pictures(entry: Entry, truth: Truth) -> None:
     """Refuse brought pictures of which near-copies are held out to be scored on.
 
-    Heads and faces are alike without being copies: how much alike two held-out pictures are says what that means.
-
     Args:
         entry: The entry.
         truth: With the held-out pictures.
@@ -302,9 +300,7 @@ def refuse_test_pictures(entry: Entry, truth: Truth) -> None:
     if not entry.brought:
         return
     held_out = [(f"held out {i}", p) for i, p in enumerate(truth.held_out)]
-    among = alikeness(list(truth.held_out), [Sample(name, p) for name, p in held_out])
-    usual = float(among.fill_diagonal_(-1.0).max())
-    groups = damaged_copies(held_out, entry.brought, max(ALIKE, (1 + usual) / 2))
+    groups = damaged_copies(held_out, entry.brought, copy_threshold(truth.held_out))
     apart = {name for name, _ in held_out}
     if not duplicate_groups(held_out):
         whole = [(s.name, ((s.z.float() + 1) * 127.5).round().clamp(0, 255).byte()) for s in entry.brought]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ambient_solve.data.corruption import MANIFEST, Corruption, levels_of, read_corrupted
 from ambient_solve.data.damages import Damage, Downsampling, GaussianBlur, JpegBlocks, Noise
-from ambient_solve.data.leaks import damaged_copies
+from ambient_solve.data.leaks import ALIKE, alikeness, damaged_copies
 from ambient_solve.data.sample import Sample
 from ambient_solve.data.seeds import generator
 from ambient_solve.errors import AmbientSolveError
@@ -221,9 +221,18 @@ def _split(pictures: Sequence[Named], held_out: int, seed: int) -> tuple[list[Na
         raise AmbientSolveError(f"{held_out} of {len(pictures)} pictures cannot be held out; at least 2, and not all.")
     apart = [pictures[i] for i in order[:held_out]]
     own = [pictures[i] for i in order[held_out:]]
-    groups = damaged_copies(apart, [Sample(n, p) for n, p in own])
+    groups = damaged_copies(apart, [Sample(n, p) for n, p in own], copy_threshold([p for _, p in apart]))
     near = {name for group in groups for name in group[1:]}
     return [(n, p) for n, p in own if n not in near], apart
+
+
+def copy_threshold(held_out: Sequence[Tensor]) -> float:
+    """The correlation from which on a picture counts as a copy of one that is held out.
+
+    Heads and faces are alike without being copies: how much alike two held-out pictures are says what that means.
+    """
+    usual = float(alikeness(held_out, [Sample("", p) for p in held_out]).fill_diagonal_(-1.0).max())
+    return max(ALIKE, (1 + usual) / 2)
 
 
 def _pictures(

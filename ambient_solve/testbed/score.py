@@ -33,6 +33,7 @@ from ambient_solve.priors.base import Prior
 from ambient_solve.sampling import generate
 from ambient_solve.testbed.features import FEATURES, describe, frechet_distance
 from ambient_solve.testbed.intervals import mean_interval
+from ambient_solve.testbed.pool import copy_threshold
 from ambient_solve.testbed.recipe import Recipe
 
 LEVELS = (0.1, 0.2, 0.4, 0.8, 1.6)
@@ -88,15 +89,15 @@ def score_prior(
     side = int(held_out.shape[-1])
     drawn = generate(prior, recipe.drawn, size=side, steps=recipe.steps, batch=BATCH, progress=False).cpu().clamp(-1, 1)
     clean = held_out.float() / 127.5 - 1
-    device = str(prior.device)
+    device, alike = str(prior.device), copy_threshold(held_out)
     row = {
         "headline": sum(denoising.values()) / len(denoising),
         "denoising": denoising,
         "restoration": _restorations(prior, held_out[: recipe.problems], recipe, lpips),
         "frechet": frechet_distance(describe(drawn, device), describe(clean, device)),
         "features": FEATURES,
-        "copies": _copies(drawn, learned),
-        "copies held out": _copies(clean, learned),
+        "copies": _copies(drawn, learned, alike),
+        "copies held out": _copies(clean, learned, alike),
     }
     return row, drawn
 
@@ -117,9 +118,9 @@ def _restorations(prior: Prior, pictures: Tensor, recipe: Recipe, lpips: Path | 
     return {line["task"]: {name: float(line[name]) for name in kept if name in line} for line in lines}
 
 
-def _copies(pictures: Tensor, learned: Sequence[Sample]) -> float:
+def _copies(pictures: Tensor, learned: Sequence[Sample], alike: float) -> float:
     """The share of pictures that are near-copies of some of `learned`, however damaged these are."""
-    found = damaged_copies([(str(i), z) for i, z in enumerate(pictures)], learned)
+    found = damaged_copies([(str(i), z) for i, z in enumerate(pictures)], learned, alike)
     return len(found) / len(pictures)
 
 
