@@ -30,6 +30,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from ambient_solve.data.duplicates import duplicate_groups
 from ambient_solve.data.sample import Sample
 from ambient_solve.data.seeds import generator
 from ambient_solve.restore.estimate import noise_level
+from ambient_solve.testbed import score
 from ambient_solve.testbed.board import markdown
 from ambient_solve.testbed.entry import Choice, read_entry, write_entry
 from ambient_solve.testbed.intervals import mean_interval, paired_interval, rank_agreement
@@ -58,6 +60,8 @@ NOISY = 0.1
 """Estimated noise, in units of z, from which a picture counts as noisy; well above what clean ones seem to hold."""
 KEPT = 0.3
 """Share of the pictures that the classifier keeps."""
+STEPS = 150
+"""Steps of each of the small networks of held-out-loss."""
 HELD_OUT = 12
 """Pictures that end the stages of changing-admission."""
 LEVELS = {"gaussian-blur": {0.8: 1.89, 1.2: 2.5}, "jpeg": {10: 1.8, 25: 1.27}, "downsampling": {2: 1.9}}
@@ -69,6 +73,7 @@ CURVE = (0.25, 0.5, 1.0)
 MIDDLE = 0.5
 
 
+@cache
 def noise_of(pool: Pool) -> np.ndarray:
     """Noise estimated from each picture alone, in units of z.
 
@@ -97,6 +102,7 @@ def sharpness(samples: Sequence[Sample]) -> np.ndarray:
     return np.array(found)
 
 
+@cache
 def likeness(pool: Pool) -> np.ndarray:
     """How much each picture looks like those that are stated to be clean: the probability of a logistic regression."""
     features = []
@@ -185,7 +191,7 @@ def held_out_loss(pool: Pool, folder: Path) -> list[Choice]:
         replace(s, damage=str(g), sigma_noise=float(v)) for s, g, v in zip(pool.samples, group, levels, strict=True)
     ]
     few = {g for g in set(group) if (group == g).sum() < 4}
-    method = HeldOutLoss(steps=400, batch=32, width=16, levels=10, highest=4.0, held_out=0.35)
+    method = HeldOutLoss(steps=STEPS, batch=16, width=8, levels=8, highest=4.0, held_out=0.35)
     rows = {row.name: row for row in method.annotate([s for s in samples if s.damage not in few], folder / "held-out")}
     found = []
     for s in samples:
@@ -259,7 +265,9 @@ def tables_of(pool: Pool, folder: Path, worth: bool) -> dict[str, tuple[str, Pat
     return found
 
 
-def run_arms(out: Path, domain: str, scale: str, seeds: int, minutes: float, worth: bool, jobs: int) -> None:
+def run_arms(
+    out: Path, domain: str, scale: str, seeds: int, minutes: float, worth: bool, jobs: int, full: bool
+) -> None:
     """Train and score every arm, one seed after another, until the time is over; so many at once."""
     end, folder = time.time() + 60 * minutes, out / domain
     pool, recipe = read_pool(folder / "pool"), RECIPES[scale]
@@ -270,7 +278,7 @@ def run_arms(out: Path, domain: str, scale: str, seeds: int, minutes: float, wor
     left = [(s, n) for s in range(min(seeds, recipe.seeds)) for n in tables if not is_scored(runs / n, s)]
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=work, args=(folder / "pool", runs, scale, left[i::jobs], end)) for i in range(jobs)
+        context.Process(target=work, args=(folder / "pool", runs, scale, left[i::jobs], end, full)) for i in range(jobs)
     ]
     for worker in workers:
         worker.start()
@@ -280,7 +288,7 @@ def run_arms(out: Path, domain: str, scale: str, seeds: int, minutes: float, wor
     print(f"{missing} are left; the same call goes on." if missing else "All is measured.")
 
 
-def work(folder: Path, runs: Path, scale: str, left: Sequence[tuple[int, str]], end: float) -> None:
+def work(folder: Path, runs: Path, scale: str, left: Sequence[tuple[int, str]], end: float, full: bool) -> None:
     """Train and score some seeds of some arms, until the time is over."""
     pool = read_pool(folder)
     truth, recipe = read_truth(pool), RECIPES[scale]
@@ -291,7 +299,7 @@ def work(folder: Path, runs: Path, scale: str, left: Sequence[tuple[int, str]], 
         entry = entry_of_run(run, pool)
         with (run / "log.txt").open("a") as log, contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
             train_seed(recipe, pool, entry, run, seed)
-            score_seed(recipe, pool, entry, truth, run, seed)
+            score_seed(recipe, pool, entry, truth, run, seed, alone=not full)
         print(f"{runs} {name} seed {seed}: {headlines(run)[seed]:.3f}, {time.time() - started:.0f} s", flush=True)
 
 
@@ -311,23 +319,13 @@ def arms_table(folder: Path, scale: str) -> str:
                 continue
             mean, low, high = paired_interval(values[name], values[other], len(values) - 1)
             cells.append(f"{mean:+.3f} ({low:+.3f} to {high:+.3f}){'' if low <= 0 <= high else ' *'}")
-        summary = [
-            json.loads(p.read_text())["row"] for p in sorted((folder / "arms" / scale / name).glob("seed-*/score.json"))
+        rows = [json.loads((folder / "arms" / scale / name / f"seed-{i}" / "score.json").read_text()) for i in seeds]
+        cells += [
+            f"{np.mean([row['row']['denoising'][level] for row in rows]):.2f}" for level in rows[0]["row"]["denoising"]
         ]
-        restored = [np.mean([t["psnr_mean"] for t in row["restoration"].values()]) for row in summary]
-        cells += [f"{np.mean(restored):.2f}", f"{np.mean([row['frechet'] for row in summary]):.2f}"]
-        cells.append(f"{np.mean([row['copies'] for row in summary]):.3f}")
         lines.append(cells)
-    head = [
-        "arm",
-        "track",
-        "headline (dB)",
-        "over everything as clean",
-        "over oracle-clean",
-        "restored (dB)",
-        "Frechet",
-        "copies",
-    ]
+    head = ["arm", "track", "headline (dB)", "over everything as clean", "over oracle-clean"]
+    head += [f"at {level:g}" for level in score.LEVELS]
     return f"{folder.name}, scale {scale}, {len(seeds)} seeds:\n\n{markdown(head, lines)}"
 
 
@@ -395,8 +393,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="at most this many pictures")
     parser.add_argument("--scale", default="xxs", choices=list(RECIPES))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--full", action="store_true", help="measure all, not the headline alone")
     parser.add_argument("--minutes", type=float, default=1e6, help="end after this time; the same call goes on")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at once, with one thread each")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, with one thread each")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     folder = args.out / args.domain
@@ -412,7 +411,9 @@ def main() -> None:
             print(*(f"{agreement(domain, a, b)}\n" for a, b in pairwise(scales)), sep="\n")
             print(*(f"{worth_table(domain, s)}\n" for s in RECIPES if (domain / "worth" / s).is_dir()), sep="\n")
     else:
-        run_arms(args.out, args.domain, args.scale, args.seeds, args.minutes, args.what == "worth", args.jobs)
+        run_arms(
+            args.out, args.domain, args.scale, args.seeds, args.minutes, args.what == "worth", args.jobs, args.full
+        )
 
 
 if __name__ == "__main__":

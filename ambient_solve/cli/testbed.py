@@ -253,7 +253,14 @@ def train_seed(recipe: Recipe, pool: Pool, entry: Entry, out: Path, seed: int) -
 
 
 def score_seed(
-    recipe: Recipe, pool: Pool, entry: Entry, truth: Truth, out: Path, seed: int, lpips: Path | None = None
+    recipe: Recipe,
+    pool: Pool,
+    entry: Entry,
+    truth: Truth,
+    out: Path,
+    seed: int,
+    lpips: Path | None = None,
+    alone: bool = False,
 ) -> None:
     """Score the prior of one seed in this process; that of seed 0 draws the sheet of the entry.
 
@@ -265,18 +272,22 @@ def score_seed(
         out: Folder of the run.
         seed: The seed.
         lpips: As for `score_prior`.
+        alone: Whether the headline is measured alone, without what stands beside it on a board.
     """
     from ambient_solve.priors.load import load_prior
     from ambient_solve.saving import replace_text
     from ambient_solve.testbed.record import hash_of
-    from ambient_solve.testbed.score import score_prior
+    from ambient_solve.testbed.score import headline_alone, score_prior
     from ambient_solve.testbed.sheet import entry_sheet
 
     with _one_thread():
         prior = load_prior(_prior(out, seed).parent, device=choose_device()).set_precision("float32")
         learned = [s for stage in range(entry.stages) for s in entry.samples(pool, stage)]
-        row, drawn = score_prior(prior, learned, truth.held_out, recipe, lpips)
-        if seed == 0:
+        if alone:
+            row, drawn = headline_alone(prior, truth.held_out), None
+        else:
+            row, drawn = score_prior(prior, learned, truth.held_out, recipe, lpips)
+        if seed == 0 and drawn is not None:
             title = f"{pool.record['domain']}, scale {recipe.scale}"
             entry_sheet(title, prior, truth.held_out, drawn).save(out / "sheet.png")
     record = {"prior": hash_of(_prior(out, seed).read_bytes()), "row": row}
@@ -391,9 +402,9 @@ def is_scored(out: Path, seed: int, lpips: bool = False) -> bool:
     if not _score(out, seed).is_file():
         return False
     record = json.loads(_score(out, seed).read_text())
-    restored = record["row"]["restoration"].values()
+    restored = record["row"].get("restoration", {}).values()
     same = record["prior"] == hash_of(_prior(out, seed).read_bytes())
-    return same and (not lpips or all("lpips_sample" in task for task in restored))
+    return same and (not lpips or bool(restored) and all("lpips_sample" in task for task in restored))
 
 
 def _wait_for(path: Path) -> None:

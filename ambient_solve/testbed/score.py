@@ -70,6 +70,20 @@ def denoising_psnr(prior: Prior, pictures: Tensor) -> dict[str, float]:
     return found
 
 
+def headline_alone(prior: Prior, held_out: Tensor) -> dict[str, Any]:
+    """The headline and what it is the mean of.
+
+    Args:
+        prior: What was trained.
+        held_out: Pictures to score on, uint8 (N, C, H, W).
+
+    Returns:
+        The numbers.
+    """
+    denoising = denoising_psnr(prior, held_out)
+    return {"headline": sum(denoising.values()) / len(denoising), "denoising": denoising}
+
+
 def score_prior(
     prior: Prior, learned: Sequence[Sample], held_out: Tensor, recipe: Recipe, lpips: Path | None = None
 ) -> tuple[dict[str, Any], Tensor]:
@@ -85,14 +99,12 @@ def score_prior(
     Returns:
         The numbers, and the samples of the prior, (drawn, C, H, W) in [-1, 1].
     """
-    denoising = denoising_psnr(prior, held_out)
     side = int(held_out.shape[-1])
     drawn = generate(prior, recipe.drawn, size=side, steps=recipe.steps, batch=BATCH, progress=False).cpu().clamp(-1, 1)
     clean = held_out.float() / 127.5 - 1
     device, alike = str(prior.device), copy_threshold(held_out)
     row = {
-        "headline": sum(denoising.values()) / len(denoising),
-        "denoising": denoising,
+        **headline_alone(prior, held_out),
         "restoration": _restorations(prior, held_out[: recipe.problems], recipe, lpips),
         "frechet": frechet_distance(describe(drawn, device), describe(clean, device)),
         "features": FEATURES,

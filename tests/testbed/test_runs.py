@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ pytest.importorskip("accelerate", reason="training needs accelerate: pip install
 pytest.importorskip("imagehash", reason="near-copies need imagehash: pip install 'ambient-solve[train]'")
 
 from ambient_solve.cli.dispatch import main
-from ambient_solve.testbed.entry import Choice
+from ambient_solve.testbed.entry import Choice, read_entry
 from ambient_solve.testbed.pool import read_pool, read_truth
 from ambient_solve.testbed.recipe import RECIPES, training_settings
 from ambient_solve.testbed.record import read_record, write_record
@@ -173,6 +174,20 @@ def test_an_entry_is_put_on_the_board(root, tmp_path, capsys):
     assert command("board", board) == 0
     assert "oracle-clean" in capsys.readouterr().out
     assert "data:image/png;base64," in (board / "board.html").read_text()
+
+
+def test_the_first_entry_of_the_page_is_one(root, tmp_path, monkeypatch):
+    """The Python of docs/testbed.md, on this pool: its noisy pictures are taken for noisy, clean ones are not."""
+    page = (Path(__file__).parents[2] / "docs" / "testbed.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    shutil.copytree(root / "pool", tmp_path / "pool" / "photographs")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/testbed.md", "exec"), {})
+    pool = read_pool(root / "pool")
+    truth = read_truth(pool).rows
+    entry = read_entry(tmp_path / "entry.jsonl", pool, "annotate")
+    noise = {kind: [r.sigma_noise for r in entry.rows if truth[r.id]["kind"] == kind] for kind in ("noise", "clean")}
+    assert min(noise["noise"]) > 0 and sum(noise["clean"]) == 0
 
 
 def test_a_recipe_is_known_by_all_of_its_settings():
