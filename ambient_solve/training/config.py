@@ -94,6 +94,8 @@ class Config:
     data_root: str = "."
     """Relative source paths start here."""
     sources: tuple[Source, ...] = ()
+    stages: tuple[int, ...] = ()
+    """Stage of each source, from 0; the next begins when the held-out loss rises at a level. () draws from all."""
     corruption: Corruption = field(default_factory=Corruption)
     """What is done to the pictures of sources that are clean, once, before training."""
     drop_noisy: bool = False

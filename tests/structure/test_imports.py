@@ -77,7 +77,10 @@ MAY_IMPORT = {
         *(*GROUND, "data", "evaluate.baselines", "figures", "linalg", "operators", "priors", "reading"),
         "solver",
     ),
-    "testbed": (*GROUND, "data", "evaluate", "objectives", "operators", "priors", "results", "sampling", "solver"),
+    "testbed": (
+        *(*GROUND, "algorithms", "data", "evaluate", "figures", "objectives", "operators", "priors", "reading"),
+        *("results", "sampling", "solver"),
+    ),
     "training": (
         *(*GROUND, "algorithms", "data", "figures", "likelihood", "linalg", "objectives", "operators", "priors"),
         *("process", "reading", "sampling", "solver"),
