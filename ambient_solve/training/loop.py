@@ -100,6 +100,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
         seed=config.seed,
         below=config.objective.below,
         flat=config.flat,
+        mirror=config.mirror,
     )
     fused = accelerator.device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(prior.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=fused)
