@@ -12,6 +12,7 @@ from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.foreign import INDEX, SCHEDULER, UNET_WEIGHTS, is_pipeline
 from ambient_solve.priors.latent import LatentPrior, is_latent
+from ambient_solve.priors.latent_pipeline import PARTS, is_latent_pipeline, load_latent_pipeline
 from ambient_solve.priors.network import CARD, WEIGHTS, NetworkPrior
 from ambient_solve.priors.network_config import CONFIG
 from ambient_solve.priors.pipeline import PipelinePrior
@@ -26,6 +27,7 @@ PIPELINE = (
     SCHEDULER,
     f"{UNET_WEIGHTS}*.safetensors",
     f"{UNET_WEIGHTS}*.safetensors.index.json",
+    *(f"{part}*/{files}" for part in PARTS for files in ("*.safetensors", "*.json", "*.txt", "*.model")),
 )
 """Files of a diffusers pipeline that are downloaded."""
 NONE_EMBEDDED = "No prior is embedded in this installation: give a folder or a hub id."
@@ -97,6 +99,8 @@ def load_prior(
         AmbientSolveError: there is no such prior, or its files are unreadable or do not fit each other.
     """
     folder = prior_folder(name)
+    if is_latent_pipeline(folder):
+        return load_latent_pipeline(folder).to(device)
     if is_pipeline(folder):
         return PipelinePrior.load(folder).to(device)
     if is_latent(folder):
