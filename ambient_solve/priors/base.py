@@ -193,6 +193,10 @@ class Prior(nn.Module, abc.ABC):
         """
         return None
 
+    def passes(self, cond: Any = None) -> int:
+        """Passes through the network that one call of `denoise` takes under a condition: 1, or 2 where it is guided."""
+        return 1
+
     def takes_tiles(self, side: int) -> bool:
         """Whether larger pictures may be denoised in tiles of that side, in pixels."""
         return False

@@ -93,6 +93,10 @@ class WrappedPrior(Prior):
         """See `Prior.memory`."""
         return self.inner.memory(pixels, backward)
 
+    def passes(self, cond: Any = None) -> int:
+        """See `Prior.passes`."""
+        return self.inner.passes(cond)
+
     def takes_tiles(self, side: int) -> bool:
         """See `Prior.takes_tiles`."""
         return self.inner.takes_tiles(side)

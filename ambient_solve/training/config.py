@@ -114,6 +114,8 @@ class Config:
     """Standard deviation of ln sigma."""
     crop: int = 64
     """Side in pixels of the squares that training sees."""
+    mirror: bool = True
+    """Mirror half of the samples; not right for latents: those of a mirrored picture are no mirrored latents."""
     drop_small: bool = False
     """Leave out pictures that are smaller than the crop, in place of refusing them."""
     flat: float = 0.0

@@ -102,6 +102,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
             seed=config.seed,
             below=config.objective.below,
             flat=config.flat,
+            mirror=config.mirror,
         )
         for stage in range(int(data.stage.max(initial=0)) + 1)
     ]
