@@ -22,6 +22,7 @@ class Sample:
         signs: int8 (C, H, W) of +-1, see `transforms.randomised`.
         maps: complex64 coil maps (coils, H, W), see `transforms.to_kspace`.
         damage: What was done to it, in one word: the group in which an annotator counts it.
+        blur: Deviation in pixels of the Gaussian blur in it, whose edges wrap round, as of a soft process; 0 is none.
     """
 
     name: str
@@ -33,3 +34,4 @@ class Sample:
     signs: Tensor | None = None
     maps: Tensor | None = None
     damage: str = "clean"
+    blur: float = 0.0
