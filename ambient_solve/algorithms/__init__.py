@@ -19,6 +19,7 @@ from ambient_solve.algorithms.proximal import Proximal
 from ambient_solve.algorithms.reddiff import REDdiff
 from ambient_solve.algorithms.repaint import RePaint
 from ambient_solve.algorithms.sitcom import SITCOM
+from ambient_solve.algorithms.soft import SoftRestoration
 from ambient_solve.algorithms.tds import TDS
 from ambient_solve.algorithms.tmpd import TMPD
 
@@ -28,6 +29,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
         *(DPS, MMPS, Proximal, PiGDM, TMPD, DDNM, DDRM, DAPS, PnPDM, Langevin, REDdiff, SITCOM, MGPS, RePaint),
         *(TDS, FPS),
         *(ADPS, AOS),
+        SoftRestoration,
     )
 }
 
@@ -53,5 +55,6 @@ __all__ = [
     "Proximal",
     "REDdiff",
     "RePaint",
+    "SoftRestoration",
     "State",
 ]

@@ -36,7 +36,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.noise import Streams, per_sample
 from ambient_solve.objectives.base import Batch, Denoiser, Objective, edm_weight
-from ambient_solve.process import Additive, GaussianBlur, LinearFamily, Process, Soft
+from ambient_solve.process import Additive, GaussianBlur, Identity, LinearFamily, Process, Soft
 
 TINY = 1e-12
 """A loss below it is that of a level that shows nothing."""
@@ -63,19 +63,6 @@ class SoftMatching(Objective):
     def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """See `Objective.loss`; the mean over the entries of each sample."""
         return self.of_process(Additive()).loss(denoise, batch, streams)
-
-
-class _Nothing(LinearFamily):
-    """No corruption: the family of additive noise."""
-
-    def analyze(self, z: Tensor) -> Tensor:
-        return z
-
-    def synthesize(self, parts: Tensor) -> Tensor:
-        return parts
-
-    def gains(self, z: Tensor, strength: object) -> Tensor:
-        return z.new_ones(len(z), *[1] * (z.ndim - 1))
 
 
 @final
@@ -113,7 +100,7 @@ class _OfSoft(Objective):
         """Deviation of the noise (B,), the family, the gains `g_t`, and `r`: what is left to do of the corruption."""
         z = batch.z
         if isinstance(self.process, Additive):
-            family: LinearFamily = _Nothing()
+            family: LinearFamily = Identity()
             gains = family.gains(z, batch.sigma)
             _refuse(batch.blur is not None and bool((batch.blur > 0).any()), family)
             return batch.sigma, family, gains, gains
@@ -142,6 +129,6 @@ class _OfSoft(Objective):
 def _refuse(wrong: bool, family: LinearFamily) -> None:
     if wrong:
         raise AmbientSolveError(
-            f"Samples with a Gaussian blur were given, and the process knows {type(family).__name__.strip('_')}: set "
+            f"Samples with a Gaussian blur were given, and the process knows {type(family).__name__}: set "
             "process: {kind: soft, family: blur}, or leave them out."
         )

@@ -43,8 +43,8 @@ class NetworkPrior(Prior):
     Pictures of any size are padded by reflection to the stride of the network and cropped again. State, preconditioning
     and result are float32.
 
-    Of a soft process the best linear estimate takes the place of `c_skip z`, and the deviation of its error that of
-    `c_out` (`SoftSettings.estimate`): F predicts a residual of unit variance there, too.
+    Of a soft process the best linear estimate takes the place of `c_skip z`, and the deviation of its error, frequency
+    by frequency, that of `c_out` (`SoftSettings.estimate`): F predicts a residual of unit variance there, too.
 
     Args:
         config: Size of the network, its noise levels and its units.
@@ -135,8 +135,7 @@ class NetworkPrior(Prior):
         f = f[..., :height, :width].float()
         c_skip, c_out = data**2 / total, s * data * total.rsqrt()
         if self.soft is not None:
-            found, error = self.soft.estimate(z, sigma, data)
-            return found + error[:, None, None, None] * f
+            return self.soft.estimate(z, sigma, data, f)
         if self.config.keep_probability is not None:
             # What a mask hides has infinite noise. Under c_out of the level itself, the network would have to answer
             # with numbers as large as 1 / sigma there.

@@ -91,6 +91,24 @@ class LinearFamily(abc.ABC):
 
 @final
 @dataclass(frozen=True)
+class Identity(LinearFamily):
+    """No corruption, whatever the strength: that of additive noise."""
+
+    def analyze(self, z: Tensor) -> Tensor:
+        """See `LinearFamily.analyze`: the entries themselves, of states of any shape."""
+        return z
+
+    def synthesize(self, parts: Tensor) -> Tensor:
+        """See `LinearFamily.synthesize`."""
+        return parts
+
+    def gains(self, z: Tensor, strength: Level) -> Tensor:
+        """See `LinearFamily.gains`."""
+        return z.new_ones(len(z), *[1] * (z.ndim - 1))
+
+
+@final
+@dataclass(frozen=True)
 class GaussianBlur(LinearFamily):
     """A blur whose strength is its standard deviation in pixels; the edges wrap round."""
 

@@ -107,32 +107,36 @@ class SoftSettings:
         """
         if not 0 <= strength <= self.strongest:
             raise AmbientSolveError(
-                f"A {self.family} of strength {strength:.4g} is no state of this process, whose strongest is "
-                f"{self.strongest:g}: raise process.strongest."
+                f"A {self.family} of strength {strength:.4g} is no state of this process, whose strongest "
+                f"is {self.strongest:g}: raise process.strongest."
             )
         u = (strength / self.strongest) ** (1 / self.curve)
         return self.lowest * (self.highest / self.lowest) ** u
 
-    def estimate(self, z: Tensor, level: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
-        """The best linear estimate of clean photographs, by the law of their spectra: what a network starts from.
+    def estimate(self, z: Tensor, level: Tensor, sigma_data: float, f: Tensor | None = None) -> Tensor:
+        """The best linear estimate of clean photographs, by the law of their spectra, and what a network adds.
 
-        In each part, of power P, it is `g P / (g^2 P + s^2) z`, with an error of variance `P s^2 / (g^2 P + s^2)`; of
-        white power and no corruption these are `c_skip z` and `c_out^2` of EDM.
+        In each part, of power P, the estimate is `g P / (g^2 P + s^2) z`, and its error has the variance
+        `P s^2 / (g^2 P + s^2)`: what a network gives counts in units of its root. Of white power and no corruption
+        these are `c_skip z + c_out f` of EDM.
 
         Args:
             z: States, (B, C, H, W).
             level: Their levels, (B,).
             sigma_data: Standard deviation of one entry of the data.
+            f: Output of the network, the shape of `z`; None is 0.
 
         Returns:
-            The estimate, the shape of `z`, and the deviation of its error in an entry, (B,).
+            The estimate of the clean states, the shape of `z`.
         """
         family = FAMILIES[self.family]()
         gains, power = family.gains(z, self.strength(level)), sigma_data**2 * family.power(z)
         noise = per_sample(level, gains) ** 2
         total = gains**2 * power + noise
-        found = family.synthesize(gains * power / total * family.analyze(z))
-        return found, family.share(z, power * noise / total).sqrt()
+        parts = gains * power / total * family.analyze(z)
+        if f is not None:
+            parts = parts + (power * noise / total).sqrt() * family.analyze(f)
+        return family.synthesize(parts)
 
     def _along(self, level: Tensor) -> Tensor:
         """`u` of levels, 0 to 1."""

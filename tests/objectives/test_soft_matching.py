@@ -176,7 +176,7 @@ def test_a_corruption_of_ones_own_learns_from_clean_samples():
     [
         (Denoise(), PROCESS, "", r"Denoise learns from additive noise, .* Soft: set objective: \{kind: soft\}"),
         (SoftMatching(), Drift(lambda z, t: -z, 1.0, law=lambda t, n: n), "", "not Drift"),
-        (SoftMatching(), Additive(), "blur", "Gaussian blur were given, and the process knows Nothing"),
+        (SoftMatching(), Additive(), "blur", "Gaussian blur were given, and the process knows Identity"),
         (SoftMatching(), Soft(Fade(), lambda t: t), "blur", "the process knows Fade"),
         (SoftMatching(), Soft(lambda z, t: z, lambda t: t), "sigma_noise", "need a corruption with a spectrum"),
         (SoftMatching(), PROCESS, "mask", "incomplete samples"),
