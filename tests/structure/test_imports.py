@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "priors": (*GROUND, "process", "reading"),
     "priors.base": ("errors", "noise", "process"),
     "objectives": (*GROUND, "linalg", "priors.base", "process"),
-    "data": (*GROUND, "objectives.base", "operators", "reading"),
+    "data": (*GROUND, "objectives.base", "operators", "process", "reading"),
     "presets": ("errors",),
     "likelihood": (*GROUND, "linalg", "priors.base"),
     "algorithms": (*GROUND, "likelihood", "linalg", "presets", "priors.base", "process"),
