@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from skimage import measure
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +27,7 @@ from ambient_solve.errors import AmbientSolveError
 
 SMALLEST = 3
 """Side of the kernel at the coarsest scale."""
-ROUNDS = 10
+ROUNDS = 12
 """Iterations at each scale."""
 SOLVES = 2
 """Times that the picture and its weights are found in each iteration."""
@@ -36,13 +37,15 @@ START = 0.12
 """Noise level of the differences at first, for pixel values from 0 to 1."""
 ABOVE = 3.0
 """That with which every finer scale begins, of the true one."""
-FALL = 1.1
+FALL = 1.15
 """What it is divided by after each iteration."""
 TAPS = 0.03
 """Taps below this share of the largest are taken for none at the end."""
+ISLAND = 0.1
+"""A connected part below this share of the heaviest is taken for none."""
 DESCENTS = 200
 """Steps of the quadratic program."""
-LARGEST = 256
+LARGEST = 192
 """Side of the part of a picture that is looked at."""
 DETAIL = 0.1
 """Differences count up to this: one hard edge is not much detail."""
@@ -77,7 +80,7 @@ def estimate_kernel(y: Tensor, size: int, sigma: float) -> KernelEstimate:
     """The kernel that a picture was blurred with, if it is the same everywhere.
 
     Args:
-        y: The blurred picture, (1, C, H, W), pixel values from 0 to 1. Where it is larger than 256 pixels, the square
+        y: The blurred picture, (1, C, H, W), pixel values from 0 to 1. Where it is larger than 192 pixels, the square
             of it with most detail is looked at; colors are averaged.
         size: Side of a square that surely holds the kernel, in pixels, odd.
         sigma: Noise level of y.
@@ -115,8 +118,7 @@ def estimate_kernel(y: Tensor, size: int, sigma: float) -> KernelEstimate:
         eta = math.sqrt(2) * max(noise * ratio, LEAST_NOISE)
         first = START if scale == scales else ABOVE * eta
         kernel, std = _refine(differences(picture), kernel, eta, max(first, eta))
-    kernel = torch.where(kernel < TAPS * kernel.max(), 0.0, kernel)
-    return KernelEstimate(_centered(kernel / kernel.sum()), std)
+    return KernelEstimate(_centered(_connected(kernel)), std)
 
 
 def _refine(g: Tensor, kernel: Tensor, eta: float, first: float) -> tuple[Tensor, Tensor]:
@@ -171,6 +173,14 @@ def _normal(kernel: Tensor) -> Tensor:
     return kernel / kernel.sum()
 
 
+def _connected(kernel: Tensor) -> Tensor:
+    """Without taps that are tiny, or that hang together with little: a path has no islands."""
+    kernel = torch.where(kernel < TAPS * kernel.max(), 0.0, kernel)
+    parts = torch.from_numpy(measure.label((kernel > 0).numpy(), connectivity=2))
+    weights = torch.zeros(int(parts.max()) + 1).index_add_(0, parts.flatten(), kernel.flatten())
+    return _normal(torch.where(weights[parts] < ISLAND * weights.max(), 0.0, kernel))
+
+
 def _centered(kernel: Tensor) -> Tensor:
     """Moved by whole pixels, so that its center of mass is in the middle."""
     at, middle = torch.arange(len(kernel), dtype=kernel.dtype), len(kernel) // 2
@@ -179,7 +189,7 @@ def _centered(kernel: Tensor) -> Tensor:
 
 
 def _detailed(gray: Tensor) -> Tensor:
-    """The square of 256 pixels with most detail, of those on a grid of half that."""
+    """The square of 192 pixels with most detail, of those on a grid of half that."""
     height, width = gray.shape
     if max(height, width) <= LARGEST:
         return gray

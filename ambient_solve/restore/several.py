@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ambient_solve.errors import AmbientSolveError, UnreadableFile, suggestion
 from ambient_solve.knobs import Knob, knob, knobs
 from ambient_solve.restore.old import OldPhotograph
+from ambient_solve.restore.shake import CameraShake
 from ambient_solve.restore.tasks import TASKS, Blurred, Denoise, Inpaint, JpegBlocks, Measured, SuperResolution, Task
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 SIGN = "+"
 """Between the names of damages."""
-WHOLE = {OldPhotograph.name: OldPhotograph}
-"""Damages that are several by themselves, and are not combined with others."""
+WHOLE: dict[str, type[Task]] = {cls.name: cls for cls in (OldPhotograph, CameraShake)}
+"""Damages that stand alone: what they are is found in the picture."""
 
 
 @functools.cache
@@ -59,8 +60,8 @@ def task_class(name: str) -> type[Task]:
         if word in WHOLE:
             others = SIGN.join(other for other in words if other != word)
             raise AmbientSolveError(
-                f"{word} is several damages already and is not combined with {others}: name those that there are, such "
-                "as inpaint+denoise+jpeg."
+                f"{word} stands alone and is not combined with {others}: name the damages that there are, such as "
+                "inpaint+denoise+jpeg."
             )
     return _combined(tuple(sorted(words, key=list(TASKS).index)))
 

@@ -201,6 +201,7 @@ class Blurred(Task, abc.ABC):
 
     sigma: float = knob(0.02, *SIGMA, auto=True)
     kernel: Any = knob(None, help=KERNEL)
+    """A path; or a tensor (h, w), its sides odd."""
     boundary: str = knob("valid", choices=("valid", "circular"), help=BOUNDARY)
 
     @abc.abstractmethod
@@ -210,7 +211,9 @@ class Blurred(Task, abc.ABC):
     def operator(self, picture: Picture) -> Physics:
         """See `Task.operator`."""
         self.require_known()
-        kernel = self.describe() if self.kernel is None else read_kernel(self.kernel, _most(picture))
+        path = self._file()
+        kernel = self.describe() if self.kernel is None else self.kernel
+        kernel = kernel if path is None else read_kernel(path, _most(picture))
         return _blur(kernel, picture, self.sigma, self.boundary)
 
     def frame(self, samples: Tensor, picture: Picture) -> Tensor:
@@ -221,11 +224,19 @@ class Blurred(Task, abc.ABC):
 
     def notes(self, picture: Picture) -> tuple[str, ...]:
         """See `Task.notes`."""
-        return () if self.kernel is None else kernel_notes(self.kernel, _most(picture))
+        path = self._file()
+        return () if path is None else kernel_notes(path, _most(picture))
 
     def sources(self, picture: Path) -> list[bytes]:
         """The picture of the kernel."""
-        return [] if self.kernel is None else [Path(self.kernel).read_bytes()]
+        path = self._file()
+        if path is None:
+            return [] if self.kernel is None else [self.kernel.cpu().float().numpy().tobytes()]
+        return [path.read_bytes()]
+
+    def _file(self) -> Path | None:
+        """The picture of the kernel; None for a tensor, and where there is none."""
+        return Path(self.kernel) if isinstance(self.kernel, (str, Path)) else None
 
 
 @final
@@ -344,7 +355,8 @@ def make_task(task: str, **options: Any) -> Task:
     """A damage by its name.
 
     Args:
-        task: One of `TASKS`, several joined by "+" in any order ("inpaint+denoise"), or "old-photograph".
+        task: One of `TASKS`, several joined by "+" in any order ("inpaint+denoise"), or one that stands
+            alone: "old-photograph", "camera-shake".
         options: Its knobs. Where one is "auto", the noise level is too unless it is given.
 
     Returns:

@@ -102,7 +102,7 @@ def measured(seed: int) -> Tensor:
 
 def test_a_camera_shake_is_found_from_the_picture_alone() -> None:
     found = [estimate_kernel(measured(seed), 15, 0.01) for seed in (0, 1)]
-    assert all(similarity(f.kernel, shake()) > 0.9 for f in found)
+    assert all(similarity(f.kernel, shake()) > 0.95 for f in found)
     for f in found:
         assert f.kernel.shape == f.std.shape == (15, 15)
         assert float(f.kernel.min()) == 0 and float(f.kernel.sum()) == pytest.approx(1, abs=1e-5)
@@ -114,13 +114,13 @@ def test_without_the_variances_of_the_picture_it_is_not(monkeypatch: pytest.Monk
     """The control: the posterior of kernel and picture together prefers a kernel that hardly blurs."""
     whole = kernel._quadratic
     monkeypatch.setattr(kernel, "_quadratic", lambda m, c, g, side: whole(m, 1e-6 * c, g, side))
-    assert max(similarity(estimate_kernel(measured(seed), 15, 0.01).kernel, shake()) for seed in (0, 1)) < 0.8
+    assert max(similarity(estimate_kernel(measured(seed), 15, 0.01).kernel, shake()) for seed in (0, 1)) < 0.9
 
 
 def test_of_a_large_picture_the_part_with_most_detail_is_looked_at() -> None:
     large = torch.full((400, 700), 0.5)
-    large[128:384, 384:640] = picture(256, 3)
-    assert torch.equal(kernel._detailed(large), large[128:384, 384:640])
+    large[192:384, 384:576] = picture(192, 3)
+    assert torch.equal(kernel._detailed(large), large[192:384, 384:576])
     assert differences(large).shape == (2, 399, 699)
 
 
