@@ -53,7 +53,9 @@ class Price:
         return f"{self.width}x{self.height} pixels{how}: about {spoken(self.seconds)}{memory}"
 
 
-def price(solver: Solver, height: int, width: int, n_samples: int, second: float | None = None) -> Price:
+def price(
+    solver: Solver, height: int, width: int, n_samples: int, second: float | None = None, tiled: bool = True
+) -> Price:
     """What a run costs.
 
     Args:
@@ -62,13 +64,14 @@ def price(solver: Solver, height: int, width: int, n_samples: int, second: float
         width: The same.
         n_samples: Samples that are drawn.
         second: Seconds of a forward pass for each pixel, as `pace` measures it; measured here where None.
+        tiled: Whether a picture that is larger than a tile is denoised in tiles.
 
     Returns:
         The price.
     """
     prior, passes = solver.prior, cost(solver)
     second = pace(prior, height, width) if second is None else second
-    whole = max(height, width) <= TILE or not prior.takes_tiles(TILE)
+    whole = not tiled or max(height, width) <= TILE or not prior.takes_tiles(TILE)
     tiles = 1 if whole else math.prod(-(-max(n - OVERLAP, 1) // (TILE - OVERLAP)) for n in (height, width))
     pixels = height * width if whole else tiles * min(TILE, height) * min(TILE, width)
     one = prior.memory(min(height * width, TILE**2) if not whole else height * width, passes[1] > 0)
@@ -124,6 +127,27 @@ def cost(solver: Solver) -> tuple[int, int]:
         for _ in algorithm.iterate(stand, likelihood, z, levels, streams):
             pass
     return stand.network_calls, stand.vjps
+
+
+def large_words(solver: Solver, height: int, width: int, n_samples: int, tiled: bool) -> str:
+    """What to say of the price of a run, with that of smaller working sizes; empty where the picture is small.
+
+    Args:
+        solver: With the prior and the algorithm.
+        height: Of the restored picture, in pixels.
+        width: The same.
+        n_samples: Samples that are drawn.
+        tiled: Whether it is denoised in tiles.
+    """
+    longer = max(height, width)
+    if longer <= LARGE:
+        return ""
+    second, found = pace(solver.prior, height, width), []
+    for size in (longer, *(n for n in SIZES if n < longer)):
+        sides = (max(1, round(n * size / longer)) for n in (height, width))
+        found.append(price(solver, *sides, n_samples, second, tiled))
+    others = "; ".join(f"--size {max(p.height, p.width)} takes about {spoken(p.seconds)}" for p in found[1:])
+    return found[0].words + (f" ({others})" if others else "")
 
 
 def spoken(seconds: float) -> str:
