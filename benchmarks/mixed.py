@@ -295,7 +295,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         weights = None if given.data is None else given.data / "weights" / "alexnet_features_fp16.safetensors"
         metrics = Metrics(weights)
         for number in given.cases:
-            measure(number, CASES[number], given.out, metrics, rows, {"preset": given.preset, "n_samples": given.samples})
+            settings = {"preset": given.preset, "n_samples": given.samples}
+            measure(number, CASES[number], given.out, metrics, rows, settings)
     print(table(rows))
 
 
