@@ -333,7 +333,7 @@ class Run:
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
         self.seed, self.operator = request.seed, type(request.op).__name__
         seeds, device = seeds_of(request.seed, self.images), solver.prior.device
-        self.streams = Streams(seeds, n_samples, device, first_sample)
+        self.streams = solver.prior.streams_of_run(Streams(seeds, n_samples, device, first_sample))
         self.plan = plan
         if solver.budget is not None and plan is None:
             trial = Streams(seeds, n_samples, device)  # its own: the run draws what it draws without a budget

@@ -15,6 +15,7 @@ from ambient_solve.algorithms.base import Algorithm
 from ambient_solve.algorithms.daps import DAPS
 from ambient_solve.algorithms.mmps import MMPS, TIME_TRAVEL_SETTINGS
 from ambient_solve.algorithms.proximal import Proximal
+from ambient_solve.algorithms.soft import SoftRestoration
 from ambient_solve.algorithms.tds import TDS
 from ambient_solve.errors import UnknownKnob
 from ambient_solve.knobs import build, knobs
@@ -22,6 +23,7 @@ from ambient_solve.likelihood import Likelihood
 from ambient_solve.linalg.gram import DiagonalGram
 from ambient_solve.presets import LINEAR, MISSING, NOISE, OTHER, preset_named
 from ambient_solve.priors.base import Prior
+from ambient_solve.process import Soft
 
 AUTO = "auto"
 TUNABLE = (MMPS, DAPS)
@@ -32,6 +34,7 @@ CASES = (
     ("linear operator, Gaussian noise", MMPS.name),
     ("non-linear operator, or photon noise", DAPS.name),
     ("exact prior, few measurements, many samples", TDS.name),
+    ("prior of a soft process", SoftRestoration.name),
     ("scans (ambient-solve mri)", Proximal.name),
 )
 """What "auto" takes, problem by problem; `choose` and `for_scans` decide."""
@@ -62,6 +65,10 @@ def choose(
     Returns:
         The algorithm, and a sentence that says why.
     """
+    if isinstance(prior.process, Soft):
+        return build(
+            SoftRestoration, **settings
+        ), "a prior of a soft process: the measurement must be one of its states"
     if not (likelihood.linear and likelihood.gaussian):
         why = f"{'photon noise' if likelihood.linear else 'non-linear operator'}: Langevin draws of the measurement"
         return build(DAPS, **settings), why

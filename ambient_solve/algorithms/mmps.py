@@ -4,8 +4,9 @@ With `p(z0 | z) ~ N(D, sigma^2 J)`, `J` the Jacobian of the denoiser `D`, the me
 
     E[z0 | z, y] = D + sigma^2 J' A' u,      (sigma_y^2 I + A sigma^2 J' A') u = y - A D
 
-which is exact wherever `z0 | z` is Gaussian. A Krylov space of `k` vectors costs `k` vector-Jacobian products, and
-since `sigma^2 J' A' u` is carried along, nothing else: one forward and k backward passes per level. The paper solves
+which is exact wherever `z0 | z` is Gaussian. Under noise of covariance `sigma^2 Q` the posterior has `sigma^2 J Q`, and
+Q stands beside J in all that follows. A Krylov space of `k` vectors costs `k` vector-Jacobian products, and since
+`sigma^2 J' A' u` is carried along, nothing else: one forward and k backward passes per level. The paper solves
 by conjugate gradients; the Jacobian of a network is not quite symmetric, and `linalg.galerkin` allows for it.
 
 The published step then takes the reverse kernel `K_eta` as if `z0` were known to be that mean. It is only known up to
@@ -57,7 +58,7 @@ from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams, per_sample
-from ambient_solve.priors.base import Prior, noise_like, reverse
+from ambient_solve.priors.base import Prior, covariance_of, noise_like, reverse
 from ambient_solve.process import ancestral_noise
 
 UNSOLVED = 3.0
@@ -117,14 +118,15 @@ class MMPS(Algorithm):
             z0 = likelihood.prox(prior.denoise(z, sigma), q2.sqrt())
             return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if self.covariance_noise else None
         z0, vjp = prior.denoise_vjp(z, sigma)
+        cov = covariance_of(prior, vjp, sigma)
         r = likelihood.residual(z0)
-        u, shift = likelihood.solve_carrying(lambda p: sigma**2 * vjp(p), r, self.iterations, self.tolerance)
+        u, shift = likelihood.solve_carrying(cov, r, self.iterations, self.tolerance)
         left = r - per_sample(likelihood.sigma**2, r) * u - likelihood.A(shift)
         rest = _rest(likelihood, left, q2, last)
         if self.covariance_noise:
             w = likelihood.undecided(streams.normal(z), q2.sqrt())
             # A variance lies between 0 and that of the noise; a network's, or that of one probe, may not.
-            q2 = (sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)).clamp(0, sigma**2)
+            q2 = ((w * cov(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)).clamp(0, sigma**2)
         z0 = z0 + shift + rest
         return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if self.covariance_noise else None
 

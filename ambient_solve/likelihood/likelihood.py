@@ -17,7 +17,8 @@ Langevin steps, and P2 does not exist.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
+from typing import Any, final
 
 import torch
 from deepinv.physics import LinearPhysics, Physics
@@ -48,6 +49,31 @@ CHANCE = 8.0
 """Standard deviations of the misfit of the true image that are taken for chance."""
 
 
+@final
+class Picture(Prior):
+    """Pictures that are their own state, `decode(z) = z`; it knows nothing of them and denoises none.
+
+    Args:
+        shape: (C, *spatial).
+        device: Where they are.
+    """
+
+    sigma_min, sigma_max = 1e-6, 1e6
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        super().__init__()
+        self.shape, self._device = shape, device
+
+    @property
+    def device(self) -> torch.device:
+        """See `Prior.device`."""
+        return self._device
+
+    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
+        """Raise `AmbientSolveError`: there is no network."""
+        raise AmbientSolveError("A picture alone is no prior: it denoises nothing.")
+
+
 class Likelihood:
     """`p(y | z)` for a batch of B measurements and S samples of each.
 
@@ -63,7 +89,8 @@ class Likelihood:
 
     Attributes:
         image_shape: (C, *spatial) of one image. z_shape: Shape of one state.
-        rows: N = B * S. n_samples: S. linear: Whether `A`, `At` and `draw` exist.
+        rows: N = B * S. n_samples: S. linear: Whether `A`, `At` and `draw` exist: both the operator is linear and the
+            prior's decode affine. operator_linear: Whether the operator is. affine: Whether the decode is.
         noise: The law of the noise.
         gaussian: Whether it is Gaussian; if `linear` too, `prox`, `solve` and `spectral` exist.
         identity: Whether `y_z = z + sigma e`, with white noise: there is nothing but noise.
@@ -95,8 +122,10 @@ class Likelihood:
         self._images = received.operator.images
         self.rows, self.n_samples = self._images * n_samples, n_samples
         self.image_shape, self.z_shape = received.image_shape, tuple(prior.state_shape(received.image_shape))
-        self.linear = isinstance(op, LinearPhysics) and prior.affine is not None
+        self.operator_linear, self.affine = isinstance(op, LinearPhysics), prior.affine is not None
+        self.linear = self.operator_linear and self.affine
         self._a, self._b = prior.affine or (1.0, 0.0)
+        self._given = (y, op, sigma_y)
         levels = noise_levels(op, sigma_y, y)
         check_range(received, prior.affine, levels.sigma, levels.gain)
         received = received if levels.weights is None else received.weighted(levels.weights)
@@ -112,6 +141,13 @@ class Likelihood:
         self.gaussian, self.identity = self.noise.gaussian, False
         with torch.no_grad():
             self._fit(received.y, received.seen)
+
+    @cached_property
+    def of_picture(self) -> Likelihood:
+        """The same measurement seen from the picture itself, `z = x`; a decode that is not affine is no matter."""
+        y, op, sigma_y = self._given
+        picture, counts = Picture(self.image_shape, self._prior.device), (self.n_samples, self._iterations)
+        return Likelihood(y, op, picture, sigma_y=sigma_y, n_samples=counts[0], cg_iterations=counts[1])
 
     def _fit(self, y: Tensor, seen: Tensor) -> None:
         """Learn the closed forms of the operator from a few products, before the first network call."""

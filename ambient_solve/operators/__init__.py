@@ -26,12 +26,14 @@ from ambient_solve.operators.mri import MultiCoil
 from ambient_solve.operators.noncartesian import NonCartesian
 from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantization
 from ambient_solve.operators.reduction import Reduction
+from ambient_solve.operators.video import JoinedFrames, frame_rate, temporal_average
 
 __all__ = [
     "BUILDERS",
     "CameraBlur",
     "Clipping",
     "Diffraction",
+    "JoinedFrames",
     "Jpeg",
     "JpegCoefficients",
     "MultiCoil",
@@ -42,6 +44,7 @@ __all__ = [
     "clip",
     "compose",
     "denoise",
+    "frame_rate",
     "gaussian_blur",
     "inpaint",
     "inpaint_box",
@@ -53,4 +56,5 @@ __all__ = [
     "phase_retrieval",
     "quantize",
     "super_resolution",
+    "temporal_average",
 ]
