@@ -192,7 +192,7 @@ def classical(case: Case, path: Path, mask: Path | None, x: Tensor) -> dict[str,
     task = make_task(stated, **options)
     measured = task.measure(picture)
     with torch.no_grad():
-        flat = total_variation(measured.y, measured.op, weight=max(case.sigma, 0.01) / 2, iterations=200)
+        flat = total_variation(measured.y, measured.op, weight=max(case.sigma, 0.01) / 2, iterations=100)
     tv = task.to_output(flat[:, None], picture)[0, 0]
     return {name: torch.from_numpy(np.ascontiguousarray(z)).permute(2, 0, 1).float() for name, z in found.items()} | {
         "tv": tv
@@ -281,6 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder with weights/, for LPIPS")
     parser.add_argument("--cases", type=int, nargs="+", default=list(range(len(CASES))), help="their numbers, from 0")
     parser.add_argument("--preset", default="balanced")
+    parser.add_argument("--samples", type=int, help="of ours, by default those of the preset")
     parser.add_argument("--table", action="store_true", help="only print what has been measured")
     parser.add_argument("--jpeg", action="store_true", help="two ways to measure a JPEG, and nothing else")
     given = parser.parse_args(arguments)
@@ -294,7 +295,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         weights = None if given.data is None else given.data / "weights" / "alexnet_features_fp16.safetensors"
         metrics = Metrics(weights)
         for number in given.cases:
-            measure(number, CASES[number], given.out, metrics, rows, {"preset": given.preset})
+            settings = {"preset": given.preset, "n_samples": given.samples}
+            measure(number, CASES[number], given.out, metrics, rows, settings)
     print(table(rows))
 
 

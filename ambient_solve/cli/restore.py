@@ -49,6 +49,8 @@ class Restore:
     """Class of the pictures, a whole number, where the prior was trained with classes."""
     prior: str = "photos"
     """Embedded prior, folder, or hub id (owner/name)."""
+    size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all of it)")] = None
+    """Longer side at which a picture is restored by inpaint and denoise; what changed is put back at full size."""
     out: Path = Path("restored")
     """Folder of the results."""
     seed: int = 0
@@ -74,6 +76,8 @@ class Restore:
         for name in ("mask", "kernel"):
             if given.get(name) and not Path(given[name]).exists():
                 raise AmbientSolveError(f"There is no file {given[name]} (--{name}).")
+        if self.size is not None and self.size < 16:
+            raise AmbientSolveError(f"--size {self.size} was given, at least 16 pixels were expected.")
         if self.samples is not None and self.samples < 1:
             raise AmbientSolveError(f"--samples {self.samples} was given, at least 1 was expected.")
         check_folder(self.out)
@@ -83,7 +87,7 @@ class Restore:
         if not outcomes:
             options |= knob_values(texts, name, own)
             settings = {"preset": self.preset or None, "algorithm": self.algorithm or None, "options": options}
-            settings |= {"seed": self.seed, "n_samples": self.samples, "cond": self.cond}
+            settings |= {"seed": self.seed, "n_samples": self.samples, "cond": self.cond, "size": self.size}
             settings |= {"rank": rank, "world": world, "progress": False if self.json else None}
             settings |= {"tell": partial(print, file=sys.stderr)}
             from ambient_solve.priors.load import named_prior

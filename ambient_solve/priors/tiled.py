@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -39,12 +39,25 @@ class TiledPrior(WrappedPrior):
         tile: Side of a tile in pixels.
         overlap: Pixels that neighbouring tiles share, from 1 to half a tile.
         at_once: Tiles, of one or several samples, that go through the network together; at least 1.
+        watch: Called before each of these groups of tiles with the number of tiles that are done since the prior was
+            made; what it raises ends the run, so that one is stopped within a tile.
+
+    Attributes:
+        done: Tiles that have gone through the network, forward or backward.
 
     Raises:
         AmbientSolveError: the sizes do not fit together, or the prior is not one of pixels alone.
     """
 
-    def __init__(self, prior: Prior, tile: int = 256, overlap: int = 64, *, at_once: int = 4) -> None:
+    def __init__(
+        self,
+        prior: Prior,
+        tile: int = 256,
+        overlap: int = 64,
+        *,
+        at_once: int = 4,
+        watch: Callable[[int], object] | None = None,
+    ) -> None:
         prior = as_prior(prior)
         if isinstance(prior, AmbientPrior) or prior.affine is None:
             raise AmbientSolveError(
@@ -63,6 +76,7 @@ class TiledPrior(WrappedPrior):
             )
         super().__init__(prior)
         self.tile, self.overlap, self.at_once = tile, overlap, at_once
+        self.watch, self.done = watch, 0
         self.shape = (prior.shape[0], -1, -1)
 
     def memory(self, pixels: int, backward: bool) -> float | None:
@@ -122,8 +136,16 @@ class TiledPrior(WrappedPrior):
         """Which tiles go through the network together, and their windows (n, 1, h, w)."""
         every = self._tiles(z)
         for first in range(0, len(every), self.at_once):
+            if self.watch is not None:
+                self.watch(self.done)
             places, down, along = zip(*every[first : first + self.at_once], strict=True)
             yield list(places), torch.stack(down)[:, None, :, None] * torch.stack(along)[:, None, None, :]
+            self.done += len(places)
+
+    def tiles(self, height: int, width: int) -> int:
+        """How many tiles a picture of this size has."""
+        tile = [min(self.tile, n) for n in (height, width)]
+        return math.prod(len(starts(n, t, self.overlap)) for n, t in zip((height, width), tile, strict=True))
 
     def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """See `Prior.state_shape`."""

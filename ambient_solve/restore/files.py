@@ -22,12 +22,16 @@ from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason, show
 from ambient_solve.knobs import knobs
 from ambient_solve.presets import DEFAULT, preset_named
 from ambient_solve.restore import memory
+from ambient_solve.restore.coarse import is_deep, observed_of, with_coarse
+from ambient_solve.restore.coarse import words as hole_words
 from ambient_solve.restore.estimate import advice
-from ambient_solve.restore.memory import Drawing, fitting, joined
+from ambient_solve.restore.memory import Drawing, fitting, joined, size_of
 from ambient_solve.restore.pictures import read_measurement
+from ambient_solve.restore.price import large_words
 from ambient_solve.restore.sharing import PART, Parts, Share, groups
 from ambient_solve.restore.tasks import Task
 from ambient_solve.restore.unknown import with_estimates
+from ambient_solve.restore.working import at_size
 from ambient_solve.resume import SETTINGS, digest, finished, read_record
 from ambient_solve.saving import check_folder, save_png
 
@@ -85,6 +89,9 @@ def restore_file(
     progress: bool | None = False,
     share: Share | None = None,
     max_pixels: int | None = None,
+    size: int | None = None,
+    tell: Callable[[str], object] | None = None,
+    watch: Callable[[float], object] | None = None,
 ) -> Outcome:
     """Restore one damaged picture.
 
@@ -104,6 +111,9 @@ def restore_file(
         progress: Show a progress bar; None shows one in a terminal and in a notebook.
         share: The part of this process, of several that share the work; needs `out`. The last one saves the picture.
         max_pixels: A larger picture is refused before it is decoded; `data.images.MAX_PIXELS` by default.
+        size: Longer side of the picture while it is restored, in pixels; what changed is put back at full size.
+        tell: Takes sentences before the run: what a large picture costs, and holes that are too wide for the prior.
+        watch: Called before each tile of a picture in tiles with the share that is done; what it raises ends the run.
 
     Returns:
         The outcome: the restoration, and where it was saved.
@@ -119,7 +129,7 @@ def restore_file(
     path = Path(path)
     picture = read_measurement(path, prior.shape[0], max_pixels)
     damage, said, estimated = with_estimates(damage, picture)
-    measured = damage.measure(picture)
+    damage.measure(picture)  # says what does not fit
     picture = replace(picture, notes=picture.notes + said + damage.notes(picture))
     request = {
         "input": path.name,
@@ -132,7 +142,7 @@ def restore_file(
         "sources": [digest(part) for part in (path.read_bytes(), *damage.sources(path))],
         "prior": digest(*(p.detach().cpu().contiguous().numpy().tobytes() for p in prior.state_dict().values())),
     }
-    request |= {} if cond is None else {"cond": cond}
+    request |= {name: value for name, value in (("cond", cond), ("size", size)) if value is not None}
     folder = None if out is None else Path(out)
     done = None if folder is None else finished(folder, request)
     if done is not None:
@@ -142,17 +152,29 @@ def restore_file(
         check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_png(found[None], folder / f"{name}.png")
-    at_once, tiled = fitting(solver, measured.op, picture, n_samples)
-    draw = Drawing(
-        solver, measured, picture, damage, seed, at_once, tiled, (memory.TILE, memory.OVERLAP), progress, cond
-    )
+    task, piece = at_size(damage, picture, size)
+    small, full = piece.picture, picture
+    measured, observed = task.measure(small), observed_of(task, small)
+    at_once, tiled = fitting(solver, measured.op, small, n_samples)
+    before = [] if tell is None else [large_words(solver, *size_of(measured.op, small), n_samples, tiled is not None)]
+    if observed is not None and is_deep(observed):
+        before.append(hole_words(observed))
+        small = replace(small, notes=(*small.notes, before[-1]))
+    for words in filter(None, before if tell is not None else ()):
+        tell(f"{path.name}: {words}.")
+    if observed is not None and is_deep(observed):
+        measured = with_coarse(prior, small, observed, task.sigma, seed)
+    tile = (memory.TILE, memory.OVERLAP)
+    draw = Drawing(solver, measured, small, task, seed, at_once, tiled, tile, progress, cond, watch)
     together = solver.algorithm is not None and solver.algorithm.interacting
     every = groups(n_samples, math.prod(draw.size), prior.device.type, together)
 
     def finish(parts: list[Restoration]) -> Restoration:
-        result = joined(parts, picture)
+        result = joined(parts, small)
         settings = {**result.settings, **estimated, "request": request, "misfit": float(result.chi2.mean())}
-        return replace(result, samples=damage.to_output(result.samples, picture), settings=settings)
+        samples = task.to_output(result.samples, small)
+        samples = samples if small.y.shape == full.y.shape or size is None else piece.paste(samples)
+        return replace(result, samples=samples, settings=settings)
 
     if folder is None or len(every) == 1:
         if share is not None and not share.takes(0):
@@ -273,7 +295,9 @@ def restore_files(
             continue
         before = read_record(folder)
         try:
-            outcome = restore_file(path, prior, damage, out=folder, share=share if world > 1 else None, **settings)
+            outcome = restore_file(
+                path, prior, damage, out=folder, share=share if world > 1 else None, tell=tell, **settings
+            )
             if before and not outcome.skipped:
                 outcome = replace(outcome, notes=(*outcome.notes, REPLACED))
         except AmbientSolveError as error:

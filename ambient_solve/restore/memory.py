@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ambient_solve.errors import AmbientSolveError, own_words_for_misfit
+from ambient_solve.progress import progress_bar
 from ambient_solve.restore.pictures import Picture
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Drawing:
     tile: tuple[int, int]
     progress: bool | None = False
     cond: Any = None
+    watch: Callable[[float], object] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -77,7 +80,23 @@ class Drawing:
         return self(samples)
 
     def _draw(self, samples: range) -> Restoration:
-        solver = self.solver if self.tiled is None else self.solver.with_prior(self.tiled)
+        if self.tiled is None:
+            return self._solve(self.solver, samples, self.progress)
+        from ambient_solve.restore.price import cost
+
+        total = self.tiled.tiles(*self.size) * len(samples) * sum(cost(self.solver))
+        with progress_bar(None, "tiles", show=self.progress, total=total, unit="tile") as bar:
+            begun = self.tiled.done
+
+            def watch(done: int) -> None:
+                bar.update(done - begun - bar.n)
+                if self.watch is not None:
+                    self.watch(min(1.0, (done - begun) / total))
+
+            self.tiled.watch = watch
+            return self._solve(self.solver.with_prior(self.tiled), samples, False)
+
+    def _solve(self, solver: Solver, samples: range, progress: bool | None) -> Restoration:
         with own_words_for_misfit():  # `Outcome.warning`, which knows the task
             part = solver.solve(
                 self.measured.y,
@@ -88,8 +107,10 @@ class Drawing:
                 sigma_y=self.measured.sigma_y,
                 cond=self.cond,
                 at_once=min(self.at_once, len(samples)),
-                progress=self.progress,
+                progress=progress,
             )
+        if self.measured.chi2 is not None:
+            part = replace(part, chi2=self.measured.chi2(part.samples))
         how = f"the picture was restored in tiles of {self.tile[0]} pixels"
         said = {} if self.tiled is None else {"tiles": f"{how}, the memory that is free does not hold it whole"}
         return replace(part, chi2=self.picture.whole_chi2(part.chi2), settings=part.settings | said)

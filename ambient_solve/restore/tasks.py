@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -42,12 +43,14 @@ class Measured:
 
     Attributes:
         y: The measurement. op: The operator that measured it.
-        sigma_y: The level of its noise; None where that is `op`'s own.
+        sigma_y: The level of its noise, one or one for each entry; None where that is `op`'s own.
+        chi2: Gives the misfit of samples (B, S, C, H, W) where `y` holds more than what was measured; else None.
     """
 
     y: Tensor
     op: Physics
-    sigma_y: float | None = None
+    sigma_y: float | Tensor | None = None
+    chi2: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -293,3 +293,22 @@ def test_noise_is_one_field_over_the_whole_picture():
     tiled = TiledPrior(Recorder(), TILE, OVERLAP)
     shape = (2, 1, 40, 50)
     assert torch.equal(tiled.noise(shape, Streams([3], 2)), Streams([3], 2).normal(torch.empty(shape)))
+
+
+def test_a_run_in_tiles_is_watched_and_stopped_within_one_tile():
+    prior, seen = Recorder(), []
+
+    def watch(done: int) -> None:
+        seen.append(done)
+        if done >= 6:
+            raise KeyboardInterrupt
+
+    tiled = TiledPrior(prior, TILE, OVERLAP, at_once=2, watch=watch)
+    assert tiled.tiles(40, 40) == 16 and tiled.tiles(16, 16) == 1 and tiled.tiles(9, 61) == len(starts(61, 16, 6))
+    op, y = operators.denoise((1, 40, 40), 0.1), rand(1, 1, 40, 40)
+    with pytest.raises(KeyboardInterrupt):
+        Solver(tiled, "proximal", steps=3).solve(y, op, n_samples=1, progress=False)
+    assert seen == [0, 2, 4, 6] and tiled.done == 6 and len(prior.seen) == 3
+    free = TiledPrior(Recorder(), TILE, OVERLAP, at_once=2)  # the control
+    Solver(free, "proximal", steps=3).solve(y, op, n_samples=1, progress=False)
+    assert free.done == 3 * 16

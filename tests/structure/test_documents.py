@@ -58,6 +58,8 @@ RUN = (
     "ambient-solve restore photo.png --task gaussian-blur --width 1.5",
     "ambient-solve restore photo.png --task motion-blur --kernel kernel.png",
     "ambient-solve restore photo.png --task super-resolution --factor 2",
+    "ambient-solve restore photo.png --task inpaint+denoise --mask scratches.png --sigma 0.05",
+    "ambient-solve restore photo.png --task gaussian-blur+super-resolution --width 1 --factor 2",
     "ambient-solve restore scans/ --task denoise --sigma 0.1 --samples 4 --out restored",
     "ambient-solve restore photo.png --task denoise --sigma 0.1 --prior runs/own/prior",
     "ambient-solve corrupt my_photos/ damaged/ --sigma 0.1 --clean-share 0.1",

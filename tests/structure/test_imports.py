@@ -65,7 +65,8 @@ MAY_IMPORT = {
     "sampling": (*GROUND, "priors", "process"),
     "tuning": (*GROUND, "algorithms", "priors.base", "solver"),
     "restore": (
-        *(*GROUND, "algorithms", "blind", "data", "operators", "presets", "priors", "reading", "results", "solver"),
+        *(*GROUND, "algorithms", "blind", "budget", "data", "likelihood", "operators", "presets", "priors"),
+        *("reading", "results", "solver"),
     ),
     "video": (
         *(*GROUND, "algorithms", "blind", "budget", "data", "figures", "likelihood", "linalg", "operators", "priors"),

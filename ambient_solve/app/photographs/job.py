@@ -17,7 +17,7 @@ from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.tiled import TiledPrior
 from ambient_solve.restore.crops import Piece, crop, fit, missing_box
-from ambient_solve.restore.memory import fitting
+from ambient_solve.restore.memory import fitting, size_of
 from ambient_solve.restore.pictures import Picture, mask_notes, read_mask
 from ambient_solve.restore.tasks import Blurred, Denoise, Inpaint, JpegBlocks, SuperResolution, Task, make_task
 from ambient_solve.solver import Solver, make_solver
@@ -44,6 +44,18 @@ class PreparedRequest:
     mask: np.ndarray | None
     truth: np.ndarray | None
     notes: tuple[str, ...]
+
+    @property
+    def tiled(self) -> TiledPrior | None:
+        """The prior, where it goes through the picture in tiles."""
+        height, width = size_of(self.op, self.piece.picture)
+        prior = self.solver.prior
+        return prior if isinstance(prior, TiledPrior) and max(height, width) > prior.tile else None
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles the picture has; 1 where it is whole."""
+        return 1 if self.tiled is None else self.tiled.tiles(*size_of(self.op, self.piece.picture))
 
     @property
     def before(self) -> np.ndarray:

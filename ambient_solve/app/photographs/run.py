@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ambient_solve.app.panels import duration
 from ambient_solve.app.photographs.job import PreparedRequest
+from ambient_solve.app.watched import watched
 from ambient_solve.solver import Request, Run
 
 INTERVAL = 1 / 3
@@ -88,7 +89,10 @@ def run(problem: PreparedRequest) -> Iterator[Progress]:
         part = Run(problem.solver, Request(picture.y, problem.op, size, request.seed, sigma_y, first_sample=first))
         clock.begin([part.algorithm.gradient and s <= part.prior.sigma_jacobian for s in part.sigmas[:-1]])
         kept = {round(i) for i in np.linspace(1, part.algorithm.steps, FRAMES)} if first == 0 else set()
-        for state in part.states():
+        for state in watched(part.states(), problem.tiled, INTERVAL):
+            if isinstance(state, int):
+                yield Progress(*clock.within(first, size, part.algorithm.steps, state, problem.tiles))
+                continue
             clock.passed(state.step)
             if state.step in kept:
                 frames.append((f"noise {state.sigma:.2g}", _thumbnail(_estimate(problem, part, state.z0))))
@@ -112,6 +116,7 @@ class _Clock:
         self.samples, self.finished, self.started = samples, 0, time.perf_counter()
         self.part = self.level = self.started
         self.expensive: list[bool] = []
+        self.step = 0
         self.paces: dict[bool, list[float]] = {False: [], True: []}
 
     def elapsed(self) -> float:
@@ -119,11 +124,11 @@ class _Clock:
 
     def begin(self, expensive: list[bool]) -> None:
         """A part of the samples begins, with these levels, True for an expensive one."""
-        self.expensive, self.level = expensive, time.perf_counter()
+        self.expensive, self.level, self.step = expensive, time.perf_counter(), 0
 
     def passed(self, step: int) -> None:
         """So many of the levels are done."""
-        now = time.perf_counter()
+        now, self.step = time.perf_counter(), step
         self.paces[self.expensive[step - 1]].append(now - self.level)
         self.level = now
 
@@ -146,6 +151,13 @@ class _Clock:
         if step == 1 or rest is None or whole is None:
             return share, words
         return share, f"{words}; about {duration(rest + whole * (self.samples - size) / size)} left"
+
+    def within(self, first: int, size: int, steps: int, done: int, tiles: int) -> tuple[float, str]:
+        """Where the run stands inside of a level, of which `done` tiles are through."""
+        share = (first + size * self.step / steps) / self.samples
+        which = f"Sample {first + 1}" if size == 1 else f"Samples {first + 1} to {first + size}"
+        passed = f"{done} tiles of {tiles} in a pass" if done > tiles * size else f"tile {done} of {tiles * size}"
+        return share, f"{which} of {self.samples}, level {self.step + 1} of {steps}: {passed}"
 
     def finish(self, finished: int) -> tuple[float, str]:
         self.finished, self.part = finished, time.perf_counter()
