@@ -44,6 +44,7 @@ class Loader:
         below: Whether the objective reaches levels under the noise of all samples by itself (`Objective.below`).
         flat: A crop with a smaller deviation, its noise taken off, is drawn once more: half of many photographs is sky.
             Of complete samples alone.
+        mirror: Whether half of the samples are mirrored.
 
     Raises:
         AmbientSolveError: samples that are too small, or cannot be trained on together.
@@ -61,6 +62,7 @@ class Loader:
         seed: int,
         below: bool = False,
         flat: float = 0.0,
+        mirror: bool = True,
     ) -> None:
         if not samples:
             raise AmbientSolveError("No sample is left to train on. Add pictures, or hold out and drop fewer.")
@@ -102,7 +104,7 @@ class Loader:
                 f"damaged. {choice}"
             )
         self._samples, self._levels, self._crop, self.batch, self._seed = samples, levels, crop, batch, seed
-        self._flat = flat
+        self._flat, self._mirror = flat, mirror
         self._channels = max((s.mask.shape[0] for s in samples if s.mask is not None), default=0)
 
     def __call__(self, step: int, rows: slice = slice(None)) -> tuple[Batch, Streams]:
@@ -120,6 +122,7 @@ class Loader:
             again = draw.random((self.batch, 2))
             for i, sample in zip(chosen, drawn, strict=True):
                 place[i] = again[i] if self._is_flat(sample, place[i]) else place[i]
+        flip &= self._mirror
         mirrored = [bool(flip[i]) and s.signs is None and s.maps is None for i, s in zip(chosen, drawn, strict=True)]
 
         def views(tensors: list[torch.Tensor]) -> torch.Tensor:

@@ -110,6 +110,8 @@ class Config:
     data_root: str = "."
     """Relative source paths start here."""
     sources: tuple[Source, ...] = ()
+    stages: tuple[int, ...] = ()
+    """Stage of each source, from 0; the next begins when the held-out loss rises at a level. () draws from all."""
     corruption: Corruption = field(default_factory=Corruption)
     """What is done to the pictures of sources that are clean, once, before training."""
     drop_noisy: bool = False
@@ -129,6 +131,8 @@ class Config:
     """Standard deviation of ln sigma."""
     crop: int = 64
     """Side in pixels of the squares that training sees."""
+    mirror: bool = True
+    """Mirror half of the samples; not right for latents: those of a mirrored picture are no mirrored latents."""
     drop_small: bool = False
     """Leave out pictures that are smaller than the crop, in place of refusing them."""
     flat: float = 0.0
