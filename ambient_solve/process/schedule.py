@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def equal_distances(
@@ -48,6 +53,50 @@ def equal_distances(
         part = (wanted - length[i - 1]) / (length[i] - length[i - 1])
         inside.append(fine[i - 1] + part * (fine[i] - fine[i - 1]))
     return [highest, *inside, *([lowest] if steps > 1 else []), 0.0]
+
+
+@final
+@dataclass(frozen=True)
+class Schedule:
+    """A grid of levels, and how far apart the laws of consecutive ones are.
+
+    Attributes:
+        levels: Decreasing, the last one 0, as `Process.levels` gives them.
+        distances: Between those above 0, one less than there are.
+    """
+
+    levels: list[float]
+    distances: list[float]
+
+    def chart(self) -> Image.Image:
+        """The grid over the distance along it: points that are evenly high if all steps go equally far."""
+        from ambient_solve.figures.levels import levels_chart
+
+        return levels_chart(self.levels[:-1], self.distances)
+
+
+def select_levels(
+    distance: Callable[[float, float], float], steps: int, lowest: float, highest: float, pieces: int = 2000
+) -> Schedule:
+    """The grid of `equal_distances` with what it is chosen by, to be looked at.
+
+    Args:
+        distance: Between the laws of two levels, 0 or more.
+        steps: Levels above 0, 2 or more.
+        lowest: The last of them, > 0.
+        highest: The first of them.
+        pieces: See `equal_distances`.
+
+    Returns:
+        The grid, the distances of its steps, and a chart of both.
+
+    Raises:
+        AmbientSolveError: as `equal_distances`; or fewer than two levels were asked for.
+    """
+    if steps < 2:
+        raise AmbientSolveError(f"steps={steps} was given; a distance lies between 2 levels or more.")
+    levels = equal_distances(distance, steps, lowest, highest, pieces)
+    return Schedule(levels, [distance(a, b) for a, b in pairwise(levels[:-1])])
 
 
 def gaussian_distance(

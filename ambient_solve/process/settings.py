@@ -152,7 +152,16 @@ class SoftSettings:
         return level * (n - average) + color[..., None, None]
 
     def levels(self, steps: int, lowest: float, highest: float) -> list[float]:
-        """Levels whose consecutive laws are equally far apart, see `equal_distances`; `steps + 1`, the last one 0."""
+        """Levels whose consecutive laws are equally far apart, see `equal_distances`.
+
+        Args:
+            steps: Levels above 0, 1 or more.
+            lowest: The last of them, > 0.
+            highest: The first of them.
+
+        Returns:
+            `steps + 1` floats, decreasing, the last one 0.
+        """
         fine = [self.lowest * (self.highest / self.lowest) ** (i / (KNOTS - 1)) for i in range(KNOTS)]
         begin, end = (_interpolate(level, fine, self.length) for level in (highest, lowest))
         inside = [begin + k / max(steps - 1, 1) * (end - begin) for k in range(1, steps - 1)]

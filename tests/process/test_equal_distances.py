@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
 from ambient_solve import AmbientSolveError
-from ambient_solve.process import equal_distances, gaussian_distance, karras, log_linear
+from ambient_solve.figures.charts import BAR
+from ambient_solve.process import Schedule, equal_distances, gaussian_distance, karras, log_linear, select_levels
 
 F64 = torch.float64
 
@@ -64,3 +66,17 @@ def test_few_levels_and_what_does_not_fit():
         equal_distances(distance, 3, 2.0, 0.1)
     with pytest.raises(AmbientSolveError, match="distance is 0"):
         equal_distances(lambda a, b: 0.0, 3, 0.1, 2.0)
+
+
+def test_a_schedule_shows_what_it_is_chosen_by():
+    k = torch.arange(64)
+    distance = gaussian_distance(1 / (1 + (k / 3) ** 2.2), lambda t: (-0.08 * t**2 * k).exp())
+    found = select_levels(distance, 8, 0.01, 1.0)
+    assert found.levels == equal_distances(distance, 8, 0.01, 1.0) and len(found.distances) == 7
+    assert max(found.distances) < 1.05 * min(found.distances)
+    marks = np.asarray(found.chart().convert("RGB"))
+    other = Schedule(log_linear(8, 0.01, 1.0), [1.0] * 7).chart()
+    assert marks.shape == (360, 640, 3) and (marks == BAR).all(-1).sum() > 300
+    assert not np.array_equal(marks, np.asarray(other)), "another grid, another chart"
+    with pytest.raises(AmbientSolveError, match="steps=1"):
+        select_levels(distance, 1, 0.01, 1.0)

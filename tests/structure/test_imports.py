@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "resume": ("errors",),
     "figures": ("errors",),
     "linalg": ("noise",),
-    "process": GROUND,
+    "process": (*GROUND, "figures"),
     "reading": GROUND,
     "operators": GROUND,
     "blind": (*GROUND, "operators"),

@@ -65,6 +65,12 @@ CASES = {
     },
     "consistency": damage(0.0, kind="noise", sigma=0.2),
     "conditional": damage(1.0, kind="noise", sigma=0.2),
+    "soft": damage(0.5, kind="periodic-blur", width=0.7)
+    | {
+        "process": {"kind": "soft", "strongest": 8.0},
+        "network": {**SETTINGS["network"], "sigma_max": 0.5},
+        "level_mean": -2.6,
+    },
     "gsure": damage(0.0, kind="noise", sigma=0.05) | {"network": {**SETTINGS["network"], "sigma_min": 0.06}},
 }
 """Damage that suits each objective, in YAML."""
