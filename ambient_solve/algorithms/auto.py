@@ -13,6 +13,7 @@ from typing import Any
 
 from ambient_solve.algorithms.base import Algorithm
 from ambient_solve.algorithms.daps import DAPS
+from ambient_solve.algorithms.latino import LATINO
 from ambient_solve.algorithms.mmps import MMPS, TIME_TRAVEL_SETTINGS
 from ambient_solve.algorithms.proximal import Proximal
 from ambient_solve.algorithms.tds import TDS
@@ -22,14 +23,17 @@ from ambient_solve.likelihood import Likelihood
 from ambient_solve.priors.base import Prior
 
 AUTO = "auto"
-TUNABLE = (MMPS, DAPS)
-"""The methods whose knobs "auto" takes: for linear operators, and for all others."""
+TUNABLE = (MMPS, DAPS, LATINO)
+"""The methods whose knobs "auto" takes: for linear operators, for all others, and for priors of latents."""
+DECODED = {"width": 1.0}
+"""Knobs of daps through a decoder, where narrower draws were measured to be biased."""
 PARTICLES = 64
 """Samples of a measurement from which on they are drawn as particles."""
 CASES = (
     ("linear operator, Gaussian noise", MMPS.name),
     ("non-linear operator, or photon noise", DAPS.name),
     ("exact prior, few measurements, many samples", TDS.name),
+    ("prior of latents, linear operator", LATINO.name),
     ("scans (ambient-solve mri)", Proximal.name),
 )
 """What "auto" takes, problem by problem; `choose` and `for_scans` decide."""
@@ -53,6 +57,10 @@ def choose(
     Returns:
         The algorithm, and a sentence that says why.
     """
+    if not likelihood.affine:
+        if likelihood.operator_linear and likelihood.gaussian:
+            return build(LATINO, **settings), "a prior of latents: a step in pixels needs no gradient of the decoder"
+        return build(DAPS, **(DECODED | dict(settings))), "a prior of latents: Langevin draws through the decoder"
     if not (likelihood.linear and likelihood.gaussian):
         why = f"{'photon noise' if likelihood.linear else 'non-linear operator'}: Langevin draws of the measurement"
         return build(DAPS, **settings), why
