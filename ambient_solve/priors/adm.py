@@ -69,7 +69,15 @@ class AdmBlock(nn.Module):
         self.skip_connection = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, h: Tensor, level: Tensor) -> Tensor:
-        """`h` (B, c_in, H, W), `level` (B, embedding)."""
+        """One residual block.
+
+        Args:
+            h: (B, c_in, H, W).
+            level: The embedded time, (B, embedding).
+
+        Returns:
+            (B, c_out, H', W').
+        """
         r = self.in_layers[:2](h)
         if self.move:
             r, h = _moved(r, self.move), _moved(h, self.move)
@@ -98,7 +106,7 @@ class AdmAttention(nn.Module):
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
     def forward(self, h: Tensor, level: Tensor) -> Tensor:
-        """`h` (B, C, H, W); the level is not used."""
+        """See `AdmBlock.forward`; the level is not used."""
         flat = h.flatten(2)
         rows = self.qkv(self.norm(flat)).unflatten(1, (self.heads, 3, -1)).transpose(-1, -2)
         mixed = F.scaled_dot_product_attention(rows[:, :, 0], rows[:, :, 1], rows[:, :, 2])
@@ -117,7 +125,7 @@ class AdmMove(nn.Module):
         self.move = move
 
     def forward(self, h: Tensor, level: Tensor) -> Tensor:
-        """`h` (B, C, H, W); the level is not used."""
+        """See `AdmBlock.forward`; the level is not used."""
         return self.op(h) if self.move < 0 else self.conv(_moved(h, 1))
 
 
@@ -159,7 +167,16 @@ class Adm(nn.Module):
         self.out = nn.Sequential(_norm(c), nn.SiLU(), nn.Conv2d(c, config.out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, times: Tensor, labels: Tensor | None = None) -> Tensor:
-        """See the class; `times` run from 0 to 999."""
+        """The raw output of the network.
+
+        Args:
+            x: (B, channels, H, W), in units of one variance.
+            times: From 0 to 999, (B,).
+            labels: A class for each, (B,); None where the network knows none.
+
+        Returns:
+            (B, out_channels, H, W).
+        """
         half = self.config.width // 2
         waves = torch.exp(-math.log(10_000) * torch.arange(half, device=x.device) / half) * times[:, None].float()
         level = self.time_embed(torch.cat([waves.cos(), waves.sin()], 1))
@@ -188,6 +205,9 @@ def read_size(shapes: Mapping[str, tuple[int, ...]], head_channels: int) -> AdmC
     Args:
         shapes: Of the tensors of a checkpoint, by name.
         head_channels: Channels of an attention head.
+
+    Returns:
+        The size.
 
     Raises:
         AmbientSolveError: these are not the tensors of such a network.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 """The noise schedules of guided-diffusion, and what diffusers calls them."""
 HEAD_CHANNELS = 64
 """Channels of an attention head in the published networks."""
+PICKLED = b"\x80"
+"""First byte of an older torch file."""
 MAX_HEAD = 4096
 """Channels of an attention head, at most."""
 
@@ -140,7 +143,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise AmbientSolveError(f"{path} cannot be read ({first_line(error)}); copy it again.") from None
     except Exception as error:  # noqa: BLE001 - what torch raises on a file of others
-        code = "Weights only load failed" in str(error) or "Unsupported" in str(error)
+        pickled = type(error).__name__ == "UnpicklingError"  # whose module is never imported here
+        code = pickled and (zipfile.is_zipfile(path) or path.read_bytes()[:1] == PICKLED)
         what = "holds objects with code, which is never run" if code else f"is no torch file ({first_line(error)[:80]})"
         raise AmbientSolveError(
             f"{path} {what}; load it where you trust it, and save its state_dict() by torch.save or as safetensors."
@@ -196,6 +200,9 @@ def filled(state: Mapping[str, Tensor], settings: Mapping[str, Any], where: Path
         state: Tensors by name.
         settings: What config.json holds, not trusted.
         where: What an error calls the checkpoint.
+
+    Returns:
+        The prior, its weights frozen.
 
     Raises:
         AmbientSolveError: tensors are missing, not expected, of another shape, or no numbers.

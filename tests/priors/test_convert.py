@@ -148,6 +148,9 @@ def test_the_command_converts(tmp_path, capsys):
     words = ["convert", str(tmp_path / "net.pt"), "--kind", "guided-diffusion", "--out", str(tmp_path / "prior")]
     assert main([*words, "--head-channels", "4"]) == 0
     assert "ambient-solve info" in capsys.readouterr().out and (tmp_path / "prior" / "config.json").is_file()
+    assert main(["info", str(tmp_path / "prior")]) == 0
+    said = capsys.readouterr().out
+    assert "beta_schedule" in said and "Converted by" in said
     assert main([*words[:3], "deepinv", "--out", str(tmp_path / "q")]) == 2
     assert "m_head.weight" in capsys.readouterr().err and not (tmp_path / "q").exists()
 
