@@ -48,8 +48,7 @@ METHODS = {
     "latino as published, 16 levels": LATINO(steps=16, difference=False),
     "ldps, 50 levels": LDPS(steps=50),
     "psld, 50 levels": PSLD(steps=50),
-    "psld, 50 levels, gamma 1": PSLD(steps=50, gamma=1.0),
-    "psld of norms, 50 levels": PSLD(steps=50, squared=False),
+    "psld, 200 levels": PSLD(steps=200),
     "latent daps, 8 levels": DAPS(steps=8, ode_steps=1, width=1.0, langevin_steps=10),
 }
 PIXELS = "pixel prior `photos`, proximal, 25 levels"

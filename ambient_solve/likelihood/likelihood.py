@@ -70,7 +70,7 @@ class PictureState(Prior):
         return self._device
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """Raise `AmbientSolveError`: there is no network. See `Prior.denoise`."""
+        """See `Prior.denoise`: it raises `AmbientSolveError`, since there is no network."""
         raise AmbientSolveError("A picture alone is no prior: it denoises nothing.")
 
 
