@@ -24,6 +24,7 @@ from .algorithms import PnPDM as PnPDM
 from .algorithms import Proximal as Proximal
 from .algorithms import REDdiff as REDdiff
 from .algorithms import RePaint as RePaint
+from .algorithms import SoftRestoration as SoftRestoration
 from .algorithms import State as State
 from .blind import Family as Family
 from .blind import Unknown as Unknown

@@ -22,6 +22,7 @@ from ambient_solve.algorithms.psld import PSLD
 from ambient_solve.algorithms.reddiff import REDdiff
 from ambient_solve.algorithms.repaint import RePaint
 from ambient_solve.algorithms.sitcom import SITCOM
+from ambient_solve.algorithms.soft import SoftRestoration
 from ambient_solve.algorithms.tds import TDS
 from ambient_solve.algorithms.tmpd import TMPD
 
@@ -32,6 +33,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
         *(TDS, FPS),
         *(ADPS, AOS),
         *(PSLD, LDPS, LATINO),
+        SoftRestoration,
     )
 }
 
@@ -60,5 +62,6 @@ __all__ = [
     "Proximal",
     "REDdiff",
     "RePaint",
+    "SoftRestoration",
     "State",
 ]

@@ -34,7 +34,7 @@ from ambient_solve.likelihood.ranges import check_range
 from ambient_solve.linalg.conjugate_gradient import WarmStart, conjugate_gradient
 from ambient_solve.linalg.convolution import Convolution, find_convolution
 from ambient_solve.linalg.galerkin import galerkin
-from ambient_solve.linalg.gram import CirculantGram, Gram, Scalar, find_gram, find_normal
+from ambient_solve.linalg.gram import CirculantGram, DiagonalGram, Gram, Scalar, find_gram, find_normal
 from ambient_solve.noise import Level, Streams, per_sample
 from ambient_solve.priors.base import Prior
 
@@ -93,6 +93,7 @@ class Likelihood:
             prior's decode affine. operator_linear: Whether the operator is. affine: Whether the decode is.
         noise: The law of the noise.
         gaussian: Whether it is Gaussian; if `linear` too, `prox`, `solve` and `spectral` exist.
+        identity: Whether `y_z = z + sigma e`, with white noise: there is nothing but noise.
         gram: AA' in closed form, or None. sigma: Noise level in z units, (N,). sigma_y: In the operator's, (1,), (B,).
             Where entries differ in their noise it is the root mean square, and `A`, `y_z` and all residuals are those
             of entries times it over their own level: their noise is the same then.
@@ -137,7 +138,7 @@ class Likelihood:
         if self.gain is not None:
             signal, seen = self._repeat(received.y), self._repeat(received.seen)
             self.noise = CountingLaw(self.sigma, self._of_rows(self.gain), self._a, signal, seen)
-        self.gaussian = self.noise.gaussian
+        self.gaussian, self.identity = self.noise.gaussian, False
         with torch.no_grad():
             self._fit(received.y, received.seen)
 
@@ -162,8 +163,30 @@ class Likelihood:
                 self._convolution = None if found is None else found.repeat(self.n_samples)
         # Whatever stands in entries that the operator never sees (garbage, a bright colour) must not count as misfit.
         self._y = self._repeat(torch.where(seen, y / self._a, 0))
+        self.identity = isinstance(self.gram, DiagonalGram) and self._is_identity(seen)
         if self.linear:
             self._normal = find_normal(self._forward, self._adjoint, self._y, self._op, apply)
+
+    def _is_identity(self, seen: Tensor) -> bool:
+        if self._y.shape[1:] != self.z_shape or self._operator.weights is not None or not bool(seen.all()):
+            return False
+        v = torch.randn(self._y.shape, generator=torch.Generator().manual_seed(0)).to(self._y)
+        return torch.allclose(self._forward(v), v, rtol=1e-5, atol=1e-6)
+
+    def combined(self, z: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        """Of an `identity`, the state and its level that say of `z0` what `z` and the measurement say together.
+
+        Both are `z0` with white noise, and so is their mean with the inverse variances as weights.
+
+        Args:
+            z: States at `level`, (N, *z_shape).
+            level: In z units, > 0.
+
+        Returns:
+            The states, (N, *z_shape), and their levels, (N,).
+        """
+        share = self.sigma**2 / (self.sigma**2 + level**2)
+        return self._y.lerp(z, per_sample(share, z)), share.sqrt() * level
 
     def _repeat(self, of_images: Tensor) -> Tensor:
         """(B, ...) to (N, ...)."""

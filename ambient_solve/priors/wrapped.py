@@ -68,6 +68,19 @@ class WrappedPrior(Prior):
         """See `Prior.noise`."""
         return self.inner.noise(shape, streams)
 
+    @property
+    def white(self) -> bool:
+        """See `Prior.white`."""
+        return type(self).noise is WrappedPrior.noise and self.inner.white
+
+    def correlate(self, v: Tensor) -> Tensor:
+        """See `Prior.correlate`."""
+        return self.inner.correlate(v)
+
+    def streams_of_run(self, streams: Streams) -> Streams:
+        """See `Prior.streams_of_run`."""
+        return self.inner.streams_of_run(streams)
+
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
         """See `Prior.begin`."""
         return self.inner.begin(shape, streams)
