@@ -40,6 +40,8 @@ from .priors.latent import LatentPrior as LatentPrior
 from .priors.load import load_prior as load_prior
 from .priors.network import NetworkConfig as NetworkConfig
 from .priors.network import NetworkPrior as NetworkPrior
+from .priors.text import Label as Label
+from .priors.text import Prompt as Prompt
 from .results import Restoration as Restoration
 from .results import Summary as Summary
 from .sampling import generate as generate

@@ -51,7 +51,7 @@ class Solver(Reconstructor):
     Args:
         prior: Any `Prior`, such as `load_prior("photos")`.
         algorithm: An `Algorithm`, the name of one with its knobs as keywords, or "auto": mmps where the operator
-            is linear and the prior's decode affine, daps elsewhere; tds for 64 samples and more, drawn at once, of one
+            is linear, daps elsewhere, latino for priors of latents; tds for 64 samples and more, drawn at once, of one
             or two measurements, where the prior is exact. `Restoration.settings` says which and why.
         seconds: Wall time, > 0: choose `steps` so that one call of `solve` takes about as long, a trial of a few levels
             included.

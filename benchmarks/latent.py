@@ -46,11 +46,10 @@ METHODS = {
     "latino, 16 levels, width 2": LATINO(steps=16, width=2.0),
     "latino, 16 levels, a draw": LATINO(steps=16, draw=True),
     "latino as published, 16 levels": LATINO(steps=16, difference=False),
-    "ldps, 100 levels": LDPS(steps=100),
-    "psld, 100 levels": PSLD(steps=100),
-    "psld, 100 levels, gamma 1": PSLD(steps=100, gamma=1.0),
-    "psld of norms, 100 levels": PSLD(steps=100, squared=False),
-    "latent daps, 16 levels": DAPS(steps=16, ode_steps=1, width=1.0, langevin_steps=10),
+    "ldps, 50 levels": LDPS(steps=50),
+    "psld, 50 levels": PSLD(steps=50),
+    "psld, 200 levels": PSLD(steps=200),
+    "latent daps, 8 levels": DAPS(steps=8, ode_steps=1, width=1.0, langevin_steps=10),
 }
 PIXELS = "pixel prior `photos`, proximal, 25 levels"
 CEILING = "decode(encode(x))"

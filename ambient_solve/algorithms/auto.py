@@ -13,6 +13,7 @@ from typing import Any
 
 from ambient_solve.algorithms.base import Algorithm
 from ambient_solve.algorithms.daps import DAPS
+from ambient_solve.algorithms.latino import LATINO
 from ambient_solve.algorithms.mmps import MMPS, TIME_TRAVEL_SETTINGS
 from ambient_solve.algorithms.proximal import Proximal
 from ambient_solve.algorithms.soft import SoftRestoration
@@ -26,14 +27,17 @@ from ambient_solve.priors.base import Prior
 from ambient_solve.process import Soft
 
 AUTO = "auto"
-TUNABLE = (MMPS, DAPS)
-"""The methods whose knobs "auto" takes: for linear operators, and for all others."""
+TUNABLE = (MMPS, DAPS, LATINO)
+"""The methods whose knobs "auto" takes: for linear operators, for all others, and for priors of latents."""
+DECODED = {"width": 1.0}
+"""Knobs of daps through a decoder, where narrower draws were measured to be biased."""
 PARTICLES = 64
 """Samples of a measurement from which on they are drawn as particles."""
 CASES = (
     ("linear operator, Gaussian noise", MMPS.name),
     ("non-linear operator, or photon noise", DAPS.name),
     ("exact prior, few measurements, many samples", TDS.name),
+    ("prior of latents, linear operator", LATINO.name),
     ("prior of a soft process", SoftRestoration.name),
     ("scans (ambient-solve mri)", Proximal.name),
 )
@@ -69,6 +73,10 @@ def choose(
         return build(
             SoftRestoration, **settings
         ), "a prior of a soft process: the measurement must be one of its states"
+    if not likelihood.affine:
+        if likelihood.operator_linear and likelihood.gaussian:
+            return build(LATINO, **settings), "a prior of latents: a step in pixels needs no gradient of the decoder"
+        return build(DAPS, **(DECODED | dict(settings))), "a prior of latents: Langevin draws through the decoder"
     if not (likelihood.linear and likelihood.gaussian):
         why = f"{'photon noise' if likelihood.linear else 'non-linear operator'}: Langevin draws of the measurement"
         return build(DAPS, **settings), why
@@ -100,7 +108,7 @@ def choose_preset(
     """
     kind = measured(likelihood)
     name, own = preset_named(preset).choices[kind]
-    if name == AUTO:
+    if name == AUTO or not likelihood.affine:  # what presets were measured on were priors of pixels
         chosen, why = choose(prior, likelihood, settings, particles=False)
         return chosen, f"preset {preset}; {why}"
     from ambient_solve.algorithms import ALGORITHMS

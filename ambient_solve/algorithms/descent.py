@@ -83,6 +83,14 @@ def pulled_length(sigma: float, sigma_next: float, sigma_data: float) -> float:
     """What a move that is pulled back through the denoiser has to be multiplied by.
 
     The papers step a state of one variance, `x = z / sqrt(1 + sigma^2 / sigma_data^2)`: both changes of variable.
+
+    Args:
+        sigma: The level, in units of z.
+        sigma_next: The next one.
+        sigma_data: Deviation of one entry of the data.
+
+    Returns:
+        The factor, 1 or more.
     """
     v = sigma_data**2
     return ((1 + sigma**2 / v) * (1 + sigma_next**2 / v)) ** 0.5

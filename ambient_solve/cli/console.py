@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
@@ -46,16 +46,24 @@ def print_knobs(title: str, cls: type) -> None:
 
 def describe_prior(folder: Path) -> None:
     """Print what the files of a prior say of it, the model card last."""
+    from ambient_solve.priors.convert import is_converted
     from ambient_solve.priors.foreign import is_pipeline
+    from ambient_solve.priors.latent import is_latent
+    from ambient_solve.priors.latent_pipeline import is_latent_pipeline
+    from ambient_solve.priors.load import load_prior
     from ambient_solve.priors.network import CARD, NetworkPrior
-    from ambient_solve.priors.pipeline import PipelinePrior
 
-    pipeline = is_pipeline(folder)
-    prior = PipelinePrior.load(folder) if pipeline else NetworkPrior.load(folder)
+    settings: dict[str, Any] = {}
+    if is_converted(folder) or is_latent(folder) or is_pipeline(folder) or is_latent_pipeline(folder):
+        prior: Any = load_prior(folder)
+        settings = getattr(prior, "scheduler", {"prior": repr(prior)})
+    else:
+        prior = NetworkPrior.load(folder)
+        settings = dataclasses.asdict(prior.config)
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
     numbers = sum(p.numel() for p in prior.parameters())
     print(f"{shown(folder)}\n{numbers:,} parameters, {size:.1f} MB of safetensors\n")
-    for name, value in (prior.scheduler if pipeline else dataclasses.asdict(prior.config)).items():
+    for name, value in settings.items():
         print(f"  {shown(name):<11} {shown(value)}")
     card = folder / CARD
     text = card.read_bytes()[:MAX_CARD].decode(errors="replace") if card.is_file() else "No model card."

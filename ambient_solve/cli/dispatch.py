@@ -41,6 +41,12 @@ def _app() -> type:
     return App
 
 
+def _convert() -> type:
+    from ambient_solve.cli.convert import Convert
+
+    return Convert
+
+
 def _evaluate() -> type:
     from ambient_solve.cli.evaluate import Evaluate
 
@@ -73,6 +79,7 @@ COMMANDS: dict[str, Callable[[], type]] = {
     "evaluate": _evaluate,
     "mri": lambda: _mri(False),
     "mri-train": lambda: _mri(True),
+    "convert": _convert,
     "info": lambda: Info,
     "app": _app,
     **{f"testbed {name}": partial(_testbed, cls) for name, cls in TESTBED.items()},
@@ -97,6 +104,7 @@ USAGE = """usage: ambient-solve COMMAND ...
   em        learn a prior from damaged pictures alone, restoring and training in
             turn; takes a YAML file
   annotate  find the noise levels at which training may use damaged pictures
+  convert   make a prior folder of a checkpoint of others
   info      list priors, tasks and algorithms with their knobs, or describe one
   app       open the page that restores pictures in a browser
   testbed pool     make a pool of good and bad pictures: which are worth

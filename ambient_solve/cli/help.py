@@ -30,6 +30,7 @@ EXAMPLES = {
     "evaluate": 'ambient-solve evaluate my_photos/ --algorithms mmps "proximal steps=25" tv',
     "mri": "ambient-solve mri scan.h5 --samples 4 --out reconstructed",
     "mri-train": "ambient-solve mri-train scans/ --out runs/mri --train",
+    "convert": "ambient-solve convert ffhq.pt --kind guided-diffusion --out ffhq",
     "info": "ambient-solve info mmps",
     "app": "ambient-solve app --more-priors runs/own/prior",
     "testbed pool": "ambient-solve testbed pool testbed/photographs --domain photographs",

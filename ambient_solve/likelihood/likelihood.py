@@ -50,7 +50,7 @@ CHANCE = 8.0
 
 
 @final
-class Picture(Prior):
+class PictureState(Prior):
     """Pictures that are their own state, `decode(z) = z`; it knows nothing of them and denoises none.
 
     Args:
@@ -70,7 +70,7 @@ class Picture(Prior):
         return self._device
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """Raise `AmbientSolveError`: there is no network."""
+        """See `Prior.denoise`: it raises `AmbientSolveError`, since there is no network."""
         raise AmbientSolveError("A picture alone is no prior: it denoises nothing.")
 
 
@@ -146,7 +146,7 @@ class Likelihood:
     def of_picture(self) -> Likelihood:
         """The same measurement seen from the picture itself, `z = x`; a decode that is not affine is no matter."""
         y, op, sigma_y = self._given
-        picture, counts = Picture(self.image_shape, self._prior.device), (self.n_samples, self._iterations)
+        picture, counts = PictureState(self.image_shape, self._prior.device), (self.n_samples, self._iterations)
         return Likelihood(y, op, picture, sigma_y=sigma_y, n_samples=counts[0], cg_iterations=counts[1])
 
     def _fit(self, y: Tensor, seen: Tensor) -> None:

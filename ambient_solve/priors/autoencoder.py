@@ -122,7 +122,7 @@ def _doubling() -> nn.Conv2d:
     return nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)
 
 
-class Encoder(nn.Module):
+class TAEF2Encoder(nn.Module):
     """Pictures in [0, 1] to latents of TAEF2."""
 
     def __init__(self, pictures: int, channels: int) -> None:
@@ -142,7 +142,7 @@ class Encoder(nn.Module):
         return self.conv_out(self.stage3(self.down3(h)))
 
 
-class Decoder(nn.Module):
+class TAEF2Decoder(nn.Module):
     """Latents of TAEF2 to pictures in [0, 1]."""
 
     def __init__(self, pictures: int, channels: int) -> None:
@@ -177,7 +177,10 @@ class TAEF2(Autoencoder):
         if precision not in PRECISIONS:
             raise AmbientSolveError(f"precision={precision!r} is not a choice. {suggestion(precision, PRECISIONS)}")
         self.precision = precision
-        self.encoder, self.decoder = Encoder(self.pictures, self.channels), Decoder(self.pictures, self.channels)
+        self.encoder, self.decoder = (
+            TAEF2Encoder(self.pictures, self.channels),
+            TAEF2Decoder(self.pictures, self.channels),
+        )
 
     def encode(self, x: Tensor) -> Tensor:
         """See `Autoencoder.encode`."""

@@ -27,7 +27,7 @@ MAX_SIZE = 1e6
 
 @final
 class LatentPrior(WrappedPrior):
-    """A prior of normalised latents: `x = autoencoder.decode(mean + std z)`, with `encode` as its inverse, nearly.
+    """A prior of normalized latents: `x = autoencoder.decode(mean + std z)`, with `encode` as its inverse, nearly.
 
     `encode` is deterministic: of an autoencoder that draws latents it takes the mode. Its error, `decode(encode(x))`
     against x, bounds what any algorithm can restore.

@@ -102,7 +102,7 @@ def _pipeline(folder: Path, name: str, index: dict[str, Any]) -> Any:
         try:
             import transformers  # noqa: F401
         except ImportError:
-            raise AmbientSolveError(f"{folder} is conditioned on words: pip install transformers.") from None
+            raise AmbientSolveError(f"{folder} is conditioned on words: pip install 'ambient-solve[latent]'.") from None
     left_out = {part: None for part in LEFT_OUT if part in index}
     try:
         return getattr(diffusers, name).from_pretrained(

@@ -10,6 +10,8 @@ import torch
 from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
+from ambient_solve.priors.convert import is_converted, load_converted
+from ambient_solve.priors.denoiser import DenoiserPrior
 from ambient_solve.priors.foreign import INDEX, SCHEDULER, UNET_WEIGHTS, is_pipeline
 from ambient_solve.priors.latent import LatentPrior, is_latent
 from ambient_solve.priors.latent_pipeline import PARTS, is_latent_pipeline, load_latent_pipeline
@@ -82,7 +84,7 @@ def pinned(name: str) -> str:
 @torch.inference_mode(False)
 def load_prior(
     name: str | Path = "photos", precision: str = "auto", device: str = "cpu"
-) -> NetworkPrior | AmbientPrior | PipelinePrior | LatentPrior:
+) -> NetworkPrior | AmbientPrior | PipelinePrior | LatentPrior | DenoiserPrior:
     """Load a prior, ready for `Solver`. Only safetensors and JSON are ever read or fetched.
 
     Args:
@@ -93,7 +95,7 @@ def load_prior(
     Returns:
         A `NetworkPrior`; around one that is conditioned on masks of pixels an `AmbientPrior`, which draws masks by the
         `keep_probability` of its config.json; a `LatentPrior` for one of latents with its autoencoder; a
-        `PipelinePrior` for a pipeline of diffusers.
+        `PipelinePrior` for a pipeline of diffusers; what `convert` made of other checkpoints.
 
     Raises:
         AmbientSolveError: there is no such prior, or its files are unreadable or do not fit each other.
@@ -103,6 +105,8 @@ def load_prior(
         return load_latent_pipeline(folder).to(device)
     if is_pipeline(folder):
         return PipelinePrior.load(folder).to(device)
+    if is_converted(folder):
+        return load_converted(folder).to(device)
     if is_latent(folder):
         return LatentPrior.load(folder, precision).to(device)
     network = NetworkPrior.load(folder, precision).to(device)

@@ -146,6 +146,9 @@ class Words:
             cond: A string or a `Prompt` for all rows, a list with one for each, or None, the empty prompt.
             rows: How many.
 
+        Returns:
+            One for each row.
+
         Raises:
             AmbientSolveError: it is something else.
         """
@@ -159,7 +162,15 @@ class Words:
         return prompts
 
     def embed(self, given: Sequence[Given], negative: bool) -> Embedded:
-        """The embeddings of prompts, or of what they exclude, one row each."""
+        """The embeddings of prompts, or of what they exclude.
+
+        Args:
+            given: Prompts.
+            negative: Whether what they exclude is wanted.
+
+        Returns:
+            One row for each prompt.
+        """
         texts = [g.negative if negative else g.text for g in given if isinstance(g, Prompt)]
         parts = [self._of(text) for text in texts]
         tokens, pooled = (
@@ -190,7 +201,16 @@ class Words:
 
 
 def encoded(pipeline: Any, text: str, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """The tokens and the pooled embedding of a text, by the pipeline's own `encode_prompt`, one row."""
+    """The embeddings of a text, by the pipeline's own `encode_prompt`.
+
+    Args:
+        pipeline: One of Stable Diffusion, or Flux.
+        text: The words.
+        device: Where its encoders are.
+
+    Returns:
+        Tokens (1, tokens, features), and the pooled embedding (1, features) where the network takes one.
+    """
     kind = type(pipeline).__name__
     if kind == "StableDiffusionPipeline":
         return pipeline.encode_prompt(text, device, 1, False)[0], None
@@ -223,6 +243,9 @@ class Classes:
             cond: A whole number or a `Label` for all rows, or a list or tensor with one for each.
             rows: How many.
 
+        Returns:
+            One for each row.
+
         Raises:
             AmbientSolveError: it is something else, or no class of the network.
         """
@@ -239,6 +262,14 @@ class Classes:
         return labels
 
     def embed(self, given: Sequence[Given], negative: bool) -> Embedded:
-        """The classes as the network takes them; for `negative` the one that stands for none."""
+        """The classes as the network takes them.
+
+        Args:
+            given: Labels.
+            negative: Whether the class that stands for none is wanted.
+
+        Returns:
+            One row for each label.
+        """
         numbers = [self._count if negative else g.number for g in given if isinstance(g, Label)]
         return Embedded(labels=torch.tensor(numbers, device=self._device()))

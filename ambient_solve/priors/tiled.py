@@ -196,6 +196,16 @@ def tile_windows(
     """(start, window (tile,)) of each tile of an axis; the windows sum to one at every pixel.
 
     Kept from call to call: a sampling step moves nothing to the device.
+
+    Args:
+        length: Length of the axis.
+        tile: Length of a tile.
+        overlap: What neighbors share.
+        dtype: Of the windows.
+        device: Where they are.
+
+    Returns:
+        The tiles, in the order of the axis.
     """
     first = starts(length, tile, overlap)
     # A squared sine rises over the overlap; at the edges of the picture nothing fades.

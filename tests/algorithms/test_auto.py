@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ambient_solve.algorithms import ALGORITHMS, DAPS, MMPS, TDS
+from ambient_solve.algorithms import ALGORITHMS, DAPS, LATINO, MMPS, TDS
 from ambient_solve.algorithms.auto import check_settings, choose, exact, for_scans
 from ambient_solve.errors import AmbientSolveError, UnknownKnob
 
@@ -15,7 +15,8 @@ EXACT, LEARNED = SimpleNamespace(sigma_jacobian=math.inf), SimpleNamespace(sigma
 
 
 def problem(**other):
-    return SimpleNamespace(**{"linear": True, "gaussian": True, "measurements": 2, "n_samples": 64, **other})
+    given = {"linear": True, "gaussian": True, "measurements": 2, "n_samples": 64, "affine": True, **other}
+    return SimpleNamespace(**{"operator_linear": given["linear"] or not given["affine"], **given})
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,10 @@ def problem(**other):
         (EXACT, problem(), {}, False, exact({}), "steps taken twice"),
         (EXACT, problem(), {"iterations": 5}, True, exact({"iterations": 5}), "steps taken twice"),
         (LEARNED, problem(), {"iterations": 5}, True, MMPS(iterations=5), "moment matching"),
+        (LEARNED, problem(affine=False, linear=False), {}, True, LATINO(), "prior of latents"),
+        (EXACT, problem(affine=False, linear=False), {"steps": 7}, True, LATINO(steps=7), "prior of latents"),
+        (LEARNED, problem(affine=False, linear=False, gaussian=False), {}, True, DAPS(width=1.0), "decoder"),
+        (LEARNED, problem(affine=False, linear=False, operator_linear=False), {}, True, DAPS(width=1.0), "decoder"),
     ],
 )
 def test_the_choice(prior, likelihood, settings, particles, wanted, word):

@@ -31,7 +31,9 @@ def folder(tmp_path_factory):
 
     def of(name: str) -> Path:
         if name in WORDED:
-            pytest.importorskip("transformers", reason="text encoders need transformers: pip install transformers")
+            pytest.importorskip(
+                "transformers", reason="text encoders need transformers: pip install 'ambient-solve[latent]'"
+            )
         if name not in made:
             made[name] = BUILDERS[name](tmp_path_factory.mktemp("pipelines") / "pipeline")
         return made[name]
