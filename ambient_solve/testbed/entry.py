@@ -31,8 +31,8 @@ from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.objectives.denoise import buffer
 from ambient_solve.reading.limits import parse_json
-from ambient_solve.testbed.domains import square
-from ambient_solve.testbed.pool import Pool, Truth, copy_threshold, picture_id
+from ambient_solve.testbed.domains import middle_square
+from ambient_solve.testbed.pool import Pool, Sealed, copy_threshold, picture_id
 from ambient_solve.testbed.recipe import LARGEST, S_MAX, SMALLEST
 from ambient_solve.testbed.record import content_hash
 
@@ -259,7 +259,9 @@ def _brought(path: Path, pool: Pool) -> Entry:
     if (path / MANIFEST).is_file():
         samples = list(read_corrupted(path, pool.channels))
     else:
-        samples = [Sample(n, square(p, pool.side).float().div(127.5).sub(1).half()) for n, p in _large(path, pool)]
+        samples = [
+            Sample(n, middle_square(p, pool.side).float().div(127.5).sub(1).half()) for n, p in _large(path, pool)
+        ]
     if not 0 < len(samples) <= BROUGHT:
         raise AmbientSolveError(f"{path} holds {len(samples)} pictures; 1 to {BROUGHT} may be brought.")
     expected = (pool.channels, pool.side, pool.side)
@@ -287,7 +289,7 @@ def _large(path: Path, pool: Pool) -> list[Any]:
     return found
 
 
-def refuse_test_pictures(entry: Entry, truth: Truth) -> None:
+def refuse_test_pictures(entry: Entry, truth: Sealed) -> None:
     """Refuse brought pictures of which near-copies are held out to be scored on.
 
     Args:
