@@ -128,7 +128,12 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_entry(path: Path, rows: Sequence[Choice]) -> None:
-    """Write a table, one JSON object a line."""
+    """Write a table, one JSON object a line.
+
+    Args:
+        path: The file.
+        rows: Of the table.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(_plain(asdict(row))) + "\n" for row in rows))
 

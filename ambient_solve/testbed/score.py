@@ -31,7 +31,7 @@ from ambient_solve.evaluate.trials import Arm, BenchmarkTask, Truth, plan_trials
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
 from ambient_solve.sampling import generate
-from ambient_solve.testbed.features import FEATURES, picture_features, frechet_distance
+from ambient_solve.testbed.features import FEATURES, frechet_distance, picture_features
 from ambient_solve.testbed.intervals import mean_interval
 from ambient_solve.testbed.pool import copy_threshold
 from ambient_solve.testbed.recipe import TrainingRecipe

@@ -10,7 +10,7 @@ from scipy.linalg import sqrtm
 from ambient_solve.data.damages import GaussianBlur
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.testbed.domains import gather_pictures
-from ambient_solve.testbed.features import AXES, picture_features, frechet_distance
+from ambient_solve.testbed.features import AXES, frechet_distance, picture_features
 
 
 def test_the_formula():
