@@ -31,6 +31,7 @@ from ambient_solve.knobs import knobs
 PATIENCE = 600
 """Seconds that a process waits for the first one to write the data of an entry."""
 PoolFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="POOL", help_behavior_hint="")]
+Seeds = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="")]
 Repeated = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="DATA", help_behavior_hint="(may be repeated)")
 ]
@@ -110,7 +111,7 @@ class TrainEntry:
     """How many pictures are seen, by a network of which size."""
     jobs: int = 0
     """Trainings at once; 0 is one for each core or graphics card."""
-    seeds: tuple[int, ...] = ()
+    seeds: Seeds = ()
     """Train these alone, and leave the others to further calls; none given is all."""
 
     def run(self) -> int:
@@ -153,7 +154,7 @@ class ScoreRun:
     """Safetensors file of torchvision's AlexNet features, to measure LPIPS too; needs the package lpips."""
     jobs: int = 0
     """Seeds at once; 0 is one for each core or graphics card."""
-    seeds: tuple[int, ...] = ()
+    seeds: Seeds = ()
     """Score these alone, and leave the others to further calls; none given is all."""
 
     def run(self) -> int:
