@@ -1,4 +1,4 @@
-"""Eleven ways to curate a pool of the testbed, which benchmarks/testbed.py measures; what tells the worth of a kind.
+"""Eleven ways to curate a pool of the testbed, which benchmarks/testbed.py measures, and the worth of a kind.
 
 - *everything-as-clean*; *random-subset*, as many pictures as are clean; *stated-clean*, those said to be clean;
 - *oracle-clean* and *oracle-levels* know the truth: the clean pictures alone, and all with the noise that they hold or

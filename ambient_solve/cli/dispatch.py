@@ -1,4 +1,4 @@
-"""The command line: `ambient-solve demo | restore | sample | corrupt | check | evaluate | info`.
+"""The command line: `ambient-solve demo | restore | video | sample | corrupt | check | evaluate | info`.
 
 Exit codes: 0 fine; 2 bad input, with a sentence on standard error; 130 interrupted. A command imports what it
 needs when it runs, so that `--help` answers at once.
@@ -21,6 +21,7 @@ from ambient_solve.cli.help import help_page, started_as
 from ambient_solve.cli.info import Info
 from ambient_solve.cli.restore import restore_command
 from ambient_solve.cli.sample import sample_command
+from ambient_solve.cli.video import video_command
 from ambient_solve.errors import AmbientSolveError, own_words_for_misfit, shown, suggestion
 from ambient_solve.version import __version__
 
@@ -65,6 +66,7 @@ def _mri(train: bool) -> type:
 COMMANDS: dict[str, Callable[[], type]] = {
     "demo": lambda: Demo,
     "restore": restore_command,
+    "video": video_command,
     "sample": sample_command,
     "corrupt": corrupt_command,
     "check": _check,
@@ -78,12 +80,13 @@ COMMANDS: dict[str, Callable[[], type]] = {
 """What makes the class of a command, by its name; only that of the command that runs is imported."""
 RAW = ("train", "em", "annotate")
 """Commands that read what was typed themselves, with a configuration in YAML."""
-WITH_KNOBS = ("restore", "check", "mri")
+WITH_KNOBS = ("restore", "video", "check", "mri")
 """Commands that take the knobs of an algorithm beside their own options."""
 USAGE = """usage: ambient-solve COMMAND ...
 
   demo      damage a photograph, restore it, and draw a contact sheet
   restore   restore damaged pictures
+  video     restore a damaged video without flicker
   sample    draw pictures from a prior alone
   corrupt   damage a data set once, for training
   check     say whether an algorithm draws from the posterior

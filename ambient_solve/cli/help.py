@@ -23,6 +23,7 @@ MARGIN = 2
 EXAMPLES = {
     "demo": "ambient-solve demo --samples 2 --out demo",
     "restore": "ambient-solve restore photo.png --task inpaint --mask scratches.png",
+    "video": "ambient-solve video old.mp4 --task denoise --sigma 0.1 --out new.mp4",
     "sample": "ambient-solve sample photos --n 4 --size 32",
     "corrupt": 'ambient-solve corrupt my_photos/ damaged/ --damage "noise sigma=0.2"',
     "check": "ambient-solve check --algorithm mmps --steps 20",

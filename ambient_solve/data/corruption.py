@@ -205,6 +205,7 @@ def write_corrupted(
             save_tensors({k: v.contiguous() for k, v in tensors.items() if v is not None}, folder / (file + ".part"))
             os.replace(folder / (file + ".part"), folder / file)
             row = {"file": file, "name": sample.name, **levels_of(sample)}
+            row |= {"blur": sample.blur} if sample.blur else {}
             row |= {"damage": sample.damage, "parameters": damage.parameters if damage else {}}
             rows.write(json.dumps({**row, "seed": corruption.seed, "index": index}) + "\n")
             rows.flush()
@@ -332,8 +333,21 @@ def _read_row(folder: Path, row: dict[str, Any], channels: int, follow_outside: 
         )
     clean = sigma_noise == sigma_min == 0 and tensors["mask"] is None
     damage = str(row.get("damage", "clean" if clean else "damaged"))
+    blur = float(row.get("blur", 0.0))
+    if not 0 <= blur < math.inf:
+        raise AmbientSolveError(f"blur = {blur} is no deviation in pixels; expected 0 (none) or more.")
     name, z = str(row.get("name", row["file"])), tensors.pop("z")
-    return Sample(name, z, sigma_noise, sigma_min, sigma_max, **tensors, damage=damage, weight=weight)
+    return Sample(
+        name,
+        z,
+        sigma_noise,
+        sigma_min,
+        sigma_max,
+        **tensors,
+        damage=damage,
+        blur=blur,
+        weight=weight,
+    )
 
 
 def _checked(
@@ -378,6 +392,8 @@ def fingerprint(samples: Iterable[Sample]) -> str:
             digest.update(repr((sample.sigma_min, sample.sigma_max)).encode())
         if sample.weight != 1.0:
             digest.update(f"weight {sample.weight!r}".encode())
+        if sample.blur:
+            digest.update(repr(sample.blur).encode())
         for name in TENSORS[1:]:
             if getattr(sample, name) is not None:
                 digest.update(name.encode() + getattr(sample, name).numpy().tobytes())

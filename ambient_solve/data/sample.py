@@ -23,6 +23,7 @@ class Sample:
         maps: complex64 coil maps (coils, H, W), see `transforms.to_kspace`.
         damage: What was done to it, in one word: the group in which an annotator counts it.
         weight: Chance to be drawn, relative to the other samples of its data set; 0 is never.
+        blur: Deviation in pixels of the Gaussian blur in it, whose edges wrap round, as of a soft process; 0 is none.
     """
 
     name: str
@@ -35,3 +36,4 @@ class Sample:
     maps: Tensor | None = None
     damage: str = "clean"
     weight: float = 1.0
+    blur: float = 0.0

@@ -40,6 +40,7 @@ from ambient_solve.training.holding import share_held_out
 from ambient_solve.training.inventory import refuse_other_data, remember_data
 from ambient_solve.training.launch import missing_processes
 from ambient_solve.training.locks import only_run_among
+from ambient_solve.training.process import fitted_process
 from ambient_solve.training.progress import Shown, denoised_picture, write_progress
 from ambient_solve.training.report import PROGRESS, about_data, about_files, about_start, remember_length
 from ambient_solve.training.schedule import learning_rate, steps_of, validates
@@ -86,7 +87,9 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
     refuse_other_data(out, data.inventories)
     refuse_unsuited(config.objective, data.samples)
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    prior = starting_prior(config, data.keep_probability(config.objective), accelerator.device, sharded)
+    soft = fitted_process(config, data.samples)
+    prior = starting_prior(config, data.keep_probability(config.objective), accelerator.device, sharded, soft)
+    objective = config.objective.of_process(prior.process)
     if compiles(config, accelerator.device, accelerator.num_processes):
         accelerator.print("The network is compiled at the first step, which takes a minute or more.", file=sys.stderr)
         prior.network.compile()
@@ -102,6 +105,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
             seed=config.seed,
             below=config.objective.below,
             flat=config.flat,
+            mirror=config.mirror,
         )
         for stage in range(int(data.stage.max(initial=0)) + 1)
     ]
@@ -143,7 +147,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
                     loader = loaders[current_stage(validations, len(loaders))]
                     batch, streams = loader(step, slice(at, at + rows_each))
                     with accelerator.accumulate(model):
-                        losses = config.objective.loss(model, batch.to(accelerator.device), streams)
+                        losses = objective.loss(model, batch.to(accelerator.device), streams)
                         accelerator.backward(losses.mean())
                         if accelerator.sync_gradients:
                             accelerator.clip_grad_norm_(model.parameters(), config.clip)

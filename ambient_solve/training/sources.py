@@ -31,6 +31,7 @@ from ambient_solve.resume import digest
 from ambient_solve.training.config import Config, Source
 from ambient_solve.training.holding import Picture, is_clean, set_apart
 from ambient_solve.training.inventory import Inventory, content
+from ambient_solve.training.process import at_their_levels
 from ambient_solve.training.stages import stage_of_source
 
 
@@ -97,6 +98,7 @@ def read_data(config: Config, main: bool) -> Data:
             own = hide(own, config.corruption.seed, listing(source, config))
         if source.freeze:
             own = freeze(own, source.freeze, config.corruption.seed, buffer(config.s_max), listing(source, config))
+        own = at_their_levels(config, own)
         if config.drop_noisy:
             own = [s for s in own if s.damage == "clean" and s.sigma_noise == 0]
         inventories.append(Inventory(source.path, entries, source.held_out, fingerprint(own)))
