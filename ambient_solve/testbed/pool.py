@@ -99,9 +99,9 @@ class Shares:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pool:
-    """A pool as it was read.
+    """A pool as it was read; two are the same where their records have one hash.
 
     Attributes:
         folder: Where it is.
