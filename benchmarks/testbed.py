@@ -41,11 +41,11 @@ def headlines(run: Path) -> dict[int, float]:
     return {int(p.parent.name[5:]): json.loads(p.read_text())["row"]["headline"] for p in found}
 
 
-def tables_of(pool: Pool, folder: Path, worth: bool) -> dict[str, tuple[str, Path]]:
-    """The table of each arm, with its track; written once."""
+def tables_of(pool: Pool, folder: Path, worth: bool, only: Sequence[str]) -> dict[str, tuple[str, Path]]:
+    """The table of each arm, or of some, with its track; written once."""
     arms = {n: ("annotate", lambda p, f, rows=r: rows) for n, r in worth_arms(pool).items()} if worth else ARMS
     found = {}
-    for name, (track, make) in arms.items():
+    for name, (track, make) in ((n, arm) for n, arm in arms.items() if not only or n in only):
         path = folder / f"{name}.jsonl"
         if not path.is_file():
             rows = make(pool, folder)
@@ -55,13 +55,21 @@ def tables_of(pool: Pool, folder: Path, worth: bool) -> dict[str, tuple[str, Pat
 
 
 def run_arms(
-    out: Path, domain: str, scale: str, seeds: int, minutes: float, worth: bool, jobs: int, full: bool
+    out: Path,
+    domain: str,
+    scale: str,
+    seeds: int,
+    minutes: float,
+    worth: bool,
+    jobs: int,
+    full: bool,
+    only: Sequence[str],
 ) -> None:
     """Train and score every arm, one seed after another, until the time is over; so many at once."""
     end, folder = time.time() + 60 * minutes, out / domain
     pool, recipe = read_pool(folder / "pool"), RECIPES[scale]
     runs = folder / ("worth" if worth else "arms") / scale
-    tables = tables_of(pool, folder / "tables", worth)
+    tables = tables_of(pool, folder / "tables", worth, only)
     for name, (track, table) in tables.items():  # before there are several processes, which would both write them
         write_data(read_entry(table, pool, track), pool, runs / name)
     left = [(s, n) for s in range(min(seeds, recipe.seeds)) for n in tables if not is_scored(runs / n, s, whole=full)]
@@ -180,6 +188,7 @@ def main() -> None:
     parser.add_argument("--foreign-data", nargs="*", default=[], help="the same of another domain")
     parser.add_argument("--side", type=int, default=24)
     parser.add_argument("--limit", type=int, default=0, help="at most this many pictures")
+    parser.add_argument("--arms", nargs="*", default=[], help="only these")
     parser.add_argument("--scale", default="xxs", choices=list(RECIPES))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--full", action="store_true", help="measure all, not the headline alone")
@@ -200,9 +209,8 @@ def main() -> None:
             print(*(f"{agreement(domain, a, b)}\n" for a, b in pairwise(scales)), sep="\n")
             print(*(f"{worth_table(domain, s)}\n" for s in RECIPES if (domain / "worth" / s).is_dir()), sep="\n")
     else:
-        run_arms(
-            args.out, args.domain, args.scale, args.seeds, args.minutes, args.what == "worth", args.jobs, args.full
-        )
+        given = args.what == "worth", args.jobs, args.full, args.arms
+        run_arms(args.out, args.domain, args.scale, args.seeds, args.minutes, *given)
 
 
 if __name__ == "__main__":

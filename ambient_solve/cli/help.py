@@ -152,6 +152,7 @@ def help_page(program: str, about: str, config: bool = False) -> Iterator[None]:
             raise
         usage = usage.strip().replace("[-h]", "[-h] [--config FILE.yaml]" if config else "[-h]")
         width = min(WIDTH, max(20, shutil.get_terminal_size().columns))
+        usage = textwrap.fill(usage, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
         example = textwrap.indent(EXAMPLES[_command(program)], " " * MARGIN)
         print(f"{usage}\n\n{folded(about, width)}\n\n{options.strip()}\n\nexample:\n{example}")
         raise

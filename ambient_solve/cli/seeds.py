@@ -13,11 +13,11 @@ from ambient_solve.errors import AmbientSolveError
 
 if TYPE_CHECKING:
     from ambient_solve.testbed.entry import Entry
-    from ambient_solve.testbed.pool import Pool, Truth
-    from ambient_solve.testbed.recipe import Recipe
+    from ambient_solve.testbed.pool import Pool, Sealed
+    from ambient_solve.testbed.recipe import TrainingRecipe
 
 
-def train_seed(recipe: Recipe, pool: Pool, entry: Entry, out: Path, seed: int) -> None:
+def train_seed(recipe: TrainingRecipe, pool: Pool, entry: Entry, out: Path, seed: int) -> None:
     """Train the prior of one seed in this process, with one thread on a CPU. The same call resumes.
 
     Args:
@@ -34,10 +34,10 @@ def train_seed(recipe: Recipe, pool: Pool, entry: Entry, out: Path, seed: int) -
 
 
 def score_seed(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     pool: Pool,
     entry: Entry,
-    truth: Truth,
+    truth: Sealed,
     out: Path,
     seed: int,
     lpips: Path | None = None,
@@ -88,7 +88,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def require_recipe(out: Path, train: dict[str, Any], recipe: Recipe, pool: Pool, entry: Entry) -> None:
+def require_recipe(out: Path, train: dict[str, Any], recipe: TrainingRecipe, pool: Pool, entry: Entry) -> None:
     """Refuse a run that was not trained by the recipe, on the entry, or whose weights were changed.
 
     Args:
@@ -102,14 +102,14 @@ def require_recipe(out: Path, train: dict[str, Any], recipe: Recipe, pool: Pool,
         AmbientSolveError: something differs.
     """
     from ambient_solve.testbed.prepare import RECORD, data_hashes
-    from ambient_solve.testbed.record import hash_of, read_record
+    from ambient_solve.testbed.record import hash_of, read_artifact
     from ambient_solve.training.config import NOT_SETTINGS, settings_of
 
     if train["recipe"] != recipe.hash:
         raise AmbientSolveError(
             f"{out} was trained by another recipe than that of scale {recipe.scale}: train it again."
         )
-    expected = {"pool": pool.record["hash"], "entry": read_record(out / RECORD, "entry")["hash"]}
+    expected = {"pool": pool.record["hash"], "entry": read_artifact(out / RECORD, "entry")["hash"]}
     if train["parents"] != expected:
         raise AmbientSolveError(f"{out} was trained for another pool or entry than it holds: train it again.")
     wanted = data_hashes(entry, pool)
@@ -127,7 +127,7 @@ def require_recipe(out: Path, train: dict[str, Any], recipe: Recipe, pool: Pool,
             raise AmbientSolveError(f"{prior_file(out, seed)} was changed after its training: train it again.")
 
 
-def write_train_record(out: Path, recipe: Recipe, pool: Pool, track: str) -> dict[str, Any]:
+def write_train_record(out: Path, recipe: TrainingRecipe, pool: Pool, track: str) -> dict[str, Any]:
     """Write train.json, once all seeds are trained.
 
     Args:
@@ -140,7 +140,7 @@ def write_train_record(out: Path, recipe: Recipe, pool: Pool, track: str) -> dic
         The record.
     """
     from ambient_solve.testbed.prepare import RECORD
-    from ambient_solve.testbed.record import hash_of, read_record, write_record
+    from ambient_solve.testbed.record import hash_of, read_artifact, write_artifact
 
     content = {
         "domain": pool.record["domain"],
@@ -149,11 +149,11 @@ def write_train_record(out: Path, recipe: Recipe, pool: Pool, track: str) -> dic
         "recipe": recipe.hash,
         "priors": {str(s): hash_of(prior_file(out, s).read_bytes()) for s in range(recipe.seeds)},
     }
-    parents = {"pool": pool.record["hash"], "entry": read_record(out / RECORD, "entry")["hash"]}
-    return write_record(out / "train.json", "train", content, parents)
+    parents = {"pool": pool.record["hash"], "entry": read_artifact(out / RECORD, "entry")["hash"]}
+    return write_artifact(out / "train.json", "train", content, parents)
 
 
-def seed_config(recipe: Recipe, pool: Pool, entry: Entry, out: Path, seed: int) -> Any:
+def seed_config(recipe: TrainingRecipe, pool: Pool, entry: Entry, out: Path, seed: int) -> Any:
     """The configuration of one training, a `training.config.Config`.
 
     Args:

@@ -31,6 +31,7 @@ from ambient_solve.knobs import knobs
 PATIENCE = 600
 """Seconds that a process waits for the first one to write the data of an entry."""
 PoolFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="POOL", help_behavior_hint="")]
+Seeds = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="")]
 Repeated = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="DATA", help_behavior_hint="(may be repeated)")
 ]
@@ -110,7 +111,7 @@ class TrainEntry:
     """How many pictures are seen, by a network of which size."""
     jobs: int = 0
     """Trainings at once; 0 is one for each core or graphics card."""
-    seeds: tuple[int, ...] = ()
+    seeds: Seeds = ()
     """Train these alone, and leave the others to further calls; none given is all."""
 
     def run(self) -> int:
@@ -118,9 +119,9 @@ class TrainEntry:
         from ambient_solve.testbed.entry import read_entry, refuse_test_pictures
         from ambient_solve.testbed.pool import is_sealed_here, read_pool, read_truth
         from ambient_solve.testbed.prepare import RECORD, write_data
-        from ambient_solve.testbed.recipe import recipe_of
+        from ambient_solve.testbed.recipe import recipe_of_scale
 
-        recipe, pool = recipe_of(self.scale), read_pool(self.pool)
+        recipe, pool = recipe_of_scale(self.scale), read_pool(self.pool)
         entry = read_entry(self.entry, pool, self.track)
         if is_sealed_here(pool):
             refuse_test_pictures(entry, read_truth(pool))
@@ -153,7 +154,7 @@ class ScoreRun:
     """Safetensors file of torchvision's AlexNet features, to measure LPIPS too; needs the package lpips."""
     jobs: int = 0
     """Seeds at once; 0 is one for each core or graphics card."""
-    seeds: tuple[int, ...] = ()
+    seeds: Seeds = ()
     """Score these alone, and leave the others to further calls; none given is all."""
 
     def run(self) -> int:
@@ -161,13 +162,13 @@ class ScoreRun:
         from ambient_solve.testbed.entry import refuse_test_pictures
         from ambient_solve.testbed.pool import read_pool, read_truth
         from ambient_solve.testbed.prepare import entry_of_run
-        from ambient_solve.testbed.recipe import recipe_of
-        from ambient_solve.testbed.record import read_record, write_record
-        from ambient_solve.testbed.score import summarize
+        from ambient_solve.testbed.recipe import recipe_of_scale
+        from ambient_solve.testbed.record import read_artifact, write_artifact
+        from ambient_solve.testbed.score import summarize_seeds
 
         out, pool = self.run_folder, read_pool(self.pool)
-        truth, train = read_truth(pool), read_record(self.run_folder / "train.json", "train")
-        recipe = recipe_of(train["scale"])
+        truth, train = read_truth(pool), read_artifact(self.run_folder / "train.json", "train")
+        recipe = recipe_of_scale(train["scale"])
         entry = entry_of_run(out, pool)
         refuse_test_pictures(entry, truth)
         require_recipe(out, train, recipe, pool, entry)
@@ -178,9 +179,9 @@ class ScoreRun:
             print(f"{shown(out)}: seeds that are still missing are scored by another call or process.")
             return 0
         rows = {str(s): json.loads(score_file(out, s).read_text())["row"] for s in range(recipe.seeds)}
-        summary = summarize(rows)
+        summary = summarize_seeds(rows)
         parents = {"train": train["hash"], "pool": pool.record["hash"]}
-        record = write_record(out / "score.json", "score", {"seeds": rows, "summary": summary}, parents)
+        record = write_artifact(out / "score.json", "score", {"seeds": rows, "summary": summary}, parents)
         low, high = summary["low"], summary["high"]
         print(
             f"{shown(out)}: {summary['headline']:.3f} dB ({low:.3f} to {high:.3f} over {len(rows)} seeds), record "
@@ -205,11 +206,11 @@ class SubmitRun:
     def run(self) -> int:
         """See the class."""
         from ambient_solve.testbed.board import SHEETS, sheet_name, submit_entry, write_board
-        from ambient_solve.testbed.record import read_record
+        from ambient_solve.testbed.record import read_artifact
 
-        train = read_record(self.run_folder / "train.json", "train")
+        train = read_artifact(self.run_folder / "train.json", "train")
         row = submit_entry(
-            self.board, self.name, self.author, train, read_record(self.run_folder / "score.json", "score")
+            self.board, self.name, self.author, train, read_artifact(self.run_folder / "score.json", "score")
         )
         (self.board / SHEETS).mkdir(exist_ok=True)
         if (self.run_folder / "sheet.png").is_file():

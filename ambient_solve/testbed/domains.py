@@ -68,14 +68,18 @@ def gather_pictures(
     domain, found = DOMAINS[name], []
     for sources, offline in ((data, domain.own), (foreign, domain.foreign)):
         pictures = [(f"{s}/{n}", p) for s in sources for n, p in read_images(s, domain.channels)]
-        own = [(n, square(p, side)) for n, p in pictures if min(p.shape[-2:]) >= side] if sources else offline(side)
+        own = (
+            [(n, middle_square(p, side)) for n, p in pictures if min(p.shape[-2:]) >= side]
+            if sources
+            else offline(side)
+        )
         if not own:
             raise AmbientSolveError(f"No picture of {', '.join(sources)} is {side} pixels high and wide.")
         found.append(own)
     return found[0], found[1]
 
 
-def square(picture: Tensor, side: int) -> Tensor:
+def middle_square(picture: Tensor, side: int) -> Tensor:
     """The middle of a picture, reduced with anti-aliasing.
 
     Args:
@@ -136,7 +140,10 @@ def _lfw(side: int, first: int) -> list[Named]:
         )
     pictures = data.lfw_subset()[first : first + 100]
     return [
-        (f"lfw {first + i}", square(torch.from_numpy((255 * x).round().astype(np.uint8))[None], FACE)[:, :side, :side])
+        (
+            f"lfw {first + i}",
+            middle_square(torch.from_numpy((255 * x).round().astype(np.uint8))[None], FACE)[:, :side, :side],
+        )
         for i, x in enumerate(pictures)
     ]
 

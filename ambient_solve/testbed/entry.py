@@ -31,8 +31,8 @@ from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.objectives.denoise import buffer
 from ambient_solve.reading.limits import parse_json
-from ambient_solve.testbed.domains import square
-from ambient_solve.testbed.pool import Pool, Truth, copy_threshold, picture_id
+from ambient_solve.testbed.domains import middle_square
+from ambient_solve.testbed.pool import Pool, Sealed, copy_threshold, picture_id
 from ambient_solve.testbed.recipe import LARGEST, S_MAX, SMALLEST
 from ambient_solve.testbed.record import content_hash
 
@@ -128,7 +128,12 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_entry(path: Path, rows: Sequence[Choice]) -> None:
-    """Write a table, one JSON object a line."""
+    """Write a table, one JSON object a line.
+
+    Args:
+        path: The file.
+        rows: Of the table.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(_plain(asdict(row))) + "\n" for row in rows))
 
@@ -259,7 +264,9 @@ def _brought(path: Path, pool: Pool) -> Entry:
     if (path / MANIFEST).is_file():
         samples = list(read_corrupted(path, pool.channels))
     else:
-        samples = [Sample(n, square(p, pool.side).float().div(127.5).sub(1).half()) for n, p in _large(path, pool)]
+        samples = [
+            Sample(n, middle_square(p, pool.side).float().div(127.5).sub(1).half()) for n, p in _large(path, pool)
+        ]
     if not 0 < len(samples) <= BROUGHT:
         raise AmbientSolveError(f"{path} holds {len(samples)} pictures; 1 to {BROUGHT} may be brought.")
     expected = (pool.channels, pool.side, pool.side)
@@ -287,7 +294,7 @@ def _large(path: Path, pool: Pool) -> list[Any]:
     return found
 
 
-def refuse_test_pictures(entry: Entry, truth: Truth) -> None:
+def refuse_test_pictures(entry: Entry, truth: Sealed) -> None:
     """Refuse brought pictures of which near-copies are held out to be scored on.
 
     Args:

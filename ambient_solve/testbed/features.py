@@ -20,7 +20,7 @@ NETWORK = "photos"
 FEATURES = f"{NETWORK}-middle-16"
 """What records call the features."""
 AXES = 16
-"""Numbers that describe a picture."""
+"""Numbers that picture_features a picture."""
 LEVEL = 0.1
 """Noise level that the network is told, in units of z; no noise is added."""
 BATCH = 64
@@ -28,7 +28,7 @@ BATCH = 64
 
 
 @torch.no_grad()
-def describe(pictures: Tensor, device: str = "cpu") -> np.ndarray:
+def picture_features(pictures: Tensor, device: str = "cpu") -> np.ndarray:
     """Describe pictures.
 
     Args:
@@ -72,5 +72,5 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     values, vectors = np.linalg.eigh(first)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     both = np.linalg.eigvalsh(root @ second @ root).clip(0)
-    apart = np.square(a.mean(0) - b.mean(0)).sum()
+    apart = np.middle_square(a.mean(0) - b.mean(0)).sum()
     return float(max(apart + np.trace(first) + np.trace(second) - 2 * np.sqrt(both).sum(), 0.0))

@@ -32,7 +32,7 @@ from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.reading.limits import parse_json
 from ambient_solve.saving import replace_text, save_tensors
 from ambient_solve.testbed.domains import Named
-from ambient_solve.testbed.record import hash_of, read_record, write_record
+from ambient_solve.testbed.record import hash_of, read_artifact, write_artifact
 
 RECORD = "pool.json"
 """File of the public record."""
@@ -99,9 +99,9 @@ class Shares:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pool:
-    """A pool as it was read.
+    """A pool as it was read; two are the same where their records have one hash.
 
     Attributes:
         folder: Where it is.
@@ -127,7 +127,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Truth:
+class Sealed:
     """What is sealed: a row for each id, and the held-out pictures, uint8 (N, C, H, W)."""
 
     rows: dict[str, dict[str, Any]]
@@ -200,7 +200,7 @@ def make_pool(
         "manifest": hash_of(manifest.encode()),
         "commitment": _commitment(folder),
     }
-    return write_record(folder / RECORD, "pool", content, {})
+    return write_artifact(folder / RECORD, "pool", content, {})
 
 
 def _commitment(folder: Path) -> str:
@@ -290,7 +290,7 @@ def read_pool(folder: Path) -> Pool:
     Raises:
         AmbientSolveError: there is none, or it was changed.
     """
-    record = read_record(folder / RECORD, "pool")
+    record = read_artifact(folder / RECORD, "pool")
     manifest = folder / PICTURES / MANIFEST
     if not manifest.is_file() or hash_of(manifest.read_bytes()) != record["manifest"]:
         raise AmbientSolveError(f"{manifest} is not that of {folder / RECORD}: fetch the pool again.")
@@ -302,7 +302,7 @@ def read_pool(folder: Path) -> Pool:
     return Pool(folder, record, samples, {row["name"]: row["stated"] for row in rows})
 
 
-def read_truth(pool: Pool) -> Truth:
+def read_truth(pool: Pool) -> Sealed:
     """Read what is sealed.
 
     Args:
@@ -319,7 +319,7 @@ def read_truth(pool: Pool) -> Truth:
     lines = (pool.folder / SEALED / TRUTH).read_bytes().splitlines()
     rows = [parse_json(line, f"A line of {TRUTH}") for line in lines]
     held_out = load_file(pool.folder / SEALED / HELD_OUT)["x"]
-    return Truth({row["id"]: row for row in rows}, held_out)
+    return Sealed({row["id"]: row for row in rows}, held_out)
 
 
 def is_sealed_here(pool: Pool) -> bool:

@@ -13,7 +13,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.saving import replace_text, save_tensors
 from ambient_solve.testbed.entry import NUMBERS, Entry, read_entry, write_entry
 from ambient_solve.testbed.pool import Pool
-from ambient_solve.testbed.record import read_record, write_record
+from ambient_solve.testbed.record import read_artifact, write_artifact
 
 RECORD = "entry.json"
 """File of the record of the entry, written last."""
@@ -41,7 +41,7 @@ def write_data(entry: Entry, pool: Pool, run: Path) -> dict[str, Any]:
         AmbientSolveError: the folder holds another entry.
     """
     if (run / RECORD).is_file():
-        record = read_record(run / RECORD, "entry")
+        record = read_artifact(run / RECORD, "entry")
         if record["entry"] != entry.hash or record["parents"]["pool"] != pool.record["hash"]:
             raise AmbientSolveError(f"{run} holds the run of another entry: choose another --out, or delete it.")
         return record
@@ -57,7 +57,7 @@ def write_data(entry: Entry, pool: Pool, run: Path) -> dict[str, Any]:
         replace_text(folder / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
     write_entry(run / TABLE, entry.rows)
     content = {"entry": entry.hash, "track": entry.track, "rows": len(entry.rows), "stages": entry.stages}
-    return write_record(run / RECORD, "entry", content, {"pool": pool.record["hash"]})
+    return write_artifact(run / RECORD, "entry", content, {"pool": pool.record["hash"]})
 
 
 def entry_of_run(run: Path, pool: Pool) -> Entry:
@@ -73,7 +73,7 @@ def entry_of_run(run: Path, pool: Pool) -> Entry:
     Raises:
         AmbientSolveError: it is not valid, or not the one that was entered.
     """
-    record = read_record(run / RECORD, "entry")
+    record = read_artifact(run / RECORD, "entry")
     if record["parents"]["pool"] != pool.record["hash"]:
         raise AmbientSolveError(f"{run} was entered for another pool: give that one.")
     place = run / "data" / "stage-0" if record["track"] == "bring" else run / TABLE

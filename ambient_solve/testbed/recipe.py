@@ -20,7 +20,7 @@ S_MAX = 4.0
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """What a scale fixes.
 
     Attributes:
@@ -64,19 +64,19 @@ class Recipe:
 RECIPES = {
     r.scale: r
     for r in (
-        Recipe("test", (8, 16), 1, 32, 8, 640, 2e-3, 200, 2, 2, 2, 8, 4, 8),
-        Recipe("xxs", (16,), 1, 48, 16, 3_200, 3e-3, 400, 5, 4, 4, 64, 8),
-        Recipe("xs", (16, 32), 1, 64, 16, 24_000, 2e-3, 2_400, 5, 8, 4, 128, 10),
-        Recipe("s", (24, 48, 64), 1, 96, 32, 400_000, 1e-3, 20_000, 5, 16, 4, 256, 12),
-        Recipe("m", (48, 96, 128), 1, 192, 128, 2_000_000, 1e-3, 50_000, 5, 32, 8, 1_000, 18),
-        Recipe("l", (96, 192, 256), 2, 384, 512, 40_000_000, 5e-4, 500_000, 5, 64, 8, 10_000, 18),
+        TrainingRecipe("test", (8, 16), 1, 32, 8, 640, 2e-3, 200, 2, 2, 2, 8, 4, 8),
+        TrainingRecipe("xxs", (16,), 1, 48, 16, 9_600, 1e-2, 800, 5, 4, 4, 64, 8),
+        TrainingRecipe("xs", (16, 32), 1, 64, 16, 24_000, 3e-3, 2_400, 5, 8, 4, 128, 10),
+        TrainingRecipe("s", (24, 48, 64), 1, 96, 32, 400_000, 1e-3, 20_000, 5, 16, 4, 256, 12),
+        TrainingRecipe("m", (48, 96, 128), 1, 192, 128, 2_000_000, 1e-3, 50_000, 5, 32, 8, 1_000, 18),
+        TrainingRecipe("l", (96, 192, 256), 2, 384, 512, 40_000_000, 5e-4, 500_000, 5, 64, 8, 10_000, 18),
     )
 }
 """The scales: `test` for tests; on two cores `xxs` takes a minute or two, `xs` about five and `s` three quarters of an
 hour; `m` is meant for a quarter of an hour of a graphics card and `l` for a day of one, which nobody has timed yet."""
 
 
-def recipe_of(scale: str) -> Recipe:
+def recipe_of_scale(scale: str) -> TrainingRecipe:
     """The recipe of a scale; one that does not exist is a sentence."""
     if scale not in RECIPES:
         raise AmbientSolveError(f"There is no scale {scale!r}. {suggestion(scale, RECIPES)}")
@@ -84,7 +84,7 @@ def recipe_of(scale: str) -> Recipe:
 
 
 def training_settings(
-    recipe: Recipe, *, side: int, channels: int, stages: Sequence[str], held_out: int, seed: int
+    recipe: TrainingRecipe, *, side: int, channels: int, stages: Sequence[str], held_out: int, seed: int
 ) -> dict[str, Any]:
     """The configuration of one training, as YAML holds it.
 

@@ -33,7 +33,7 @@ def content_hash(value: Any) -> str:
     return hash_of(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
-def write_record(path: Path, kind: str, content: Mapping[str, Any], parents: Mapping[str, str]) -> dict[str, Any]:
+def write_artifact(path: Path, kind: str, content: Mapping[str, Any], parents: Mapping[str, str]) -> dict[str, Any]:
     """Write the record of an artifact, whole or not at all.
 
     Args:
@@ -52,8 +52,8 @@ def write_record(path: Path, kind: str, content: Mapping[str, Any], parents: Map
     return record
 
 
-def read_record(path: Path, kind: str) -> dict[str, Any]:
-    """Read what `write_record` wrote.
+def read_artifact(path: Path, kind: str) -> dict[str, Any]:
+    """Read what `write_artifact` wrote.
 
     Args:
         path: The file.

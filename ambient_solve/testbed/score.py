@@ -31,10 +31,10 @@ from ambient_solve.evaluate.trials import Arm, BenchmarkTask, Truth, plan_trials
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
 from ambient_solve.sampling import generate
-from ambient_solve.testbed.features import FEATURES, describe, frechet_distance
+from ambient_solve.testbed.features import FEATURES, frechet_distance, picture_features
 from ambient_solve.testbed.intervals import mean_interval
 from ambient_solve.testbed.pool import copy_threshold
-from ambient_solve.testbed.recipe import Recipe
+from ambient_solve.testbed.recipe import TrainingRecipe
 
 LEVELS = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Noise levels of the headline, in units of z; half of them in pictures in [0, 1]."""
@@ -50,7 +50,7 @@ BATCH = 64
 
 
 @torch.no_grad()
-def denoising_psnr(prior: Prior, pictures: Tensor) -> dict[str, float]:
+def psnr_by_level(prior: Prior, pictures: Tensor) -> dict[str, float]:
     """PSNR of denoising at each of LEVELS, the mean over the pictures; the same noise each time.
 
     Args:
@@ -65,7 +65,7 @@ def denoising_psnr(prior: Prior, pictures: Tensor) -> dict[str, float]:
     for number, sigma in enumerate(LEVELS):
         noisy = z + sigma * Streams(range(len(z)), 1).branch(number).normal(z)
         parts = [prior.denoise(part.to(prior.device), sigma).cpu() for part in noisy.split(BATCH)]
-        error = (torch.cat(parts).clamp(-1, 1) - z).square().flatten(1).mean(1)
+        error = (torch.cat(parts).clamp(-1, 1) - z).middle_square().flatten(1).mean(1)
         found[f"{sigma:g}"] = float((10 * torch.log10(4 / error.double())).mean())
     return found
 
@@ -80,12 +80,12 @@ def headline_alone(prior: Prior, held_out: Tensor) -> dict[str, Any]:
     Returns:
         The numbers.
     """
-    denoising = denoising_psnr(prior, held_out)
+    denoising = psnr_by_level(prior, held_out)
     return {"headline": sum(denoising.values()) / len(denoising), "denoising": denoising}
 
 
 def score_prior(
-    prior: Prior, learned: Sequence[Sample], held_out: Tensor, recipe: Recipe, lpips: Path | None = None
+    prior: Prior, learned: Sequence[Sample], held_out: Tensor, recipe: TrainingRecipe, lpips: Path | None = None
 ) -> tuple[dict[str, Any], Tensor]:
     """All numbers of one seed.
 
@@ -106,7 +106,7 @@ def score_prior(
     row = {
         **headline_alone(prior, held_out),
         "restoration": _restorations(prior, held_out[: recipe.problems], recipe, lpips),
-        "frechet": frechet_distance(describe(drawn, device), describe(clean, device)),
+        "frechet": frechet_distance(picture_features(drawn, device), picture_features(clean, device)),
         "features": FEATURES,
         "copies": _copies(drawn, learned, alike),
         "copies held out": _copies(clean, learned, alike),
@@ -114,7 +114,9 @@ def score_prior(
     return row, drawn
 
 
-def _restorations(prior: Prior, pictures: Tensor, recipe: Recipe, lpips: Path | None) -> dict[str, dict[str, float]]:
+def _restorations(
+    prior: Prior, pictures: Tensor, recipe: TrainingRecipe, lpips: Path | None
+) -> dict[str, dict[str, float]]:
     """PSNR of the mean, V/B and, where given, LPIPS of a sample, for each task."""
     if lpips is not None and pictures.shape[-1] < SMALLEST_LPIPS:
         raise AmbientSolveError(f"LPIPS needs pictures of {SMALLEST_LPIPS} pixels or more: leave --lpips out.")
@@ -136,7 +138,7 @@ def _copies(pictures: Tensor, learned: Sequence[Sample], alike: float) -> float:
     return len(found) / len(pictures)
 
 
-def summarize(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def summarize_seeds(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The headline with its interval over the seeds, and the mean of all other numbers.
 
     Args:

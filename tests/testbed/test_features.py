@@ -10,7 +10,7 @@ from scipy.linalg import sqrtm
 from ambient_solve.data.damages import GaussianBlur
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.testbed.domains import gather_pictures
-from ambient_solve.testbed.features import AXES, describe, frechet_distance
+from ambient_solve.testbed.features import AXES, frechet_distance, picture_features
 
 
 def test_the_formula():
@@ -30,8 +30,8 @@ def test_blur_is_seen():
     pictures = [p.float() / 127.5 - 1 for _, p in gather_pictures("photographs", 24)[0][:96]]
     blurred = torch.stack([GaussianBlur(width=1.0).degrade(p, None) for p in pictures[:48]])
     sharp, others = torch.stack(pictures[:48]), torch.stack(pictures[48:])
-    described = [describe(x) for x in (others, sharp, blurred)]
+    described = [picture_features(x) for x in (others, sharp, blurred)]
     assert described[0].shape == (48, AXES)
-    assert np.array_equal(describe(sharp), described[1]), "the same each time"
+    assert np.array_equal(picture_features(sharp), described[1]), "the same each time"
     near, far = (frechet_distance(described[0], x) for x in described[1:])
     assert frechet_distance(described[1], described[2]) > 0 and far > near

@@ -19,7 +19,7 @@ from ambient_solve.cli.dispatch import main
 from ambient_solve.testbed.entry import Choice, read_entry
 from ambient_solve.testbed.pool import read_pool, read_truth
 from ambient_solve.testbed.recipe import RECIPES, training_settings
-from ambient_solve.testbed.record import read_record, write_record
+from ambient_solve.testbed.record import read_artifact, write_artifact
 from pools import HELD_OUT, table
 
 SEEDS = range(RECIPES["test"].seeds)
@@ -64,10 +64,10 @@ def same(first, second):
 
 
 def test_every_artifact_names_its_parents(root):
-    pool = read_record(root / "pool" / "pool.json", "pool")
-    entry = read_record(root / "run" / "entry.json", "entry")
-    train = read_record(root / "run" / "train.json", "train")
-    score = read_record(root / "run" / "score.json", "score")
+    pool = read_artifact(root / "pool" / "pool.json", "pool")
+    entry = read_artifact(root / "run" / "entry.json", "entry")
+    train = read_artifact(root / "run" / "train.json", "train")
+    score = read_artifact(root / "run" / "score.json", "score")
     assert entry["parents"] == {"pool": pool["hash"]}
     assert train["parents"] == {"pool": pool["hash"], "entry": entry["hash"]}
     assert train["recipe"] == RECIPES["test"].hash
@@ -124,9 +124,9 @@ def test_a_seed_that_is_missing_is_trained_again_and_is_the_same(root, run, monk
 
 def altered(path, kind, **changes):
     """A record with other content and a hash that fits it, as whoever cheats would write it."""
-    record = read_record(path, kind)
+    record = read_artifact(path, kind)
     parents = record.pop("parents")
-    write_record(path, kind, {k: v for k, v in {**record, **changes}.items() if k not in ("kind", "hash")}, parents)
+    write_artifact(path, kind, {k: v for k, v in {**record, **changes}.items() if k not in ("kind", "hash")}, parents)
 
 
 def test_an_altered_recipe_is_found(root, run, capsys):
