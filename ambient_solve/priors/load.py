@@ -10,6 +10,7 @@ import torch
 from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
+from ambient_solve.priors.field import Field, FieldPrior
 from ambient_solve.priors.foreign import INDEX, SCHEDULER, UNET_WEIGHTS, is_pipeline
 from ambient_solve.priors.network import CARD, WEIGHTS, NetworkPrior
 from ambient_solve.priors.network_config import CONFIG
@@ -106,6 +107,8 @@ def load_prior(
             "NetworkPrior.load gives the network; one conditioned on masks of k-space is used as "
             "AmbientPrior(network, policy='measurement', mask=mask, maps=maps)."
         )
+    if network.config.noise_length is not None:
+        return FieldPrior(network, Field(length=network.config.noise_length)).eval()
     if keep_probability is None:
         return network
     return AmbientPrior(network, keep_probability, mask_channels=mask_channels).eval()

@@ -34,7 +34,7 @@ from ambient_solve.training.checkpoints import (
     tracker,
 )
 from ambient_solve.training.compiling import compiles
-from ambient_solve.training.config import NOT_SETTINGS, Config, check, settings_of
+from ambient_solve.training.config import NOT_SETTINGS, Config, check, diffusion_streams, law_of, settings_of
 from ambient_solve.training.export import write_prior
 from ambient_solve.training.holding import share_held_out
 from ambient_solve.training.inventory import refuse_other_data, remember_data
@@ -43,7 +43,7 @@ from ambient_solve.training.locks import only_run_among
 from ambient_solve.training.progress import Shown, denoised_picture, write_progress
 from ambient_solve.training.report import PROGRESS, about_data, about_files, about_start, remember_length
 from ambient_solve.training.schedule import learning_rate, steps_of, validates
-from ambient_solve.training.sources import read_data, refuse_unsuited
+from ambient_solve.training.sources import read_data, refuse_noisy, refuse_unsuited
 from ambient_solve.training.stopping import Stopping
 from ambient_solve.training.validation import held_out_loss, sample_sheet
 from ambient_solve.training.weights import about_arithmetic, arithmetic, averaged, starting_prior
@@ -89,6 +89,8 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
     if compiles(config, accelerator.device, accelerator.num_processes):
         accelerator.print("The network is compiled at the first step, which takes a minute or more.", file=sys.stderr)
         prior.network.compile()
+    if law_of(config) is not None:
+        refuse_noisy(data.samples)
     spec = Levels(config.level_mean, config.level_std, prior.sigma_min, prior.sigma_max)
     loader = Loader(
         data.samples,
@@ -135,6 +137,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
                 for micro in range(config.accumulate):
                     at = (micro * accelerator.num_processes + accelerator.process_index) * rows_each
                     batch, streams = loader(step, slice(at, at + rows_each))
+                    streams = diffusion_streams(config, streams)
                     with accelerator.accumulate(model):
                         losses = config.objective.loss(model, batch.to(accelerator.device), streams)
                         accelerator.backward(losses.mean())
