@@ -47,5 +47,6 @@ from .results import Summary as Summary
 from .sampling import generate as generate
 from .solver import Solver as Solver
 from .tuning import tune as tune
+from .video.solver import VideoSolver as VideoSolver
 
 __version__: str

@@ -155,6 +155,27 @@ def _waves(phases: Tensor) -> Tensor:
 
 
 @final
+class FieldStreams(Streams):
+    """Streams whose noise of pictures is a field: what an objective is given that learns to remove it.
+
+    Args:
+        streams: One stream per row.
+        field: The law.
+    """
+
+    def __init__(self, streams: Streams, field: Field) -> None:
+        self.__dict__.update(streams.__dict__)
+        self._inner, self._field = streams, field
+
+    def normal(self, like: Tensor) -> Tensor:
+        """See `Streams.normal`; of pictures (B, C, H, W) the field at the pixels."""
+        if like.ndim != 4:
+            return self._inner.normal(like)
+        rows, channels, height, width = like.shape
+        return self._field.draw(rows, channels, self._inner).grid(height, width).to(like)
+
+
+@final
 class FieldPrior(WrappedPrior):
     """A prior whose diffusion noise is a Gaussian process; `inner` must have been trained with that noise.
 

@@ -12,6 +12,7 @@ from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.convert import is_converted, load_converted
 from ambient_solve.priors.denoiser import DenoiserPrior
+from ambient_solve.priors.field import Field, FieldPrior
 from ambient_solve.priors.foreign import INDEX, SCHEDULER, UNET_WEIGHTS, is_pipeline
 from ambient_solve.priors.latent import LatentPrior, is_latent
 from ambient_solve.priors.latent_pipeline import PARTS, is_latent_pipeline, load_latent_pipeline
@@ -118,6 +119,8 @@ def load_prior(
             "NetworkPrior.load gives the network; one conditioned on masks of k-space is used as "
             "AmbientPrior(network, policy='measurement', mask=mask, maps=maps)."
         )
+    if network.config.noise_length is not None:
+        return FieldPrior(network, Field(length=network.config.noise_length)).eval()
     if keep_probability is None:
         return network
     return AmbientPrior(network, keep_probability, mask_channels=mask_channels).eval()

@@ -30,6 +30,8 @@ REAL = {
     "missing": (0.0, 1e6),
 }
 """Real numbers of a network, and what they may be."""
+LENGTHS = (0.05, 1000.0)
+"""Pixels over which noise may be correlated."""
 MAX_SIDE = 65_536
 """Pixels along a side of a picture."""
 MAX_LEVELS = 8
@@ -74,6 +76,8 @@ class NetworkConfig:
     """Share in (0, 1] of the entries that training showed a mask-conditioned network, by which masks are drawn."""
     missing: float = 0.0
     """Deviation of what a mask of k-space leaves out: it counts as noise in the preconditioning."""
+    noise_length: float | None = None
+    """Pixels over which the noise was correlated that it was trained with, `priors.field.Field`; None is white."""
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -125,6 +129,8 @@ def check_network(config: NetworkConfig, where: str) -> None:
         fits(config.keep_probability, 0, 1, int, float) and config.keep_probability
     ):
         refuse("keep_probability", "a share above 0 and at most 1")
+    if config.noise_length is not None and not fits(config.noise_length, *LENGTHS, int, float):
+        refuse("noise_length", f"null, or pixels from {LENGTHS[0]:g} to {LENGTHS[1]:g}")
     size, widths = config.size, config.widths
     if size is not None and not (_is_row(size, 2, 2) and all(fits(n, 1, MAX_SIDE, int) for n in size)):
         refuse("size", f"null, or height and width from 1 to {MAX_SIDE}")

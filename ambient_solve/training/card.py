@@ -17,6 +17,7 @@ from ambient_solve.data.units import SCALE
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
 from ambient_solve.process import Additive, SoftSettings
+from ambient_solve.training.config import Config, diffusion_streams
 
 PATHS = ("source", "sources", "coils_of")
 """Settings that are paths, which a model card does not show in full."""
@@ -25,13 +26,16 @@ CARD_LEVELS = (0.05, 0.1, 0.2, 0.4, 1.0, 2.0)
 
 
 @torch.no_grad()
-def denoising_psnr(prior: Prior, pictures: Sequence[Tensor], crop: int) -> dict[float, tuple[float, float]]:
+def denoising_psnr(
+    prior: Prior, pictures: Sequence[Tensor], crop: int, config: Config | None = None
+) -> dict[float, tuple[float, float]]:
     """How well a prior denoises clean pictures.
 
     Args:
         prior: An unconditional prior.
         pictures: (C, H, W), uint8 or floats in the units of the prior.
         crop: Side in pixels of the central square that is used.
+        config: Of the run, whose noise is used; white noise where it is None.
 
     Returns:
         For each level of the process, in units of z: mean PSNR in dB of the states and of the denoised pictures.
@@ -45,7 +49,9 @@ def denoising_psnr(prior: Prior, pictures: Sequence[Tensor], crop: int) -> dict[
     for sigma in CARD_LEVELS:
         if not (additive or prior.sigma_min <= sigma <= prior.sigma_max):
             continue
-        noisy = prior.process.perturb(clean, sigma, Streams(range(len(clean)), 1, prior.device).normal(clean))
+        streams = Streams(range(len(clean)), 1, prior.device)
+        streams = streams if config is None else diffusion_streams(config, streams)
+        noisy = prior.process.perturb(clean, sigma, streams.normal(clean))
         table[sigma] = tuple(_psnr(z, clean) for z in (noisy, prior.denoise(noisy, sigma)))
     return table
 

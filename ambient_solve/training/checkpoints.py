@@ -29,6 +29,7 @@ BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 ADDED = {
     "held_out": 0.0,
     "mirror": True,
+    "noise": {"kind": "white", "length": 0.64, "features": 500},
     "process": {"kind": "additive", "family": "blur", "strongest": 16.0, "curve": 2.0},
     "stages": [],
 }

@@ -16,8 +16,10 @@ import yaml
 from ambient_solve.data.corruption import Corruption
 from ambient_solve.data.damages import DAMAGES, Damage, make_damage
 from ambient_solve.errors import AmbientSolveError, one_line, suggestion
+from ambient_solve.noise import Streams
 from ambient_solve.objectives import OBJECTIVES, Objective
 from ambient_solve.objectives.denoise import Denoise
+from ambient_solve.priors.field import Field, FieldStreams
 from ambient_solve.priors.network_config import NetworkConfig, check_network
 from ambient_solve.process import Additive, SoftSettings
 
@@ -100,6 +102,18 @@ class ProcessConfig:
 
 
 @dataclass(frozen=True)
+class DiffusionNoise:
+    """The noise that the denoiser learns to remove."""
+
+    kind: Literal["white", "field"] = "white"
+    """white, or field: a Gaussian process, as video wants it (Warped Diffusion, arXiv 2410.16152)."""
+    length: float = 0.64
+    """Pixels over which a field is correlated; 0.64 resolves the pixel grid."""
+    features: int = 500
+    """Random waves of each draw of a field; its covariance is the same for any number."""
+
+
+@dataclass(frozen=True)
 class Config:
     """All of a training run."""
 
@@ -123,6 +137,8 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     objective: Objective = field(default_factory=Denoise)
     process: ProcessConfig = field(default_factory=ProcessConfig)
+    noise: DiffusionNoise = field(default_factory=DiffusionNoise)
+    """What is added to the pictures."""
     s_max: float = 4.0
     """Noisy samples are used where sigma^2 / (sigma^2 - sigma_noise^2) stays below this number."""
     level_mean: float = -0.9
@@ -177,6 +193,8 @@ class Config:
     """Print the resolved configuration and stop."""
 
 
+UNSET = ("noise_length",)
+"""Fields that are no setting where they are not set: runs that began before there were such go on."""
 NOT_SETTINGS = ("dry_run", "data_root", "out")
 """Fields that a run does not depend on."""
 
@@ -186,7 +204,8 @@ def settings_of(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         names = {kind: name for name, kind in (OBJECTIVES | DAMAGES).items()}
         kind = {"kind": names[type(value)]} if type(value) in names else {}
-        return kind | {f.name: settings_of(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        named = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return kind | {k: settings_of(v) for k, v in named.items() if not (k in UNSET and v is None)}
     return [settings_of(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -278,6 +297,35 @@ def planned_process(config: Config) -> SoftSettings | None:
     return SoftSettings(**chosen, lowest=config.network.sigma_min, highest=config.network.sigma_max)
 
 
+def law_of(config: Config) -> Field | None:
+    """The law of the noise of a run.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        The field, or None for white noise.
+
+    Raises:
+        AmbientSolveError: a number of it is out of range.
+    """
+    return Field(length=config.noise.length, features=config.noise.features) if config.noise.kind == "field" else None
+
+
+def diffusion_streams(config: Config, streams: Streams) -> Streams:
+    """Streams whose noise of pictures is that of a run.
+
+    Args:
+        config: The configuration.
+        streams: One stream per row.
+
+    Returns:
+        `streams` themselves for white noise.
+    """
+    law = law_of(config)
+    return streams if law is None else FieldStreams(streams, law)
+
+
 def check(config: Config, processes: int) -> None:
     """Refuse at once a configuration that would fail later.
 
@@ -318,6 +366,13 @@ def check(config: Config, processes: int) -> None:
         raise AmbientSolveError(
             "A soft process starts from no other prior, whose levels mean something else: leave init out."
         )
+    law_of(config)
+    if config.noise.kind == "field" and type(config.objective) is not Denoise:
+        raise AmbientSolveError(
+            "noise: {kind: field} needs objective: {kind: denoise}, which is the same for any noise."
+        )
+    if config.network.noise_length is not None:
+        raise AmbientSolveError("network.noise_length follows from noise: leave it out.")
     if not (config.ema.half_life > 0 and config.ema.power >= 0):
         raise AmbientSolveError("Expected ema.half_life > 0 and ema.power >= 0.")
     same = (

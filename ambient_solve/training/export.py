@@ -67,7 +67,7 @@ def write_prior(
     prior = starting_prior(config, data.keep_probability(config.objective), torch.device("cpu"), soft=soft)
     prior.load_state_dict(averages)
     prior.eval().requires_grad_(False)
-    metrics = {} if config.objective.mask_channels else denoising_psnr(prior, data.held_out, config.crop)
+    metrics = {} if config.objective.mask_channels else denoising_psnr(prior, data.held_out, config.crop, config)
     folder = Path(config.out) / "prior"
     card = model_card(
         config.name,

@@ -34,7 +34,7 @@ from ambient_solve.training.checkpoints import (
     tracker,
 )
 from ambient_solve.training.compiling import compiles
-from ambient_solve.training.config import NOT_SETTINGS, Config, check, settings_of
+from ambient_solve.training.config import NOT_SETTINGS, Config, check, diffusion_streams, law_of, settings_of
 from ambient_solve.training.export import write_prior
 from ambient_solve.training.holding import share_held_out
 from ambient_solve.training.inventory import refuse_other_data, remember_data
@@ -44,7 +44,7 @@ from ambient_solve.training.process import fitted_process
 from ambient_solve.training.progress import Shown, denoised_picture, write_progress
 from ambient_solve.training.report import PROGRESS, about_data, about_files, about_start, remember_length
 from ambient_solve.training.schedule import learning_rate, steps_of, validates
-from ambient_solve.training.sources import read_data, refuse_unsuited
+from ambient_solve.training.sources import read_data, refuse_noisy, refuse_unsuited
 from ambient_solve.training.stages import current_stage, past_validations
 from ambient_solve.training.stopping import Stopping
 from ambient_solve.training.validation import held_out_loss, sample_sheet
@@ -93,6 +93,8 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
     if compiles(config, accelerator.device, accelerator.num_processes):
         accelerator.print("The network is compiled at the first step, which takes a minute or more.", file=sys.stderr)
         prior.network.compile()
+    if law_of(config) is not None:
+        refuse_noisy(data.samples)
     spec = Levels(config.level_mean, config.level_std, prior.sigma_min, prior.sigma_max)
     loaders = [
         Loader(
@@ -146,6 +148,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
                     at = (micro * accelerator.num_processes + accelerator.process_index) * rows_each
                     loader = loaders[current_stage(validations, len(loaders))]
                     batch, streams = loader(step, slice(at, at + rows_each))
+                    streams = diffusion_streams(config, streams)
                     with accelerator.accumulate(model):
                         losses = objective.loss(model, batch.to(accelerator.device), streams)
                         accelerator.backward(losses.mean())

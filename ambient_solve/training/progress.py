@@ -19,7 +19,7 @@ from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
 from ambient_solve.process import Additive
 from ambient_solve.training.card import centre
-from ambient_solve.training.config import Config
+from ambient_solve.training.config import Config, diffusion_streams
 from ambient_solve.training.schedule import steps_of
 from ambient_solve.training.sources import Data
 
@@ -56,7 +56,7 @@ def denoised_picture(prior: Prior, config: Config, data: Data) -> Shown:
         return Shown()  # a damaged sample may be no state of a soft process
     noise = 0.0 if data.held_out else whole[0].sigma_noise
     stored = centre(prior_units(data.held_out[0] if data.held_out else whole[0].z), config.crop)[None].to(prior.device)
-    fresh, levels = Streams([0], 1, prior.device).normal(stored), []
+    fresh, levels = diffusion_streams(config, Streams([0], 1, prior.device)).normal(stored), []
     for level in SHOWN_LEVELS:
         if not max(noise, prior.sigma_min) <= level <= prior.sigma_max:
             continue

@@ -119,6 +119,23 @@ def damaged_before(config: Config) -> dict[str, dict[str, Any]]:
     return {path: read_settings(Path(config.data_root) / path.rpartition(":")[2]) for path in paths}
 
 
+def refuse_noisy(samples: list[Sample]) -> None:
+    """Refuse samples that hold white noise where the denoiser is to remove a field.
+
+    Args:
+        samples: What it is to learn from.
+
+    Raises:
+        AmbientSolveError: one is noisy.
+    """
+    noisy = next((s for s in samples if s.sigma_noise > 0), None)
+    if noisy is not None:
+        raise AmbientSolveError(
+            f"{noisy.name} holds white noise of level {noisy.sigma_noise:g}, and noise: {{kind: field}} is correlated: "
+            "train on clean pictures, or with noise: {kind: white}."
+        )
+
+
 def refuse_unsuited(objective: Objective, samples: list[Sample]) -> None:
     """Refuse samples that the objective would misunderstand: what was never observed, or noise, is no picture.
 

@@ -18,10 +18,11 @@ from ambient_solve.objectives.base import Batch
 from ambient_solve.objectives.denoise import buffer
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior
+from ambient_solve.priors.field import FieldPrior
 from ambient_solve.process import Additive
 from ambient_solve.sampling import generate
 from ambient_solve.training.card import centre
-from ambient_solve.training.config import Config
+from ambient_solve.training.config import Config, diffusion_streams, law_of
 from ambient_solve.training.sources import Data
 
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -104,7 +105,7 @@ def _clean_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
         for rows in torch.arange(len(z)).split(config.batch):
             zero = torch.zeros(len(rows))
             clean = Batch(z[rows], zero + level, zero, zero, zero, None if masks is None else masks[rows])
-            streams = Streams(rows.tolist(), 1)
+            streams = diffusion_streams(config, Streams(rows.tolist(), 1))
             losses.append(objective.held_out(prior, clean.to(prior.device), streams))
         found[f"{level:g}"] = float(torch.cat(losses).mean())
     return found
@@ -136,6 +137,8 @@ def sample_sheet(prior: Prior, config: Config, path: Path, accelerator: Accelera
         else prior
     )
     order = 2 if isinstance(prior.process, Additive) else 1
+    law = law_of(config)
+    prior = prior if law is None else FieldPrior(prior, law)
     z = generate(prior, SAMPLES, size=config.crop, steps=STEPS, order=order, batch=SAMPLES, progress=False)
     x = prior.decode(z).clamp(0, 1)
     if not accelerator.is_main_process:

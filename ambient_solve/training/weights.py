@@ -65,6 +65,7 @@ def starting_prior(
         mask_channels=mask_channels,
         keep_probability=keep_probability if mask_channels else None,
         missing=missing,
+        noise_length=config.noise.length if config.noise.kind == "field" else None,
     )
     try:
         prior = NetworkPrior(wanted, arithmetic(config.precision, device), soft)
