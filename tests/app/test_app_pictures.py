@@ -66,7 +66,7 @@ def test_what_a_zip_holds_and_is_not_read_is_said(picture, prior_folder, tmp_pat
     given = values(None, prior_folder, many=[str(tmp_path / "many.zip")], samples=1)
     done = merged(many.restore_many(given))
     assert [(row[0], bool(row[1])) for row in done["table"]] == [("IMG_1.HEIC", False), ("a.png", True)]
-    assert done["table"][0][2] == "left out: HEIC is not read: export it as JPEG or PNG"
+    assert done["table"][0][3] == "left out: HEIC is not read: export it as JPEG or PNG"
     done["session"].close()
 
 
