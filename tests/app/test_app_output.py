@@ -111,7 +111,7 @@ def test_a_restored_picture_offers_its_original_and_is_not_restored_twice_by_acc
         list(events.restore(given))
     again = uploaded.use_original(given)
     assert session.path.read_bytes() == photograph.read_bytes() and session.path.name == "old.jpg"
-    assert again["again"]["visible"] is False and "old.jpg" in again["card"]
+    assert again["again"]["visible"] is False and "old.jpg" in again["card"]["value"]
     assert "Finished" in merged(events.restore(given))["status"]
     # Put in again, and restored once more because that is what the visitor wants.
     merged(events.upload(replace(given, file=str(kept))))

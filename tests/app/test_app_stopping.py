@@ -102,7 +102,7 @@ def test_what_is_said_between_reports_counts_the_passes_and_the_time(monkeypatch
     assert watch.words == "Preparing"
     watch.begin(120.0)
     now[0] = 50.0
-    assert watch.words == "Starting; about 70 s in all are left"
+    assert watch.words == "Starting; about 70 s left"
     for _ in range(5):
         prior.denoise(z, 1.0)
     assert "part 5 of the next level" in watch.progress().words

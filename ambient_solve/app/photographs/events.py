@@ -131,6 +131,8 @@ def recall(values: Controls, index: int) -> dict[str, Any]:
     Raises:
         AmbientSolveError: the run is no longer remembered.
     """
+    import gradio as gr
+
     from ambient_solve.app.photographs import choices, results
 
     session = values.session
@@ -160,8 +162,8 @@ def recall(values: Controls, index: int) -> dict[str, Any]:
     return {**updates, **results.nothing(pair)} | {
         "keep": {**updates["keep"], "value": chosen.keep},
         "session": session,
-        "again": {"visible": False, "__type__": "update"},
-        "card": "" if picture is None else uploaded.card(session.path, source, source.size[::-1]),
+        "again": gr.update(visible=False),
+        "card": gr.update(visible=False) if picture is None else uploaded.card_of(session, source),
         "editor": painter.value(source, drawn),
         "knobs": knobs,
         "loaded": dict(knobs),

@@ -95,7 +95,7 @@ def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
         height=130,
         elem_id="file",
     )
-    parts["card"] = gr.HTML("", elem_id="card")
+    parts["card"] = gr.HTML("", visible=False, elem_id="card")
     with gr.Group(visible=False, elem_id="again") as parts["again"]:
         parts["again_words"] = gr.Markdown("", container=True)
         with gr.Row():

@@ -79,34 +79,36 @@ def put_up(session: Session, picture: Any, missing: np.ndarray | None = None) ->
         "session": session,
         "file": None,
         "mask": None,
-        "card": card(session.path, view, picture.y.shape),
+        "card": card_of(session, whole),
         "editor": painter.value(whole, missing),
         "words": "Nothing of this picture is restored yet.",
         **_offer(session),
     }
 
 
-def card(path: Path, image: Image.Image, shape: tuple[int, ...]) -> str:
-    """Thumbnail, name and size of a picture, as HTML.
+def card_of(session: Session, image: Image.Image) -> Any:
+    """The update that shows thumbnail, name and size of the picture of a session.
 
     Args:
-        path: Of the file.
-        image: The picture.
-        shape: (..., H, W).
+        session: With a picture.
+        image: The picture, at its full size.
 
     Returns:
-        HTML.
+        An update of the card.
     """
+    import gradio as gr
+
     held, thumbnail = io.BytesIO(), image.copy()
     thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
     thumbnail.save(held, "JPEG", quality=85)
     url = "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
-    size, name = path.stat().st_size, html.escape(path.name)
+    size, name = session.path.stat().st_size, html.escape(session.path.name)
     weight = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
-    return (
+    shown = (
         f'<div class="as-card"><img src="{url}" alt="The picture that was put in"><div><strong>{name}</strong>'
-        f"<span>{shape[-1]}x{shape[-2]} pixels, {weight}</span></div></div>"
+        f"<span>{image.width}x{image.height} pixels, {weight}</span></div></div>"
     )
+    return gr.update(value=shown, visible=True)
 
 
 def draw_mask(values: Controls) -> dict[str, Any]:

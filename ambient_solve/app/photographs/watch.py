@@ -67,7 +67,7 @@ class Watch:
             words += f"; part {done} of the next level"
         if self._expected is not None:
             left = self._expected - (time.monotonic() - self._started)
-            words += f"; about {duration(left)} in all are left" if left > 0 else ""
+            words += f"; about {duration(left)} left" if left > 0 else ""
         return words
 
     def progress(self) -> Progress:
