@@ -19,7 +19,7 @@ from ambient_solve.app.desk import DESK, Job
 from ambient_solve.app.photographs import controls, history, uploaded
 from ambient_solve.app.photographs.choices import chosen_prior, picture, request_of
 from ambient_solve.app.photographs.history import FILES, PLAIN
-from ambient_solve.app.photographs.results import array, nothing, small, views
+from ambient_solve.app.photographs.results import array, files, nothing, small, views
 from ambient_solve.app.photographs.session import Session
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.runs import settled
@@ -90,6 +90,7 @@ def restore(values: Controls) -> Iterator[dict[str, Any]]:
             if report.result is not None:
                 session.result = report.result
                 shown = views(session, before)
+                shown |= files(session) if report.share >= 1 else {}
                 updates |= shown
             if (session.stopped or job.over) and report.share < 1:
                 raise Stopped
@@ -100,6 +101,7 @@ def restore(values: Controls) -> Iterator[dict[str, Any]]:
             return
         words = stopped_words(0 if session.result is None or before is None else len(session.result.samples))
         words = f"{job.over_words} {words}" if job.over else words
+        shown |= files(session) if shown else {}
         yield {"status": panels.progress_bar(session.share, words), **shown}
     finally:
         served.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def nothing(pair: tuple[Any, Any]) -> dict[str, Any]:
 
 
 def views(session: Session, before: Any) -> dict[str, Any]:
-    """All that the page shows of the session's result.
+    """All that the page shows of the session's result; `files` hands it out once no more samples are coming.
 
     Args:
         session: With a result.
@@ -46,14 +47,11 @@ def views(session: Session, before: Any) -> dict[str, Any]:
     Returns:
         Updates of the page by name.
     """
-    import gradio as gr
-
     result = session.result
     problem, samples = result.problem, result.samples
     images = [small(panels.to_image(x)) for x in samples]
     best = small(panels.to_image(result.mean))
     session.chosen, session.invented = 1, 0.0
-    restored, archive = save(result, session.folder, session.kind)
     python, shell = how_to_repeat(result)
     words = panels.share_words(problem.mask, samples, problem.request.keep)
     if problem.truth is not None:
@@ -74,9 +72,23 @@ def views(session: Session, before: Any) -> dict[str, Any]:
         "details": details(result),
         "python": python,
         "shell": shell,
-        "download": gr.update(value=str(restored), interactive=True),
-        "archive": gr.update(value=str(archive), interactive=True),
     }
+
+
+def files(session: Session) -> dict[str, Any]:
+    """Write the files of the session's result; the updates that hand them out.
+
+    Args:
+        session: With a result.
+
+    Returns:
+        Updates by the name of the part.
+    """
+    import gradio as gr
+
+    restored, archive = save(session.result, session.folder, session.kind)
+    found = {"download": restored, "archive": archive}
+    return {name: gr.update(value=str(path), interactive=True) for name, path in found.items()}
 
 
 def misfit_words(result: Result, estimated: float | None = None) -> str:
@@ -190,6 +202,8 @@ def _share(samples: np.ndarray, x: np.ndarray, invented: float) -> dict[str, Any
     """Updates of the picture of what was invented, and of its words."""
     if len(samples) < 2:
         return {"share": panels.one_sample(x), "share_words": "One sample: ask for two or more to see what it invents."}
+    step = math.ceil(max(samples.shape[1:3]) / SHOWN)  # of a larger picture every second, third ... pixel
+    samples, x = samples[:, ::step, ::step], x[::step, ::step]
     share = fidelity.invented_share(samples, invented)
     # The picture shows what the sample invents, else it would be dark at the mean, which invents nothing.
     drawn = share if invented else fidelity.invented_share(samples)

@@ -93,7 +93,8 @@ class Session:
         return open_upload(self.path, max_pixels=MAX_PIXELS, channels=channels)
 
     def close(self) -> None:
-        """Remove the folder."""
+        """End its run, and remove the folder."""
+        self.stopped = True
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
