@@ -61,13 +61,13 @@ def paint(page) -> None:
 
 
 def painted_share(page) -> float:
-    """Share of the canvas that has the colour of the paint, mixed with what is below it."""
+    """Share of the picture that is painted over."""
     return page.evaluate(
         """() => {
           const c = document.querySelector('#editor canvas');
           const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
           let n = 0;
-          for (let i = 0; i < d.length; i += 4) n += d[i] > 150 && d[i + 1] < 90 && d[i + 2] < 150;
+          for (let i = 3; i < d.length; i += 4) n += d[i] > 127;
           return n / (c.width * c.height);
         }"""
     )

@@ -9,13 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ambient_solve.app.work import QUICK
 
 T = TypeVar("T")
+TICK = 1.0
+"""Time after which a job that reports nothing is said to be at work still, in seconds."""
 LONG = "long"
 """Name of the lane of long jobs."""
 END = object()
@@ -82,7 +85,13 @@ class Desk:
         self.lanes = {"quick": Lane(), LONG: Lane()}
         self.changed = threading.Condition()
 
-    def serve(self, job: Job, reports: Iterator[T], waiting: Callable[[str], T]) -> Iterator[T]:
+    def serve(
+        self,
+        job: Job,
+        reports: Iterator[T],
+        waiting: Callable[[str], T],
+        ticking: Callable[[], T] | None = None,
+    ) -> Iterator[T]:
         """The reports of a job, made in its lane once it is its turn. Closing the iterator gives the lane free.
 
         Args:
@@ -90,13 +99,14 @@ class Desk:
             reports: Makes them. A report that is MOVE says that the job has found out what it asks for: it goes on in
                 the lane that it is for.
             waiting: Makes a report of the words that are said while the job waits.
+            ticking: Makes a report every TICK seconds while the next one is made.
 
         Returns:
             An iterator over what `waiting` makes, and over the reports.
         """
         try:
             lane, started = (yield from self._turn(job, waiting)), None
-            while (report := lane.worker.submit(next, reports, END).result()) is not END:
+            while (report := (yield from _awaited(lane.worker.submit(next, reports, END), ticking))) is not END:
                 if report is MOVE:
                     self._leave(job)
                     lane = yield from self._turn(job, waiting)
@@ -168,6 +178,13 @@ class Desk:
                 if job in lane.waiting:
                     lane.waiting.remove(job)
             self.changed.notify_all()
+
+
+def _awaited(report: Future[T], ticking: Callable[[], T] | None) -> Generator[T, None, T]:
+    """Wait for a report; returns it."""
+    while ticking is not None and not wait_for([report], TICK).done:
+        yield ticking()
+    return report.result()
 
 
 DESK = Desk()

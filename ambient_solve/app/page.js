@@ -12,7 +12,7 @@
   });
   // gradio leaves the pictures of a slider without a name.
   const name = () => {
-    const names = ["What was measured", "What was restored"];
+    const names = ["Before", "After"];
     document.querySelectorAll("#slider img").forEach((image, i) => {
       if (image.alt !== names[i % 2]) image.alt = names[i % 2];
     });

@@ -353,6 +353,10 @@ def test_what_was_painted_comes_back_as_it_was():
         with pytest.raises(AmbientSolveError, match="paint again"):
             painter.painted({"mask": wrong})
     big = painter.value(Image.new("RGB", (3000, 2)), np.ones((2, 3000), bool))
+    assert painter.painted(big).shape == (2, 3000), "a picture of a camera is painted on at its own size"
+    big = painter.value(Image.new("RGB", (6000, 4)), np.ones((4, 6000), bool))
+    assert painter.painted(big).shape == (3, 4096), "a larger one at a smaller one"
+    big["mask"] = painter._url(painter._layer(np.ones((2, 5000), bool), (5000, 2)))
     with pytest.raises(AmbientSolveError, match="paint again"):
         painter.painted(big)
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ambient_solve.app import painter, panels, presets, runs, wiring
-from ambient_solve.app.photographs import choices, controls, events, history, many, results, run
+from ambient_solve.app.photographs import choices, controls, estimates, events, history, many, results, run
 from ambient_solve.app.photographs.job import prepare_request
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.values import Controls
@@ -83,7 +83,7 @@ def test_every_control_is_read_and_nothing_else_is_taken():
     from ambient_solve.app.scans.values import ScanControls
 
     assert Controls.read(dict.fromkeys(layout.READ)).damage == dict.fromkeys(controls.damage_knobs())
-    some = {"preset", "many", "row", "column", "visitor"}
+    some = {"preset", "many", "row", "column", "visitor", "each_noise"}
     unread = {each.name for each in fields(Controls)} - set(layout.READ)
     assert unread == {"damage", *some}, "read by some events alone, or made of the knobs of a damage"
     assert {each.name for each in fields(ScanControls)} - set(scan_layout.READ) == {"preset", "visitor"}
@@ -120,13 +120,13 @@ def test_a_stopped_run_ends_and_keeps_what_is_finished(finished, words, picture,
     assert share == re.search(r"valuenow=.(\d+)", seen["status"])[1], "the bar stays where it was"
     rest = list(updates)
     assert len(rest) == 2 and words in rest[0]["status"], "the next report is the last"
-    assert rest[1]["stop"]["interactive"] is False
+    assert rest[1]["stop"]["interactive"] is False and rest[1]["run"]["interactive"] is True
     kept = given.session.result
     assert (0 if kept is None else len(kept.samples)) == finished
     assert "Finished: 4 samples" in merged(events.restore(given))["status"], "the next run is not stopped"
 
 
-VIEWED = ("gallery", "std", "near", "residual", "steps_strip", "details", "python", "shell")
+VIEWED = ("share", "gallery", "std", "near", "residual", "steps_strip", "details", "python", "shell")
 
 
 def is_at_rest(seen: dict) -> bool:
@@ -155,7 +155,11 @@ def test_an_error_leaves_the_page_at_rest(picture, prior_folder, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         for updates in events.restore(given):
             seen |= updates
-    assert set(seen) == {"status", "stop"} and "terminal" in seen["status"] and given.session.result is not None
+    assert (
+        set(seen) == {"session", "status", "run", "run_many", "stop"}
+        and "terminal" in seen["status"]
+        and given.session.result is not None
+    )
 
 
 def test_a_new_picture_takes_the_old_result_away(picture, prior_folder, monkeypatch):
@@ -166,13 +170,17 @@ def test_a_new_picture_takes_the_old_result_away(picture, prior_folder, monkeypa
     assert is_at_rest(up) and "93 %" not in up["words"], "that of the example"
     given = replace(given, session=up["session"])
     running = events.restore(given)
+    assert next(running)["run"]["interactive"] is False, "it is not started twice"
     assert is_at_rest(next(running)), "nor is the last result shown while the next one is made"
     while given.session.result is None:
         next(running)
     Image.new("RGB", (20, 30), "red").save(picture.parent / "red.png")
     other = merged(events.upload(values(picture.parent / "red.png", prior_folder, session=given.session)))
     assert is_at_rest(other) and [image.size for image in other["slider"]] == [(20, 30)] * 2
-    assert [set(updates) for updates in running] == [{"stop"}], "the run of the other picture ends and shows nothing"
+    left = list(running)
+    assert [set(updates) for updates in left] == [{"run", "run_many", "stop"}], (
+        "the run of the other picture ends and shows nothing"
+    )
     assert given.session.result is None
 
 
@@ -257,7 +265,7 @@ def test_many_pictures_go_in_as_a_zip_and_come_out_as_one(picture, prior_folder)
     names = zipfile.ZipFile(done["many_out"]["value"]).namelist()
     assert sum(name.endswith("mean.png") for name in names) == 2
     again = merged(many.restore_many(replace(given, session=done["session"])))
-    assert [row[2] for row in again["table"]].count("finished before") == 2
+    assert [row[3] for row in again["table"]].count("finished before") == 2
     with pytest.raises(AmbientSolveError, match="0 pictures were put in"):
         list(many.restore_many(replace(given, many=None)))
     done["session"].close()
@@ -323,15 +331,14 @@ def test_estimates_move_the_controls(tmp_path, prior_folder, monkeypatch):
     Image.fromarray(clean).save(tmp_path / "a.jpg", quality=35)
     given = values(tmp_path / "noisy.png", prior_folder)
     given = replace(given, session=merged(events.upload(given))["session"])
-    found = events.estimate(given)["sigma"]
+    found = estimates.estimate(given)["sigma"]["value"]
     assert found == pytest.approx(0.1, abs=0.02) and given.session.estimated == found
-    shown = []
-    monkeypatch.setattr("gradio.Info", shown.append)
-    monkeypatch.setattr("ambient_solve.restore.estimate.noise_level", lambda y: [2e-4])
-    assert events.estimate(given)["sigma"] == 0.001 and "below 0.001, set to 0.001" in shown[0]
+    monkeypatch.setattr("ambient_solve.restore.noise.noise_level", lambda y: [2e-4])
+    hidden = estimates.estimate(given)
+    assert hidden["sigma"]["value"] == 0.002 and "below 0.002 cannot be known" in hidden["status"]
     given = values(tmp_path / "a.jpg", prior_folder, task="jpeg")
     given = replace(given, session=merged(events.upload(given))["session"])
-    assert events.estimate(given)["quality"] == 35
+    assert estimates.estimate(given, "quality")["quality"] == 35
 
 
 def test_choices_show_the_controls_that_belong_to_them():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_what_a_zip_holds_and_is_not_read_is_said(picture, prior_folder, tmp_pat
     given = values(None, prior_folder, many=[str(tmp_path / "many.zip")], samples=1)
     done = merged(many.restore_many(given))
     assert [(row[0], bool(row[1])) for row in done["table"]] == [("IMG_1.HEIC", False), ("a.png", True)]
-    assert done["table"][0][2] == "left out: HEIC is not read: export it as JPEG or PNG"
+    assert done["table"][0][3] == "left out: HEIC is not read: export it as JPEG or PNG"
     done["session"].close()
 
 
@@ -75,3 +76,23 @@ def test_a_kind_that_is_not_read_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(AmbientSolveError, match="^IMG_1.HEIC is not a picture that can be read: HEIC is not read") as e:
         open_upload(tmp_path / "IMG_1.HEIC")
     assert one_sentence(e)
+
+
+def test_the_noise_of_each_of_many_pictures_is_estimated(prior_folder, tmp_path):
+    pytest.importorskip("gradio")
+    from skimage import data
+
+    files, clean = [], data.astronaut()[:96, 96:192] / 255
+    for level in (0.03, 0.12):
+        noisy = np.clip(clean + level * np.random.default_rng(0).standard_normal(clean.shape), 0, 1)
+        files.append(str(tmp_path / f"{level}.png"))
+        Image.fromarray((255 * noisy).round().astype(np.uint8)).save(files[-1])
+    given = values(None, prior_folder, many=files, samples=1, each_noise=True)
+    done = merged(many.restore_many(given))
+    assert [float(row[2]) for row in done["table"]] == pytest.approx([0.03, 0.12], rel=0.2)
+    assert all(len(row) == len(many.HEADS) == len(many.WIDTHS) for row in done["table"])
+    stated = merged(many.restore_many(replace(given, each_noise=False)))
+    assert [row[2] for row in stated["table"]] == ["0.1", "0.1"], "control: the one level above for all of them"
+    for task in ("inpaint", "jpeg"):
+        with pytest.raises(AmbientSolveError, match="noise of each picture is not estimated"):
+            list(many.restore_many(replace(given, task=task)))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ambient_solve.app.photographs import choices, events, many
+from ambient_solve.app.photographs import choices, estimates, events, many
 from ambient_solve.app.photographs.session import recipe_of
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.scans import choices as scan_choices
@@ -69,7 +69,7 @@ def test_no_event_takes_a_prior_that_was_not_offered(prior_folder, tmp_path):
     starts = {
         "offers": lambda: choices.offers(wrong),
         "upload": lambda: list(events.upload(wrong)),
-        "estimate": lambda: events.estimate(wrong),
+        "estimate": lambda: estimates.estimate(wrong),
         "restore": lambda: list(events.restore(wrong)),
         "recall": lambda: events.recall(wrong, 0),
         "many": lambda: list(many.restore_many(replace(wrong, many=[str(tmp_path / "old.png")]))),

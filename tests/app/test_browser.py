@@ -32,7 +32,7 @@ def test_a_visit_with_the_mouse(visit, picture, tmp_path):
     assert "were not, and are invented" in said and "differ by" in said
     shot(visit, "restored")
 
-    assert visit.locator("#slider img").first.get_attribute("alt") == "What was measured"
+    assert visit.locator("#slider img").first.get_attribute("alt") == "Before"
     handle = visit.locator("#slider [data-testid=slider] .icon-wrap")
     handle.scroll_into_view_if_needed()
     before = handle.bounding_box()

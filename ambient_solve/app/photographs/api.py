@@ -164,17 +164,21 @@ def estimated(file: str | None, prior: str, device: str) -> dict[str, Any]:
         device: Where the prior runs.
 
     Returns:
-        "noise_level", 0 to 1, and "jpeg_quality".
+        "noise_level", 0 to 1 and never below what rounding or JPEG compression hides, "noise" in words, and
+        "jpeg_quality".
 
     Raises:
         AmbientSolveError: no picture was given, or it cannot be read.
     """
     libraries()
     from ambient_solve.errors import AmbientSolveError
-    from ambient_solve.restore.estimate import jpeg_quality, noise_level
+    from ambient_solve.restore.estimate import jpeg_quality
+    from ambient_solve.restore.noise import picture_noise
 
     if file is None:
         raise AmbientSolveError("No picture was given.")
     with contextlib.closing(Session()) as session:
         picture = session.take(file, choices.prior_of(prior, device).shape[0])
-        return {"noise_level": float(noise_level(picture.y)[0]), "jpeg_quality": jpeg_quality(picture.path)}
+        noise = picture_noise(picture)
+        level = max(noise.level or 0.0, noise.hidden)
+        return {"noise_level": level, "noise": noise.words, "jpeg_quality": jpeg_quality(picture.path)}

@@ -56,9 +56,12 @@ def warm(name: str, device: str) -> None:
         name: Embedded prior, folder, or hub id.
         device: Where it runs.
     """
+    from ambient_solve.app.photographs import price
+
     with contextlib.suppress(AmbientSolveError):
         prior = prior_of(name, device)
         DESK.alone(lambda: example.rehearse(prior))
+        DESK.alone(lambda: price.measure_pass(name, prior))
 
 
 def offers(values: Controls) -> dict[str, Any]:
@@ -106,7 +109,8 @@ def choose_task(task: str, preset: str | None = None) -> dict[str, Any]:
     missing = task == Inpaint.name
     updates |= {name: gr.update(visible=missing) for name in ("mask", "mask_file", "keep", "painting")}
     updates["kernel"] = gr.update(visible="blur" in task)
-    updates["estimate"] = gr.update(value="Estimate noise and quality" if task == "jpeg" else "Estimate the noise")
+    updates |= {f"at_{name}": gr.update(visible=name in own) for name in controls.damage_knobs()}
+    updates |= {f"estimate_{name}": gr.update(visible=controls.has_button(task, name)) for name in controls.BUTTONS}
     return updates | choose_preset(preset, task)
 
 

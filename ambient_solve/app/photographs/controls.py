@@ -46,8 +46,23 @@ LABELS = {
     "boundary": "At the edges",
 }
 """Label of the control of each knob."""
-HINTS = {"sigma": "pixel values go from 0 to 1: 0.01 is hardly seen, 0.1 is much"}
+HINTS = {
+    "sigma": "pixel values go from 0 to 1: 0.01 is hardly seen, 0.1 is much",
+    "width": "in pixels: 1 is soft, 3 is out of focus",
+    "length": "in pixels",
+    "angle": "in degrees: 0 is along a row, 90 along a column",
+    "boundary": "what lay outside the frame was blurred into it, as in a photograph",
+    "alignment": "of programs for pictures the centers, of deepinv the corner",
+}
 """What is said beside a control where the help of the knob speaks to users of the command line."""
+CHOICES = {
+    "boundary": {"valid": "The picture went on outside", "circular": "The picture repeats (made by a program)"},
+    "alignment": {"centers": "Centers", "corner": "Corner"},
+}
+"""Words for what a control offers to choose from."""
+
+BUTTONS = ("sigma", "width", "length", "angle", "quality")
+"""Controls with a button beside them that estimates them."""
 
 
 def damage_knobs() -> dict[str, Knob]:
@@ -63,6 +78,19 @@ def damage_knobs() -> dict[str, Knob]:
 def task_knobs(task: str) -> list[str]:
     """Names of the knobs of a damage that are no files."""
     return [k.name for k in knobs(TASKS[task]) if k.name not in ("mask", "kernel")]
+
+
+def has_button(task: str, name: str) -> bool:
+    """Whether a control of a task can be estimated; the sigma of a JPEG is no noise level.
+
+    Args:
+        task: Name of the damage.
+        name: Of one of its knobs.
+
+    Returns:
+        True where it can.
+    """
+    return name in BUTTONS and name in task_knobs(task) and (task, name) != ("jpeg", "sigma")
 
 
 def start_value(task: str, name: str) -> Any:
@@ -99,6 +127,7 @@ def damage_widget(k: Knob, value: Any, visible: bool) -> Component:
         "elem_id": f"damage-{k.name}",
     }
     if k.choices:
-        return gr.Dropdown(list(k.choices), value=value, interactive=True, **said)
+        offered = [(CHOICES.get(k.name, {}).get(each, each), each) for each in k.choices]
+        return gr.Dropdown(offered, value=value, interactive=True, **said)
     low, high, step = HANDY[k.name]
     return gr.Slider(low, high, value=value, step=step, interactive=True, **said)

@@ -14,18 +14,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ambient_solve.app import painter, panels, presets
+from ambient_solve.app import painter, panels, presets, runs
 from ambient_solve.app.desk import DESK, Job
-from ambient_solve.app.photographs import controls, history
-from ambient_solve.app.photographs.choices import apply, chosen_prior, picture, request_of
+from ambient_solve.app.photographs import controls, history, uploaded
+from ambient_solve.app.photographs.choices import chosen_prior, picture, request_of
 from ambient_solve.app.photographs.history import FILES, PLAIN
-from ambient_solve.app.photographs.results import array, nothing, small, views
+from ambient_solve.app.photographs.results import array, files, nothing, small, views
 from ambient_solve.app.photographs.session import Session
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.runs import settled
 from ambient_solve.app.wiring import libraries
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.restore.recipe import read_png
 
 
 def upload(values: Controls) -> Iterator[dict[str, Any]]:
@@ -33,7 +32,7 @@ def upload(values: Controls) -> Iterator[dict[str, Any]]:
     if values.file is None:
         return
     try:
-        updates = taken(values)
+        updates = uploaded.taken(values)
     except Exception:
         session = values.session
         standing = "the example" if session is None or session.path is None else session.path.name
@@ -43,105 +42,75 @@ def upload(values: Controls) -> Iterator[dict[str, Any]]:
     yield updates
 
 
-def taken(values: Controls) -> dict[str, Any]:
-    """Show the picture that was put in, say what was converted, and take over the recipe that it may carry."""
-    import gradio as gr
-
-    session = values.session or Session()
-    prior = chosen_prior(values)
-    taken = session.take(values.file, prior.shape[0])
-    shown = small(panels.to_image(array(taken)))
-    updates = {**nothing((shown, shown)), "session": session, "file": None, "mask": None}
-    updates |= {"editor": painter.value(shown), "words": "Nothing of this picture is restored yet."}
-    height, width = taken.y.shape[-2:]
-    words = [f"{taken.path.name}, {width}x{height} pixels", *taken.notes]
-    updates["status"] = panels.progress_bar(0, f"{'; '.join(words)}. Say what is wrong with it, then restore it.")
-    recipe = read_png(session.path)
-    if recipe is not None:
-        gr.Info("The settings in this picture were taken over; paint or upload the mask again where there was one.")
-        updates |= apply(recipe)
-    return updates
-
-
-def estimate(values: Controls) -> dict[str, Any]:
-    """Estimate the noise level of the picture, or, for JPEG, its quality.
-
-    Args:
-        values: Of the tab.
-
-    Returns:
-        The update of one of these controls.
-
-    Raises:
-        AmbientSolveError: the picture shows no trace of JPEG compression.
-    """
-    import gradio as gr
-
-    given = picture(values)
-    from ambient_solve.restore.estimate import jpeg_quality, noise_level
-
-    if values.task == "jpeg":
-        quality = jpeg_quality(given.path)
-        if quality is None:
-            raise AmbientSolveError("The picture shows no trace of JPEG compression: set the quality by hand.")
-        gr.Info(f"JPEG quality {quality}.")
-        return {"quality": quality}
-    sigma = float(noise_level(given.y)[0])
-    low, high, step = controls.HANDY["sigma"]
-    near = min(max(round(sigma / step) * step, low), high)
-    said = f"below {low:g}, set to {low:g}" if sigma < low else f"{sigma:.3f}"
-    gr.Info(f"Noise level {said} (pixel values go from 0 to 1).")
-    if values.session is not None:
-        values.session.estimated = near
-    return {"sigma": near}
-
-
 @settled
 def restore(values: Controls) -> Iterator[dict[str, Any]]:
     """Restore the picture: updates for every preview, and for every finished sample."""
-    import gradio as gr
-
     libraries()
     from ambient_solve.app.begin import begun
     from ambient_solve.app.photographs.job import PreparedRequest
+    from ambient_solve.app.photographs.price import learn, price_of
     from ambient_solve.app.photographs.run import Progress
+    from ambient_solve.app.photographs.stopping import Stopped
+    from ambient_solve.app.photographs.watch import Watch
 
     session = values.session or Session()
+    uploaded.check_again(session)
     seed = values.seed if values.same_seed else random.randrange(2**31)
     request = request_of(replace(values, seed=seed))
-    job, before = Job(visitor=values.visitor, minutes=values.rules.minutes), None
+    job, before, cut, shown = Job(visitor=values.visitor, minutes=values.rules.minutes), None, None, {}
     session.stopped, session.share, taken_before = False, 0.0, session.taken
-    stoppable, shown = {"session": session, "stop": gr.update(interactive=True)}, {}
-    reports = begun(request, lambda: picture(replace(values, session=session)), lambda x: chosen_prior(values, x), job)
-    for report in DESK.serve(job, reports, lambda words: Progress(0.0, words)):
-        if isinstance(report, PreparedRequest):
-            before = small(panels.measured(report.before, report.mask))
-            piece, session.result = report.piece, None
-            cut = panels.measured(array(piece.picture), None if piece.mask is None else piece.mask.numpy() > 0)
-            yield {**nothing((before, before)), "seed": seed, "status": panels.progress_bar(0, "Starting"), **stoppable}
-            continue
-        if session.taken != taken_before:  # another picture was put in, and is shown
-            yield {"stop": gr.update(interactive=False)}
-            return
-        session.share = report.share
-        updates = {"status": panels.progress_bar(report.share, report.words), **({} if before else stoppable)}
-        if report.preview is not None:
-            updates["slider"] = tuple(map(small, panels.slider_pair(cut, panels.to_image(report.preview))))
-        if report.result is not None:
-            session.result = report.result
-            shown = views(session, before)
-            updates |= shown
-        if (session.stopped or job.over) and report.share < 1:
-            words = stopped_words(0 if session.result is None else len(session.result.samples))
-            updates["status"] = panels.progress_bar(report.share, f"{job.over_words} {words}" if job.over else words)
+    watch = Watch(lambda: session.stopped or session.taken != taken_before)
+    yield {"session": session, "status": panels.progress_bar(0, watch.words), **runs.at_work()}
+    reports = begun(
+        request,
+        lambda: picture(replace(values, session=session)),
+        lambda lane: watch.on(chosen_prior(values, lane)),
+        job,
+    )
+    served = DESK.serve(job, reports, lambda words: Progress(0.0, words), watch.progress)
+    try:
+        for report in served:
+            if isinstance(report, PreparedRequest):
+                if session.stopped:
+                    raise Stopped
+                before = small(panels.measured(report.before, report.mask))
+                piece, session.result = report.piece, None
+                cut = panels.measured(array(piece.picture), None if piece.mask is None else piece.mask.numpy() > 0)
+                watch.begin(price_of(report))
+                status = panels.progress_bar(0, watch.words)
+                yield {**nothing((before, before)), "seed": seed, "status": status}
+                continue
+            if session.taken != taken_before:  # another picture was put in, and is shown
+                yield runs.at_rest()
+                return
+            session.share = watch.said(report.share, report.words)
+            updates = {"status": panels.progress_bar(report.share, report.words)}
+            if report.preview is not None:
+                updates["slider"] = tuple(map(small, panels.slider_pair(cut, panels.to_image(report.preview))))
+            if report.result is not None:
+                session.result = report.result
+                shown = views(session, before)
+                shown |= files(session) if report.share >= 1 else {}
+                updates |= shown
+            if (session.stopped or job.over) and report.share < 1:
+                raise Stopped
             yield updates
-            break
-        yield updates
+    except Stopped:
+        if session.taken != taken_before:
+            yield runs.at_rest()
+            return
+        words = stopped_words(0 if session.result is None or before is None else len(session.result.samples))
+        words = f"{job.over_words} {words}" if job.over else words
+        shown |= files(session) if shown else {}
+        yield {"status": panels.progress_bar(session.share, words), **shown}
+    finally:
+        served.close()
     if shown:
+        learn(session.result)
         best = small(panels.to_image(session.result.mean))
         shown["history"] = history.keep_run(session, replace(values, seed=seed), before, best)
     # Once more all that is shown: a tab that is closed keeps only the last that it was sent.
-    yield {**shown, "stop": gr.update(interactive=False)}
+    yield {**shown, **runs.at_rest()}
 
 
 def stopped_words(finished: int) -> str:
@@ -164,6 +133,8 @@ def recall(values: Controls, index: int) -> dict[str, Any]:
     Raises:
         AmbientSolveError: the run is no longer remembered.
     """
+    import gradio as gr
+
     from ambient_solve.app.photographs import choices, results
 
     session = values.session
@@ -172,11 +143,12 @@ def recall(values: Controls, index: int) -> dict[str, Any]:
     entry = session.history[index]
     picture = next((entry.folder / "picture").glob("*"), None)
     channels = chosen_prior(values).shape[0]
+    session.source = session.original = None
     if picture is None:
         session.path = session.result = None
     else:
         session.take(picture, channels)
-    source = results.small(panels.to_image(results.array(choices.picture(values))))
+    source = panels.to_image(results.array(choices.picture(values)))
     painted = entry.folder / "painted.png"
     drawn = np.asarray(Image.open(painted)) if painted.is_file() else None
     pair = tuple(Image.open(entry.folder / f"{name}.jpg").convert("RGB") for name in ("before", "after"))
@@ -192,6 +164,8 @@ def recall(values: Controls, index: int) -> dict[str, Any]:
     return {**updates, **results.nothing(pair)} | {
         "keep": {**updates["keep"], "value": chosen.keep},
         "session": session,
+        "again": gr.update(visible=False),
+        "card": gr.update(visible=False) if picture is None else uploaded.card_of(session, source),
         "editor": painter.value(source, drawn),
         "knobs": knobs,
         "loaded": dict(knobs),

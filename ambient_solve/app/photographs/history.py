@@ -47,7 +47,7 @@ def keep_run(session: Session, values: Controls, before: Image.Image, after: Ima
     for name, given in (("picture", session.path), *((name, getattr(values, name)) for name in FILES)):
         if given is not None:
             (folder / name).mkdir()
-            _link(Path(given), folder / name / Path(given).name)
+            link(Path(given), folder / name / Path(given).name)
     painted = painter.painted(values.editor)
     if painted is not None:
         Image.fromarray(painted).save(folder / "painted.png")
@@ -67,7 +67,13 @@ def thumbnails(session: Session) -> list[Any]:
     return [(entry.thumbnail, entry.words) for entry in session.history]
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
+    """A second name for a file, or a copy where the file system has none.
+
+    Args:
+        source: The file.
+        target: Its other name.
+    """
     try:
         os.link(source, target)
     except OSError:

@@ -5,8 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from ambient_solve.app import folders, painter, panels, presets, runs, widgets
-from ambient_solve.app.photographs import choices, controls, events, example, history, many, results
+from ambient_solve.app.photographs import (
+    choices,
+    controls,
+    costs,
+    estimates,
+    events,
+    example,
+    fidelity,
+    history,
+    many,
+    results,
+    uploaded,
+)
 from ambient_solve.app.photographs.api import endpoints
+from ambient_solve.app.photographs.output import KINDS
 from ambient_solve.app.photographs.request import SIZES
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.rules import Rules
@@ -16,18 +29,28 @@ from ambient_solve.reading.pictures import SUFFIXES
 READ = (
     *("session", "file", "editor", "mask", "kernel", "task", "play", "scattered", *controls.damage_knobs()),
     *("prior", "device", "rules", "algorithm", "knobs", "samples", "seed", "same_seed", "size", "keep"),
+    *("invented", "kind"),
 )
 """Parts whose values an event may read."""
-DAMAGE = (*controls.damage_knobs(), "mask", "mask_file", "kernel", "keep", "painting", "estimate")
+ESTIMATES = tuple(f"estimate_{name}" for name in controls.BUTTONS)
+"""Buttons that estimate a control."""
+DAMAGE = (
+    *(*controls.damage_knobs(), *(f"at_{name}" for name in controls.damage_knobs()), *ESTIMATES),
+    *("mask", "mask_file", "kernel", "keep", "painting"),
+)
 """Parts that describe the damage."""
 SETTINGS = ("task", "samples", "seed", "algorithm", "knobs", "loaded", "preset", "same_seed")
 """Parts that say how to restore."""
 VIEWS = (
     *("session", "slider", "words", "gallery", "std", "pixel", "near", "residual", "fit", "steps_strip"),
-    *("details", "python", "shell", "download", "archive"),
+    *("details", "python", "shell", "download", "archive", "share", "share_words", "invented"),
 )
 """Parts that show a result."""
-RECALLED = ("editor", "status", "play", "scattered", "prior", "size", *VIEWS, *DAMAGE, *SETTINGS)
+SHOWS = ("card", "again", "again_words", "use_original", "price")
+"""Parts that say what the picture is, and what restoring it costs."""
+BUTTONS = (*runs.STARTS, "stop")
+"""Parts that say whether a run is at work."""
+RECALLED = ("editor", "status", "again", "card", "play", "scattered", "prior", "size", *VIEWS, *DAMAGE, *SETTINGS)
 """Parts that events change. No event is given more than it changes: a closed tab forgets what it shows when it hears
 that nothing has changed."""
 
@@ -72,6 +95,12 @@ def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
         height=130,
         elem_id="file",
     )
+    parts["card"] = gr.HTML("", visible=False, elem_id="card")
+    with gr.Group(visible=False, elem_id="again") as parts["again"]:
+        parts["again_words"] = gr.Markdown("", container=True)
+        with gr.Row():
+            parts["use_original"] = gr.Button("Use the original", size="sm", variant="primary", elem_id="use-original")
+            parts["restore_again"] = gr.Button("Restore it once more", size="sm", elem_id="restore-again")
     parts["task"] = gr.Dropdown(
         [(words, task) for task, words in controls.TASK_WORDS.items()],
         value="inpaint",
@@ -90,8 +119,12 @@ def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
         parts["mask"] = gr.File(label="Mask: a picture of the same size, white where pixels are missing", height=130)
     for name, k in controls.damage_knobs().items():
         shown = name in controls.task_knobs("inpaint")
-        parts[name] = controls.damage_widget(k, controls.start_value("inpaint", name) if shown else k.default, shown)
-    parts["estimate"] = gr.Button("Estimate the noise", size="sm", elem_id="estimate")
+        value = controls.start_value("inpaint", name) if shown else k.default
+        with gr.Group(visible=shown) as parts[f"at_{name}"]:
+            parts[name] = controls.damage_widget(k, value, shown)
+            if name in controls.BUTTONS:
+                words, visible = f"Estimate the {controls.LABELS[name].lower()}", controls.has_button("inpaint", name)
+                parts[f"estimate_{name}"] = gr.Button(words, size="sm", visible=visible, elem_id=f"estimate-{name}")
     with gr.Accordion("More about the damage", open=False):
         parts["kernel"] = gr.File(label="Picture of the blur, bright where the light went", height=130, visible=False)
         parts["keep"] = gr.Checkbox(True, label="Keep measured pixels exactly", info="copied into what is restored")
@@ -110,7 +143,7 @@ def _picture_column(parts: Parts, seen: dict[str, Any]) -> None:
     before = panels.measured(seen["picture"], seen["mask"])
     parts["slider"] = gr.ImageSlider(
         panels.slider_pair(before, panels.to_image(seen["samples"].mean(0))),
-        label="Measured (left) and restored (right)",
+        label="Before (left) and after (right)",
         elem_id="slider",
         interactive=False,
         max_height=560,
@@ -120,13 +153,32 @@ def _picture_column(parts: Parts, seen: dict[str, Any]) -> None:
         panels.progress_bar(0, "This is a finished example. Press Restore, or put in a picture of your own."),
         elem_id="status",
     )
-    with gr.Row():
+    with gr.Row(elem_id="start"):
         parts["run"] = gr.Button("Restore", variant="primary", elem_id="run", scale=3)
         parts["stop"] = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", scale=1)
+    parts["price"] = gr.Markdown("", elem_id="price")
+    parts["invented"] = gr.Slider(
+        0,
+        100,
+        value=0,
+        step=5,
+        label="How much may be invented, %",
+        info="0: only what the data support, the mean of the samples. 100: one plausible picture, one of them",
+        elem_id="invented",
+    )
     parts["words"] = gr.Markdown(
         panels.share_words(seen["mask"], seen["samples"], True), elem_id="words", container=True
     )
-    with gr.Row():
+    with gr.Row(elem_id="downloads"):
+        parts["kind"] = gr.Dropdown(
+            list(KINDS),
+            value="PNG",
+            show_label=False,
+            container=False,
+            min_width=90,
+            label="Format of the file",
+            elem_id="kind",
+        )
         parts["download"] = gr.DownloadButton("Download picture", interactive=False, size="sm", elem_id="download")
         parts["archive"] = gr.DownloadButton("Download everything", interactive=False, size="sm", elem_id="archive")
 
@@ -145,8 +197,8 @@ def _solver_column(parts: Parts, prior: str, open_priors: bool) -> None:
     parts["prior"] = gr.Dropdown(
         [prior],
         value=prior,
-        label="Prior",
-        info="a diffusion prior: what pictures look like" + ("; or a folder or hub id" if open_priors else ""),
+        label="Model",
+        info="what it knows of pictures" + ("; or a folder or hub id" if open_priors else ""),
         allow_custom_value=open_priors,
         elem_id="prior",
     )
@@ -196,6 +248,12 @@ def _tabs_below(parts: Parts, seen: dict[str, Any]) -> None:
                         parts["column"] = gr.Number(0, precision=0, minimum=0, label="Column", min_width=80)
                         parts["row"] = gr.Number(0, precision=0, minimum=0, label="Row", min_width=80)
                         parts["read"] = gr.Button("Read this pixel", size="sm", elem_id="read")
+        with gr.Tab("Invented"):
+            share = fidelity.invented_share(seen["samples"])
+            parts["share_words"] = gr.Markdown(fidelity.invented_words(share, 0.0), elem_id="share-words")
+            alt = "Map of the share of the detail that was invented, with a color bar below"
+            made = fidelity.share_picture(seen["samples"].mean(0), share).image
+            picture("share", made, "How much of the detail a sample invents", alt)
         with gr.Tab("Data fit"):
             parts["fit"] = gr.Markdown(panels.fit_words(seen["misfit"]), elem_id="fit")
             residual = panels.residual_map(seen["residual"], seen["mask"]).image
@@ -236,9 +294,18 @@ def _tabs_below(parts: Parts, seen: dict[str, Any]) -> None:
             parts["many"] = gr.File(
                 label="Pictures, or a zip of them", file_count="multiple", height=150, elem_id="many"
             )
+            parts["each_noise"] = gr.Checkbox(
+                False, label="Estimate the noise of each picture", info="in place of the one noise level above"
+            )
             parts["run_many"] = gr.Button("Restore all", variant="primary", elem_id="run-many")
-            heads = ["picture", "misfit (1 is right)", "state", "warning"]
-            parts["table"] = gr.Dataframe(headers=heads, label="Outcome of each picture", interactive=False)
+            parts["table"] = gr.Dataframe(
+                headers=list(many.HEADS),
+                label="Outcome of each picture",
+                interactive=False,
+                wrap=True,
+                column_widths=list(many.WIDTHS),
+                elem_id="table",
+            )
             parts["many_out"] = gr.DownloadButton("Download all", interactive=False, size="sm", elem_id="many-out")
 
 
@@ -250,20 +317,34 @@ def _wire(parts: Parts) -> None:
         connect(parts, trigger, event, Controls.read, [*READ, *extra], changes, **settings)
 
     on(gr.context.Context.root_block.load, choices.offers, ["algorithm", "prior"])
-    uploaded = ["file", "editor", "status", *VIEWS, *DAMAGE, *SETTINGS]
-    on(parts["file"].upload, events.upload, uploaded)
+    seen = ["file", "editor", "status", *VIEWS, *DAMAGE, *SETTINGS, *SHOWS]
+    on(parts["file"].upload, events.upload, seen)
+    on(parts["mask"].upload, uploaded.draw_mask, ["editor", "mask", "status", "price"])
+    on(parts["use_original"].click, uploaded.use_original, ["file", "mask", "editor", "status", *VIEWS, *SHOWS])
+    on(parts["restore_again"].click, uploaded.restore_again, ["status", *SHOWS], queue=False)
     solver, lit = ["algorithm", "knobs", "loaded"], ["preset"]
     on(parts["task"].input, lambda v: choices.choose_task(v.task, v.preset), [*DAMAGE, *solver], lit, queue=False)
+    on(parts["task"].input, estimates.draw_blur, ["editor"], queue=False)
+    for name in ("width", "length", "angle"):
+        on(parts[name].release, estimates.draw_blur, ["editor"], queue=False)
+    on(parts["kernel"].upload, estimates.draw_blur, ["editor"], queue=False)
     presets.samples_follow_preset(parts)
     on(parts["preset"].input, lambda v: presets.choose_preset(v.preset, v.task), solver, lit, queue=False)
     fresh = {"knobs": {}, "loaded": {}, "preset": None}
     on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
+    for name in ("knobs", "samples", "size", "algorithm", "task"):
+        on(parts[name].change, costs.priced, ["price"], queue=False)
+    on(parts["editor"].input, costs.priced, ["price"], queue=False)
     on(parts["play"].input, lambda v: {"scattered": gr.update(visible=v.play)}, ["scattered"], queue=False)
-    on(parts["estimate"].click, events.estimate, ["sigma", "quality"])
+    for name in controls.BUTTONS:
+        moved = [*estimates.TOGETHER.get(name, (name,)), "editor", "status"]
+        on(parts[f"estimate_{name}"].click, estimates.estimating(name), moved)
     waiting = {"show_progress": "minimal", "show_progress_on": [parts["status"]], **MODEL}
-    on(parts["run"].click, events.restore, ["seed", "status", "stop", "history", *VIEWS], **waiting)
-    done = ["session", "status", "stop", "table", "many_out"]
-    on(parts["run_many"].click, many.restore_many, done, ["many"], **waiting)
+    on(parts["run"].click, events.restore, ["seed", "status", "history", *BUTTONS, *VIEWS], **waiting)
+    done = ["session", "status", "table", "many_out", *BUTTONS]
+    on(parts["run_many"].click, many.restore_many, done, ["many", "each_noise"], **waiting)
+    on(parts["invented"].release, results.choose_fidelity, ["slider", "share", "share_words", "download"])
+    on(parts["kind"].input, results.choose_kind, ["download"])
     on(parts["stop"].click, runs.stop, ["stop", "status"], queue=False)
     place = ["row", "column"]
     pixel_parts = ["pixel", "near", *place]
@@ -272,6 +353,6 @@ def _wire(parts: Parts) -> None:
     def on_select(part: str, event: Any, reads: Any, changes: Any) -> None:
         connect_select(parts, parts[part].select, event, Controls.read, reads, changes)
 
-    on_select("gallery", results.choose_sample, ["session"], ["slider"])
+    on_select("gallery", results.choose_sample, ["session"], ["slider", "invented", "share", "share_words", "download"])
     on_select("history", events.recall, ["session", "prior", "device", "rules"], RECALLED)
     on_select("std", results.click_map, ["session"], pixel_parts)

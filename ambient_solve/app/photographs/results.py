@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ambient_solve.app import panels
-from ambient_solve.app.photographs import controls, example
-from ambient_solve.app.photographs.session import Session, details, how_to_repeat, save
+from ambient_solve.app.photographs import controls, example, fidelity
+from ambient_solve.app.photographs.session import Session, details, hand_out, how_to_repeat, save
 from ambient_solve.app.photographs.values import Controls
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.restore.pictures import Picture
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SHOWN = 1024
 """Longer side of the pictures on the page, in pixels; the files have all pixels."""
+ZOOMED = 2048
+"""That of those behind the slider once a run has ended, which one can zoom into."""
 
 
 def nothing(pair: tuple[Any, Any]) -> dict[str, Any]:
@@ -27,14 +30,15 @@ def nothing(pair: tuple[Any, Any]) -> dict[str, Any]:
 
     return {
         "slider": panels.slider_pair(*pair),
-        **dict.fromkeys(("gallery", "std", "near", "residual", "steps_strip", "details", "python", "shell")),
-        **dict.fromkeys(("words", "pixel", "fit"), ""),
+        **dict.fromkeys(("gallery", "std", "near", "residual", "share", "steps_strip", "details", "python", "shell")),
+        **dict.fromkeys(("words", "pixel", "fit", "share_words"), ""),
         **{name: gr.update(value=None, interactive=False) for name in ("download", "archive")},
+        "invented": 0,
     }
 
 
 def views(session: Session, before: Any) -> dict[str, Any]:
-    """All that the page shows of the session's result.
+    """All that the page shows of the session's result; `files` hands it out once no more samples are coming.
 
     Args:
         session: With a result.
@@ -43,13 +47,11 @@ def views(session: Session, before: Any) -> dict[str, Any]:
     Returns:
         Updates of the page by name.
     """
-    import gradio as gr
-
     result = session.result
     problem, samples = result.problem, result.samples
     images = [small(panels.to_image(x)) for x in samples]
     best = small(panels.to_image(result.mean))
-    restored, archive = save(result, session.folder)
+    session.chosen, session.invented = 1, 0.0
     python, shell = how_to_repeat(result)
     words = panels.share_words(problem.mask, samples, problem.request.keep)
     if problem.truth is not None:
@@ -58,7 +60,7 @@ def views(session: Session, before: Any) -> dict[str, Any]:
     many = len(samples) > 1
     return {
         "session": session,
-        "slider": panels.slider_pair(before, best),
+        **shown_fidelity(session),
         "words": words,
         "gallery": [(best, "mean"), *((x, f"sample {s + 1}") for s, x in enumerate(images))],
         "std": panels.std_map(samples).image if many else panels.one_sample(samples[0]),
@@ -70,9 +72,23 @@ def views(session: Session, before: Any) -> dict[str, Any]:
         "details": details(result),
         "python": python,
         "shell": shell,
-        "download": gr.update(value=str(restored), interactive=True),
-        "archive": gr.update(value=str(archive), interactive=True),
     }
+
+
+def files(session: Session) -> dict[str, Any]:
+    """Write the files of the session's result; the updates that hand them out.
+
+    Args:
+        session: With a result.
+
+    Returns:
+        Updates by the name of the part.
+    """
+    import gradio as gr
+
+    restored, archive = save(session.result, session.folder, session.kind)
+    found = {"download": restored, "archive": archive}
+    return {name: gr.update(value=str(path), interactive=True) for name, path in found.items()}
 
 
 def misfit_words(result: Result, estimated: float | None = None) -> str:
@@ -98,19 +114,105 @@ def misfit_words(result: Result, estimated: float | None = None) -> str:
 
 
 def choose_sample(values: Controls, index: int) -> dict[str, Any]:
-    """Put the chosen picture of the gallery behind the slider: the mean, or one sample.
+    """Put the chosen picture of the gallery behind the slider and into the file: the mean, or one sample.
 
     Args:
         values: Of the tab.
         index: 0 for the mean, 1 and more for the samples.
 
     Returns:
-        The update of the slider.
+        Updates by the name of the part.
     """
-    result = _result(values)
-    before = small(panels.measured(result.problem.before, result.problem.mask))
-    chosen = result.mean if index == 0 else result.samples[min(index, len(result.samples)) - 1]
-    return {"slider": panels.slider_pair(before, small(panels.to_image(chosen)))}
+    result, session = _result(values), values.session or Session()
+    if session.result is None:  # the example
+        return {"slider": _pair(result, result.mean if index == 0 else result.samples[index - 1])}
+    session.chosen, session.invented = max(index, 1), float(index > 0)
+    return {"invented": round(100 * session.invented), **shown_fidelity(session), **hand_out_chosen(session)}
+
+
+def choose_fidelity(values: Controls) -> dict[str, Any]:
+    """Show the picture between the mean and the chosen sample, and hand it out.
+
+    Args:
+        values: Session and share are read.
+
+    Returns:
+        Updates by the name of the part.
+    """
+    result, share = _result(values), min(max(values.invented / 100, 0.0), 1.0)
+    session = values.session
+    if session is None or session.result is None:
+        return _of_example(result, share)
+    session.invented = share
+    return {**shown_fidelity(session), **hand_out_chosen(session)}
+
+
+def choose_kind(values: Controls) -> dict[str, Any]:
+    """Hand the picture out in the chosen format.
+
+    Args:
+        values: Session and format are read.
+
+    Returns:
+        Updates by the name of the part.
+
+    Raises:
+        AmbientSolveError: there is no such format.
+    """
+    from ambient_solve.app.photographs.output import KINDS
+
+    if values.kind not in KINDS:
+        raise AmbientSolveError(f"There is no format {values.kind!r}. {suggestion(values.kind, KINDS)}")
+    if values.session is None:
+        return {}
+    values.session.kind = values.kind
+    return {} if values.session.result is None else hand_out_chosen(values.session)
+
+
+def shown_fidelity(session: Session) -> dict[str, Any]:
+    """Updates that show the chosen picture of a result, and how much of it was invented.
+
+    Args:
+        session: With a result.
+
+    Returns:
+        Updates by the name of the part.
+    """
+    result = session.result
+    x = fidelity.blended(result.samples, session.chosen, session.invented)
+    return {"slider": _pair(result, x), **_share(result.samples, x, session.invented)}
+
+
+def hand_out_chosen(session: Session) -> dict[str, Any]:
+    """Write the chosen picture in the chosen format; the update that hands it out."""
+    import gradio as gr
+
+    result, stem = session.result, session.result.problem.picture.path.stem
+    x = fidelity.blended(result.samples, session.chosen, session.invented)
+    path = hand_out(result, x, session.folder / "results" / f"{stem}-restored", session.kind)
+    return {"download": gr.update(value=str(path), interactive=True)}
+
+
+def _of_example(result: Result, share: float) -> dict[str, Any]:
+    x = fidelity.blended(result.samples, 1, share)
+    return {"slider": _pair(result, x), **_share(result.samples, x, share)}
+
+
+def _share(samples: np.ndarray, x: np.ndarray, invented: float) -> dict[str, Any]:
+    """Updates of the picture of what was invented, and of its words."""
+    if len(samples) < 2:
+        return {"share": panels.one_sample(x), "share_words": "One sample: ask for two or more to see what it invents."}
+    step = math.ceil(max(samples.shape[1:3]) / SHOWN)  # of a larger picture every second, third ... pixel
+    samples, x = samples[:, ::step, ::step], x[::step, ::step]
+    share = fidelity.invented_share(samples, invented)
+    # The picture shows what the sample invents, else it would be dark at the mean, which invents nothing.
+    drawn = share if invented else fidelity.invented_share(samples)
+    return {"share": fidelity.share_picture(x, drawn).image, "share_words": fidelity.invented_words(share, invented)}
+
+
+def _pair(result: Result, x: np.ndarray) -> tuple[Any, Any]:
+    before = panels.measured(result.problem.before, result.problem.mask)
+    return panels.slider_pair(small(before, ZOOMED), small(panels.to_image(x), ZOOMED))
 
 
 def click_map(values: Controls, place: tuple[float, float]) -> dict[str, Any]:
@@ -164,11 +266,19 @@ def _result(values: Controls) -> Result:
     return example.result()
 
 
-def small(image: Any) -> Any:
-    """The picture, or a copy of SHOWN pixels at most."""
-    if max(image.size) > SHOWN:
+def small(image: Any, most: int = SHOWN) -> Any:
+    """The picture, or a copy of it.
+
+    Args:
+        image: The picture.
+        most: Longest side of what is returned, in pixels.
+
+    Returns:
+        A picture.
+    """
+    if max(image.size) > most:
         image = image.copy()
-        image.thumbnail((SHOWN, SHOWN))
+        image.thumbnail((most, most))
     return image
 
 

@@ -15,10 +15,11 @@ from ambient_solve.app import panels
 from ambient_solve.app.folders import MAX_PIXELS, new_folder, tame
 from ambient_solve.app.uploads import open_upload, zip_folder
 from ambient_solve.restore.pictures import Picture
-from ambient_solve.restore.recipe import Recipe, cli_command, python_snippet, write_png
+from ambient_solve.restore.recipe import Recipe, cli_command, python_snippet, to_json
 from ambient_solve.restore.tasks import Inpaint
 
 if TYPE_CHECKING:
+    from ambient_solve.app.photographs.output import RestoredFrom
     from ambient_solve.app.photographs.run import Result
     from ambient_solve.app.photographs.values import Controls
 
@@ -45,6 +46,12 @@ class Session:
         estimated: The noise level that was read off the picture.
         history: The last runs, the newest first.
         runs: Number of runs that were finished.
+        source: What the picture was itself restored from, as it says; None for any other picture.
+        original: That file, where the session has had it.
+        again: The visitor wants such a picture restored once more.
+        chosen: Which picture of the result is shown and handed out: 0 is the mean, 1 and more a sample.
+        invented: How much of what it invents is shown, 0 to 1.
+        kind: Format of the file that is handed out.
     """
 
     folder: Path = field(default_factory=new_folder)
@@ -56,6 +63,12 @@ class Session:
     estimated: float | None = None
     history: list[HistoryEntry] = field(default_factory=list)
     runs: int = 0
+    source: RestoredFrom | None = None
+    original: Path | None = None
+    again: bool = False
+    chosen: int = 1
+    invented: float = 0.0
+    kind: str = "PNG"
 
     def take(self, upload: str | Path, channels: int) -> Picture:
         """Keep a copy of an uploaded file under a tame name, after it was found to be a picture.
@@ -80,7 +93,8 @@ class Session:
         return open_upload(self.path, max_pixels=MAX_PIXELS, channels=channels)
 
     def close(self) -> None:
-        """Remove the folder."""
+        """End its run, and remove the folder."""
+        self.stopped = True
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -105,27 +119,24 @@ def recipe_of(result: Result) -> Recipe:
     )
 
 
-def save(result: Result, folder: Path) -> tuple[Path, Path]:
+def save(result: Result, folder: Path, kind: str = "PNG") -> tuple[Path, Path]:
     """Write a result to files.
 
     Args:
         result: What was restored.
         folder: Its subfolder `results` is written to.
+        kind: Format of the restored picture, one of `output.KINDS`.
 
     Returns:
-        The restored picture, which carries its recipe, and a zip of it with all samples, maps and settings.
+        The restored picture, a PNG of which carries its recipe, and a zip of it with all samples, maps and settings.
     """
-    import torch
-    from PIL import Image
-
-    stem, problem, recipe = result.problem.picture.path.stem, result.problem, recipe_of(result)
+    stem, problem = result.problem.picture.path.stem, result.problem
     out = folder / "results" / stem
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    best = out / f"{stem}-restored.png"
-    for path, x in [(best, result.mean), *((out / f"sample-{s}.png", x) for s, x in enumerate(result.samples))]:
-        x = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))
-        write_png(x, path, recipe, problem.picture.profile)
+    best = hand_out(result, result.mean, out / f"{stem}-restored", kind)
+    for s, x in enumerate(result.samples):
+        hand_out(result, x, out / f"sample-{s}")
     if problem.mask is not None:
         Image.fromarray(np.where(problem.mask, 0, 255).astype(np.uint8)).save(out / f"{stem}-mask.png")
     if problem.request.play:
@@ -134,6 +145,26 @@ def save(result: Result, folder: Path) -> tuple[Path, Path]:
         panels.std_map(result.samples).image.save(out / "std.png")
     (out / "settings.json").write_text(json.dumps(details(result), indent=2, default=str) + "\n")
     return best, zip_folder(out, folder / "results" / f"{stem}-restored.zip")
+
+
+def hand_out(result: Result, x: np.ndarray, path: Path, kind: str = "PNG") -> Path:
+    """Write one picture of a result.
+
+    Args:
+        result: What was restored.
+        x: The picture, (H, W, C), 0 to 1.
+        path: The file, without its suffix.
+        kind: Its format, one of `output.KINDS`.
+
+    Returns:
+        The path of the file.
+    """
+    from ambient_solve.app.photographs import output
+
+    problem = result.problem
+    known = {"recipe": to_json(recipe_of(result)), "profile": problem.picture.profile}
+    filled = None if problem.mask is None else ~problem.mask
+    return output.write(x, path, kind, problem.picture.path, filled=filled, **known)
 
 
 def details(result: Result) -> dict[str, Any]:

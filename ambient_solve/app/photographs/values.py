@@ -24,6 +24,8 @@ class Controls(RunControls):
         play: Damage the picture before it is restored. scattered: Share of the pixels then lost at random, 0 to 1.
         prior: Name or folder of the prior. samples: How many are drawn.
         size: One of `request.SIZES`. keep: Copy measured pixels into the samples.
+        invented: How much of what a sample invents is shown, 0 to 100. kind: Format of the file that is handed out.
+        each_noise: Estimate the noise of each of many pictures.
     """
 
     session: Session | None = None
@@ -40,6 +42,9 @@ class Controls(RunControls):
     samples: int = 2
     size: str = "auto"
     keep: bool = True
+    invented: float = 0.0
+    kind: str = "PNG"
+    each_noise: bool = False
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Controls:
