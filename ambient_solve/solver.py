@@ -30,6 +30,7 @@ from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior, start
 from ambient_solve.priors.counted import CountedPrior
 from ambient_solve.results import Restoration, Summary, join, summarise
+from ambient_solve.verdict.evidence import of_run
 from ambient_solve.version import __version__
 
 
@@ -341,6 +342,7 @@ class Run:
             vjps=self.prior.vjps,
             seconds=seconds,
             settings=settings,
+            evidence=of_run(self.likelihood, z, samples, self.prior.affine),
         )
 
 

@@ -62,6 +62,7 @@ class Likelihood:
         gaussian: Whether it is Gaussian; if `linear` too, `prox`, `solve` and `spectral` exist.
         gram: AA' in closed form, or None. sigma: Noise level in z units, (N,). sigma_y: In the operator's, (1,), (B,).
         gain: Signal of one photon in the operator's units, (1,) or (B,); None for Gaussian noise.
+        y: The measurement as rows of real numbers, (B, *measurement). seen: Entries of it that see anything, as `y`.
         measurements: Entries of one measurement. count: Those observed, (N,).
 
     Raises:
@@ -93,6 +94,7 @@ class Likelihood:
         self.sigma_y, self.gain = sigma_y.to(prior.device), None if gain is None else gain.to(prior.device)
         self.sigma = self._of_rows(self.sigma_y / abs(self._a))
         self.measurements = received.y[0].numel()
+        self.y, self.seen = received.y, received.seen
         self.count = self._repeat(received.seen.flatten(1).sum(1)).float()
         self.noise: GaussianLaw | CountingLaw = GaussianLaw(self.sigma, self.count)
         if self.gain is not None:
