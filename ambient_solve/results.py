@@ -16,6 +16,9 @@ from torch import Tensor
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.moments import Running
 from ambient_solve.saving import save_png
+from ambient_solve.verdict import evidence
+from ambient_solve.verdict.evidence import Evidence
+from ambient_solve.verdict.judge import Verdict, judge
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Restoration:
         vjps: Backward passes per sample.
         seconds: Wall time of the sampling.
         settings: Algorithm, knobs, seed and versions; with these the run can be repeated.
+        evidence: What the samples show of whether the operator and its noise were stated rightly; see `verdict`.
     """
 
     samples: Tensor
@@ -38,6 +42,7 @@ class Restoration:
     vjps: int
     seconds: float
     settings: dict[str, Any]
+    evidence: Evidence | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -50,6 +55,17 @@ class Restoration:
         if self.samples.shape[1] == 1:
             return torch.full_like(self.samples[:, 0], torch.nan)
         return self.samples.std(1)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Whether the operator and the noise level that were stated fit, for each measurement."""
+        asked = self.settings.get("operator", ""), self.settings.get("algorithm", "")
+        return tuple(judge(chi2, self.evidence, b, *asked) for b, chi2 in enumerate(self.chi2.tolist()))
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the measurement that fits worst."""
+        return max(self.verdicts, key=lambda v: v.badness)
 
     def quantile(self, p: float) -> Tensor:
         """The `p`-quantile of each pixel over the samples.
@@ -77,7 +93,7 @@ class Restoration:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         record = {**self.settings, "seconds": self.seconds, "network_calls": self.network_calls, "vjps": self.vjps}
-        record["chi2"] = self.chi2.tolist()
+        record |= {"chi2": self.chi2.tolist(), "verdict": self.verdict.record()}
         text = json.dumps(record, indent=2, default=str)
         written = [folder / "samples.safetensors", folder / "settings.json"]
         save_file({"samples": self.samples.contiguous().cpu(), "chi2": self.chi2.contiguous().cpu()}, written[0])
@@ -104,7 +120,9 @@ def join(parts: list[Restoration]) -> Restoration:
     # Passes may differ from part to part where an algorithm looks at its samples: what no sample exceeds is reported.
     passes = {name: max(getattr(p, name) for p in parts) for name in ("network_calls", "vjps")}
     seconds = sum(p.seconds for p in parts)
-    return dataclasses.replace(first, samples=samples, chi2=chi2, seconds=seconds, settings=settings, **passes)
+    shown = evidence.joined([p.evidence for p in parts])
+    whole = dataclasses.replace(first, samples=samples, chi2=chi2, seconds=seconds, settings=settings, **passes)
+    return dataclasses.replace(whole, evidence=shown)
 
 
 @dataclass(frozen=True)
