@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason, shown
 from ambient_solve.knobs import knobs
 from ambient_solve.restore import memory
-from ambient_solve.restore.estimate import advice
 from ambient_solve.restore.memory import Drawing, fitting, joined
 from ambient_solve.restore.pictures import read_measurement
 from ambient_solve.restore.sharing import PART, Parts, Share, groups
@@ -34,6 +33,7 @@ from ambient_solve.saving import check_folder
 if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
     from ambient_solve.results import Restoration
+    from ambient_solve.verdict.judge import Verdict
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Outcome:
 
     Attributes:
         folder: Where the pictures are. restoration: The samples; None where the file was skipped or failed.
-        chi2: Mean data misfit of the samples, 1 is right. warning: A sentence where it is far from 1, else empty.
+        chi2: Mean data misfit of the samples, 1 is right.
+        verdict: Whether the stated damage fits; None where nothing was restored. warning: It in words, if it does not.
         notes: What was converted. error: Why the file could not be restored, else empty.
         skipped: Whether an earlier run with the same settings had finished it.
         problem: The error of which `error` is the sentence.
@@ -55,11 +56,16 @@ class Outcome:
     chi2: float = float("nan")
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
-    warning: str = ""
+    verdict: Verdict | None = None
     error: str = ""
     skipped: bool = False
     drawn: int | None = None
     problem: AmbientSolveError | None = None
+
+    @property
+    def warning(self) -> str:
+        """What does not fit, and what to try, in words; empty where the stated damage fits."""
+        return "" if self.verdict is None else self.verdict.sentence
 
 
 def restore_file(
@@ -118,7 +124,10 @@ def restore_file(
     folder = None if out is None else Path(out)
     done = None if folder is None else finished(folder, request)
     if done is not None:
-        seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": advice(done["misfit"], damage)}
+        from ambient_solve.verdict.judge import Verdict
+
+        verdict = Verdict.from_record(done["verdict"]) if "verdict" in done else None
+        seen = {"chi2": done["misfit"], "seconds": done["seconds"], "verdict": verdict}
         return Outcome(path, folder, notes=picture.notes, skipped=True, **seen)
     at_once, tiled = fitting(solver, op, picture, n_samples)
     draw = Drawing(solver, op, picture, damage, seed, at_once, tiled, (memory.TILE, memory.OVERLAP), progress)
@@ -136,8 +145,8 @@ def restore_file(
         result = finish([draw(group) for group in every])
         if folder is not None:
             _save(result, folder, picture.profile)
-        return _outcome(path, folder, result, damage)
-    return _shared(path, folder, request, every, share or Share(), draw, finish, damage, picture.profile)
+        return _outcome(path, folder, result)
+    return _shared(path, folder, request, every, share or Share(), draw, finish, picture.profile)
 
 
 def _shared(
@@ -148,7 +157,6 @@ def _shared(
     share: Share,
     draw: Callable[[range], Restoration],
     finish: Callable[[list[Restoration]], Restoration],
-    damage: Task,
     profile: bytes,
 ) -> Outcome:
     """Draw what is of this `share` and not stored yet; then, if nothing is missing, save the picture."""
@@ -168,14 +176,14 @@ def _shared(
 
     parts.finish(len(every), lambda: finished(folder, request) is not None, save)
     if saved:
-        return _outcome(path, folder, saved[0], damage)
+        return _outcome(path, folder, saved[0])
     own = finish(drawn)
-    return replace(_outcome(path, folder, own, damage), restoration=None, drawn=own.samples.shape[1])
+    return replace(_outcome(path, folder, own), restoration=None, drawn=own.samples.shape[1])
 
 
-def _outcome(path: Path, folder: Path | None, result: Restoration, damage: Task) -> Outcome:
-    chi2 = result.settings["misfit"]
-    return Outcome(path, folder, result, chi2, result.seconds, tuple(result.settings["notes"]), advice(chi2, damage))
+def _outcome(path: Path, folder: Path | None, result: Restoration) -> Outcome:
+    settings = result.settings
+    return Outcome(path, folder, result, settings["misfit"], result.seconds, tuple(settings["notes"]), result.verdict)
 
 
 def restore_files(

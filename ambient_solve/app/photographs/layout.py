@@ -23,7 +23,7 @@ DAMAGE = (*controls.damage_knobs(), "mask", "mask_file", "kernel", "keep", "pain
 SETTINGS = ("task", "samples", "seed", "algorithm", "knobs", "loaded", "preset", "same_seed")
 """Parts that say how to restore."""
 VIEWS = (
-    *("session", "slider", "words", "gallery", "std", "pixel", "near", "residual", "fit", "steps_strip"),
+    *("session", "slider", "verdict", "words", "gallery", "std", "pixel", "near", "residual", "fit", "steps_strip"),
     *("details", "python", "shell", "download", "archive"),
 )
 """Parts that show a result."""
@@ -123,6 +123,7 @@ def _picture_column(parts: Parts, seen: dict[str, Any]) -> None:
     with gr.Row():
         parts["run"] = gr.Button("Restore", variant="primary", elem_id="run", scale=3)
         parts["stop"] = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", scale=1)
+    parts["verdict"] = gr.HTML("", elem_id="verdict")
     parts["words"] = gr.Markdown(
         panels.share_words(seen["mask"], seen["samples"], True), elem_id="words", container=True
     )

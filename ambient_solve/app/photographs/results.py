@@ -12,9 +12,11 @@ from ambient_solve.app.photographs.session import Session, details, how_to_repea
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.restore.pictures import Picture
+from ambient_solve.verdict.words import NOISE_LOWER
 
 if TYPE_CHECKING:
     from ambient_solve.app.photographs.run import Result
+    from ambient_solve.verdict.judge import Verdict
 
 
 SHOWN = 1024
@@ -28,7 +30,7 @@ def nothing(pair: tuple[Any, Any]) -> dict[str, Any]:
     return {
         "slider": panels.slider_pair(*pair),
         **dict.fromkeys(("gallery", "std", "near", "residual", "steps_strip", "details", "python", "shell")),
-        **dict.fromkeys(("words", "pixel", "fit"), ""),
+        **dict.fromkeys(("words", "pixel", "fit", "verdict"), ""),
         **{name: gr.update(value=None, interactive=False) for name in ("download", "archive")},
     }
 
@@ -47,7 +49,7 @@ def views(session: Session, before: Any) -> dict[str, Any]:
     if problem.truth is not None:
         words += f" {panels.truth_words(problem.truth, result.mean)}"
     piece_mask = None if problem.piece.mask is None else problem.piece.mask.numpy() > 0
-    many = len(samples) > 1
+    many, said = len(samples) > 1, verdict(result, session.estimated)
     return {
         "session": session,
         "slider": panels.slider_pair(before, best),
@@ -57,7 +59,8 @@ def views(session: Session, before: Any) -> dict[str, Any]:
         "pixel": "Click a pixel of the map." if many else "One sample has no standard deviation: ask for two or more.",
         "near": None,
         "residual": panels.residual_map(result.residual, piece_mask).image,
-        "fit": panels.fit_words(result.misfit, advice(result, session.estimated)),
+        "fit": panels.fit_words(result.misfit, said),
+        "verdict": panels.verdict_card(said),
         "steps_strip": panels.steps_strip(result.frames),
         "details": details(result),
         "python": python,
@@ -67,26 +70,20 @@ def views(session: Session, before: Any) -> dict[str, Any]:
     }
 
 
-def advice(result: Result, estimated: float | None = None) -> str:
-    """What the misfit says of the stated damage; too good a fit is no news where nothing is to be done about it.
+def verdict(result: Result, estimated: float | None = None) -> Verdict:
+    """The verdict on a result; that the noise is lower than stated is no news where nothing is to be done about it.
 
     Args:
         result: What was restored.
         estimated: The noise level that was read off the picture, None where it was not.
 
     Returns:
-        A sentence, or none.
+        The verdict that the page shows.
     """
-    from ambient_solve.restore import estimate as restore_estimate
-
     problem, sigma = result.problem, result.problem.request.options.get("sigma")
-    said = restore_estimate.advice(result.misfit, problem.damage)
-    if not said or not result.misfit < 1:
-        return said
-    if problem.mask is not None and problem.request.keep:
-        return "A fit that good does no harm here: the measured pixels are kept as they are."
+    kept = problem.mask is not None and problem.request.keep
     smallest = sigma is not None and sigma <= controls.HANDY["sigma"][0]
-    return "" if smallest or sigma == estimated else said
+    return result.verdict((NOISE_LOWER,) if kept or smallest or sigma == estimated else ())
 
 
 def choose_sample(values: Controls, index: int) -> dict[str, Any]:

@@ -146,6 +146,7 @@ def details(result: Result) -> dict[str, Any]:
         "working size": request.size,
         "measured pixels kept": request.keep,
         **settings,
+        "verdict": result.verdict().record(),
         "misfit of each sample": [round(c, 4) for c in result.chi2],
         "seconds": round(result.seconds, 2),
         "network calls of a sample": {"forward": result.calls, "backward": result.vjps},
