@@ -31,18 +31,14 @@ RANGE = (-0.02, 1.02)
 """Values, before clipping, between which pictures from 0 to 1 lie, with a little room for noise."""
 LAGS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0))
 """Distances in rows and columns at which the residual is compared with itself."""
-OCTAVES = 4
-"""Octaves of spatial frequency in which the power of a sample is measured, from the finest."""
 AWAY, LEAST = 2.0, 0.1
 """Standard deviations from 0 and 1 within which noise may have been cut off; share of the entries that must be left."""
 MOST = 1_000_000
 """Most entries of a measurement of which a quantile is taken."""
 FEWEST = 30
 """Frequencies, or steps between neighbors, of which a mean is taken at least."""
-BLIND, WEAK, STRONG = 0.003, (0.02, 0.3), 0.5
-"""Power of a blur at the frequencies that it does not let through, that it weakens, and that it keeps."""
-RING = 0.04
-"""Width of a ring of frequencies of one size, in cycles a pixel."""
+BLIND = 0.003
+"""Power of a blur at the frequencies that it does not let through, at most."""
 NEAR = 3
 """Pixels by which a mask may be shifted."""
 
@@ -57,11 +53,7 @@ class Evidence:
         outside: Share of the values of a sample outside of RANGE; of priors of pictures from 0 to 1.
         lags: Autocorrelation of the residual at LAGS, (B, S, 6). pairs: Pairs n_l that each is the mean of.
         kernel: Autocorrelation of the operator's own impulse response at LAGS, 0 where it has none, (B, S, 6).
-        brightness: Correlation of the squared residual with the brightness that the sample explains.
-        octaves: Logarithm of the power of a sample in OCTAVES octaves of frequency, (B, S, 4), the finest first.
         blind: Misfit at the frequencies that a blur does not let through: noise alone, whatever the sample.
-        ripple: Logarithm of the power of a sample where a blur is weak over that where it is strong, at frequencies of
-            one size.
         rim: Logarithm of the largest mean squared step parallel to the rim of a hole over that elsewhere.
         white: Quantile .999 of the measurement.
         exponent: `g` of `kernel.exponent`, 1 where a blur is the stated one. error: Its standard error.
@@ -76,10 +68,7 @@ class Evidence:
     lags: Tensor
     pairs: Tensor
     kernel: Tensor
-    brightness: Tensor
-    octaves: Tensor
     blind: Tensor
-    ripple: Tensor
     rim: Tensor
     white: Tensor
     exponent: Tensor
@@ -241,10 +230,7 @@ def _measure(
         lags=lags,
         pairs=pairs,
         kernel=_of_kernel(power)[None] if blur else torch.zeros_like(none),
-        brightness=_correlation(u[kept].square(), explained[kept])[None],
-        octaves=octaves(x) if pictures and x.ndim == 4 else none[:, :OCTAVES],
         blind=blind(u, power) if blur else nan,
-        ripple=ripple(x, power) if blur else nan,
         rim=rim(y, seen) if planar and pictures else nan,
         white=torch.quantile(some, 0.999)[None] if some.numel() else nan,
         exponent=nan,
@@ -252,11 +238,6 @@ def _measure(
         noise=nan,
         repeated=nan,
     )
-
-
-def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    a, b = a - a.mean(), b - b.mean()
-    return (a * b).sum() / (a.norm() * b.norm()).clamp_min(1e-20)
 
 
 def autocorrelation(u: Tensor, seen: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -302,24 +283,6 @@ def _window(height: int, width: int, like: Tensor) -> Tensor:
     return torch.outer(*(torch.hann_window(n, periodic=False) for n in (height, width))).to(like)
 
 
-def _sizes(height: int, width: int, like: Tensor) -> Tensor:
-    """The size of each frequency in cycles a pixel, (height, width), in the order of `fft2`."""
-    grid = torch.meshgrid(*(torch.fft.fftfreq(n) for n in (height, width)), indexing="ij")
-    return torch.hypot(*grid).to(like)
-
-
-def _spectrum(x: Tensor) -> Tensor:
-    """The power of windowed pictures `x` (N, H, W), their means taken out."""
-    return torch.fft.fft2((x - x.mean((-2, -1), keepdim=True)) * _window(*x.shape[-2:], x)).abs().square()
-
-
-def octaves(x: Tensor) -> Tensor:
-    """Logarithm of the mean power of `x` (N, C, H, W), its channels averaged, in octaves of frequency: (N, 4)."""
-    power, size = _spectrum(x.mean(1)), _sizes(*x.shape[-2:], x)
-    bands = [(size > 2.0 ** -(b + 2)) & (size <= 2.0 ** -(b + 1)) for b in range(OCTAVES)]
-    return torch.stack([power[:, band].mean(1).clamp_min(1e-20).log() for band in bands], 1)
-
-
 def blind(u: Tensor, power: Tensor) -> Tensor:
     """The misfit at the frequencies that a blur does not let through, (N,): its mean is 1 where the noise is right.
 
@@ -332,31 +295,6 @@ def blind(u: Tensor, power: Tensor) -> Tensor:
         return u.new_full((len(u),), torch.nan)
     found = torch.fft.fft2(u * window).abs().square() / window.square().sum()
     return found[..., dark].mean((1, 2))
-
-
-def ripple(x: Tensor, power: Tensor) -> Tensor:
-    """Whether samples have more power where a blur is weak than where it is strong, as a wrong kernel leaves them.
-
-    Args:
-        x: Samples, (N, C, H, W), of which the middle is what the blur measures.
-        power: See `response`, (h, w).
-
-    Returns:
-        Mean logarithm of the ratio over rings of frequencies of one size, (N,); NaN for a blur that is round.
-    """
-    height, width = power.shape
-    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
-    found, size = _spectrum(x[..., top : top + height, left : left + width].mean(1)), _sizes(height, width, x)
-    weak, strong = (power > WEAK[0]) & (power < WEAK[1]), power > STRONG
-    total, count = x.new_zeros(len(x)), 0
-    for ring in range(1, math.ceil(0.5 / RING)):
-        inside = (size >= ring * RING) & (size < (ring + 1) * RING)
-        a, b = inside & weak, inside & strong
-        weight = min(int(a.sum()), int(b.sum()))
-        if weight >= 4:
-            total = total + weight * (found[:, a].mean(1).log() - found[:, b].mean(1).log())
-            count += weight
-    return total / count if count >= FEWEST else torch.full_like(total, torch.nan)
 
 
 def rim(y: Tensor, seen: Tensor) -> Tensor:

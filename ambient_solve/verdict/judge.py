@@ -36,16 +36,12 @@ FAMILIES = {
 """The family whose thresholds hold, by the class of the operator."""
 DIRECTED = "directed blur"
 """The family of blurs that are not round."""
-LEAST = {
-    "misfit": 0.1,
-    "blind": 0.05,
-    "noise": 0.1,
-    "outside": 0.5,
-    "ripple": 0.5,
-    "rim": 0.5,
-    "fine bend": 0.5,
-}
+LEAST = {"misfit": 0.1, "blind": 0.05, "noise": 0.1, "outside": 0.5, "rim": 0.5}
 """Half a range is never narrower than this, on the scale of `scale`; .02 for the others."""
+ROUND = 0.05
+"""Most that a round kernel's autocorrelation differs between two directions."""
+NARROW = 0.6
+"""Exponent of a round blur below which what is left unexplained is taken for detail and not for noise."""
 LEVELS = ("misfit", "blind", "noise")
 """Statistics that are 1 where the noise is as stated."""
 SMALL = {"outside": 1e-3, "repeated": 1e-2}
@@ -113,7 +109,8 @@ class Verdict:
         for name, (low, high) in self.limits.items():
             if name in self.numbers:
                 unit, sign = (100, " %") if name == "outside" else (1, "")
-                value, low, high = (f"{unit * v:.2f}{sign}" for v in (self.numbers[name], low, high))
+                least = 0.0 if name in SMALL else -math.inf
+                value, low, high = (f"{unit * max(v, least):.2f}{sign}" for v in (self.numbers[name], low, high))
                 rows.append((words.STATISTICS[name], value, f"{low} to {high}"))
         return rows
 
@@ -160,12 +157,10 @@ def statistics(chi2: Sequence[float], evidence: Evidence | None, image: int) -> 
     mean = lambda values: values[image].double().mean(0).tolist()  # noqa: E731
     inner = mean(evidence.misfit)
     found["misfit"] = inner if math.isfinite(inner) else found["misfit"]
-    for name in ("outside", "brightness", "blind", "ripple", "rim", "white", "noise", "repeated"):
+    for name in ("outside", "blind", "rim", "white", "noise", "repeated"):
         found[name] = mean(getattr(evidence, name))
     g, error = mean(evidence.exponent), mean(evidence.error)
     found["width"], found["exponent"] = (g - 1) / math.hypot(MODEL, error), g
-    octaves = mean(evidence.octaves)
-    found["fine bend"] = octaves[0] - 2 * octaves[1] + octaves[2]
     found |= beside_kernel(mean(evidence.lags), mean(evidence.kernel))
     return {name: value for name, value in found.items() if name == "misfit" or math.isfinite(value)}
 
@@ -197,8 +192,10 @@ def family_of(operator: str, evidence: Evidence | None, image: int) -> str:
         image: Which measurement.
     """
     family = FAMILIES.get(operator, "")
-    directed = evidence is not None and math.isfinite(float(evidence.ripple[image].double().mean()))
-    return DIRECTED if family == "blur" and directed else family
+    if family != "blur" or evidence is None:
+        return family
+    right, down, falling, rising = evidence.kernel[image].double().mean(0).tolist()[:4]
+    return DIRECTED if max(abs(right - down), abs(falling - rising)) > ROUND else family
 
 
 def scale(statistic: str, value: float) -> float:
@@ -293,6 +290,9 @@ def concluded(
     limits = {name: (low, high) for name, (low, _, high) in ranges.items()}
     shown = {name: value for name, value in numbers.items() if name in limits}
     found = [(words.cause(family, f.statistic, f.side), f) for f in findings(numbers, ranges, entries)]
+    if family == "blur" and numbers.get("exponent", 1.0) < NARROW:
+        # Detail that the stated blur does not explain looks like noise, beside a spectrum that falls too slowly.
+        found = [(words.BLUR_NARROWER if key == words.NOISE_HIGHER else key, f) for key, f in found]
     found = [(key, f) for key, f in found if key not in harmless]
     if not found:
         return Verdict(RIGHT, numbers=shown, limits=limits)

@@ -28,7 +28,7 @@ class Cause(NamedTuple):
 
 NOISE_LOWER, NOISE_HIGHER = "noise lower", "noise higher"
 BLUR_NARROWER, BLUR_WIDER = "blur narrower", "blur wider"
-KERNEL, MASK, VALUES, QUALITY, FILTER, DAMAGE = "kernel", "mask", "values", "quality", "filter", "damage"
+KERNEL, MASK, VALUES, QUALITY, DAMAGE = "kernel", "mask", "values", "quality", "damage"
 
 CAUSES = {
     NOISE_LOWER: Cause("The noise is probably lower than stated.", "State a smaller noise level, or estimate it."),
@@ -48,7 +48,6 @@ CAUSES = {
         "The JPEG quality is probably another one, or the picture was changed after it was stored as JPEG.",
         "Let the quality be read from the file, or estimate it.",
     ),
-    FILTER: Cause("The picture was probably reduced in another way.", "State another filter, or another noise level."),
     DAMAGE: Cause("", "State another kind of damage, another size of it, or another noise level."),
 }
 """By key."""
@@ -74,25 +73,18 @@ def advice(key: str, numbers: Mapping[str, float]) -> str:
 STATISTICS = {
     "misfit": "misfit",
     "outside": "values outside 0 to 1, before clipping",
-    "brightness": "residual larger where it is bright",
     "blind": "misfit at frequencies that the blur takes away",
     "width": "width of the blur beside the stated one, in standard errors",
     "noise": "variance of the noise that the spectrum shows, 1 as stated",
-    "ripple": "ripples along the blur",
     "rim": "steps at the rim of the mask",
     "white": "brightest values of the measurement",
     "repeated": "change of the picture by the stated JPEG",
-    "fine bend": "bend of the spectrum",
     "fitted noise": "noise that was fitted",
     "right 1": "correlation of the residual, 1 px to the right",
     "down 1": "correlation of the residual, 1 px down",
-    "falling": "correlation of the residual, 1 px right and down",
-    "rising": "correlation of the residual, 1 px right and up",
-    "right 2": "correlation of the residual, 2 px to the right",
-    "down 2": "correlation of the residual, 2 px down",
 }
 """Each statistic for readers, by name."""
-TELLING = ("white", "rim", "repeated", "width", "noise")
+TELLING = ("white", "rim", "repeated", "width")
 """Statistics that name the cause even where another one lies farther outside, the most telling first."""
 
 
@@ -108,17 +100,17 @@ def cause(family: str, statistic: str, side: int) -> str:
         A key of CAUSES: DAMAGE where measurement shows no cause that is right most of the time.
     """
     if statistic in ("misfit", "blind", "noise") and family != "jpeg":
-        return NOISE_HIGHER if side > 0 else NOISE_LOWER
+        if side < 0:
+            return NOISE_LOWER
+        # What is wrong with a mask or with a filter leaves as much unexplained as noise does.
+        return DAMAGE if family in ("inpaint", "super-resolution") else NOISE_HIGHER
     named = {
         ("blur", "width", -1): BLUR_NARROWER,
         ("blur", "width", 1): BLUR_WIDER,
         ("directed blur", "width", -1): KERNEL,
         ("directed blur", "width", 1): KERNEL,
-        ("blur", "fine bend", -1): BLUR_NARROWER,
-        ("blur", "fine bend", 1): BLUR_WIDER,
         ("blur", "fitted noise", 1): BLUR_WIDER,
         ("blur", "outside", 1): BLUR_NARROWER,
-        ("directed blur", "ripple", 1): KERNEL,
         ("directed blur", "outside", 1): KERNEL,
         ("inpaint", "rim", 1): MASK,
         ("jpeg", "repeated", 1): QUALITY,

@@ -20,10 +20,8 @@ from ambient_solve.verdict.evidence import (
     from_record,
     joined,
     measure,
-    octaves,
     response,
     rim,
-    ripple,
     unclipped,
 )
 from ambient_solve.verdict.kernel import exponent
@@ -121,13 +119,6 @@ def test_a_gray_picture_counts_once():
     assert pairs[0, 0] == 12 * 9 and autocorrelation(u, seen, u)[1][0, 0] == 3 * 12 * 9
 
 
-def test_octaves_find_where_the_power_is():
-    ramp = torch.arange(64.0)
-    for octave, frequency in enumerate((0.35, 0.18, 0.09, 0.045)):
-        wave = torch.sin(2 * math.pi * frequency * ramp).expand(1, 1, 64, 64)
-        assert int(octaves(wave)[0].argmax()) == octave
-
-
 def test_the_rim_of_a_shifted_mask_is_a_step():
     y = 0.5 + 0.01 * randn(1, 3, 32, 32)
     seen = torch.ones(1, 3, 32, 32, dtype=torch.bool)
@@ -154,24 +145,6 @@ def test_frequencies_that_a_blur_takes_away_hold_the_noise_alone():
     low = residuals(1.5, 1.5, noise=0.8)
     assert float(blind(low, power).mean()) == pytest.approx(1 / 0.64, rel=0.05)
     assert math.isnan(float(blind(u[:1], torch.ones_like(power)))), "nothing is taken away"
-
-
-def line(length: int) -> torch.Tensor:
-    kernel = torch.zeros(1, 1, 1, length) + 1 / length
-    return BlurFFT((3, 64, 64), kernel, noise_model=GaussianNoise(SIGMA))
-
-
-def test_ripples_show_along_a_blur_that_is_not_round():
-    impulse = torch.zeros(1, 3, 64, 64)
-    impulse[..., 0, 0] = 1
-    power = fft2(line(9).A(impulse))[0, 0].abs().square()
-    k = fftfreq(64)
-    natural = (1 / (0.05 + torch.hypot(*torch.meshgrid(k, k, indexing="ij")))).expand(8, 3, 64, 64)
-    x = torch.fft.ifft2(fft2(randn(8, 3, 64, 64)) * natural).real
-    assert float(ripple(x, power).mean().abs()) < 0.5
-    sharpened = torch.fft.ifft2(fft2(x) / (power + 0.02).sqrt()).real
-    assert float(ripple(sharpened, power).min()) > 1
-    assert bool(ripple(x, torch.ones_like(power)).isnan().all())
 
 
 @pytest.mark.parametrize(("name", "settings"), [("gaussian_blur", {"width": 1.0}), ("motion_blur", {"length": 5})])
