@@ -380,7 +380,10 @@ def main() -> None:
         measure(given.out, plan)
     found = table(read(given.out))
     if given.record:
-        source_of = {"command": "python benchmarks/verdicts.py --out runs/verdicts --record", "prior": "photos"}
+        source_of = {
+            "command": "python benchmarks/verdicts.py --out runs/verdicts --data DATA --record",
+            "prior": "photos",
+        }
         text = json.dumps(rounded({"source": source_of, **found}), indent=1)
         judge.THRESHOLDS.write_text(text + "\n")
 
