@@ -188,7 +188,7 @@ def family_of(operator: str, evidence: Evidence | None, image: int) -> str:
 
     Args:
         operator: Name of the class of the operator.
-        evidence: A blur that is not round is told by it.
+        evidence: Knows a blur that is not round.
         image: Which measurement.
     """
     family = FAMILIES.get(operator, "")

@@ -207,6 +207,10 @@ def test_a_wrong_noise_level_is_warned_of(tmp_path):
     Image.fromarray(np.full((24, 32, 3), 128, np.uint8)).save(tmp_path / "flat.png")
     strict = restore_file(tmp_path / "flat.png", tiny(), Denoise(sigma=3.0), **FAST)
     assert strict.chi2 < 0.5 and strict.verdict.level == "wrong" and "noise is probably lower" in strict.warning
+    out = tmp_path / "out"
+    first, again = (restore_file(tmp_path / "flat.png", tiny(), Denoise(sigma=3.0), out=out, **FAST) for _ in "12")
+    assert again.skipped and again.verdict == first.verdict and again.warning == strict.warning
+    assert json.loads((out / "settings.json").read_text())["verdict"]["level"] == "wrong"
     rgb(tmp_path / "a.png")
     short = restore_file(
         tmp_path / "a.png", tiny(), JpegBlocks(quality=1, sigma=1e-4), algorithm="dps", options={"steps": 1}
