@@ -22,7 +22,10 @@ from .algorithms import Proximal as Proximal
 from .algorithms import REDdiff as REDdiff
 from .algorithms import RePaint as RePaint
 from .algorithms import State as State
+from .blind import Family as Family
+from .blind import Unknown as Unknown
 from .errors import AmbientSolveError as AmbientSolveError
+from .errors import MisfitWarning as MisfitWarning
 from .priors.ambient import AmbientPrior as AmbientPrior
 from .priors.base import Prior as Prior
 from .priors.denoiser import DenoiserPrior as DenoiserPrior

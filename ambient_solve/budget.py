@@ -154,14 +154,15 @@ class Budget:
         """
         if self.calls is not None:
             own = [k.name for k in knobs(type(algorithm))]
-            bounded = dataclasses.replace(algorithm, **{name: BOUNDED[name] for name in own if name in BOUNDED})
+            given: dict[str, Any] = {name: BOUNDED[name] for name in own if name in BOUNDED}
+            bounded = dataclasses.replace(algorithm, **given)
             costs = _trial(bounded, StandIn(prior.inner, prior.cond), likelihood, streams)
             costs = {kind: dataclasses.replace(cost, seconds=0.0) for kind, cost in costs.items()}
             return self._fitting(algorithm, prior, costs, self.calls, "no call of the network")
         trial = CountedPrior(prior.inner, prior.cond)
         costs = _trial(algorithm, trial, likelihood, streams)
         spent = time.perf_counter() - start
-        limit = (1 - RESERVE) * (self.seconds - spent) / parts
+        limit = (1 - RESERVE) * ((self.seconds or 0.0) - spent) / parts
         about = f"{trial.network_calls} forward + {trial.vjps} backward passes; with what came before, {spent:.3g} s"
         return self._fitting(algorithm, prior, costs, limit, about, lambda s: spent + parts * s / (1 - RESERVE))
 
@@ -196,7 +197,7 @@ class Budget:
 
 
 def _most_steps(algorithm: Algorithm) -> int:
-    return next(int(k.hi) for k in knobs(type(algorithm)) if k.name == "steps")
+    return next(int(k.hi) for k in knobs(type(algorithm)) if k.name == "steps" and k.hi is not None)
 
 
 def _levels(algorithm: Algorithm, steps: int, prior: Prior) -> list[tuple[str, float, float]]:

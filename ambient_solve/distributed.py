@@ -9,12 +9,20 @@ from ambient_solve.errors import AmbientSolveError
 
 
 def worst(code: int, environment: Mapping[str, str]) -> int:
-    """The largest exit code of all processes: torchrun ends the others as soon as one has failed, so that all wait."""
+    """The largest exit code of all processes: torchrun ends the others as soon as one has failed, so that all wait.
+
+    Args:
+        code: Exit code of this process.
+        environment: That of the process.
+
+    Returns:
+        The largest exit code; `code` where this process is alone.
+    """
     if "TORCHELASTIC_RUN_ID" not in environment:
         return code
-    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
-    store, rank, world = next(dist.rendezvous("env://"))
+    store, rank, world = next(rendezvous("env://"))
     store.set(f"exit code {rank}", str(code))
     names = [f"exit code {other}" for other in range(world)]
     store.wait(names, timedelta(days=365))

@@ -5,10 +5,12 @@ Names of files and what files hold come from others: `shown` is how they reach a
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import unicodedata
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,30 @@ class AmbientSolveError(ValueError):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(shown(message))
+
+
+class DoubtfulResult(UserWarning):
+    """A result that does not fit what was measured, or rests on something that does not: said, and returned."""
+
+
+class MisfitWarning(DoubtfulResult):
+    """Samples that do not explain the measurement as well as its noise allows, or that explain the noise, too."""
+
+
+@contextlib.contextmanager
+def own_words_for_misfit() -> Iterator[None]:
+    """No `MisfitWarning` inside: who enters says in words of its own how well the samples fit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MisfitWarning)
+        yield
+
+
+class Diverged(AmbientSolveError):
+    """A run whose samples became NaN or infinite, at the noise level `sigma`."""
+
+    def __init__(self, message: str, sigma: float) -> None:
+        self.sigma = sigma
+        super().__init__(message)
 
 
 class UnknownKnob(AmbientSolveError):
@@ -111,7 +137,11 @@ def shown(text: object, *, lines: bool = False) -> str:
     Such signs are spelt out, an escape as `\x1b`, as are the bytes of a file name that are no text.
 
     Args:
+        text: Anything; its `str` is printed.
         lines: Whether line feeds and tabs may stay, as in a model card.
+
+    Returns:
+        The text.
     """
     kept = "\n\t" if lines else ""
     signs = (c if c.isprintable() or c in kept or unicodedata.category(c) == "Zs" else _spelt(c) for c in str(text))
@@ -143,7 +173,15 @@ def reason(error: BaseException, *paths: str | Path, longest: int = 160) -> str:
 
 
 def first_line(error: BaseException, longest: int | None = None) -> str:
-    """The first line of what another library says of an error, or the name of its type where it says nothing."""
+    """The first line of what another library says of an error, or the name of its type where it says nothing.
+
+    Args:
+        error: Of another library.
+        longest: Most characters; None for all.
+
+    Returns:
+        The line.
+    """
     lines = str(error).strip().splitlines()
     return lines[0][:longest] if lines else type(error).__name__
 
@@ -167,7 +205,15 @@ def on_a_page(error: Exception) -> str:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """`Did you mean 'mmps'? ` when `word` is close to a known one, then the list of all known words."""
+    """A sentence with the known word that is close to `word`, if one is, then one with all known words.
+
+    Args:
+        word: What was given.
+        known: The words that would do.
+
+    Returns:
+        One or two sentences.
+    """
     known = sorted(set(known))
     close = difflib.get_close_matches(word, known, n=1)
     hint = f"Did you mean {close[0]!r}? " if close else ""

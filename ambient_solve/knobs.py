@@ -11,10 +11,16 @@ from typing import Any, get_type_hints
 
 from ambient_solve.errors import AmbientSolveError, UnknownKnob, suggestion
 
+AUTO = "auto"
+"""What a knob may be in place of a number that is to be estimated."""
+
 
 @dataclass(frozen=True)
 class Knob:
-    """One knob as the command line and the app see it: `lo` and `hi` bound numbers, `choices` lists words."""
+    """One knob as the command line and the app see it: `lo` and `hi` bound numbers, `choices` lists words.
+
+    A knob with `auto` may be the word "auto" too, until its number is estimated.
+    """
 
     name: str
     type: type
@@ -23,6 +29,7 @@ class Knob:
     lo: float | None
     hi: float | None
     choices: tuple[str, ...] | None
+    auto: bool = False
 
 
 def knob(
@@ -32,6 +39,7 @@ def knob(
     help: str = "",
     *,
     choices: tuple[str, ...] | None = None,
+    auto: bool = False,
 ) -> Any:
     """A field of a dataclass that is a knob.
 
@@ -41,11 +49,21 @@ def knob(
         hi: Largest value, itself allowed.
         help: What it does, for the command line, the app and the docs.
         choices: Words that are allowed, in place of a range.
+        auto: Whether "auto" is allowed too.
 
     Returns:
-        A `dataclasses.field`.
+        A `dataclasses.field`; its metadata hold the knob, and `help`, which tyro shows where a dataclass is nested.
     """
-    return dataclasses.field(default=default, metadata={"knob": {"lo": lo, "hi": hi, "choices": choices, "help": help}})
+    span = f" ({lo:g} to {hi:g})" if lo is not None and hi is not None else ""
+    span = f" ({', '.join(choices)})" if choices else span
+    record = {"lo": lo, "hi": hi, "choices": choices, "help": help, "auto": auto}
+    return dataclasses.field(default=default, metadata={"knob": record, "help": sentence(help + span)})
+
+
+def sentence(help: str) -> str:
+    """The help of a knob as a sentence; what begins with a symbol, such as `q^2`, keeps its first letter."""
+    first = help[:1].upper() if help[1:2].isalpha() else help[:1]
+    return f"{first}{help[1:]}." if help else ""
 
 
 def knobs(cls: type) -> list[Knob]:
@@ -62,6 +80,8 @@ def check_knobs(settings: Any) -> None:
     """Raise `AmbientSolveError` unless every knob of the dataclass instance `settings` is inside its range."""
     for k in knobs(type(settings)):
         value, owner = getattr(settings, k.name), type(settings).__name__
+        if k.auto and isinstance(value, str) and value == AUTO:
+            continue
         if k.choices is not None:
             if value not in k.choices:
                 raise AmbientSolveError(

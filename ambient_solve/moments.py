@@ -43,8 +43,7 @@ class Running:
     def __init__(self, probabilities: Sequence[float] = ()) -> None:
         self.probabilities = check_probabilities(probabilities)
         self.count = 0
-        self._mean: Tensor | None = None
-        self._squares: Tensor | None = None
+        self._mean, self._squares = torch.zeros(0), torch.zeros(0)
         self._quantiles = PSquare(self.probabilities) if self.probabilities else None
 
     def add(self, samples: Tensor) -> None:
@@ -52,7 +51,7 @@ class Running:
         n = samples.shape[1]
         mean = samples.mean(1)
         squares = (samples - mean[:, None]).square().sum(1)
-        if self._mean is None:
+        if not self.count:
             self._mean, self._squares = mean, squares
         else:
             total, delta = self.count + n, mean - self._mean
@@ -69,10 +68,10 @@ class Running:
         return self._mean
 
     @property
-    def std(self) -> Tensor:
-        """Standard deviation over the samples, as `torch.std` has it, (B, *shape); NaN with one sample."""
+    def std(self) -> Tensor | None:
+        """Standard deviation over the samples, as `torch.std` has it, (B, *shape); None with one sample."""
         if self.count == 1:
-            return torch.full_like(self._mean, torch.nan)
+            return None
         return (self._squares / (self.count - 1)).sqrt()
 
     @property

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Level = float | Tensor
+SomeLevel = TypeVar("SomeLevel", float, Tensor, float | Tensor)
 """A noise level: a float for the whole batch, or a tensor of shape `(B,)` with one level per sample."""
 
 
@@ -61,7 +64,7 @@ def flow_time_from_sigma(sigma: Level) -> Level:
     return 1 / (1 + sigma)
 
 
-def per_sample(value: Level, like: Tensor) -> Level:
+def per_sample(value: SomeLevel, like: Tensor) -> SomeLevel:
     """A level, shaped to multiply a batch.
 
     Args:
@@ -98,7 +101,8 @@ class Streams:
     ) -> None:
         self.device = torch.device(device)
         samples = range(first_sample, first_sample + n_samples)
-        self._samples = [_philox(1 + s, seed) for seed in seeds for s in samples]
+        self._seeds, self._rows = seeds, [(1 + s, seed) for seed in seeds for s in samples]
+        self._samples = [_philox(*row) for row in self._rows]
         self._images = [_philox(0, seed) for seed in seeds]
 
     def normal(self, like: Tensor) -> Tensor:
@@ -113,6 +117,37 @@ class Streams:
         angle = _unit(words[:, pairs:]).to(real) * (2 * math.pi)
         both = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)
         return both[:, : like[0].numel()].reshape(like.shape).to(like.device, like.dtype, non_blocking=True)
+
+    def branch(self, number: int) -> Streams:
+        """Further streams of the same rows: what they give does not depend on what was drawn before.
+
+        Args:
+            number: Which of them, 0 to 2^63; no two share a number with one another, nor with the streams themselves.
+
+        Returns:
+            Streams at their beginning.
+        """
+        new = copy.copy(self)
+        new._samples = [_philox(*row, number + 1) for row in self._rows]
+        new._images = [_philox(0, seed, number + 1) for seed in self._seeds]
+        return new
+
+    def addressed(self, counters: Tensor) -> Tensor:
+        """Standard normal noise by address, in any order: row i holds the numbers of its stream at these counters.
+
+        The bits are those of Philox 4x32 with ten rounds, whose key is the stream's.
+
+        Args:
+            counters: (N, 4) int64, of which the lower 32 bits count.
+
+        Returns:
+            Four numbers for each counter, (B * S, N, 4) float32 on the device of the streams.
+        """
+        counters = counters.to(self.device).T & _LOW
+        drawn = torch.stack([torch.stack(_philox32(counters, _key32(*row)), -1) for row in self._rows])
+        radius = (-2 * (((drawn[..., :2] >> 1).float() + 0.5) * 2.0**-31).log()).sqrt_()
+        angle = (drawn[..., 2:] >> 8).float() * (2 * math.pi * 2.0**-24)
+        return torch.cat([radius * angle.cos(), radius * angle.sin()], -1)
 
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform numbers in [0, 1), multiples of 2^-24; otherwise as `normal`.
@@ -143,9 +178,38 @@ class Streams:
         return words.to(self.device, non_blocking=True)
 
 
-def _philox(sample: int, seed: int) -> np.random.Philox:
+def _philox(sample: int, seed: int, block: int = 0) -> np.random.Philox:
     # The seed comes last: NumPy pads with zeros, and a seed of several words could pass for a seed and a sample.
-    return np.random.Philox(key=np.random.SeedSequence((sample, seed)).generate_state(2, np.uint64))
+    key = np.random.SeedSequence((sample, seed)).generate_state(2, np.uint64)
+    return np.random.Philox(key=key, counter=np.array([0, 0, 0, block], np.uint64))  # a block of 2^192 draws
+
+
+def _key32(sample: int, seed: int) -> tuple[int, int]:
+    first, second = np.random.SeedSequence((sample, seed)).generate_state(6, np.uint32)[4:]  # not those of `_philox`
+    return int(first), int(second)
+
+
+_LOW = 0xFFFFFFFF
+
+
+def _philox32(counters: Tensor, key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Philox 4x32-10 (Salmon et al., 2011): words of 32 bits in int64, whose products keep their 64 bits.
+
+    Args:
+        counters: (4, N) int64, 0 to 2^32 - 1.
+        key: Two words.
+
+    Returns:
+        Four words for each counter, (N,) int64 each.
+    """
+    a, b, c, d = counters
+    first, second = key
+    for _ in range(10):
+        left, right = 0xD2511F53 * a, 0xCD9E8D57 * c
+        a, c = ((right >> 32) & _LOW) ^ b ^ first, ((left >> 32) & _LOW) ^ d ^ second
+        b, d = right & _LOW, left & _LOW
+        first, second = (first + 0x9E3779B9) & _LOW, (second + 0xBB67AE85) & _LOW
+    return a, b, c, d
 
 
 def _unit(words: Tensor) -> Tensor:

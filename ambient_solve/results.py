@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.figures import restoration as figure
 from ambient_solve.moments import Running
 from ambient_solve.saving import save_png
 from ambient_solve.verdict import evidence
 from ambient_solve.verdict.evidence import Evidence
 from ambient_solve.verdict.judge import Verdict, judge
+
+FAR = (0.5, 2.0)
+"""A misfit outside of this range is far from 1."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,9 @@ class Restoration:
         return self.samples.mean(1)
 
     @property
-    def std(self) -> Tensor:
-        """Posterior standard deviation of each pixel, (B, C, *spatial); NaN with one sample."""
-        if self.samples.shape[1] == 1:
-            return torch.full_like(self.samples[:, 0], torch.nan)
-        return self.samples.std(1)
+    def std(self) -> Tensor | None:
+        """Posterior standard deviation of each pixel, (B, C, *spatial); None with one sample, which has none."""
+        return self.samples.std(1) if self.samples.shape[1] > 1 else None
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -78,6 +81,33 @@ class Restoration:
         """
         return self.samples.quantile(p, dim=1)
 
+    def plot(
+        self, *, measured: Tensor | None = None, truth: Tensor | None = None, samples: int = 2, side: int = 192
+    ) -> Image.Image:
+        """Draw mean, standard deviation and samples of the first four measurements, as a picture that notebooks show.
+
+        Args:
+            measured: What was measured, (B, C, H, W) of any size; drawn first if given.
+            truth: What was to be found, (B, C, *spatial), if it is known.
+            samples: How many samples are drawn.
+            side: Of each picture, in pixels.
+
+        Returns:
+            A Pillow image; `.save("figure.png")` writes it. Of 2 channels the magnitude is drawn, of videos and volumes
+            the middle slice.
+
+        Raises:
+            AmbientSolveError: these are no pictures.
+        """
+        shown = figure.columns(self.mean, self.std, list(self.samples[:, :samples].unbind(1)), measured, truth)
+        return figure.draw_result(_title(self.settings), shown, _misfits(self.chi2.mean(1)), side)
+
+    def __repr__(self) -> str:
+        return _words(self, tuple(self.samples.shape), self.mean, self.std)
+
+    def _repr_html_(self) -> str:
+        return figure.as_html(repr(self), self.plot() if self.samples.ndim > 4 else None)
+
     def save(self, folder: str | Path, profile: bytes = b"") -> list[Path]:
         """Write samples.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, std and samples.
 
@@ -85,7 +115,7 @@ class Restoration:
 
         Args:
             folder: Where; it is made if it is not there.
-            profile: Colour profile (ICC) that the mean and the samples get; empty for sRGB.
+            profile: Color profile (ICC) that the mean and the samples get; empty for sRGB.
 
         Returns:
             The paths written.
@@ -100,12 +130,12 @@ class Restoration:
         written[1].write_text(text + "\n")
         if self.samples.ndim != 5 or self.samples.shape[2] not in (1, 3):
             return written
+        std = self.std
         for b in range(len(self.samples)):
             prefix = f"{b:03d}-" if len(self.samples) > 1 else ""
             pictures = {"mean": self.mean[b], **{f"sample-{s}": x for s, x in enumerate(self.samples[b])}}
-            if self.samples.shape[1] > 1:
-                std = self.std[b]
-                pictures["std"] = std / std.max().clamp_min(1e-12)
+            if std is not None:
+                pictures["std"] = std[b] / std[b].max().clamp_min(1e-12)
             for name, picture in pictures.items():
                 written.append(folder / f"{prefix}{name}.png")
                 save_png(picture, written[-1], text, b"" if name == "std" else profile)
@@ -127,11 +157,11 @@ def join(parts: list[Restoration]) -> Restoration:
 
 @dataclass(frozen=True)
 class Summary:
-    """Statistics of many posterior samples, a `Restoration` without its samples: what `summarise` returns.
+    """Statistics of many posterior samples, a `Restoration` without its samples: what `summarize` returns.
 
     Attributes:
         mean: Posterior mean, (B, C, *spatial).
-        std: Posterior standard deviation of each pixel, (B, C, *spatial); NaN with one sample.
+        std: Posterior standard deviation of each pixel, (B, C, *spatial); None with one sample, which has none.
         sample: The first sample, (B, C, *spatial), to look at.
         quantiles: (Q, B, C, *spatial) at the `probabilities`; None where there are none.
         probabilities: Those of the quantiles, increasing, each between 0 and 1.
@@ -144,7 +174,7 @@ class Summary:
     """
 
     mean: Tensor
-    std: Tensor
+    std: Tensor | None
     quantiles: Tensor | None
     probabilities: tuple[float, ...]
     chi2: Tensor
@@ -167,23 +197,40 @@ class Summary:
         Raises:
             AmbientSolveError: `p` is none of them.
         """
-        if p not in self.probabilities:
+        if self.quantiles is None or p not in self.probabilities:
             known = ", ".join(map(str, self.probabilities)) or "none"
             raise AmbientSolveError(
-                f"The quantile {p!r} was not followed, known: {known}. Pass quantiles=({p!r}, ...) to Solver.summarise."
+                f"The quantile {p!r} was not followed, known: {known}. Pass quantiles=({p!r}, ...) to Solver.summarize."
             )
         return self.quantiles[self.probabilities.index(p)]
+
+    def plot(self, *, measured: Tensor | None = None, truth: Tensor | None = None, side: int = 192) -> Image.Image:
+        """Draw mean, standard deviation and the first sample: see `Restoration.plot`.
+
+        Args:
+            measured: What was measured, (B, C, H, W) of any size; drawn first if given.
+            truth: What was to be found, (B, C, *spatial), if it is known.
+            side: Of each picture, in pixels.
+
+        Returns:
+            A Pillow image.
+
+        Raises:
+            AmbientSolveError: these are no pictures.
+        """
+        shown = figure.columns(self.mean, self.std, [self.sample], measured, truth)
+        return figure.draw_result(_title(self.settings), shown, _misfits(self.chi2), side)
+
+    def __repr__(self) -> str:
+        return _words(self, (len(self.mean), self.n_samples, *self.mean.shape[1:]), self.mean, self.std)
+
+    def _repr_html_(self) -> str:
+        return figure.as_html(repr(self), self.plot() if self.mean.ndim > 3 else None)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write summary.safetensors, settings.json and, for 1 or 3 channels, PNGs of mean, std and one sample.
 
-        In the PNG of std, white is its own largest value. Each PNG carries the settings in its text chunk.
-
-        Args:
-            folder: Where; it is made if it is not there.
-
-        Returns:
-            The paths written.
+        Otherwise as `Restoration.save`: it takes the folder, and returns the paths written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,7 +246,7 @@ class Summary:
         for b in range(len(self.mean)):
             prefix = f"{b:03d}-" if len(self.mean) > 1 else ""
             pictures = {"mean": self.mean[b], "sample": self.sample[b]}
-            if self.n_samples > 1:
+            if self.std is not None:
                 pictures["std"] = self.std[b] / self.std[b].max().clamp_min(1e-12)
             for name, picture in pictures.items():
                 written.append(folder / f"{prefix}{name}.png")
@@ -207,8 +254,16 @@ class Summary:
         return written
 
 
-def summarise(parts: Iterable[Restoration], probabilities: Sequence[float]) -> Summary:
-    """Fold the samples of `parts`, drawn one after another, into a `Summary`; no part is kept."""
+def summarize(parts: Iterable[Restoration], probabilities: Sequence[float]) -> Summary:
+    """Fold the samples of restorations, drawn one after another, into a `Summary`.
+
+    Args:
+        parts: Restorations of the same measurements; no part is kept.
+        probabilities: Of the quantiles, rising, each between 0 and 1.
+
+    Returns:
+        The summary of all samples.
+    """
     images, misfits = Running(probabilities), Running()
     seconds, calls, vjps = 0.0, 0, 0
     for part in parts:
@@ -230,4 +285,33 @@ def summarise(parts: Iterable[Restoration], probabilities: Sequence[float]) -> S
         vjps=vjps,
         seconds=seconds,
         settings={**settings, "n_samples": images.count},
+    )
+
+
+def _title(settings: dict[str, Any]) -> str:
+    return f"{settings.get('algorithm', 'samples')}, {settings.get('operator', 'an operator')}"
+
+
+def _misfits(chi2: Tensor) -> list[str]:
+    return [f"misfit {value:.2f} (1 is right)" for value in chi2.tolist()]
+
+
+def _words(result: Restoration | Summary, shape: tuple[int, ...], mean: Tensor, std: Tensor | None) -> str:
+    """Three lines: what it holds and how it was made, how well it fits and how sure it is, what may be done with it."""
+    images, samples, *size = shape
+    made, chi2 = result.settings, float(result.chi2.float().mean())
+    what = f"{samples} sample{'s' * (samples > 1)} of {images} picture{'s' * (images > 1)} {' x '.join(map(str, size))}"
+    how = f"{made.get('algorithm', '?')}, {made.get('steps', '?')} levels, {result.seconds:.3g} s"
+    how += f", operator {made.get('operator', '?')}"
+    drawn = f" ({min(images, figure.MOST)} of {images} drawn)" if images > figure.MOST else ""
+    far = "" if FAR[0] <= chi2 <= FAR[1] else ", far from 1: the operator, its noise or the prior does not fit"
+    if std is not None:
+        sure = f"standard deviation {float(std.square().mean().sqrt()):.2g}, at most {float(std.max()):.2g}"
+    else:
+        sure = "one sample shows no standard deviation"
+    return (
+        f"{type(result).__name__}: {what}{drawn} by {how}\n"
+        f"misfit {chi2:.2f} (1 is right){far}; {sure}\n"
+        f".mean .std .{'samples' if isinstance(result, Restoration) else 'sample'} .chi2 .settings; .plot() draws, "
+        ".save(folder) writes"
     )

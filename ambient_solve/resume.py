@@ -25,7 +25,15 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def finished(folder: Path, request: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of an earlier run of the same request, or None."""
+    """The record of an earlier run of the same request, if it has finished.
+
+    Args:
+        folder: Of the results.
+        request: All that decides them, as JSON holds it.
+
+    Returns:
+        The record, or None.
+    """
     record = read_record(folder)
     return record if record.get("request") == json.loads(json.dumps(request)) else None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ambient_solve.errors import AmbientSolveError
 
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write `tensors` to `path`, a safetensors file."""
+    """Write tensors to a file.
+
+    Args:
+        tensors: By name.
+        path: A safetensors file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -45,7 +53,12 @@ def reach_disk(path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
+    """Write a file, whole or not at all.
+
+    Args:
+        path: The file.
+        text: What it holds afterwards.
+    """
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     reach_disk(part)
@@ -75,7 +88,8 @@ def save_png(picture: Tensor, path: Path, text: str = "", profile: bytes = b"") 
     if text:
         info.add_text("ambient_solve", text)
     fits = profile[16:20] == (b"GRAY" if grey else b"RGB ")
-    image.save(path, pnginfo=info, **({"icc_profile": profile} if fits else {}))
+    extra: dict[str, Any] = {"icc_profile": profile} if fits else {}
+    image.save(path, pnginfo=info, **extra)
 
 
 def check_folder(out: Path) -> None:

@@ -7,57 +7,46 @@ Solver(prior, seconds=5), Solver(prior, "daps", calls=100): as many noise levels
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from deepinv.models import Reconstructor
 from deepinv.physics import Physics
 from torch import Tensor
 
 from ambient_solve.algorithms import ALGORITHMS, MMPS, Algorithm, State, auto
+from ambient_solve.blind import Family, known
 from ambient_solve.budget import Budget, Plan, wait
-from ambient_solve.errors import AmbientSolveError, UnknownKnob, suggestion
+from ambient_solve.errors import AmbientSolveError, Diverged, UnknownKnob, suggestion
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.likelihood.measurement import Measurement, check_counts
+from ambient_solve.likelihood.measurement import check_counts
+from ambient_solve.likelihood.noise_levels import Given
+from ambient_solve.likelihood.packed import Measurement
+from ambient_solve.misfit import RANGE, check_misfit
 from ambient_solve.moments import check_probabilities
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior, start
 from ambient_solve.priors.counted import CountedPrior
-from ambient_solve.results import Restoration, Summary, join, summarise
+from ambient_solve.priors.forwarded import as_prior
+from ambient_solve.progress import progress_bar
+from ambient_solve.request import Request, condition_of_rows, seeds_of
+from ambient_solve.results import Restoration, Summary, join, summarize
 from ambient_solve.verdict.evidence import of_run
 from ambient_solve.version import __version__
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What is asked of a solver; see `Solver.solve`.
-
-    Attributes:
-        y, op: The measurement and the operator that made it; neither is changed.
-        n_samples: Samples of each measurement.
-        seed: One integer, or one for each measurement.
-        sigma_y: Noise of the measurement where the operator does not hold it.
-        cond: Passed on to the prior.
-        first_sample: The number of the first sample in a larger set.
-    """
-
-    y: Measurement
-    op: Physics
-    n_samples: int = 1
-    seed: int | Sequence[int] = 0
-    sigma_y: float | Tensor | None = None
-    cond: Any = None
-    first_sample: int = 0
-
-
-class Solver:
+class Solver(Reconstructor):
     """A prior and an algorithm that draw posterior samples; it holds no state between calls.
+
+    It is a deepinv `Reconstructor`, a torch module that holds the prior: `.to(device)` moves it, `solver(y, physics)`
+    is one picture for each measurement, and `deepinv.test(solver, ...)` runs.
 
     Args:
         prior: Any `Prior`, such as `load_prior("photos")`.
@@ -68,6 +57,8 @@ class Solver:
             included.
         calls: Passes per sample, 1 or more: choose `steps` so that the passes through the network, forward and backward
             together, are at most as many. The same on every machine. `Restoration.settings` holds the plan.
+        n_samples: Samples of each measurement, 1 or more, that `solve` draws by default (4 where None), and of which a
+            call `solver(y, physics)` returns the mean (one sample where None).
         settings: Knobs of the algorithm by name, such as `steps=50`; `ambient-solve info` lists them.
 
     Raises:
@@ -81,14 +72,13 @@ class Solver:
         *,
         seconds: float | None = None,
         calls: int | None = None,
+        n_samples: int | None = None,
         **settings: Any,
     ) -> None:
-        if not isinstance(prior, Prior):
-            raise AmbientSolveError(
-                f"prior is a {type(prior).__name__}, a Prior was expected: load_prior('photos'), or "
-                "DenoiserPrior(denoiser) around a deepinv denoiser."
-            )
-        self.prior, self._settings = prior, settings
+        super().__init__()
+        if n_samples is not None:
+            check_counts(n_samples=n_samples)
+        self.prior, self._settings, self.n_samples = as_prior(prior), settings, n_samples
         self.algorithm: Algorithm | None = None
         if isinstance(algorithm, Algorithm):
             if settings:
@@ -110,35 +100,52 @@ class Solver:
             steps = settings.get("steps", known.steps)
             raise AmbientSolveError(f"{self.budget} chooses steps, and steps={steps!r} was given; leave one out.")
 
+    def __repr__(self) -> str:
+        algorithm = "auto" if self.algorithm is None else repr(self.algorithm)
+        given = "".join(f", {name}={value!r}" for name, value in self._settings.items()) if algorithm == "auto" else ""
+        budget = "" if self.budget is None else f", {self.budget}"
+        return f"Solver: {algorithm}{given}{budget}\nprior: {repr(self.prior)}"
+
+    def with_prior(self, prior: Prior) -> Solver:
+        """The same algorithm, budget and defaults with another prior; this solver keeps its own."""
+        made = copy.copy(self)
+        made._modules = dict(self._modules)  # a copy of a module shares its table of submodules
+        made.prior = prior
+        return made
+
     def solve(
         self,
         y: Measurement,
-        op: Physics,
+        op: Physics | Family,
         *,
-        n_samples: int = 1,
+        n_samples: int | None = None,
         seed: int | Sequence[int] = 0,
-        sigma_y: float | Tensor | None = None,
+        sigma_y: Given | None = None,
         cond: Any = None,
         at_once: int | None = None,
         first_sample: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> Restoration:
         """Draw `n_samples` posterior samples for each measurement in `y`.
 
         Args:
             y: What `op` returns: (B, *measurement), real or complex, or a `TensorList`. It is not changed, nor is `op`.
-            op: A deepinv physics; its parameters may be shared or have one entry per measurement (leading axis B).
-            n_samples: S, samples of each measurement, 1 or more.
+            op: A deepinv physics; its parameters may be shared or have one entry per measurement (leading axis B). Or a
+                `Family`, whose unknown parameters are estimated first; `settings["estimated"]` holds them.
+            n_samples: S, samples of each measurement, 1 or more; by default those of the solver, or 4, which show a
+                standard deviation and cost four times one. One of aos; tds and fps must be asked for many.
             seed: Whole number of 0 or more. With one, sample s of every image depends on (seed, s) alone, not on the
                 batch (but for tds and fps, whose samples interact). A sequence of B gives each image its own noise.
-            sigma_y: Level of Gaussian noise in the operator's units, >= 0, a number or one per measurement; by default
-                that of `op.noise_model`.
-            cond: Passed on to the prior, which says what it takes.
+            sigma_y: Level of Gaussian noise in the operator's units, > 0: a number, one per measurement, or a map that
+                broadcasts to `y`; of stacked operators a list with one of these for each. By default that of
+                `op.noise_model`.
+            cond: Passed on to the prior, which says what it takes, such as a class: one for all measurements, or one
+                for each, the leading axis B.
             at_once: Samples of each measurement that are drawn together; fewer need less memory, for the same result
                 (but for the particles of "auto", which are drawn at once or not at all). Where the device runs out of
                 memory they are halved, down to 1, with a warning and a note in `settings`.
             first_sample: Draw samples `first_sample`, `first_sample + 1`, ... of a larger set without the others.
-            progress: Show a progress bar.
+            progress: Show a progress bar; None shows one in a terminal and in a notebook.
 
         Returns:
             The samples (B, S, C, *spatial) in float32, their misfit, and how they were made.
@@ -146,24 +153,31 @@ class Solver:
         Raises:
             AmbientSolveError: before the first network call, where the input does not fit.
             torch.OutOfMemoryError: not even one sample of each measurement fits.
+
+        Warns:
+            MisfitWarning: the mean misfit of a measurement is outside [.5, 2], by more than chance explains.
         """
-        said: dict[str, str] = {}
+        op, said = known(y, op, sigma_y)
+        if n_samples is None:
+            n_samples = self.n_samples or (self.algorithm or MMPS).samples
         request = Request(y, op, n_samples, seed, sigma_y, cond, first_sample)
-        result = join([*self._parts(request, at_once, progress, said)])
+        with torch.inference_mode(False):  # in which nothing can be differentiated
+            result = join([*self._parts(request, at_once, progress, said)])
+        check_misfit(result.chi2.mean(1), said)
         return dataclasses.replace(result, settings=result.settings | said)
 
-    def summarise(
+    def summarize(
         self,
         y: Measurement,
-        op: Physics,
+        op: Physics | Family,
         *,
         n_samples: int,
         at_once: int | None = None,
         quantiles: Sequence[float] = (0.05, 0.5, 0.95),
         seed: int | Sequence[int] = 0,
-        sigma_y: float | Tensor | None = None,
+        sigma_y: Given | None = None,
         cond: Any = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> Summary:
         """Draw many samples and keep their statistics alone: mean, std, misfit and quantiles.
 
@@ -184,39 +198,42 @@ class Solver:
         probabilities = check_probabilities(quantiles)
         if at_once is None and not (self.algorithm is not None and self.algorithm.interacting):
             at_once = 8
-        said: dict[str, str] = {}
+        op, said = known(y, op, sigma_y)
         request = Request(y, op, n_samples, seed, sigma_y, cond)
-        summary = summarise(self._parts(request, at_once, progress, said), probabilities)
+        with torch.inference_mode(False):
+            summary = summarize(self._parts(request, at_once, progress, said), probabilities)
+        check_misfit(summary.chi2, said)
         return dataclasses.replace(summary, settings=summary.settings | said)
 
     def _parts(
-        self, request: Request, at_once: int | None, progress: bool, said: dict[str, str]
+        self, request: Request, at_once: int | None, progress: bool | None, said: dict[str, Any]
     ) -> Iterator[Restoration]:
-        """The samples, `at_once` at a time; what `settings` should say of the memory goes to `said`."""
+        """The samples, `at_once` at a time; `said` receives what `settings` should say of memory, and `RANGE`."""
         n_samples, first_sample = request.n_samples, request.first_sample
         check_counts(at_once=1 if at_once is None else at_once)
         check_counts(0, first_sample=first_sample)
-        together = self.algorithm is not None and self.algorithm.interacting
-        if together and first_sample:
-            raise AmbientSolveError(f"{self.algorithm.name} draws all samples together; leave first_sample out.")
+        joint = self.algorithm if self.algorithm is not None and self.algorithm.interacting else None
+        if joint and first_sample:
+            raise AmbientSolveError(f"{joint.name} draws all samples together; leave first_sample out.")
         if at_once is None or not isinstance(n_samples, int) or at_once >= n_samples:
             at_once = n_samples
-        elif together:
-            raise AmbientSolveError(f"{self.algorithm.name} draws all samples of an image together; leave at_once out.")
+        elif joint:
+            raise AmbientSolveError(f"{joint.name} draws all samples of an image together; leave at_once out.")
         drawn, plan = 0, None
         while True:
             size = min(at_once, n_samples - drawn) if drawn else at_once
             parts = 1 if size == n_samples else math.ceil(n_samples / at_once)
             asked = dataclasses.replace(request, n_samples=size, first_sample=first_sample + drawn)
-            run, part = None, None
+            run: Run | None = None
+            part: Restoration | None = None
             try:
                 run = Run(self, asked, parts=parts, plan=plan)
                 part = self._solve(run, progress)
             except RuntimeError as error:
-                alone = together or (run is not None and run.algorithm.interacting)
+                alone = joint is not None or (run is not None and run.algorithm.interacting)
                 if not out_of_memory(error) or alone or size == 1:
                     raise
-            if part is None:  # outside of the handler, which holds on to the memory of the run
+            if run is None or part is None:  # outside of the handler, which holds on to the memory of the run
                 run, at_once = None, math.ceil(size / 2)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
@@ -225,19 +242,15 @@ class Solver:
                 )
                 warnings.warn(f"{said['memory']}. at_once={at_once} asks for that from the start.", stacklevel=3)
                 continue
-            plan, drawn = run.plan, drawn + size
+            plan, drawn, said[RANGE] = run.plan, drawn + size, run.chi2_range
             yield part
             if drawn >= n_samples:
                 return
 
-    def _solve(self, run: Run, progress: bool) -> Restoration:
-        states: Iterator[State] = run.states()
-        if progress:
-            from tqdm import tqdm
-
-            states = tqdm(states, total=run.algorithm.steps, desc=run.algorithm.name, unit="level")
+    def _solve(self, run: Run, progress: bool | None) -> Restoration:
+        steps, name = run.algorithm.steps, run.algorithm.name
         started = time.perf_counter()
-        for state in states:
+        for state in progress_bar(run.states(), name, show=progress, total=steps, unit="level"):
             last = state
         wait(last.z)
         return run.restoration(last.z, time.perf_counter() - started)
@@ -245,11 +258,11 @@ class Solver:
     def stream(
         self,
         y: Measurement,
-        op: Physics,
+        op: Physics | Family,
         *,
         n_samples: int = 1,
         seed: int | Sequence[int] = 0,
-        sigma_y: float | Tensor | None = None,
+        sigma_y: Given | None = None,
         cond: Any = None,
     ) -> Iterator[State]:
         """The run of `solve` in steps; closing the iterator cancels it.
@@ -265,11 +278,21 @@ class Solver:
         Yields:
             The state after each noise level; `prior.decode(state.z0)` is a preview.
         """
-        return Run(self, Request(y, op, n_samples, seed, sigma_y, cond)).states()
+        with torch.inference_mode(False):
+            return Run(self, Request(y, known(y, op, sigma_y)[0], n_samples, seed, sigma_y, cond)).states()
 
-    def __call__(self, y: Measurement, op: Physics) -> Tensor:
-        """One sample per measurement, (B, C, *spatial): a deepinv reconstructor in all but name."""
-        return self.solve(y, op).samples[:, 0]
+    def forward(self, y: Measurement, physics: Physics, **options: Any) -> Tensor:
+        """One picture for each measurement, as a deepinv `Reconstructor` gives it; no gradient leads through it.
+
+        Args:
+            y: See `solve`.
+            physics: The operator, `op` of `solve`.
+            options: Further arguments of `solve`, such as `seed`.
+
+        Returns:
+            (B, C, *spatial): the mean of the solver's `n_samples`; one sample where it has none.
+        """
+        return self.solve(y, physics, **{"n_samples": self.n_samples or 1, "progress": False} | options).mean
 
 
 class Run:
@@ -285,15 +308,22 @@ class Run:
         n_samples, first_sample = request.n_samples, request.first_sample
         self.prior = CountedPrior(solver.prior, request.cond)
         self.likelihood = Likelihood(request.y, request.op, self.prior, sigma_y=request.sigma_y, n_samples=n_samples)
-        self.algorithm, self.why = solver.algorithm, "chosen by the caller"
-        if self.algorithm is None:
+        self.prior.cond = condition_of_rows(request.cond, self.likelihood.rows // n_samples, n_samples)
+        chosen, self.why = solver.algorithm, "chosen by the caller"
+        if chosen is None:
             particles = parts == 1 and first_sample == 0 and solver.budget is None
-            self.algorithm, self.why = auto.choose(solver.prior, self.likelihood, solver._settings, particles=particles)
+            chosen, self.why = auto.choose(solver.prior, self.likelihood, solver._settings, particles=particles)
+        self.algorithm: Algorithm = chosen
         self.algorithm.check_prior(solver.prior)
+        if self.algorithm.gradient and any(p.is_inference() for p in solver.prior.parameters()):
+            raise AmbientSolveError(
+                f"{type(solver.prior).__name__} was made inside torch.inference_mode(), so that {self.algorithm.name} "
+                "cannot differentiate it. Make it outside, or take 'proximal', which uses no gradient."
+            )
         self.algorithm.check(self.likelihood)
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
         self.seed, self.operator = request.seed, type(request.op).__name__
-        seeds, device = _seeds(request.seed, self.images), solver.prior.device
+        seeds, device = seeds_of(request.seed, self.images), solver.prior.device
         self.streams = Streams(seeds, n_samples, device, first_sample)
         self.plan = plan
         if solver.budget is not None and plan is None:
@@ -304,20 +334,47 @@ class Run:
             self.algorithm = self.plan.algorithm
         self.sigmas = self.algorithm.levels(self.prior)  # here, so that levels the prior lacks are refused at once
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def states(self) -> Iterator[State]:
-        """Start from pure noise, or rather from its largest level."""
+        """Start from pure noise, or rather from its largest level.
+
+        Raises:
+            AmbientSolveError: a state is NaN or infinite; on an accelerator only the last one is looked at.
+        """
         z = start(self.prior, (self.likelihood.rows, *self.likelihood.z_shape), self.sigmas[0], self.streams)
-        yield from self.algorithm.iterate(self.prior, self.likelihood, z, self.sigmas, self.streams)
+        for state in self.algorithm.iterate(self.prior, self.likelihood, z, self.sigmas, self.streams):
+            if (z.device.type == "cpu" or state.step == state.steps) and not bool(state.z.isfinite().all()):
+                raise Diverged(
+                    f"At the noise level {state.sigma:.3g} the samples became NaN or infinite: "
+                    f"{type(self.prior.inner).__name__} gave such numbers, or {self.algorithm.name} diverged. Check "
+                    "the prior's weights; lower its sigma_jacobian, or take 'proximal', which uses no Jacobian.",
+                    state.sigma,
+                )
+            yield state
+
+    @property
+    def chi2_range(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest misfit of each measurement that need no other reason than noise, (B,) each."""
+        low, high = self.likelihood.chi2_range()
+        return low[:: self.n_samples], high[:: self.n_samples]
 
     @property
     def arithmetic(self) -> str:
         """What the network computes in, where it chose that by itself."""
-        return next((m.arithmetic for m in self.prior.modules() if getattr(m, "arithmetic", "")), "")
+        return next((str(m.arithmetic) for m in self.prior.modules() if getattr(m, "arithmetic", "")), "")
 
     @torch.no_grad()
     def restoration(self, z: Tensor, seconds: float) -> Restoration:
-        """The samples, their misfit and a record of how they were made."""
+        """The samples, their misfit and a record of how they were made.
+
+        Args:
+            z: Final states (B * S, *z_shape).
+            seconds: Wall time of the run.
+
+        Returns:
+            The restoration.
+        """
         samples = self.prior.decode(z)
         shape = (self.images, self.n_samples)
         settings = {
@@ -351,13 +408,6 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def _seeds(seed: Any, images: int) -> list[int]:
-    seeds = [seed] * images if isinstance(seed, int) else list(seed) if isinstance(seed, Sequence) else []
-    if len(seeds) != images or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in seeds):
-        raise AmbientSolveError(f"seed={seed!r}: one non-negative integer, or a sequence of {images}, was expected.")
-    return seeds
-
-
 def make_solver(prior: Prior, algorithm: str = "auto", options: Mapping[str, Any] | None = None) -> Solver:
     """A `Solver` whose knobs come as a mapping, such as those of a command line.
 
@@ -365,6 +415,9 @@ def make_solver(prior: Prior, algorithm: str = "auto", options: Mapping[str, Any
         prior: Any `Prior`.
         algorithm: The name of one, or "auto".
         options: Its knobs by name.
+
+    Returns:
+        The solver.
 
     Raises:
         AmbientSolveError: as `Solver`; a knob of another algorithm is refused with the name of that algorithm.

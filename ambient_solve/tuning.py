@@ -9,17 +9,19 @@ pictures like those to be restored, but not these: two or three tell a good weig
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
 from ambient_solve.algorithms import ALGORITHMS, Algorithm
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, Diverged, own_words_for_misfit, suggestion
 from ambient_solve.knobs import Knob, build, knobs
 from ambient_solve.priors.base import Prior
 from ambient_solve.solver import Solver
@@ -61,7 +63,7 @@ def tune(
         op: As for `Solver.solve`; its noise is drawn once.
         pictures: What `op` works on, (B, C, *spatial), in its units.
         knob: Name of the weight; by default that of `WEIGHTS`.
-        ratio: Quotient of two neighbouring values of the grid, > 1. The grid starts at the algorithm's own value and is
+        ratio: Quotient of two neighboring values of the grid, > 1. The grid starts at the algorithm's own value and is
             extended until the best stands inside, or at the end of the knob's range.
         seed: Decides the noise of the measurements and of the samples.
 
@@ -71,29 +73,30 @@ def tune(
     Raises:
         AmbientSolveError: no such algorithm or knob, or one that does not scale; and all that `Solver.solve` refuses.
     """
-    if isinstance(algorithm, str):
-        if algorithm not in ALGORITHMS:
-            raise AmbientSolveError(f"There is no algorithm {algorithm!r}. {suggestion(algorithm, ALGORITHMS)}")
-        algorithm = build(ALGORITHMS[algorithm])
+    if isinstance(algorithm, str) and algorithm not in ALGORITHMS:
+        raise AmbientSolveError(f"There is no algorithm {algorithm!r}. {suggestion(algorithm, ALGORITHMS)}")
+    start_from: Algorithm = build(ALGORITHMS[algorithm]) if isinstance(algorithm, str) else algorithm
     if not ratio > 1:
         raise AmbientSolveError(f"ratio={ratio} was given, a number above 1 was expected, such as 2.")
-    chosen = _knob(algorithm, knob)
+    chosen = _knob(start_from, knob)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         y = op(pictures)
     tried: dict[float, float] = {}
 
     def psnr(value: float) -> float:
-        run = dataclasses.replace(algorithm, **{chosen.name: value})
-        error = (Solver(prior, run).solve(y, op, seed=seed).samples[:, 0] - pictures.to(prior.device)).square()
-        tried[value] = float(torch.nan_to_num(-10 * error.flatten(1).mean(1).log10().mean(), nan=FAILED))
+        run = _with(start_from, chosen, value)
+        tried[value] = FAILED
+        with own_words_for_misfit(), contextlib.suppress(Diverged):
+            error = (Solver(prior, run)(y, op, seed=seed) - pictures.to(prior.device)).square()
+            tried[value] = float(torch.nan_to_num(-10 * error.flatten(1).mean(1).log10().mean(), nan=FAILED))
         return tried[value]
 
-    start = float(getattr(algorithm, chosen.name))
+    start = float(getattr(start_from, chosen.name))
     most, least = chosen.hi or math.inf, chosen.lo or 0.0
     grid = [v for v in (start / ratio, start, start * ratio) if least <= v <= most]
     best = best_inside(grid, psnr, most, least)
-    return Tuned(dataclasses.replace(algorithm, **{chosen.name: best}), dict(sorted(tried.items())))
+    return Tuned(_with(start_from, chosen, best), dict(sorted(tried.items())))
 
 
 def best_inside(
@@ -110,7 +113,8 @@ def best_inside(
     Returns:
         The value with the highest score.
     """
-    ratio, known = values[1] / values[0], {}
+    ratio = values[1] / values[0]
+    known: dict[float, float] = {}
     while True:
         known |= {value: score(value) for value in values if value not in known}
         best = max(values, key=known.__getitem__)
@@ -133,3 +137,8 @@ def _knob(algorithm: Algorithm, name: str | None) -> Knob:
             f"{name}={getattr(algorithm, name)!r} does not scale; a number above 0 was expected as the start."
         )
     return own[name]
+
+
+def _with(algorithm: Algorithm, knob: Knob, value: float) -> Algorithm:
+    changed: dict[str, Any] = {knob.name: value}
+    return dataclasses.replace(algorithm, **changed)

@@ -87,6 +87,7 @@ class Scaled(Prior):
         super().__init__()
         self.inner, self.shape = inner, inner.shape
         self.sigma_min, self.sigma_max, self._scale = inner.sigma_min, inner.sigma_max, 0.5 / span
+        self.sigma_jacobian = inner.sigma_jacobian
 
     @property
     def affine(self) -> tuple[float, float]:

@@ -129,7 +129,7 @@ def solve_once(method: str, side: int, levels: int) -> None:
     if method in PEERS:
         PEERS[method].prepare(y, op, load_prior("photos"), 1, 0, levels=levels)()
     elif method != "nothing":
-        Solver(load_prior("photos"), method, steps=levels).solve(y, op)
+        Solver(load_prior("photos"), method, steps=levels).solve(y, op, n_samples=1)
 
 
 def peak(command: Sequence[str]) -> float:
@@ -330,9 +330,9 @@ def profile(side: int, steps: int = 3, rows: int = 12) -> list[str]:
     y = op(photograph(side)[None])
     for name in ("proximal", "mmps"):
         solver = Solver(prior, name, steps=steps)
-        solver.solve(y, op)
+        solver.solve(y, op, n_samples=1)
         with record(activities=[ProfilerActivity.CPU]) as made:
-            solver.solve(y, op)
+            solver.solve(y, op, n_samples=1)
         found = sorted(made.key_averages(), key=lambda e: -e.self_cpu_time_total)
         total = sum(e.self_cpu_time_total for e in found)
         lines += ["", f"{name}, {steps} levels, {side}x{side}:", "", "| operation | share | calls |", "|---|---|---|"]

@@ -4,7 +4,7 @@
     python benchmarks/mri.py --data DATA --out runs/mri-table --priors runs/mri_r4/prior --algorithms proximal adps
 
 A fully sampled slice of eight coils is undersampled afterwards, with several masks at each rate; coil maps come from
-the calibration lines that are left, the noise level from the outermost ones. The reference is the picture that all of
+the calibration lines that are left, the noise level from k-space itself. The reference is the picture that all of
 its k-space gives, with maps from all of it. NRMSE, PSNR and SSIM are of magnitudes, in the range of the reference, as
 fastMRI has them.
 

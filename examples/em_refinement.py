@@ -71,7 +71,7 @@ for iteration in range(ITERATIONS + 1):
         print(f"iteration {iteration}: error of what was not seen {error:.3f}, claimed std {std:.3f}")
     if iteration < ITERATIONS:
         seeds = range(iteration * len(y), (iteration + 1) * len(y))
-        prior = fitted(Solver(prior, "mmps", steps=15).solve(y, op, seed=seeds).samples[:, 0])
+        prior = fitted(Solver(prior, "mmps", steps=15).solve(y, op, n_samples=1, seed=seeds).samples[:, 0])
 _, error, std = restored(fitted(every))
 print(f"learned from clean patches: error {error:.3f}, claimed std {std:.3f}")
 

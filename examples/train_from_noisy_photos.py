@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from ambient_solve import NetworkPrior, Solver, load_prior, operators
 from ambient_solve.training.card import denoising_psnr
 
-OUT, SIDE, SIGMA = Path("out/noisy"), 32, 0.2
+OUT, SIDE, SIGMA = Path("out/noisy"), 32, 0.1
 TRAIN = Path(__file__).resolve().parents[1] / "trainers" / "train.py"
 
 
@@ -40,10 +40,10 @@ folder, draw, rows = OUT / "damaged", torch.Generator().manual_seed(0), []
 folder.mkdir(parents=True, exist_ok=True)
 for i, crop in enumerate(torch.cat([crops(name) for name in ("astronaut", "coffee", "rocket")])):
     sigma, z = (0.0 if i % 10 == 0 else SIGMA), crop / 127.5 - 1
-    rows.append({"file": f"{i:04d}.safetensors", "sigma_noise": sigma})
-    save_file({"z": z + sigma * torch.randn(z.shape, generator=draw)}, folder / rows[-1]["file"])
+    rows.append({"file": f"{i:04d}.safetensors", "sigma_noise_01": sigma})
+    save_file({"z": z + 2 * sigma * torch.randn(z.shape, generator=draw)}, folder / rows[-1]["file"])
 (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-print(f"{len(rows)} pictures, {sum(row['sigma_noise'] == 0 for row in rows)} of them clean")
+print(f"{len(rows)} pictures, {sum(row['sigma_noise_01'] == 0 for row in rows)} of them clean")
 
 # 2. Training, at toy size.
 settings = {

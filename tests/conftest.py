@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ from browsing import CHROMIUM, FLAGS, PATIENCE
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes side by side have one thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell lets what it starts in the background ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest_plugins = ["skips"]
 
 

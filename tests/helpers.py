@@ -151,3 +151,9 @@ class Draws:
 
 def standard_errors(difference: Tensor) -> float:
     return float(difference.mean() / (difference.std() / math.sqrt(len(difference))))
+
+
+def covariance(n: int) -> Tensor:
+    """A covariance of n entries, in float64."""
+    root = randn(n, n, seed=9, dtype=torch.float64)
+    return root @ root.T / n + 0.1 * torch.eye(n, dtype=torch.float64)

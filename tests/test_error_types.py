@@ -10,6 +10,7 @@ from ambient_solve import errors
 from ambient_solve.errors import (
     AmbientSolveError,
     AmbiguousAxes,
+    Diverged,
     Part,
     UnknownKnob,
     UnnamedArray,
@@ -32,6 +33,7 @@ EXAMPLES = {
         {"owner": "MMPS", "name": "step", "known": ("steps", "gamma")},
         "MMPS has no knob 'step'. Did you mean 'steps'? Known: gamma, steps.",
     ),
+    Diverged: (Diverged("They are NaN.", 0.5), {"sigma": 0.5}, "They are NaN."),
     UnreadableFile: (
         UnreadableFile(SCAN, "is empty.", "The mask "),
         {"path": SCAN, "reason": "is empty.", "before": "The mask "},
@@ -57,7 +59,7 @@ EXAMPLES = {
 
 
 def test_every_type_has_an_example():
-    types = [t for t in vars(errors).values() if isinstance(t, type) and issubclass(t, Exception)]
+    types = [t for t in vars(errors).values() if isinstance(t, type) and issubclass(t, AmbientSolveError)]
     assert set(types) == set(EXAMPLES)
 
 

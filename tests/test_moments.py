@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from ambient_solve import AmbientSolveError, GaussianPrior, Solver, operators
 from ambient_solve.moments import START, PSquare, Running
@@ -43,7 +44,7 @@ def test_spread_to_rounding():
         torch.testing.assert_close(in_chunks(Running(), samples, size).std, samples.std(1), rtol=1e-13, atol=0)
     without_means = sum((p - p.mean(1, keepdim=True)).square().sum(1) for p in samples.split(2, 1))
     assert not torch.allclose((without_means / 100).sqrt(), samples.std(1), rtol=0.1)
-    assert torch.isnan(in_chunks(Running(), samples[:, :1], 1).std).all()
+    assert in_chunks(Running(), samples[:, :1], 1).std is None
 
 
 def scalar(values, p):
@@ -149,7 +150,7 @@ def test_the_same_as_with_all_samples():
     solver = Watched("mmps", steps=4)
     kept = solver.solve(y, op, n_samples=61, seed=7)
     for at_once in (8, 61, 100):
-        found = solver.summarise(y, op, n_samples=61, at_once=at_once, seed=7, quantiles=(0.9, 0.5))
+        found = solver.summarize(y, op, n_samples=61, at_once=at_once, seed=7, quantiles=(0.9, 0.5))
         torch.testing.assert_close(found.mean, kept.mean, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found.std, kept.std, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found.chi2, kept.chi2.mean(1), rtol=1e-4, atol=1e-5)
@@ -159,7 +160,7 @@ def test_the_same_as_with_all_samples():
             assert found.quantile(p).shape == found.mean.shape
         assert (found.network_calls, found.vjps) == (kept.network_calls, kept.vjps)
         assert found.n_samples == found.settings["n_samples"] == 61 and found.settings["steps"] == 4
-    other = solver.summarise(y, op, n_samples=61, seed=8)
+    other = solver.summarize(y, op, n_samples=61, seed=8)
     assert not torch.allclose(other.mean, kept.mean, rtol=1e-4, atol=1e-5)
 
 
@@ -168,7 +169,7 @@ def test_memory_does_not_grow_with_the_number_of_samples():
     alive = {}
     for n in (8, 40):
         solver = Watched("proximal", steps=2)
-        solver.summarise(y, op, n_samples=n, at_once=2)
+        solver.summarize(y, op, n_samples=n, at_once=2)
         alive[n] = solver.most
     solver = Watched("proximal", steps=2)
     solver.solve(y, op, n_samples=8, at_once=2)
@@ -191,27 +192,30 @@ def test_what_is_kept_has_a_bound():
 
 def test_saved(tmp_path):
     y, op = problem()
-    found = Watched("proximal", steps=2).summarise(y[:1], op, n_samples=5)
+    found = Watched("proximal", steps=2).summarize(y[:1], op, n_samples=5)
     written = {p.name for p in found.save(tmp_path)}
     assert written == {"summary.safetensors", "settings.json", "mean.png", "std.png", "sample.png"}
     record = json.loads((tmp_path / "settings.json").read_text())
     assert record["n_samples"] == 5 and record["probabilities"] == [0.05, 0.5, 0.95]
-    alone = Watched("proximal", steps=2).summarise(y, op, n_samples=1, quantiles=())
-    assert torch.isnan(alone.std).all() and alone.quantiles is None
-    assert {p.name for p in alone.save(tmp_path / "b")} >= {"000-mean.png", "001-sample.png"}
+    alone = Watched("proximal", steps=2).summarize(y, op, n_samples=1, quantiles=())
+    assert alone.std is None and alone.quantiles is None
+    names = {p.name for p in alone.save(tmp_path / "b")}
+    assert names >= {"000-mean.png", "001-sample.png"} and not any("std" in name for name in names)
+    with safe_open(tmp_path / "b" / "summary.safetensors", framework="pt") as file:
+        assert set(file.keys()) == {"mean", "chi2", "sample"}
 
 
 def test_bad_input():
     y, op = problem()
     solver = Watched("proximal", steps=2)
-    found = solver.summarise(y, op, n_samples=3)
+    found = solver.summarize(y, op, n_samples=3)
     for words, call in {
         "0.25 was not followed, known: 0.05, 0.5, 0.95": lambda: found.quantile(0.25),
-        "quantile 1.5": lambda: solver.summarise(y, op, n_samples=3, quantiles=(1.5,)),
-        "quantile 'a'": lambda: solver.summarise(y, op, n_samples=3, quantiles=("a",)),
-        "at_once=0": lambda: solver.summarise(y, op, n_samples=3, at_once=0),
-        "n_samples": lambda: solver.summarise(y, op, n_samples=0),
-        "draws all samples": lambda: Watched("tds").summarise(y, op, n_samples=9, at_once=4),
+        "quantile 1.5": lambda: solver.summarize(y, op, n_samples=3, quantiles=(1.5,)),
+        "quantile 'a'": lambda: solver.summarize(y, op, n_samples=3, quantiles=("a",)),
+        "at_once=0": lambda: solver.summarize(y, op, n_samples=3, at_once=0),
+        "n_samples": lambda: solver.summarize(y, op, n_samples=0),
+        "draws all samples": lambda: Watched("tds").summarize(y, op, n_samples=9, at_once=4),
     }.items():
         with pytest.raises(AmbientSolveError, match=words) as error:
             call()

@@ -10,7 +10,7 @@ import torch
 
 from ambient_solve import ALGORITHMS, Algorithm, AmbientSolveError, Solver, State, generate
 from ambient_solve.priors.base import reverse
-from ambient_solve.process import Additive, Process, ancestral_noise, karras
+from ambient_solve.process import Additive, Process, ancestral_noise, degrade_again, karras
 from helpers import Draws, one_sentence, randn
 from samplers import diagonal, isotropic
 
@@ -66,6 +66,18 @@ def test_perturb_adds_noise_of_the_level_of_each_row_and_a_run_starts_from_noise
     assert Additive().levels(7, 0.02, 5.0) == karras(7, 0.02, 5.0)
 
 
+@pytest.mark.parametrize("fresh", [0.0, 0.3])
+def test_the_bits_of_the_additive_step_are_those_of_one_interpolation(fresh):
+    """Samples stay what they were, whatever other processes do: `lerp`, then fresh noise in its place."""
+    z, z0, n = randn(50, 4), randn(50, 4, seed=1), randn(50, 4, seed=2)
+    kept = (1.3**2 - fresh**2) ** 0.5 / 2.0
+    assert torch.equal(Additive().reverse(z, z0, 2.0, 1.3, fresh, n), z0.lerp(z, kept).add_(n, alpha=fresh))
+    # The control: the same step by the formula that all processes share differs in the last bits.
+    shared = degrade_again(z, z0, z0, kept, fresh, n)
+    torch.testing.assert_close(Additive().reverse(z, z0, 2.0, 1.3, fresh, n), shared)
+    assert not torch.equal(Additive().reverse(z, z0, 2.0, 1.3, fresh, n), shared)
+
+
 class Shrinking(Process):
     """`z_s = (1 - s) z0 + s n`: not additive."""
 
@@ -75,7 +87,7 @@ class Shrinking(Process):
     def terminal(self, level, n):
         return level * n
 
-    def reverse(self, z, z0, level, level_next, fresh=0.0, n=None):
+    def reverse(self, z, z0, level, level_next, fresh=0.0, n=None, kept=None):
         return z0 + level_next / level * (z - z0)
 
     def levels(self, steps, lowest, highest):
@@ -104,10 +116,11 @@ def test_a_prior_of_another_process_is_refused_by_who_needs_additive_noise():
         with pytest.raises(AmbientSolveError, match="additive noise.* Shrinking") as error:
             Solver(prior, name).solve(y, op, n_samples=2)
         assert one_sentence(error) and str(error.value).startswith("mmps" if name == "auto" else name)
-    with pytest.raises(AmbientSolveError, match=r"generate needs additive noise.* Shrinking"):
+    with pytest.raises(AmbientSolveError, match=r"generate, unless order=1 .* needs additive noise.* Shrinking"):
         generate(prior, 1)
+    assert generate(prior, 1, steps=3, order=1).shape == (1, 2)
     # The control: who does not need it takes any process, and its levels.
     (*_, last) = Solver(prior, AnyProcess(steps=3)).stream(y, op)
     assert last.sigma == pytest.approx(0.3)
     prior.process = Additive()
-    assert Solver(prior, "mmps", steps=2).solve(y, op).samples.shape == (1, 1, 2)
+    assert Solver(prior, "mmps", steps=2).solve(y, op, n_samples=1).samples.shape == (1, 1, 2)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ambient_solve import (
+    AmbientPrior,
     AmbientSolveError,
     GaussianPrior,
     MixturePrior,
@@ -76,7 +77,7 @@ def test_the_law_is_that_of_the_prior(make, monkeypatch):
     found, floor = distance(prior, generate(prior, n, batch=1000))
     few, _ = distance(prior, generate(prior, n, batch=1000, order=1, steps=8))
     # A grid that does not end at 0 leaves its last noise in.
-    monkeypatch.setattr(process, "karras", lambda *a: [s for s in karras(*a) if s > 0.6])
+    monkeypatch.setattr(process.additive, "karras", lambda *a: [s for s in karras(*a) if s > 0.6])
     stopped, _ = distance(prior, generate(prior, n, batch=1000))
     print(f"\n{make.__name__}: {found:.4f}, floor {floor:.4f}; Euler in 8 steps {few:.4f}, stopped at .6 {stopped:.4f}")
     assert found < 1.5 * floor
@@ -132,7 +133,8 @@ def test_fresh_noise_is_that_of_the_reverse_kernel(eta):
 
 def test_a_sample_depends_on_seed_and_index_alone():
     prior = White(2, 3)
-    for settings in ({"steps": 5}, {"steps": 5, "order": 1, "eta": 1.0}):
+    one = {"steps": 5, "order": 1}
+    for settings in ({"steps": 5}, {**one, "eta": 1.0}, {**one, "sampler": "momentum"}, {**one, "sampler": "naive"}):
         whole = generate(prior, 7, **settings)
         assert whole.shape == (7, 2, 3) and whole.dtype == torch.float32
         for batch in (1, 2, 5):
@@ -143,6 +145,14 @@ def test_a_sample_depends_on_seed_and_index_alone():
     torch.testing.assert_close(
         generate(network(), 3, size=8, steps=3, batch=2), generate(network(), 3, size=8, steps=3)
     )
+
+
+def test_guidance_needs_additive_noise():
+    prior = AmbientPrior(network(mask_channels=1, keep_probability=0.5), 0.5)
+    prior.process = process.Soft(process.GaussianBlur(), lambda level: level)
+    assert generate(prior, 1, size=8, steps=2, order=1).shape == (1, 1, 8, 8)
+    with pytest.raises(AmbientSolveError, match="guidance=0, needs additive noise"):
+        generate(prior, 1, size=8, steps=2, order=1, guidance=0.1)
 
 
 @pytest.mark.parametrize(("size", "shape"), [(16, (1, 16, 16)), ((7, 13), (1, 7, 13))])
@@ -205,6 +215,7 @@ def test_the_command(tmp_path, capsys):
     [
         (["--n", "0"], "n=0"),
         (["--order", "3"], "outside"),
+        (["--sampler", "naive"], "order=2"),
         (["--guidance", "0.1"], "leave guidance out"),
         (["--size", "-4"], "size=-4"),
         (["--out", "FILE"], "is a file"),

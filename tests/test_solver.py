@@ -152,7 +152,7 @@ def test_stream_is_solve_and_closing_it_stops(network):
     solver = Solver(network, "proximal", steps=5)
     states = list(solver.stream(y, op, seed=3))
     assert [s.step for s in states] == [1, 2, 3, 4, 5] and states[-1].steps == 5
-    assert torch.equal(network.decode(states[-1].z), solver.solve(y, op, seed=3).samples[:, 0])
+    assert torch.equal(network.decode(states[-1].z), solver.solve(y, op, n_samples=1, seed=3).samples[:, 0])
     running = solver.stream(y, op)
     next(running)
     running.close()
@@ -165,7 +165,20 @@ def test_call_is_one_sample(network):
     op = operators.denoise((3, 24, 20), sigma=0.1)
     y = op(picture())
     solver = Solver(network, "proximal", steps=2)
-    assert torch.equal(solver(y, op), solver.solve(y, op).samples[:, 0])
+    assert torch.equal(solver(y, op), solver.solve(y, op, n_samples=1).samples[:, 0])
+
+
+def test_several_samples_by_default_unless_a_method_gives_one_or_asks_for_many(network):
+    """The first four of a larger set; the same number whoever chooses the method."""
+    op = operators.denoise((3, 24, 20), sigma=0.1)
+    y = op(picture())
+    for solver in (Solver(network, steps=2), Solver(network, "proximal", steps=2)):
+        r = solver.solve(y, op)
+        assert r.samples.shape[1] == r.settings["n_samples"] == 4 and bool(r.std.isfinite().all())
+        torch.testing.assert_close(r.samples, solver.solve(y, op, n_samples=5).samples[:, :4], atol=2e-4, rtol=1e-3)
+    assert {name for name, a in ALGORITHMS.items() if a.samples != 4} == {"aos", "tds", "fps"}
+    with pytest.raises(AmbientSolveError, match="n_samples=64"):
+        Solver(network, "tds", twist="isotropic").solve(y, op)
 
 
 def test_restoration(network, tmp_path):
@@ -179,8 +192,14 @@ def test_restoration(network, tmp_path):
         f"sample-{s}.png" for s in range(3)
     }
     assert json.loads((tmp_path / "settings.json").read_text())["steps"] == 2
-    single = Solver(network, "proximal", steps=2).solve(op(picture()), op)
-    assert torch.isnan(single.std).all()
+    single = Solver(network, "proximal", steps=2).solve(op(picture()), op, n_samples=1)
+    assert single.std is None
+    assert {p.name for p in single.save(tmp_path / "one")} == {
+        "samples.safetensors",
+        "settings.json",
+        "mean.png",
+        "sample-0.png",
+    }
 
 
 def test_a_tolerance_saves_passes_that_are_not_needed():

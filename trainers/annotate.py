@@ -15,7 +15,7 @@ from ambient_solve.cli.train import annotate_command
 
 def main() -> None:
     """Entry point: bad input is one sentence and exit code 2."""
-    annotate_command(sys.argv[1:])
+    annotate_command(sys.argv[1:], "python trainers/annotate.py")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from ambient_solve.cli.train import em_command
 
 def main() -> None:
     """Entry point: bad input is one sentence and exit code 2."""
-    em_command(sys.argv[1:])
+    em_command(sys.argv[1:], "python trainers/em.py")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from ambient_solve.cli.train import export_command
 
 def main() -> None:
     """Entry point: bad input is one sentence and exit code 2."""
-    export_command(sys.argv[1:])
+    export_command(sys.argv[1:], "python trainers/export.py")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from ambient_solve.cli.train import train_command
 
 def main() -> None:
     """Entry point: bad input is one sentence and exit code 2."""
-    train_command(sys.argv[1:])
+    train_command(sys.argv[1:], "python trainers/train.py")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ambient_solve.algorithms.adps import ADPS
 from ambient_solve.algorithms.aos import AOS
-from ambient_solve.algorithms.base import Algorithm, Guided, State
+from ambient_solve.algorithms.base import Algorithm, Guided, State, documented
 from ambient_solve.algorithms.daps import DAPS
 from ambient_solve.algorithms.ddnm import DDNM
 from ambient_solve.algorithms.ddrm import DDRM
@@ -23,7 +23,7 @@ from ambient_solve.algorithms.tds import TDS
 from ambient_solve.algorithms.tmpd import TMPD
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    a.name: a
+    a.name: documented(a)
     for a in (
         *(DPS, MMPS, Proximal, PiGDM, TMPD, DDNM, DDRM, DAPS, PnPDM, Langevin, REDdiff, SITCOM, MGPS, RePaint),
         *(TDS, FPS),

@@ -39,6 +39,7 @@ class AOS(Algorithm):
 
     name: ClassVar[str] = "aos"
     paper: ClassVar[str] = "Aali et al., 2025, ICLR, arXiv 2403.08728"
+    samples: ClassVar[int] = 1
 
     steps: int = knob(1, 1, 1, "one network call")
     level: str = knob(

@@ -14,6 +14,7 @@ from typing import Any
 from ambient_solve.algorithms.base import Algorithm
 from ambient_solve.algorithms.daps import DAPS
 from ambient_solve.algorithms.mmps import MMPS, TIME_TRAVEL_SETTINGS
+from ambient_solve.algorithms.proximal import Proximal
 from ambient_solve.algorithms.tds import TDS
 from ambient_solve.errors import UnknownKnob
 from ambient_solve.knobs import build, knobs
@@ -25,6 +26,13 @@ TUNABLE = (MMPS, DAPS)
 """The methods whose knobs "auto" takes: for linear operators, and for all others."""
 PARTICLES = 64
 """Samples of a measurement from which on they are drawn as particles."""
+CASES = (
+    ("linear operator, Gaussian noise", MMPS.name),
+    ("non-linear operator, or photon noise", DAPS.name),
+    ("exact prior, few measurements, many samples", TDS.name),
+    ("scans (ambient-solve mri)", Proximal.name),
+)
+"""What "auto" takes, problem by problem; `choose` and `for_scans` decide."""
 FEW = 2
 """Measurements up to which samples are drawn as particles."""
 PASSES = 125
@@ -37,8 +45,13 @@ def choose(
     """The algorithm for this measurement, with the reason in words.
 
     Args:
+        prior: The diffusion prior.
+        likelihood: Of the measurement.
         settings: Knobs of `TUNABLE`, as `check_settings` passes them.
         particles: Whether samples that depend on one another would do: they are drawn at once, without a budget.
+
+    Returns:
+        The algorithm, and a sentence that says why.
     """
     if not (likelihood.linear and likelihood.gaussian):
         why = f"{'photon noise' if likelihood.linear else 'non-linear operator'}: Langevin draws of the measurement"
@@ -60,7 +73,7 @@ def exact(settings: Mapping[str, Any]) -> MMPS:
 
 def for_scans(algorithm: str) -> str:
     """The choice for scans: `proximal`, which needs no backward pass and no weight (docs/benchmarks/mri.md)."""
-    return "proximal" if algorithm == AUTO else algorithm
+    return Proximal.name if algorithm == AUTO else algorithm
 
 
 def why_for_scans(algorithm: str) -> dict[str, str]:

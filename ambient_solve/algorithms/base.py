@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import inspect
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.knobs import check_knobs, knob
+from ambient_solve.knobs import check_knobs, knob, knobs
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior, require_additive, reverse
@@ -35,6 +37,9 @@ class State:
     z: Tensor
     z0: Tensor
 
+    def __repr__(self) -> str:
+        return f"State: level {self.step} of {self.steps}, from sigma {self.sigma:.3g}, z {tuple(self.z.shape)}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm(abc.ABC):
@@ -49,6 +54,7 @@ class Algorithm(abc.ABC):
         gradient: Whether it differentiates through the denoiser.
         additive: Whether it needs a prior of additive noise, `z_sigma = z0 + sigma n`.
         interacting: Whether the samples of an image depend on one another.
+        samples: How many are drawn where no number is given; 1 where there is one answer, or only many are right.
     """
 
     name: ClassVar[str]
@@ -59,6 +65,7 @@ class Algorithm(abc.ABC):
     gradient: ClassVar[bool] = False
     additive: ClassVar[bool] = True
     interacting: ClassVar[bool] = False
+    samples: ClassVar[int] = 4
 
     steps: int = knob(50, 1, 10_000, "noise levels; more is slower and usually better")
 
@@ -124,6 +131,39 @@ class Algorithm(abc.ABC):
         Yields:
             A `State` after each level; the last one's `z` holds the samples.
         """
+
+
+def documented(cls: type) -> type:
+    """Add to the docstring of an algorithm, for `help`, its paper, what it needs, and its knobs with their ranges.
+
+    Args:
+        cls: A class of algorithms; what is none, or is documented already, stays as it is.
+
+    Returns:
+        `cls`.
+    """
+    if not issubclass(cls, Algorithm) or not cls.__doc__ or "\nArgs:\n" in cls.__doc__:
+        return cls
+    needs = [words for flag, words in NEEDS.items() if getattr(cls, flag)]
+    lines = [inspect.cleandoc(cls.__doc__), "", f"{cls.paper}; `Solver(prior, {cls.name!r})`."]
+    lines += [f"Needs {', '.join(needs) or 'nothing but a differentiable operator'}.", "", "Args:"]
+    for k in knobs(cls):
+        span = f"{k.lo:g} to {k.hi:g}, " if k.lo is not None and k.hi is not None else ""
+        span = f"{' | '.join(k.choices)}, " if k.choices else span
+        words = f"{k.name} ({span}default {k.default}): {k.help}."
+        lines += textwrap.wrap(words, 100, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False)
+    cls.__doc__ = "\n".join(lines)
+    return cls
+
+
+NEEDS = {
+    "linear": "a linear operator",
+    "gaussian": "Gaussian noise",
+    "spectral": "the operator's spectrum in closed form",
+    "gradient": "backward passes through the denoiser",
+    "additive": "a prior of additive noise",
+}
+"""What an algorithm needs, in words, by the flag that says so."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,7 @@ class DAPS(Algorithm):
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
-        probe = None if likelihood.linear else streams.normal(z)
+        probe = z if likelihood.linear else streams.normal(z)
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0 = self._flow(prior, z, sigma)
             v = prior.sigma_data**2
@@ -72,11 +72,11 @@ class DAPS(Algorithm):
         return z
 
     def _langevin(
-        self, likelihood: Likelihood, centre: Tensor, q: float, curvature: Tensor, streams: Streams
+        self, likelihood: Likelihood, center: Tensor, q: float, curvature: Tensor, streams: Streams
     ) -> Tensor:
         length = self.rate / (curvature + 1 / q**2)
-        z0 = centre
+        z0 = center
         for _ in range(self.langevin_steps):
-            drift = likelihood.score(z0) + (centre - z0) / q**2
+            drift = likelihood.score(z0) + (center - z0) / q**2
             z0 = z0 + length * drift + (2 * length).sqrt() * streams.normal(z0)
         return z0

@@ -68,7 +68,7 @@ class DDNM(Algorithm):
             s = lam.clamp_min(BLIND).sqrt()
             return torch.where(s >= sigma_y / t, 1.0, self._kept * t * s / sigma_y) / lam.clamp_min(BLIND)
 
-        return measured(likelihood, gain, r)
+        return on_measured_modes(likelihood, gain, r)
 
     def _excess(self, likelihood: Likelihood, r: Tensor, t: float) -> Tensor:
         """What the fresh noise of the measured modes has beyond `eta t n`, for `r = A n`."""
@@ -80,15 +80,15 @@ class DDNM(Algorithm):
             fresh = torch.where(s >= sigma_y / t, fits, self.eta * t)
             return (fresh - self.eta * t) / lam.clamp_min(BLIND)
 
-        return measured(likelihood, gain, r)
+        return on_measured_modes(likelihood, gain, r)
 
     @staticmethod
     def _range(likelihood: Likelihood, r: Tensor) -> Tensor:
         """The part of `v` that the operator measures, `V V' v` over its modes, for `r = A v`."""
-        return measured(likelihood, lambda lam: 1 / lam.clamp_min(BLIND), r)
+        return on_measured_modes(likelihood, lambda lam: 1 / lam.clamp_min(BLIND), r)
 
 
-def measured(likelihood: Likelihood, f: Callable[[Tensor], Tensor], r: Tensor) -> Tensor:
+def on_measured_modes(likelihood: Likelihood, f: Callable[[Tensor], Tensor], r: Tensor) -> Tensor:
     """`A' f(AA') r` over the measured modes.
 
     Args:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ambient_solve.algorithms.base import Algorithm, State
-from ambient_solve.algorithms.ddnm import measured
+from ambient_solve.algorithms.ddnm import on_measured_modes
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams, per_sample
@@ -74,6 +74,6 @@ class DDRM(Algorithm):
             left = (t**2 - eta_b**2 * sigma_y**2 / lam).clamp_min(0).sqrt()
             return torch.where(lam.sqrt() >= sigma_y / t, left - eta * t, 0.0) / lam
 
-        unmeasured = old - measured(likelihood, lambda lam: 1 / lam, likelihood.A(old))
-        moved = measured(likelihood, pull, r) + measured(likelihood, excess, likelihood.A(n))
+        unmeasured = old - on_measured_modes(likelihood, lambda lam: 1 / lam, likelihood.A(old))
+        moved = on_measured_modes(likelihood, pull, r) + on_measured_modes(likelihood, excess, likelihood.A(n))
         return z0 + moved + kept * t * unmeasured + eta * t * n

@@ -9,7 +9,7 @@ level `s` to `t`, with the ancestral step `K_1 = N(m, b^2 I)` of the uncondition
     move     z' ~ K_1(z') N(y; A z', S_t)
              = m + b n + b^2 A' (S_t + b^2 A A')^-1 (y + e - A (m + b n)),      e ~ N(0, S_t)
 
-The weight is what the move is normalised by, over what was counted before: it does not depend on `z'`, so that the
+The weight is what the move is normalized by, over what was counted before: it does not depend on `z'`, so that the
 particles are resampled before they move. Without the denominator, a filter of independent measurements `y_t`, the one
 measurement would count at each level anew. The particles are right in the limit of many, and of many levels.
 """
@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
 from torch import Tensor
 
 from ambient_solve.algorithms.base import Algorithm, State
@@ -40,6 +39,7 @@ class FPS(Algorithm):
 
     name: ClassVar[str] = "fps"
     paper: ClassVar[str] = "Dou and Song, ICLR 2024"
+    samples: ClassVar[int] = 1
     interacting: ClassVar[bool] = True
 
     steps: int = knob(100, 1, 10_000, "noise levels; more is slower and usually better")
@@ -54,7 +54,7 @@ class FPS(Algorithm):
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
-        log_w, counted = torch.zeros(len(z), device=z.device), torch.zeros(len(z), device=z.device)
+        log_w, counted = z.new_zeros(len(z)), z.new_zeros(len(z))
         for i, (s, t) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0, b = prior.denoise(z, s), ancestral_noise(s, t, 1.0)
             mean = z0 + (t / s) ** 2 * (z - z0)

@@ -55,7 +55,7 @@ class Langevin(Algorithm):
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
         warm = WarmStart()
-        gain2 = None if self.precondition else _largest_eigenvalue(likelihood, z)
+        gain2 = z.new_zeros(len(z)) if self.precondition else _largest_eigenvalue(likelihood, z)
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             for j in range(self.repeats):
                 z0 = prior.denoise(z, sigma)

@@ -7,7 +7,7 @@ the approximation `p(y | z_l) ~ N(y; A D(z_l), sigma_y^2 I)` is better. The midp
 
 `K_1` from `s` to `l`. It is drawn from the nearest Gaussian of independent entries, `z_l = m + b (u + e^rho n)`:
 
-    minimise over u, rho   E_n |y - A D(z_l; l)|^2 / 2 sigma_y^2 + |u|^2 / 2 + sum(e^2rho / 2 - rho)
+    minimize over u, rho   E_n |y - A D(z_l; l)|^2 / 2 sigma_y^2 + |u|^2 / 2 + sum(e^2rho / 2 - rho)
 
 `iterations` Adam steps from `u = rho = 0`, each with one fresh `n`; `u` and `rho` have no units, nor has their rate.
 The next state is then drawn between the two, where `z_s = z_l + noise` passes the level `t` (a Brownian bridge):

@@ -40,7 +40,7 @@ class Proximal(Algorithm):
     trust: str = knob(
         "sigma", choices=("sigma", "data", "constant"), help="how far the estimate may move: q of the formula"
     )
-    lambda_: float = knob(1.0, 1e-3, 1e3, "q^2 = sigma^2 / lambda_ where trust is 'sigma'")
+    lambda_: float = knob(1.0, 1e-3, 1e3, "q^2 = sigma^2 / lambda where trust is 'sigma'")
     gain: float = knob(5.0, 1e-3, 1e6, "q^2 = gain * sigma_y^2 where trust is 'constant'")
     draw: bool = knob(False, help="take a sample of the proximal Gaussian in place of its mean")
     kernel: str = knob("loose", choices=("loose", "ancestral"), help="fresh noise: sqrt(zeta) sigma, or K_eta")
@@ -55,6 +55,9 @@ class Proximal(Algorithm):
             steps: Noise levels.
             lambda_: Weight of the prior against the data.
             zeta: Share of fresh noise, 0 to 1.
+
+        Returns:
+            The algorithm with these settings.
         """
         return cls(steps=steps, trust="sigma", lambda_=lambda_, kernel="loose", zeta=zeta)
 
@@ -66,6 +69,9 @@ class Proximal(Algorithm):
             steps: Noise levels.
             gain: Weight of the data.
             eta: Share of fresh noise, 0 to 1.
+
+        Returns:
+            The algorithm with these settings.
         """
         return cls(steps=steps, trust="constant", gain=gain, kernel="ancestral", eta=eta)
 

@@ -1,6 +1,6 @@
-r"""RED-diff, regularisation by denoising diffusion (Mardani et al., 2024, arXiv 2305.04391, algorithm 1).
+r"""RED-diff, regularization by denoising diffusion (Mardani et al., 2024, arXiv 2305.04391, algorithm 1).
 
-A Gaussian around `mu` of no width is fitted to the posterior: an optimisation, not a sampler. Level by level, with
+A Gaussian around `mu` of no width is fitted to the posterior: an optimization, not a sampler. Level by level, with
 `z = mu + sigma n` and `e = (z - D) / sigma` the noise that the denoiser sees, one step of Adam goes down
 
     |y - A mu|^2 / 2 + lambda sigma <stop-gradient[e - n], mu>
@@ -42,7 +42,7 @@ class REDdiff(Algorithm):
     paper: ClassVar[str] = "Mardani et al., 2024, arXiv 2305.04391"
     linear: ClassVar[bool] = False
 
-    steps: int = knob(500, 1, 10_000, "steps of the optimisation, each at its own level; the paper uses up to 1000")
+    steps: int = knob(500, 1, 10_000, "steps of the optimization, each at its own level; the paper uses up to 1000")
     lambda_: float = knob(0.25, 0.0, 100.0, "weight of the prior")
     lr: float = knob(0.1, 1e-4, 10.0, "length of a step, for data of deviation 0.5; scaled with them")
 

@@ -102,7 +102,7 @@ class RePaint(Algorithm):
 
 def _weights(likelihood: Likelihood) -> Tensor:
     """The diagonal of `A'A`, (N, *z_shape), where it is diagonal."""
-    ones = torch.ones(likelihood.rows, *likelihood.z_shape, device=likelihood.sigma.device)
+    ones = likelihood.sigma.new_ones(likelihood.rows, *likelihood.z_shape)
     return likelihood.At(likelihood.A(ones))
 
 

@@ -38,6 +38,7 @@ class TDS(Algorithm):
 
     name: ClassVar[str] = "tds"
     paper: ClassVar[str] = "Wu et al., 2023, arXiv 2306.17775"
+    samples: ClassVar[int] = 1
     gradient: ClassVar[bool] = True
     interacting: ClassVar[bool] = True
 
@@ -64,7 +65,7 @@ class TDS(Algorithm):
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigmas: list[float], streams: Streams
     ) -> Iterator[State]:
         """See `Algorithm.iterate`."""
-        log_w, last = torch.zeros(len(z), device=z.device), torch.zeros(len(z), device=z.device)
+        log_w, last = z.new_zeros(len(z)), z.new_zeros(len(z))
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             z0, zh, log_twist = self._twist(prior, likelihood, z, sigma)
             log_w = log_w + log_twist - last
@@ -87,7 +88,7 @@ class TDS(Algorithm):
             v = prior.sigma_data**2
             u = likelihood.solve(sigma**2 * v / (sigma**2 + v), r)
             return z0, z0 + sigma**2 * vjp(likelihood.At(u)), -0.5 * (r * u).flatten(1).sum(1)
-        basis = torch.eye(r[0].numel(), device=r.device).reshape(-1, *r.shape[1:])
+        basis = torch.eye(r[0].numel(), device=r.device, dtype=r.dtype).reshape(-1, *r.shape[1:])
         rows = [sigma**2 * vjp(likelihood.At(e.expand_as(r))) for e in basis]
         cov = torch.stack([likelihood.A(row).flatten(1) for row in rows], 1)
         cov = (cov + cov.mT) / 2 + torch.diag_embed(likelihood.sigma[:, None] ** 2 * torch.ones_like(r.flatten(1)))

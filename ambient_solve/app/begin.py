@@ -37,15 +37,15 @@ def begun(
     Raises:
         AmbientSolveError: the request does not fit the picture, or asks for too much.
     """
-    from ambient_solve.app.photographs.job import prepare
+    from ambient_solve.app.photographs.job import prepare_request
     from ambient_solve.app.photographs.run import run
 
-    problem = prepare(request, prior("quick"), picture())
+    problem = prepare_request(request, prior("quick"), picture())
     job.work = work_of(problem)
     if job.lane == LONG:
         del problem
         yield MOVE
-        problem = prepare(request, prior(LONG), picture())
+        problem = prepare_request(request, prior(LONG), picture())
     yield problem
     yield from run(problem)
 

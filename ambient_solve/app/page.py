@@ -33,7 +33,7 @@ SCRIPT = Path(__file__).parent / "page.js"
 """File with the script of the page."""
 
 
-def build(prior: str = "photos", device: str = "auto", rules: Rules | None = None) -> Blocks:
+def build_page(prior: str = "photos", device: str = "auto", rules: Rules | None = None) -> Blocks:
     """The page, not yet launched.
 
     Args:
@@ -78,15 +78,21 @@ def launch(
     limits: Limits | None = None,
     block: bool = True,
 ) -> tuple[Blocks, str]:
-    """Open the page on the loopback address, or with `share` to whoever has the link; returns it and its address.
+    """Open the page on the loopback address, or with `share` to whoever has the link.
 
     Args:
-        prior: Prior that the page starts with. device: Where it works. port: None takes the first free one from 7860.
-        share: Make a public link. auth: Names and passwords.
+        prior: Prior that the page starts with.
+        device: Where it works.
+        port: None takes the first free one from 7860.
+        share: Make a public link.
+        auth: Names and passwords.
         rules: What visitors may choose; None offers `prior` and the embedded priors.
         names: Names by which the page may be asked for, beside those of this machine.
         limits: What visitors may send; None is more for a page of this machine alone than for one that others reach.
         block: Return only when the page has ended.
+
+    Returns:
+        The page, and its address.
     """
     # Before gradio is imported: it asks the net for its newest version otherwise, and keeps files where all may read.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -98,7 +104,7 @@ def launch(
     threading.Thread(target=warm, args=(prior, device), daemon=True).start()
     known, open_to_others = set(names or ()), share or bool(names)
     limits = limits or (OPEN if open_to_others else Limits())
-    page = build(prior, device, rules)
+    page = build_page(prior, device, rules)
     opened: list[Blocks] = []
     _, address, link = page.launch(
         server_name="127.0.0.1",
@@ -136,13 +142,13 @@ def _guards(opened: list[Blocks], names: set[str], limits: Limits) -> list[Any]:
 
     from ambient_solve.app.bodies import Bodies, take_files_only
     from ambient_solve.app.hosts import Hosts
-    from ambient_solve.app.streams import Streams
+    from ambient_solve.app.streams import OpenStreams
 
     take_files_only()
     return [
         Middleware(Hosts, names=names),
         Middleware(Bodies, limits=limits, folder=home().path),
-        Middleware(Streams, page=opened),
+        Middleware(OpenStreams, page=opened),
     ]
 
 

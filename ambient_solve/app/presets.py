@@ -84,7 +84,15 @@ def samples_follow_preset(parts: Parts) -> None:
 
 
 def choose_preset(name: str | None, task: str | None = None) -> dict[str, Any]:
-    """Set algorithm and knobs; the number of samples is set by the browser (see `controls`)."""
+    """Set algorithm and knobs; the number of samples is set by the browser (see `controls`).
+
+    Args:
+        name: Of the preset; None for none.
+        task: Name of the damage, where the preset depends on it.
+
+    Returns:
+        Updates of the controls by name.
+    """
     if name not in PRESETS:
         return {}
     algorithm, kept = PRESETS[name].chosen(task)

@@ -32,7 +32,7 @@ OF_ADDRESS = PLACES // 2
 """Number of them that may come from one address, from which many visitors may come."""
 
 
-class Streams:
+class OpenStreams:
     """ASGI middleware that knows which streams are open, ends the jobs that nobody listens to, and counts the others.
 
     Args:

@@ -40,7 +40,15 @@ def knob_widget(k: Knob, value: Any = None) -> Component:
 
 
 def knob_value(k: Knob, value: Any) -> Any:
-    """The value of a control in the type of its knob: the page may send whole numbers as floats and the reverse."""
+    """The value of a control in the type of its knob: the page may send whole numbers as floats and the reverse.
+
+    Args:
+        k: The knob.
+        value: What the page sent; None where nothing is set.
+
+    Returns:
+        The value, an int, a float or what was sent.
+    """
     return k.type(value) if k.type in (int, float) and value is not None else value
 
 

@@ -26,7 +26,7 @@ Parts = dict[str, "Component"]
 """The parts of a tab by name."""
 
 
-class Session(Protocol):
+class AnySession(Protocol):
     """What the page keeps of one browser session, whatever the tab.
 
     Attributes:
@@ -45,7 +45,7 @@ class HasSession(Protocol):
     """The controls of a tab, of which the session is known."""
 
     @property
-    def session(self) -> Session | None:
+    def session(self) -> AnySession | None:
         """None before the first event that needs one."""
 
 
@@ -99,7 +99,16 @@ def connect_select(
     reads: Sequence[str],
     changes: Sequence[str],
 ) -> None:
-    """Start an event with a click on a picture; it takes the controls and the place of the click. See `connect`."""
+    """Start an event with a click on a picture.
+
+    Args:
+        parts: The components by name.
+        trigger: The `select` of a component.
+        event: Takes the controls and the place of the click, and returns updates by name.
+        read: Makes the controls of their values by name.
+        reads: Names of the components whose values it takes.
+        changes: Names of those that it may update.
+    """
     import gradio as gr
 
     # Gradio passes the place of a click to a parameter of its own type alone.
@@ -114,7 +123,17 @@ def connect_select(
 def as_gradio(
     event: Callable[[C], Any], read: Callable[[Mapping[str, Any]], C], names: Sequence[str], parts: Parts
 ) -> Callable[..., Any]:
-    """An event as gradio calls it: values in the order of `names`, updates by component. See `connect`."""
+    """An event as gradio calls it.
+
+    Args:
+        event: Takes the controls; returns updates by name, or yields them.
+        read: Makes the controls of their values by name.
+        names: Names of the components, in the order in which gradio passes their values.
+        parts: The components by name.
+
+    Returns:
+        A function of the values, to updates by component.
+    """
     if inspect.isgeneratorfunction(event):
 
         def stream(request: Any, *values: Any) -> Iterator[Any]:
@@ -130,12 +149,28 @@ def as_gradio(
 
 
 def named(updates: dict[str, Any], parts: Parts) -> dict[Component, Any]:
-    """Updates by component, for updates by name, their pictures as files."""
+    """Updates by component, for updates by name, their pictures as files.
+
+    Args:
+        updates: Values by the name of their part.
+        parts: The components by name.
+
+    Returns:
+        The values by component.
+    """
     return {parts[name]: filed(value, parts[name]) for name, value in updates.items()}
 
 
 def filed(value: Any, part: Component) -> Any:
-    """`value` with the pictures in it replaced by the names of their files, which `part` then shows."""
+    """`value` with the pictures in it replaced by the names of their files, which `part` then shows.
+
+    Args:
+        value: An update of gradio, a picture, or a list of these.
+        part: The component that shows it.
+
+    Returns:
+        The same with a file in place of each picture.
+    """
     from PIL import Image
 
     if isinstance(value, Image.Image):
@@ -190,7 +225,7 @@ def sentences(event: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def forget(session: Session | None) -> None:
+def forget(session: AnySession | None) -> None:
     """Remove the files of a session that has gone."""
     if session is not None:
         session.close()

@@ -9,7 +9,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
 
 if TYPE_CHECKING:
-    from ambient_solve.app.photographs.job import Problem
+    from ambient_solve.app.photographs.job import PreparedRequest
     from ambient_solve.app.photographs.request import RestoreRequest
     from ambient_solve.app.scans.job import ScanRequest
 
@@ -31,7 +31,15 @@ PASSES = {
 
 
 def passes(algorithm: str, settings: Mapping[str, Any]) -> float:
-    """Passes of one sample, forward and backward, at most; of "auto" the larger of what it may choose."""
+    """Passes of one sample through the network, at most.
+
+    Args:
+        algorithm: Its name; "auto" is the larger of what it may choose.
+        settings: Its knobs.
+
+    Returns:
+        Passes through the network, forward and backward; 0 where the name is unknown.
+    """
     from ambient_solve.algorithms import ALGORITHMS
     from ambient_solve.algorithms.auto import TUNABLE
 
@@ -51,7 +59,7 @@ def asked(request: RestoreRequest) -> float:
     return request.samples * passes("mmps" if linear else request.algorithm, request.knobs)
 
 
-def work_of(problem: Problem) -> float:
+def work_of(problem: PreparedRequest) -> float:
     """What a restoration asks for."""
     request, x = problem.request, problem.piece.picture.y
     pixels = x.shape[-2] * x.shape[-1] * getattr(problem.damage, "factor", 1) ** 2

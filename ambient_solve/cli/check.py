@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.evaluate.verdict import ALPHA, MIXTURE, Found, finite, p_words
 from ambient_solve.figures.charts import SIDE, bars, curve, ratio_bars
 from ambient_solve.figures.sheet import Row, Tile, contact_sheet
+from ambient_solve.progress import progress_bar
 from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from rich.table import Table
 
+    from ambient_solve.evaluate.denoising import DenoisingCheck
     from ambient_solve.evaluate.simulation import Calibration
     from ambient_solve.priors.base import Prior
 
@@ -59,9 +60,9 @@ class Check:
 
     algorithm: str = "auto"
     """auto, or one of those that `ambient-solve info` lists."""
-    prior: str = ""
+    prior: Annotated[str, tyro.conf.arg(help_behavior_hint="")] = ""
     """Embedded prior, folder, or hub id (owner/name); without one, priors whose posterior is known."""
-    operator: Annotated[str, tyro.conf.arg(metavar="|".join(OPERATORS))] = ""
+    operator: Annotated[str, tyro.conf.arg(metavar="|".join(OPERATORS), help_behavior_hint="")] = ""
     """What is measured of the pictures that --prior draws; inpaint (7 of 10 pixels missing) by default."""
     sigma: float = 0.0
     """Noise of that measurement, where pixel values go from 0 to 1; 0 is the operator's own default."""
@@ -92,7 +93,7 @@ class Check:
         self._refuse()
         found = self._trained(options) if self.prior else self._analytic(options)
         self.out.mkdir(parents=True, exist_ok=True)
-        draw(found).save(self.out / FIGURE)
+        figure(found).save(self.out / FIGURE)
         if self.json:
             print(json.dumps(finite(found.record()), allow_nan=False))
         else:
@@ -165,10 +166,10 @@ class Check:
     def _trained(self, options: Mapping[str, Any]) -> Found:
         """Against truths that the prior itself draws."""
         from ambient_solve.priors.ambient import AmbientPrior
-        from ambient_solve.priors.load import load
+        from ambient_solve.priors.load import named_prior
         from ambient_solve.solver import make_solver
 
-        prior, operator = load(self.prior, self.device), self.operator or OPERATORS[0]
+        prior, operator = named_prior(self.prior, self.device), self.operator or OPERATORS[0]
         make_solver(prior, self.algorithm, options)
         if len(prior.shape) != 3:
             raise AmbientSolveError(f"{self.prior} does not make pictures (C, H, W), which --operator measures.")
@@ -181,7 +182,20 @@ class Check:
             found.notes.append("this prior is mask-conditioned; its own draws, the truths here, vary too little")
         with self._bar(problems) as bar:
             found.sets[operator] = self._calibrate(self.algorithm, options, prior, op, problems, bar.update, size)
+        found.denoising = self._denoising(prior, options, size)
         return found
+
+    def _denoising(self, prior: Prior, options: Mapping[str, Any], size: int | None) -> DenoisingCheck | None:
+        """Samples beside the posterior mean; None where that is not one call of the prior."""
+        from ambient_solve.evaluate.denoising import check_denoising
+        from ambient_solve.sampling import generate
+        from ambient_solve.solver import make_solver
+
+        if prior.affine is None:
+            return None
+        images = prior.decode(generate(prior, LEAST, size=size, seed=self.seed + 1, progress=False))
+        solver = make_solver(prior, self.algorithm, options)
+        return check_denoising(solver, prior, images, n_samples=min(self.samples, 8), seed=self.seed)
 
     def _calibrate(
         self,
@@ -202,9 +216,7 @@ class Check:
         return check_sampler(solver, prior, op, size=size, batch=batch, tick=tick, **counts)
 
     def _bar(self, total: int) -> Any:
-        from tqdm import tqdm
-
-        return tqdm(total=total, desc="check", disable=self.json or not sys.stderr.isatty())
+        return progress_bar(None, "check", show=False if self.json else None, total=total)
 
 
 def build_operator(name: str, size: tuple[int, int, int], sigma: float) -> Physics:
@@ -254,6 +266,12 @@ def print_page(found: Found) -> None:
         p_values = [p_words(c.p_values[test]) for test in tests]
         rows.add_row(name, *p_values, *held, f"{c.variance_ratio:.2f}", f"{c.chi2:.2f}", *cost)
     console.print(rows)
+    if found.denoising is not None:
+        d = found.denoising
+        print(
+            f"Denoising: the squared distance of the mean of {d.n_samples} samples from the posterior mean, one call "
+            f"of the prior, is {d.excess:.2g} times what their number explains; V/B {d.ratio:.2f}."
+        )
     for name, reason in found.refused.items():
         print(f"Not checked, {name}: {reason}")
     for note in found.notes:
@@ -266,7 +284,7 @@ def _columns(rows: Table, *headings: str) -> None:
         rows.add_column(heading, justify="right", no_wrap=True)
 
 
-def draw(found: Found) -> Image.Image:
+def figure(found: Found) -> Image.Image:
     """The figure: a row for each problem, with rank histograms, a coverage curve and the variance along each axis."""
     from ambient_solve.evaluate.calibration import histogram
 

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -26,7 +26,13 @@ MAX_CARD = 100_000
 
 
 def print_knobs(title: str, cls: type) -> None:
-    """A table of the knobs of a dataclass."""
+    """Print a table of the knobs of a dataclass: option, default, range, help.
+
+    Args:
+        title: What stands above the table.
+        cls: The dataclass; a task says in `required` which knobs have no default.
+    """
+    required = getattr(cls, "required", ())
     from rich.console import Console
     from rich.table import Table
 
@@ -35,26 +41,20 @@ def print_knobs(title: str, cls: type) -> None:
         table.add_column(heading, style="dim" if heading == "range" else None, overflow="fold")
     for k in knobs(cls):
         span = " ".join(k.choices or ()) if k.lo is None or k.hi is None else f"{k.lo:g} to {k.hi:g}"
-        default = "" if k.default is None else str(k.default)
+        default = "must be given" if k.name in required else "" if k.default is None else str(k.default)
         table.add_row(f"--{k.name.rstrip('_').replace('_', '-')}", default, span, escape(k.help))
     console = Console()
     console.print(table)
     console.print()
 
 
-def stderr() -> Any:
-    """A console for progress, which leaves standard output to results."""
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
 def describe_prior(folder: Path) -> None:
     """Print what the files of a prior say of it, the model card last."""
+    from ambient_solve.priors.foreign import is_pipeline
     from ambient_solve.priors.network import CARD, NetworkPrior
-    from ambient_solve.priors.pipeline import INDEX, PipelinePrior
+    from ambient_solve.priors.pipeline import PipelinePrior
 
-    pipeline = (folder / INDEX).is_file()
+    pipeline = is_pipeline(folder)
     prior = PipelinePrior.load(folder) if pipeline else NetworkPrior.load(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
     numbers = sum(p.numel() for p in prior.parameters())
@@ -67,12 +67,17 @@ def describe_prior(folder: Path) -> None:
 
 
 def tell_outcome(outcome: Outcome, as_json: bool) -> None:
-    """One line for the file, then what there is to say about it."""
+    """One line for the file, then what there is to say about it.
+
+    Args:
+        outcome: Of one file.
+        as_json: Print it as one JSON object.
+    """
     state = "failed" if outcome.error else "skipped" if outcome.skipped else "shared" if outcome.drawn else "restored"
     if as_json:
         fit = None if math.isnan(outcome.chi2) else outcome.chi2
         row = {"file": str(outcome.path), "state": state, "folder": outcome.folder and str(outcome.folder)}
-        row |= {"chi2": fit, "seconds": outcome.seconds, "notes": outcome.notes}
+        row |= {"algorithm": outcome.algorithm, "chi2": fit, "seconds": outcome.seconds, "notes": outcome.notes}
         row |= {"verdict": outcome.verdict and outcome.verdict.record()}
         row |= {"warning": outcome.warning, "error": outcome.error}
         print(json.dumps(row), flush=True)
@@ -81,7 +86,8 @@ def tell_outcome(outcome: Outcome, as_json: bool) -> None:
     elif not as_json:
         how = "finished before" if outcome.skipped else f"{outcome.seconds:.1f} s"
         how += f" for {outcome.drawn} of its samples" if outcome.drawn else ""
-        print(f"{shown(outcome.path)}: misfit {outcome.chi2:.2f}, {how}, {shown(outcome.folder)}", flush=True)
+        fit = f"misfit {outcome.chi2:.2f}, {outcome.algorithm}"
+        print(f"{shown(outcome.path)}: {fit}, {how}, {shown(outcome.folder)}", flush=True)
         for note in outcome.notes:
             print(f"  Note: {shown(note)}.")
         if outcome.verdict is not None:

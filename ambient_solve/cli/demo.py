@@ -72,7 +72,7 @@ def run_demo(
     n_samples: int = 4,
     seed: int = 0,
     side: int = SIDE,
-    progress: bool = False,
+    progress: bool | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Score], Path]:
     """Damage a photograph three ways, restore it, score the results and draw them.
@@ -84,7 +84,7 @@ def run_demo(
         n_samples: Posterior samples of each damage, 2 or more.
         seed: Decides the noise of the damage and of the samples.
         side: Side of the photograph, in pixels.
-        progress: Show progress bars.
+        progress: Show progress bars; None shows them in a terminal and in a notebook.
         say: Is given the name of each damage before it is restored.
 
     Returns:
@@ -176,15 +176,15 @@ class Demo:
         from rich.table import Table
 
         check_folder(self.out)
-        from ambient_solve.priors.load import load
+        from ambient_solve.priors.load import named_prior
 
-        prior, console = load(self.prior, self.device), Console()
+        prior, console = named_prior(self.prior, self.device), Console()
         table = Table("damage", title="PSNR in dB / SSIM against the original; data misfit chi2 (1 is right)")
         for heading in ("damaged", "mean", "sample", "chi2", "seconds"):
             table.add_column(heading, justify="right", no_wrap=True)
         settings = {"steps": self.steps, "n_samples": self.samples, "seed": self.seed}
         say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-        scores, sheet = run_demo(prior, self.out, **settings, progress=True, say=say)
+        scores, sheet = run_demo(prior, self.out, **settings, say=say)
         for s in scores:
             quality = [f"{s.psnr[kind]:.1f} / {s.ssim[kind]:.2f}" for kind in ("damaged", "mean", "sample")]
             table.add_row(s.name, *quality, f"{s.chi2:.2f}", f"{s.seconds:.1f}")

@@ -15,11 +15,12 @@ import tyro
 from ambient_solve.cli import train
 from ambient_solve.cli.corrupt import corrupt_command
 from ambient_solve.cli.demo import Demo
-from ambient_solve.cli.flags import split_knobs
+from ambient_solve.cli.flags import ALIASES, split_knobs
+from ambient_solve.cli.help import help_page, started_as
 from ambient_solve.cli.info import Info
 from ambient_solve.cli.restore import restore_command
 from ambient_solve.cli.sample import sample_command
-from ambient_solve.errors import AmbientSolveError, shown, suggestion
+from ambient_solve.errors import AmbientSolveError, own_words_for_misfit, shown, suggestion
 from ambient_solve.version import __version__
 
 PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)
@@ -69,21 +70,27 @@ WITH_KNOBS = ("restore", "check", "mri")
 """Commands that take the knobs of an algorithm beside their own options."""
 USAGE = """usage: ambient-solve COMMAND ...
 
-  demo      damage a photograph, restore it, and draw a contact sheet; needs no argument
+  demo      damage a photograph, restore it, and draw a contact sheet
   restore   restore damaged pictures
   sample    draw pictures from a prior alone
   corrupt   damage a data set once, for training
-  check     say whether the samples of an algorithm are those of the posterior
-  evaluate  compare algorithms, tasks and priors on pictures whose truth is known
+  check     say whether an algorithm draws from the posterior
+  evaluate  compare algorithms, tasks and priors where the truth is known
   mri       reconstruct undersampled MRI scans
-  mri-train make training data of undersampled scans, and train a prior from them
-  train     train a prior from the data that there are, clean, noisy or damaged; takes a YAML file
-  em        learn a prior from damaged pictures alone, restoring and training in turn; takes a YAML file
-  annotate  find out at which noise levels damaged pictures may be used in training
-  info      list priors, tasks and algorithms with their knobs, or describe one prior
+  mri-train make training data of undersampled scans, and train a prior
+  train     train a prior from clean, noisy or damaged data; takes a YAML file
+  em        learn a prior from damaged pictures alone, restoring and training in
+            turn; takes a YAML file
+  annotate  find the noise levels at which training may use damaged pictures
+  info      list priors, tasks and algorithms with their knobs, or describe one
   app       open the page that restores pictures in a browser
 
-`ambient-solve COMMAND --help` lists the options of a command; `ambient-solve --version` tells the version."""
+`ambient-solve COMMAND --help` lists the options of a command, and gives an
+example; `ambient-solve --version` prints the version.
+
+examples:
+  ambient-solve demo
+  ambient-solve restore photo.png --task denoise --sigma 0.1"""
 """What --help without a command prints."""
 
 
@@ -91,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default that of the process) and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(argv)
+        with own_words_for_misfit():  # every command says the misfit of what it made
+            return _dispatch(argv)
     except (AmbientSolveError, OSError) as error:
         print(shown(error), file=sys.stderr)
         return 2
@@ -115,12 +123,16 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     name, *rest = argv
     if name in RAW:
-        getattr(train, f"{name}_command")(rest)
+        getattr(train, f"{name}_command")(rest, f"{started_as()} {name}")
         return 0
     if name not in COMMANDS:
         raise AmbientSolveError(f"There is no command {name!r}. {suggestion(name, (*COMMANDS, *RAW))}")
     command, texts = COMMANDS[name](), {}
     if name in WITH_KNOBS:
-        rest, texts = split_knobs(rest, [f.name for f in dataclasses.fields(command)] + ["help"])
-    given = tyro.cli(command, prog=f"ambient-solve {name}", args=rest, config=PLAIN)
+        own = [f.name for f in dataclasses.fields(command)]
+        aliases = [alias[2:] for name in own for alias in ALIASES.get(name, ())]
+        rest, texts = split_knobs(rest, [*own, *aliases, "help"])
+    program = f"{started_as()} {name}"
+    with help_page(program, command.__doc__):
+        given = tyro.cli(command, prog=program, args=rest, config=PLAIN, description="")
     return given.run(texts) if name in WITH_KNOBS else given.run()

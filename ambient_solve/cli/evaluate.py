@@ -19,10 +19,11 @@ from ambient_solve.distributed import choose_device, processes
 from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.evaluate.tables import _words, write_tables
 from ambient_solve.knobs import build, knobs
+from ambient_solve.progress import progress_bar
 from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
-    from ambient_solve.evaluate.benchmark import Arm, Job, Picture, Task
+    from ambient_solve.evaluate.trials import Arm, BenchmarkTask, Trial, Truth
     from ambient_solve.priors.base import Prior
 
 SIDE = 128
@@ -66,7 +67,7 @@ class Evaluate:
     """Divide both sides first, which makes the pixels of a JPEG clean again."""
     follow_outside: bool = False
     """Read pictures that dataset:PATH or imagefolder:PATH names outside of PATH; only if you trust it."""
-    lpips: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    lpips: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Safetensors file of torchvision's AlexNet features, to measure LPIPS too; needs the package lpips."""
     pictures: int = 3
     """Of how many pictures the restorations are shown in table.html."""
@@ -79,10 +80,9 @@ class Evaluate:
 
     def run(self) -> int:
         """See the class."""
-        from tqdm import tqdm
-
-        from ambient_solve.evaluate.benchmark import averages, measure_all, merge, plan, unfit
+        from ambient_solve.evaluate.benchmark import averages, measure_all, merge
         from ambient_solve.evaluate.metrics import Metrics
+        from ambient_solve.evaluate.trials import plan_trials, unfit
         from ambient_solve.priors.load import load_prior
 
         for name in ("samples", "seed", "limit", "pictures", "crop", "shrink", "at_once"):
@@ -97,7 +97,7 @@ class Evaluate:
         priors = {name: load_prior(name, device=device) for name in self.priors}
         metrics = Metrics(self.lpips)
         pictures = self._pictures(priors, metrics.smallest)
-        jobs = plan(priors, arms, tasks, pictures, samples=self.samples, seed=self.seed)
+        jobs = plan_trials(priors, arms, tasks, pictures, samples=self.samples, seed=self.seed)
         reasons = unfit(jobs)
         left_out = list(dict.fromkeys(_left_out(job, reasons[job.key]) for job in jobs if job.key in reasons))
         jobs = [job for job in jobs if job.key not in reasons]
@@ -106,7 +106,7 @@ class Evaluate:
         for sentence in left_out if rank == 0 else ():
             print(f"Left out: {shown(sentence)}", file=sys.stderr)
         rows = measure_all(jobs, self.out, metrics, rank=rank, world=world, at_once=self.at_once or None)
-        measured = sum(1 for _ in tqdm(rows, "measuring", disable=not sys.stderr.isatty() or rank > 0, unit="row"))
+        measured = sum(1 for _ in progress_bar(rows, "measuring", unit="row"))
         merged = merge(jobs, self.out, metrics)
         if merged is None:
             print(f"{self.out}: {measured} rows of process {rank}; the table follows when all {len(jobs)} are there.")
@@ -116,9 +116,9 @@ class Evaluate:
         print(f"{self.out}: {len(jobs)} rows, {measured} of them measured now, table {self.out / 'table.html'}")
         return 0
 
-    def _pictures(self, priors: Mapping[str, Prior], smallest: int) -> list[Picture]:
+    def _pictures(self, priors: Mapping[str, Prior], smallest: int) -> list[Truth]:
         from ambient_solve.data.images import read_images
-        from ambient_solve.evaluate.benchmark import Picture
+        from ambient_solve.evaluate.trials import Truth
         from ambient_solve.training.card import centre
 
         shapes = {tuple(prior.shape) for prior in priors.values()} or {(3, -1, -1)}
@@ -138,7 +138,7 @@ class Evaluate:
                 raise AmbientSolveError(
                     f"{name} is {x.shape[2]}x{x.shape[1]}, smaller than {side}x{side}: choose a smaller --crop."
                 )
-            found.append(Picture(name, centre(x, side).float() / 255, shown=len(found) < self.pictures))
+            found.append(Truth(name, centre(x, side).float() / 255, shown=len(found) < self.pictures))
         return found
 
 
@@ -148,7 +148,7 @@ def read_arm(text: str) -> Arm:
 
     from ambient_solve.algorithms import ALGORITHMS
     from ambient_solve.evaluate.baselines import BASELINES
-    from ambient_solve.evaluate.benchmark import Arm
+    from ambient_solve.evaluate.trials import Arm
 
     name, given = _words(text, "--algorithms", "mmps steps=10")
     if name in BASELINES:
@@ -164,20 +164,22 @@ def read_arm(text: str) -> Arm:
     return Arm(text, algorithm, {"name": name, **{k.name: getattr(algorithm, k.name) for k in knobs(type(algorithm))}})
 
 
-def read_task(text: str) -> Task:
+def read_task(text: str) -> BenchmarkTask:
     """A builder of `ambient_solve.operators` with its options, such as "random missing=0.5 sigma=0.02"."""
     import hashlib
 
     from ambient_solve.data.images import open_mask
-    from ambient_solve.evaluate.benchmark import Task
+    from ambient_solve.evaluate.trials import BenchmarkTask
     from ambient_solve.operators import BUILDERS
+    from ambient_solve.operators.builders import FORMER
 
     name, given = _words(text, "--tasks", "random missing=0.5")
+    name = FORMER.get(name, name)
     if name not in BUILDERS:
         raise AmbientSolveError(f"There is no task {name!r}. {suggestion(name, BUILDERS)}")
     if name != "inpaint":
         values = _typed(name, BUILDERS[name], given, ("img_size",))
-        return Task(text, lambda size: BUILDERS[name](size, **values), {"name": name, **values})
+        return BenchmarkTask(text, lambda size: BUILDERS[name](size, **values), {"name": name, **values})
     if "mask" not in given:
         raise AmbientSolveError(
             'inpaint needs a mask, white where pixels are missing: "inpaint mask=FILE"; random and box make their own.'
@@ -193,7 +195,7 @@ def read_task(text: str) -> Task:
         return BUILDERS[name](mask, channels=size[0], **values)
 
     digest = hashlib.sha256(mask.numpy().tobytes()).hexdigest()[:16]
-    return Task(text, masked, {"name": name, "mask": digest, **values})
+    return BenchmarkTask(text, masked, {"name": name, "mask": digest, **values})
 
 
 def _typed(name: str, function: Callable[..., Any], given: Mapping[str, str], skip: Sequence[str]) -> dict[str, Any]:
@@ -212,7 +214,7 @@ def _typed(name: str, function: Callable[..., Any], given: Mapping[str, str], sk
     return values
 
 
-def _left_out(job: Job, reason: str) -> str:
+def _left_out(job: Trial, reason: str) -> str:
     prior = f" with {job.prior_label}" if job.prior_label else ""
     return f"{job.arm.label}{prior} on {job.task.label}: {reason}"
 

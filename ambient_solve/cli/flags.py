@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import shlex
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.knobs import Knob, knobs
+from ambient_solve.knobs import AUTO, Knob, knobs, sentence
 from ambient_solve.restore.tasks import TASKS
 
 if TYPE_CHECKING:
     from ambient_solve.data.damages import Damage
 
 Device = Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda")]
+
+
+ALIASES = {"angle": ("--direction",)}
+"""Other names of an option."""
 
 
 def knob_values(texts: dict[str, str], algorithm: str, own: Sequence[str]) -> dict[str, Any]:
@@ -71,6 +76,13 @@ def split_knobs(argv: Sequence[str], own: Sequence[str]) -> tuple[list[str], dic
     """Take --NAME VALUE and --NAME=VALUE out of `argv` unless NAME is one of the command's `own` options.
 
     A NAME without a value stands for true. --algorithm.NAME is a knob even where NAME is an option of the command.
+
+    Args:
+        argv: What was typed.
+        own: Options of the command, with underscores.
+
+    Returns:
+        What is left of `argv`, and the text of each knob by its name.
     """
     rest, texts, words = [], {}, list(argv)
     while words:
@@ -89,15 +101,27 @@ def with_knobs(cls: type, extra: Sequence[Knob], owners: dict[str, str] | None =
     """The command `cls` with one more option for each knob, help and range taken from the knob.
 
     With `owners`, what a knob belongs to, an option that is not given stays None.
+
+    Args:
+        cls: The command, a dataclass.
+        extra: The knobs.
+        owners: What each knob belongs to, in words, by its name; or None.
+
+    Returns:
+        The dataclass with the options.
     """
     fields = []
     for k in extra:
         bounds = f", {k.lo:g} to {k.hi:g}" if k.lo is not None and k.hi is not None else ""
         kind = k.type if k.type in (int, float) else str
         metavar = "|".join(k.choices) if k.choices else "PATH" if kind is str else kind.__name__.upper()
+        if k.auto:
+            kind, metavar = kind | Literal[AUTO], f"{metavar}|{AUTO}"
         default = "" if k.default is None else f", default: {k.default}"
         hint = f"({((owners[k.name] if owners else '') + bounds + default).removeprefix(', ')})"
-        arg = tyro.conf.arg(help=k.help, metavar=metavar, help_behavior_hint=hint)
+        arg = tyro.conf.arg(
+            help=sentence(k.help), metavar=metavar, help_behavior_hint=hint, aliases=ALIASES.get(k.name)
+        )
         fields.append((k.name, Annotated[kind | None if owners else kind, arg], None if owners else k.default))
     made = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True)
     made.__doc__ = cls.__doc__
@@ -109,20 +133,40 @@ def task_options() -> dict[str, tuple[Knob, str]]:
     found: dict[str, tuple[Knob, list[str]]] = {}
     for name, task in TASKS.items():
         for k in knobs(task):
-            found.setdefault(k.name, (k, []))[1].append(name)
+            first, tasks = found.setdefault(k.name, (k, []))
+            # One option serves all tasks: it takes "auto" if any of them does, the others refuse it.
+            found[k.name] = (dataclasses.replace(first, auto=first.auto or k.auto), [*tasks, name])
     words = {name: "every task" if len(tasks) == len(TASKS) else ", ".join(tasks) for name, (_, tasks) in found.items()}
     return {name: (k, words[name]) for name, (k, _) in found.items()}
 
 
-def read_damages(texts: Sequence[str], sigma_noise: float | None = None) -> tuple[Damage, ...]:
-    """The damages of a data set from texts such as "jpeg quality=25 share=2"; without any, noise of `sigma_noise`."""
-    from ambient_solve.data.damages import Noise, make_damage
+def read_damages(
+    texts: Sequence[str], sigma: float | None = None, sigma_noise: float | None = None
+) -> tuple[Damage, ...]:
+    """The damages of a data set from texts such as "jpeg quality=25 share=2"; noise where there are none.
 
+    Args:
+        texts: A kind with its knobs each.
+        sigma: Level of the noise where pixel values go from 0 to 1; only without `texts`.
+        sigma_noise: The same in units of [-1, 1] pictures, twice as large.
+
+    Returns:
+        The damages.
+
+    Raises:
+        AmbientSolveError: a text is no damage, or more than one of the three is given.
+    """
+    from ambient_solve.data.damages import Noise, make_damage
+    from ambient_solve.data.units import PICTURE, SCALE
+
+    if sigma is not None and sigma_noise is not None:
+        raise AmbientSolveError(f"--sigma-noise {sigma_noise} is --sigma {sigma_noise / 2}: give one or the other.")
+    level = sigma if sigma_noise is None else sigma_noise / 2
     if not texts:
-        return (Noise() if sigma_noise is None else Noise(sigma=sigma_noise),)
-    if sigma_noise is not None:
+        return (Noise() if level is None else make_damage({"kind": "noise", "sigma_01": level}),)
+    if level is not None:
         raise AmbientSolveError(
-            f'--sigma-noise {sigma_noise} is short for --damage "noise sigma={sigma_noise}": give one or the other.'
+            f'--sigma {level} is short for --damage "noise sigma_01={level}": give one or the other.'
         )
     damages = []
     for text in texts:
@@ -134,18 +178,26 @@ def read_damages(texts: Sequence[str], sigma_noise: float | None = None) -> tupl
                 f'--damage {text!r} was given, a kind and its knobs were expected: --damage "jpeg quality=25 share=2".'
             ) from None
         damages.append(make_damage({**settings, "kind": kind}))
+        for name in damages[-1].levels:
+            if name in settings and name + PICTURE not in settings:
+                level = getattr(damages[-1], name)
+                print(
+                    f"Note: {name}={level:g} is in units of [-1, 1] pictures; where pixel values go from 0 to 1 it is "
+                    f"{name + PICTURE}={level / SCALE:g}.",
+                    file=sys.stderr,
+                )
     return tuple(damages)
 
 
 def damage_help() -> str:
     """The kinds of damage that a data set may have, with their knobs, for the help of `ambient-solve corrupt`."""
-    from ambient_solve.data.damages import DAMAGES, Damage
+    from ambient_solve.data.damages import DAMAGES, Damage, user_knobs
 
     shared = [k.name for k in knobs(Damage)]
     lines = ["Kinds of damage (share: " + knobs(Damage)[0].help + "):"]
     for name, cls in DAMAGES.items():
         lines += ["", f"{name}: {cls.__doc__.splitlines()[0]}"]
-        for k in knobs(cls):
+        for k in user_knobs(cls):
             if k.name not in shared:
                 span = f" ({k.lo:g} to {k.hi:g})" if k.lo is not None and k.hi is not None else ""
                 lines.append(f"    {k.name}={k.default}  {k.help}{span}")

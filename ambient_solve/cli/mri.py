@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shlex
 import subprocess
 import sys
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +17,8 @@ import tyro
 
 from ambient_solve.cli.flags import knob_values
 from ambient_solve.distributed import choose_device
-from ambient_solve.errors import AmbientSolveError, shown, suggestion
+from ambient_solve.errors import AmbientSolveError, DoubtfulResult, shown, suggestion
+from ambient_solve.progress import progress_bar
 from ambient_solve.resume import digest, finished, read_record
 from ambient_solve.saving import check_folder
 
@@ -27,6 +31,8 @@ MAX_COILS = 64
 """Most virtual coils that may be kept."""
 MAX_ACCELERATION = 64
 """Largest acceleration R, entries of k-space over sampled ones."""
+RECIPES = Path(__file__).parents[1] / "training" / "recipes"
+"""Folder of the settings of trainings."""
 METHODS = ("prior", "zero-filled", "cg-sense", "l1-wavelet", "tv")
 """Names of the methods: the learned prior, then the classical ones."""
 
@@ -53,22 +59,24 @@ class Mri:
     """auto, which is proximal for scans, or one of those that `ambient-solve info` lists."""
     samples: int = 8
     """Posterior samples of each slice; their mean is the picture."""
-    coils: int = 8
-    """Virtual coils that are kept; 0 keeps all."""
-    slices: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
-    """Only these, from 0; none given takes all."""
+    coils: int = 0
+    """Virtual coils that are kept; 0 keeps those that hold more than noise."""
+    slices: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...", help_behavior_hint="(default: all)")] = ()
+    """Take only these slices, counted from 0."""
     acceleration: float = 0.0
-    """Above 1: take this part of a fully sampled scan, and compare with all of it."""
+    """Above 1: undersample a fully sampled scan by this factor, and compare with the whole; 0 takes it as it is."""
     kind: str = "random"
-    """The mask of such a part: uniform, random, gaussian, poisson, radial or spiral."""
+    """Mask of --acceleration: uniform, random, gaussian, poisson, radial or spiral."""
     acs: int = 16
-    """Its fully sampled centre, in lines."""
-    axes: str | None = None
+    """Fully sampled lines in the middle of that mask."""
+    axes: Annotated[str | None, tyro.conf.arg(metavar="AXES", help_behavior_hint="")] = None
     """What the axes of an array are, such as chw or schw, where it is not plain."""
-    mask: str | None = None
-    """A file with the sampling mask, where the zeros of k-space do not tell it."""
-    noise: str | None = None
+    mask: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """A file with the sampling mask, where the zeros of k-space do not show it."""
+    noise: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """A file with a noise scan (coils, n), to whiten the coils."""
+    sigma: float = 0.0
+    """Noise of each real and imaginary part of k-space, in its units; 0 estimates it."""
     out: Path = Path("mri")
     """Folder of the results."""
     seed: int = 0
@@ -86,6 +94,10 @@ class Mri:
         if self.samples < 1 or not 0 <= self.coils <= MAX_COILS:
             raise AmbientSolveError(
                 f"--samples {self.samples} --coils {self.coils}: at least 1, and 0 to {MAX_COILS} were expected."
+            )
+        if not 0 <= self.sigma < float("inf"):
+            raise AmbientSolveError(
+                f"--sigma {self.sigma:g} was given; a noise level above 0 was expected, or 0 to estimate it."
             )
         if self.acceleration and not 1 <= self.acceleration <= MAX_ACCELERATION:
             raise AmbientSolveError(
@@ -146,17 +158,20 @@ class Mri:
             **options,
             "data": digest(*(tensor.numpy().tobytes() for tensor in data)),
         }
-        if finished(folder, request) is not None:
+        if (record := finished(folder, request)) is not None:
             print(f"{shown(folder)}: finished before")
+            _doubt(folder, record.get("doubts", ()))
             return
         if self.acceleration > 1:
             scan = retrospective(scan, self.kind, self.acceleration, self.acs, self.seed)
-        p = problem(scan, self.coils)
-        if prior is None:
-            made = classical(p, self.method)
-        else:
-            given = {"algorithm": self.algorithm, "options": options, "n_samples": self.samples, "seed": self.seed}
-            made = reconstruct(p, prior, **given, progress=sys.stderr.isatty())
+        p = problem(scan, self.coils, sigma=self.sigma or None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DoubtfulResult)  # said below, once and without a line of code
+            if prior is None:
+                made = classical(p, self.method)
+            else:
+                given = {"algorithm": self.algorithm, "options": options, "n_samples": self.samples, "seed": self.seed}
+                made = reconstruct(p, prior, **given, progress=None)
         made.settings["request"] = request
         save_slice(made, folder)
         compared = "".join(f", {k.upper()} {v:.3f}" for k, v in made.metrics.items())
@@ -164,6 +179,7 @@ class Mri:
             f"{shown(folder)}: R = {made.settings['R']:.2f}, misfit {made.chi2:.2f}{compared}, {made.seconds:.1f} s",
             flush=True,
         )
+        _doubt(folder, made.doubts)
 
     def _volumes(self, folder: Path, chosen: Any, scan: Scan) -> None:
         """NIfTI volumes of the slices that are there, if their package is."""
@@ -180,6 +196,12 @@ class Mri:
                     volume += [np.abs(arrays[what])] if what in arrays else []
             if volume:
                 save_nifti(volume, scan.voxel, scan.simulated, folder / f"{what}.nii.gz")
+
+
+def _doubt(folder: Path, doubts: Sequence[str]) -> None:
+    """Say why a slice is not to be trusted."""
+    for doubt in doubts:
+        print(f"{shown(folder)}: {shown(doubt)}.", file=sys.stderr, flush=True)
 
 
 def check_packages(method: str) -> None:
@@ -206,50 +228,93 @@ class MriTrain:
     """Folders of scans, or of magnitudes."""
     out: Path = Path("runs/mri")
     """Folder of the data, and of the run."""
-    held_out: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VOLUME ...")] = ()
+    held_out: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VOLUME ...", help_behavior_hint="")] = ()
     """Volumes that are left out, to be measured on: names of files, or labels of a pack."""
-    coils_of: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    coils_of: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """A real scan: every second simulated slice is seen by its coils, turned and moved at random."""
+    axes: Annotated[str | None, tyro.conf.arg(metavar="AXES", help_behavior_hint="")] = None
+    """What the axes of arrays are, such as chw or schw, where it is not plain."""
     kinds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND ...")] = ("random", "random", "uniform", "poisson")
     """Masks of simulated k-space, one of these for each slice."""
-    config: Path = Path(__file__).parents[1] / "training" / "recipes" / "scans.yaml"
-    """Settings of the training; by default those that come with the package."""
+    config: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the package's own for the target)")
+    ] = None
+    """Settings of the training, in YAML."""
     train: bool = False
-    """Train at once."""
+    """Train at once, rather than print the command that does."""
 
     def run(self) -> int:
         """See the class."""
-        from tqdm import tqdm
-
-        from ambient_solve.data.corruption import MANIFEST
+        from ambient_solve.data.corruption import MANIFEST, RUN
         from ambient_solve.mri.prepare import prepare
 
         if not self.sources:
             raise AmbientSolveError("No source was given: ambient-solve mri-train FOLDER --out runs/mri.")
-        if not self.config.is_file():
+        if self.config is not None and not self.config.is_file():
             raise AmbientSolveError(f"There is no {self.config}: give --config a YAML file, or leave it out.")
         check_folder(self.out)
         data = self.out / "data"
-        if (data / MANIFEST).is_file():
+        prepared = (data / MANIFEST).is_file()
+        command = self._training(_record(data / RUN) if prepared else {})
+        _check_training(command)
+        if prepared:
             print(f"{data} is prepared already.")
         else:
-            bar = tqdm(unit="slice", disable=not sys.stderr.isatty())
-            chosen = {"held_out": self.held_out, "coils_of": self.coils_of}
+            bar = progress_bar(None, "preparing", unit="slice")
+            chosen = {"held_out": self.held_out, "coils_of": self.coils_of, "axes": self.axes}
             written = prepare(self.sources, data, self._settings(), **chosen, tell=lambda _: bar.update())
             bar.close()
             print(f"{data}: {written} slices")
-        command = ["launch", "-m", "ambient_solve", "train", "--config", str(self.config)]
-        command += ["--data-root", str(self.out), "--out", str(self.out)]
+        command = ["launch", "-m", "ambient_solve", "train", *command]
         if not self.train:
             print(f"To train: {shlex.join(['accelerate', *command])}")
             return 0
         launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli"]  # that of this environment
         return subprocess.run([*launcher, *command], check=False).returncode
 
+    def _training(self, made: Mapping[str, Any]) -> list[str]:
+        """The arguments of the training, which takes slices whole and their target for what it is.
+
+        Args:
+            made: What data were prepared with; empty where they are prepared now.
+        """
+        import yaml
+
+        from ambient_solve.mri.prepare import TARGETS
+
+        size, target = (made.get(name, getattr(self, name)) for name in ("size", "target"))
+        masked = TARGETS.get(target) == "kspace"
+        config = self.config or RECIPES / ("scans.yaml" if masked else "scans_pictures.yaml")
+        command = ["--config", str(config), "--data-root", str(self.out), "--out", str(self.out)]
+        try:
+            settings = yaml.safe_load(config.read_text())
+        except (OSError, ValueError, yaml.YAMLError):
+            return command  # the training says what is wrong with it
+        crop = settings.get("crop") if isinstance(settings, dict) else None
+        return command if crop == size else [*command, "--crop", str(size)]
+
     def _settings(self) -> Preparation:
         from ambient_solve.mri.prepare import Preparation
 
         return Preparation(**{f.name: getattr(self, f.name) for f in fields(Preparation)})
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What a file of JSON holds; empty where it holds nothing of use."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _check_training(command: Sequence[str]) -> None:
+    """Raise before anything is prepared where the training would refuse its settings."""
+    if importlib.util.find_spec("accelerate") is None:
+        return  # data may be prepared on one machine and trained on elsewhere
+    from ambient_solve.training.config import check, read_config
+
+    check(read_config(list(command)), 1)
 
 
 def mri_train() -> type:

@@ -75,11 +75,13 @@ class Restore:
         if not outcomes:
             options |= knob_values(texts, self.algorithm, own)
             settings = {"algorithm": self.algorithm, "options": options, "seed": self.seed, "n_samples": self.samples}
-            settings |= {"rank": rank, "world": world, "progress": sys.stderr.isatty() and not self.json and rank == 0}
+            settings |= {"rank": rank, "world": world, "progress": False if self.json else None}
             settings |= {"tell": partial(print, file=sys.stderr)}
-            from ambient_solve.priors.load import load
+            from ambient_solve.priors.load import named_prior
 
-            outcomes = restore_files(self.images, load(self.prior, self.device), damage, out=self.out, **settings)
+            outcomes = restore_files(
+                self.images, named_prior(self.prior, self.device), damage, out=self.out, **settings
+            )
         for outcome in outcomes:
             tell_outcome(outcome, self.json)
             bad += [outcome] if outcome.error else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +16,13 @@ from ambient_solve.saving import check_folder
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class SamplePrior:
     """Draw pictures from a prior alone, without a measurement: what it has learned."""
 
     prior: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRIOR")] = "photos"
     """Embedded prior, folder, or hub id (owner/name)."""
     n: int = 16
-    """How many."""
+    """How many pictures are drawn."""
     size: int = 0
     """Their side in pixels; 0 is the prior's own, or 64 where any will do."""
     out: Path = Path("samples")
@@ -41,16 +40,14 @@ class Sample:
         from ambient_solve.saving import save_png
 
         check_folder(self.out)
-        from ambient_solve.priors.load import load
+        from ambient_solve.priors.load import named_prior
 
-        prior = load(self.prior, self.device)
+        prior = named_prior(self.prior, self.device)
         if prior.shape[0] not in (1, 3):
             raise AmbientSolveError(f"{self.prior} makes {prior.shape[0]} channels; PNG files hold 1 or 3.")
         settings = {k.name: getattr(self, k.name) for k in knobs(Sampling)}
         size = self.size or (64 if -1 in prior.shape else None)
-        pictures = prior.decode(
-            generate(prior, self.n, size=size, seed=self.seed, progress=sys.stderr.isatty(), **settings)
-        )
+        pictures = prior.decode(generate(prior, self.n, size=size, seed=self.seed, progress=None, **settings))
         self.out.mkdir(parents=True, exist_ok=True)
         for i, x in enumerate(pictures):
             record = {"prior": self.prior, "seed": self.seed, "sample": i, **settings}
@@ -69,4 +66,4 @@ def sample_command() -> type:
     """`Sample` with the knobs of `generate`."""
     from ambient_solve.sampling import Sampling
 
-    return with_knobs(Sample, knobs(Sampling))
+    return with_knobs(SamplePrior, knobs(Sampling))

@@ -76,7 +76,15 @@ def tolerance(epsilon: Epsilon, n_clean: int) -> float:
 
 
 def check_epsilon(epsilon: Epsilon, owner: str) -> None:
-    """Raise unless `epsilon` is "auto" or a number in (0, .5)."""
+    """Raise unless `epsilon` is "auto" or a number in (0, .5).
+
+    Args:
+        epsilon: The value.
+        owner: What the error calls the annotator.
+
+    Raises:
+        AmbientSolveError: it is neither "auto" nor a number in (0, .5).
+    """
     if epsilon != "auto" and not (isinstance(epsilon, (int, float)) and 0 < epsilon < 0.5):
         raise AmbientSolveError(f"{owner}: epsilon={epsilon!r} is neither 'auto' nor between 0 and 0.5; .05 is Omni's.")
 
@@ -128,6 +136,9 @@ def held_out_switch(
         with_group: Those of the same pictures under the same noise after training with it.
         confidence: Share of the bootstrap samples whose level lies in the interval.
         resamples: How many of them; the same ones each time.
+
+    Returns:
+        The level, with its interval.
     """
     difference = with_group - without
     n = len(difference)

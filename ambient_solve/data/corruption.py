@@ -25,9 +25,12 @@ from torch import Tensor
 
 from ambient_solve.data.damages import Damage, Noise
 from ambient_solve.data.images import SUFFIXES, open_image, open_mask, to_tensor
-from ambient_solve.data.observation import observed, read_mask, with_noise
+from ambient_solve.data.observation import checked_mask, observed
 from ambient_solve.data.sample import Sample
-from ambient_solve.errors import AmbientSolveError, reason
+from ambient_solve.data.seeds import generator, source_key
+from ambient_solve.data.unfinished import same_pictures
+from ambient_solve.data.units import PICTURE, in_prior_units, with_picture_units
+from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.reading.limits import inside, parse_json
 from ambient_solve.resume import remember
@@ -39,11 +42,14 @@ RUN = "corruption.json"
 """File of a damaged folder with the settings of the damage."""
 SHARING = """A damaged folder keeps no secret from whoever holds it: its noise can be drawn again from the seed, index
 and source that it records, and be subtracted exactly. Before sharing it in place of the clean pictures, damage them
-with a random seed of 64 bits or more, then delete corruption.json, and `seed` from every row of manifest.jsonl."""
+with a random seed of 64 bits or more, then delete corruption.json, contact-sheet.png, which shows some of the clean
+pictures, and `seed` from every row of manifest.jsonl."""
 TENSORS = ("z", "mask", "signs", "maps")
 """Fields of a sample that are stored as tensors."""
 LEVELS = ("sigma_noise", "sigma_min", "sigma_max")
 """Fields of a sample that are noise levels."""
+COMPLEX = 2
+"""Channels of a complex picture, which is the same to prior and user: its levels have one unit."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Corruption:
         Returns:
             A generator.
         """
-        return _random(self.seed, 1, index, *_key(source))
+        return generator(self.seed, 1, index, *source_key(source))
 
     def damaged(self, name: str, picture: Tensor, index: int, damage: Damage | None, source: str = "") -> Sample:
         """One picture after its damage.
@@ -156,56 +162,6 @@ def corrupt(
             yield corruption.damaged(name, picture, index, plan[index], source)
 
 
-def freeze(samples: Iterable[Sample], sigma: float, seed: int, buffer: float, source: str = "") -> list[Sample]:
-    """Each clean sample becomes two: itself up to level `buffer * sigma`, and a noisy copy of it for those above.
-
-    What the network may see of a picture at high levels is one copy with the noise of level `sigma` frozen in, so that
-    it cannot learn the picture by heart there (Shah et al., 2025, arXiv 2502.21278). Other samples stay as they are.
-
-    Args:
-        samples: Clean and others.
-        sigma: Level of the frozen noise, in units of z.
-        seed: Decides the noise.
-        buffer: How far above its own noise a noisy sample may be used, `objectives.denoise.buffer`.
-        source: As for `corrupt`.
-    """
-    if not (0 < sigma < math.inf and 1 <= buffer < math.inf):
-        raise AmbientSolveError(
-            f"sigma = {sigma}, buffer = {buffer}; expected sigma above 0 and a buffer of 1 or more."
-        )
-    frozen = []
-    for index, sample in enumerate(samples):
-        if any(getattr(sample, level) for level in LEVELS) or not (sample.mask is None or bool(sample.mask.all())):
-            frozen.append(sample)
-            continue
-        # Below sigma_max is strictly below: the next number leaves no level between the two.
-        frozen.append(replace(sample, sigma_min=math.inf, sigma_max=math.nextafter(buffer * sigma, math.inf)))
-        frozen.append(replace(_frozen(sample, sigma, _random(seed, 4, index, *_key(source))), damage="frozen"))
-    return frozen
-
-
-def hide(samples: Iterable[Sample], seed: int, source: str = "") -> list[Sample]:
-    """Freeze noise of level `sigma_min` into every sample without noise that may be used above that level alone.
-
-    This is the target of Ambient Omni (arXiv 2506.10038): what is learned is the same, and the network never sees the
-    picture itself. A sample that may also be used below some `sigma_max` stays as it is: there it is seen.
-
-    Args:
-        samples: The samples, in order.
-        seed: Decides the noise.
-        source: Name of the data set, as `corrupt` has it.
-
-    Returns:
-        The samples, in order.
-    """
-    return [
-        _frozen(s, s.sigma_min, _random(seed, 5, i, *_key(source)))
-        if 0 < s.sigma_min < math.inf and s.sigma_noise == 0 == s.sigma_max
-        else s
-        for i, s in enumerate(samples)
-    ]
-
-
 def write_corrupted(
     pictures: Iterable[tuple[str, Tensor]],
     total: int,
@@ -240,14 +196,15 @@ def write_corrupted(
     finished = _finished(folder, part)
     given = ({"source": source} if source else {}) | dict(options or {})
     remember(folder / RUN, {**corruption.settings, "total": total, **given}, bool(finished))
-    pictures, index = _same_pictures(pictures, finished, folder), len(finished)
+    again = lambda name, picture, i: corruption.damaged(name, picture, i, plan[i], source)  # noqa: E731
+    pictures, index = same_pictures(pictures, finished, folder, again), len(finished)
     with part.open("a") as rows:
         for sample in corrupt(pictures, total, corruption, len(finished), source):
             file, damage = f"{index:06d}.safetensors", plan[index]
             tensors = {name: getattr(sample, name) for name in TENSORS}
             save_tensors({k: v.contiguous() for k, v in tensors.items() if v is not None}, folder / (file + ".part"))
             os.replace(folder / (file + ".part"), folder / file)
-            row = {"file": file, "name": sample.name, **{level: getattr(sample, level) for level in LEVELS}}
+            row = {"file": file, "name": sample.name, **levels_of(sample)}
             row |= {"damage": sample.damage, "parameters": damage.parameters if damage else {}}
             rows.write(json.dumps({**row, "seed": corruption.seed, "index": index}) + "\n")
             rows.flush()
@@ -256,6 +213,16 @@ def write_corrupted(
         raise AmbientSolveError(f"{total} pictures were expected, but {index} came.")
     os.replace(part, folder / MANIFEST)
     return total
+
+
+def levels_of(sample: Sample) -> dict[str, float]:
+    """The noise levels of a sample as a row of a manifest has them: in both units, but for complex pictures."""
+    return with_picture_units({level: getattr(sample, level) for level in LEVELS}, levels_in_two_units(sample.z))
+
+
+def levels_in_two_units(z: Tensor) -> tuple[str, ...]:
+    """The levels that a row of a manifest states in both units: none for a complex picture `z` (2, H, W)."""
+    return () if len(z) == COMPLEX else LEVELS
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
@@ -282,30 +249,24 @@ def _finished(folder: Path, part: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _same_pictures(
-    pictures: Iterable[tuple[str, Tensor]], finished: list[dict[str, Any]], folder: Path
-) -> Iterator[tuple[str, Tensor]]:
-    for index, (name, picture) in enumerate(pictures):
-        if index < len(finished) and finished[index]["name"] != name:
-            raise AmbientSolveError(
-                f"{folder} is unfinished, and its picture {index} was {finished[index]['name']}, not {name}: the "
-                "pictures have changed. Choose another folder."
-            )
-        yield name, picture
+def read_corrupted(
+    folder: str | Path, channels: int = 3, follow_outside: bool = False, skipped: list[UnreadableFile] | None = None
+) -> Iterator[Sample]:
+    """Read a damaged data set: a manifest.jsonl with at least `file` and a noise level in each row, beside its files.
 
-
-def read_corrupted(folder: str | Path, channels: int = 3, follow_outside: bool = False) -> Iterator[Sample]:
-    """Read a damaged data set: a manifest.jsonl with at least `file` and `sigma_noise` in each row, beside its files.
+    The level is `sigma_noise_01`, where pixel values go from 0 to 1 (0 is clean), or `sigma_noise`, twice as large, in
+    units of the prior; complex pictures have the second alone.
 
     A manifest of your own loads too. `file` is a safetensors file with a float `z` (C, H, W) in [-1, 1] units and,
     where not all was observed, a `mask` (1 or C, H, W) of 1 = observed (with `signs` or `maps` if it is a mask of
     coefficients or k-space, see `Sample`); or a picture, read with `channels` 1 or 3. A row may name a picture as its
-    `mask`, in which white is missing, and give `sigma_min` and `sigma_max`.
+    `mask`, in which white is missing, and give `sigma_min` and `sigma_max`, or `sigma_min_01` and `sigma_max_01`.
 
     Args:
         folder: The data set.
         channels: 1 or 3, of what is read from pictures.
         follow_outside: Whether its files may lie outside of it; only if you trust the manifest.
+        skipped: Where given, what is wrong with a file that cannot be read is added here, and the others are read.
 
     Returns:
         The samples, in the order of the rows.
@@ -323,16 +284,29 @@ def read_corrupted(folder: str | Path, channels: int = 3, follow_outside: bool =
         if line.strip():
             where = f"{folder / MANIFEST}, line {number}"
             try:
-                yield _read_row(folder, parse_json(line, "it"), channels, follow_outside)
+                row = parse_json(line, "it")
+                sample = _read_row(folder, row, channels, follow_outside)
+            except (UnreadableFile, SafetensorError, OSError) as error:
+                if skipped is None:
+                    raise AmbientSolveError(f"{where}: {_sentence(error)}") from None
+                named = isinstance(error, UnreadableFile)
+                skipped.append(error if named else UnreadableFile(row["file"], f"cannot be read: {reason(error)}."))
             except AmbientSolveError as error:
                 raise AmbientSolveError(f"{where}: {error}") from None
-            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, SafetensorError) as error:
-                raise AmbientSolveError(f"{where}: {type(error).__name__}: {reason(error)}.") from None
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+                raise AmbientSolveError(f"{where}: {_sentence(error)}") from None
+            else:
+                yield sample
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, AmbientSolveError) else f"{type(error).__name__}: {reason(error)}."
 
 
 def _read_row(folder: Path, row: dict[str, Any], channels: int, follow_outside: bool) -> Sample:
-    if not isinstance(row, dict) or not {"file", "sigma_noise"} <= set(row):
-        raise AmbientSolveError(f"{row!r} is no row; at least {{'file': ..., 'sigma_noise': ...}} was expected.")
+    if not isinstance(row, dict) or "file" not in row or not {"sigma_noise", "sigma_noise_01"} & set(row):
+        raise AmbientSolveError(f"{row!r} is no row; at least {{'file': ..., 'sigma_noise_01': ...}} was expected.")
+    two_units, row = [name for name in LEVELS if name + PICTURE in row], in_prior_units(row, LEVELS)
     file, sigma_noise = inside(folder, row["file"], follow_outside), float(row["sigma_noise"])
     sigma_min, sigma_max = (float(row.get(level, 0.0)) for level in LEVELS[1:])
     if not (0 <= sigma_noise < math.inf and sigma_min >= 0 and sigma_max >= 0):
@@ -348,6 +322,11 @@ def _read_row(folder: Path, row: dict[str, Any], channels: int, follow_outside: 
     if row.get("mask"):
         tensors["mask"] = open_mask(inside(folder, row["mask"], follow_outside))
     tensors = _checked(**tensors)
+    if two_units and not levels_in_two_units(tensors["z"]):
+        raise AmbientSolveError(
+            f"z has {COMPLEX} channels, real and imaginary part, and {two_units[0]}{PICTURE} is a level of photographs "
+            f"in [0, 1]: give {two_units[0]}, in units of z."
+        )
     clean = sigma_noise == sigma_min == 0 and tensors["mask"] is None
     damage = str(row.get("damage", "clean" if clean else "damaged"))
     return Sample(
@@ -364,7 +343,7 @@ def _checked(
     z = z.half()
     if not bool(z.isfinite().all()):
         raise AmbientSolveError("z has values that are no numbers or too large for [-1, 1] units.")
-    mask = None if mask is None else read_mask(mask, z, "The mask")
+    mask = None if mask is None else checked_mask(mask, z, "The mask")
     if signs is None and maps is None:
         return {"z": z if mask is None else observed(z, mask), "mask": mask, "signs": None, "maps": None}
     if mask is None or (signs is not None and maps is not None):
@@ -399,17 +378,3 @@ def fingerprint(samples: Iterable[Sample]) -> str:
             if getattr(sample, name) is not None:
                 digest.update(name.encode() + getattr(sample, name).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _key(source: str) -> tuple[int, ...]:
-    """What stands for `source` in a seed; nothing where none was named."""
-    return (int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big"),) if source else ()
-
-
-def _random(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-
-
-def _frozen(sample: Sample, sigma: float, rng: np.random.Generator) -> Sample:
-    noisy = with_noise(replace(sample, z=sample.z.float()), sigma, rng)
-    return replace(noisy, z=noisy.z.half())

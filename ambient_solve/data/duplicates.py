@@ -16,7 +16,7 @@ NEAR = 4
 """Bits in which the hashes of near duplicates differ at most."""
 
 
-def report(pictures: Iterable[tuple[str, Tensor]]) -> list[list[str]]:
+def duplicate_groups(pictures: Iterable[tuple[str, Tensor]]) -> list[list[str]]:
     """The groups, of two and more, of pictures that are the same or nearly so, by name in the order of `pictures`.
 
     Nearly so are pictures whose perceptual hashes (64 bits of the lowest cosine coefficients) differ in 4 bits or

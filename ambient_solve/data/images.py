@@ -29,7 +29,7 @@ from ambient_solve.reading.pictures import (
     SUFFIXES,
     TAKEN_FOR,
     check_pixels,
-    decode,
+    decode_image,
     deep_values,
     has_alpha,
     image_size,
@@ -100,7 +100,7 @@ def read_images(
     follow_outside: bool = False,
     tell: Callable[[str], object] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, uint8 (C, H, W)) for every picture of `source`, in a fixed order.
+    """The pictures of `source`, in a fixed order.
 
     `source` is one of
 
@@ -118,6 +118,9 @@ def read_images(
         shrink: What both sides are divided by; 2 makes the pixels of a JPEG clean again.
         follow_outside: Whether the last two kinds may name pictures outside of PATH; only if you trust the names.
         tell: Takes a sentence on what is left out; by default it is a warning.
+
+    Yields:
+        Name and picture, uint8 (C, H, W).
 
     Raises:
         AmbientSolveError: there is nothing of the kind, no picture can be read, or all pixels are equal.
@@ -177,7 +180,15 @@ def _warn(words: str) -> None:
 
 
 def shuffled(pictures: Sequence[T], seed: int) -> list[T]:
-    """`pictures` in an order that depends on their number and the seed alone: a data set may be stored sorted."""
+    """`pictures` in an order that depends on their number and the seed alone: a data set may be stored sorted.
+
+    Args:
+        pictures: In any order.
+        seed: Decides the new one.
+
+    Returns:
+        The same pictures.
+    """
     return [pictures[i] for i in np.random.default_rng((seed, 4)).permutation(len(pictures))]
 
 
@@ -220,7 +231,7 @@ def _open_pack(path: Path) -> Iterator[tuple[str, Opened]]:
     data, offsets = _read_pack(path)
     for i in range(len(offsets) - 1):
         encoded = io.BytesIO(data[offsets[i] : offsets[i + 1]].tobytes())
-        yield f"{path.stem}/{i}", partial(decode, encoded, f"Picture {i} of {path}")
+        yield f"{path.stem}/{i}", partial(decode_image, encoded, f"Picture {i} of {path}")
 
 
 def _read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -259,7 +270,7 @@ def _open_shards(source: str) -> Iterator[tuple[str, Opened]]:
                 content = shard.extractfile(member).read()
             except (tarfile.TarError, OSError) as error:
                 raise UnreadableFile(where, f"cannot be read: {reason(error)}; copy the shard again.") from None
-            yield f"{path.stem}/{name}", partial(decode, io.BytesIO(content), where)
+            yield f"{path.stem}/{name}", partial(decode_image, io.BytesIO(content), where)
     if not found:
         raise AmbientSolveError(f"The shards {source} hold no picture ({', '.join(SUFFIXES)}).")
 
@@ -327,7 +338,7 @@ def _open_hugging_face(kind: str, folder: str, follow_outside: bool) -> Iterator
         elif content is None:
             yield f"{kind}/{i}", partial(open_image, inside(Path(folder), path, follow_outside))
         else:
-            yield f"{kind}/{i}", partial(decode, io.BytesIO(content), where)
+            yield f"{kind}/{i}", partial(decode_image, io.BytesIO(content), where)
 
 
 def _no_picture(where: str) -> Image.Image:

@@ -33,7 +33,10 @@ def damaged_copies(held_out: Sequence[tuple[str, Tensor]], samples: Sequence[Sam
 
     Args:
         held_out: (name, picture), uint8 or floats in the units of the prior, (C, H, W).
-        samples: Damaged or not; of another size too. Their noise is allowed for as far as it is stated.
+        samples: Damaged or not, of another size too; uint8 as well. Their noise is allowed for as far as it is stated.
+
+    Returns:
+        A list for each held-out picture with copies: its name, then theirs.
     """
     if not held_out or not samples:
         return []
@@ -41,7 +44,7 @@ def damaged_copies(held_out: Sequence[tuple[str, Tensor]], samples: Sequence[Sam
     found: dict[int, list[str]] = {}
     for start in range(0, len(samples), CHUNK):
         part = samples[start : start + CHUNK]
-        theirs, seen, noise = zip(*(_cells(s.z.float(), s) for s in part), strict=True)
+        theirs, seen, noise = zip(*(_cells(prior_units(s.z), s) for s in part), strict=True)
         alike = correlation(ours, torch.stack(theirs).double(), torch.stack(seen).double(), torch.tensor(noise))
         for i, j in (alike >= ALIKE).nonzero().tolist():
             found.setdefault(i, []).append(part[j].name)

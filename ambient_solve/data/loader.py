@@ -68,7 +68,8 @@ class Loader:
         if small:
             height, width = small[0].z.shape[-2:]
             raise AmbientSolveError(
-                f"{small[0].name} is {width}x{height}, smaller than the crop of {crop}. Lower `crop`."
+                f"{small[0].name} is {width}x{height}, smaller than the crop of {crop}. Lower `crop`, or set "
+                "drop_small."
             )
         domains = {(s.signs is not None, s.maps is not None) for s in samples}
         if len(domains) > 1 or (domains != {(False, False)} and any(s.mask is None for s in samples)):

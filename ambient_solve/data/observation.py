@@ -18,7 +18,15 @@ from ambient_solve.transforms import derandomised, from_kspace
 
 
 def observed(z: Tensor, mask: Tensor) -> Tensor:
-    """`z` where `mask` is 1, else 0: a product would leave the sign of what is hidden, as -0."""
+    """`z` where `mask` is 1, else 0: a product would leave the sign of what is hidden, as -0.
+
+    Args:
+        z: Values, of any shape.
+        mask: Of a shape that broadcasts to it; 1 is observed.
+
+    Returns:
+        The shape of `z`.
+    """
     return torch.where(mask.bool(), z, 0.0)
 
 
@@ -29,6 +37,9 @@ def with_noise(sample: Sample, sigma: float, rng: np.random.Generator) -> Sample
         sample: Without noise.
         sigma: Level of the noise, in units of z; 0 returns the sample.
         rng: Where the noise comes from.
+
+    Returns:
+        The sample with the noise in `z` and its level in `sigma_noise`.
     """
     if sigma == 0:
         return sample
@@ -43,7 +54,7 @@ def with_noise(sample: Sample, sigma: float, rng: np.random.Generator) -> Sample
     return replace(sample, z=sample.z + sigma * e, sigma_noise=sigma)
 
 
-def read_mask(mask: Any, z: Tensor, what: str) -> Tensor:
+def checked_mask(mask: Any, z: Tensor, what: str) -> Tensor:
     """The mask of a sample, once it is known to fit.
 
     Args:

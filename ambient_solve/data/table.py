@@ -107,7 +107,7 @@ def read_table(path: str | Path) -> list[Annotation]:
     return rows
 
 
-def annotate(samples: Sequence[Sample], table: Sequence[Annotation]) -> list[Sample]:
+def with_levels(samples: Sequence[Sample], table: Sequence[Annotation]) -> list[Sample]:
     """Give samples the levels of their rows. Rows of other samples are passed over, as where some are held out.
 
     Args:

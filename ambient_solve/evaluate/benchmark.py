@@ -1,6 +1,6 @@
 """Algorithms, tasks, pictures and priors: a row of numbers for each combination, and the averages of the rows.
 
-    jobs = plan({"photos": load_prior("photos")}, arms, tasks, pictures, samples=8, seed=0)
+    jobs = plan_trials({"photos": load_prior("photos")}, arms, tasks, pictures, samples=8, seed=0)
     for row in measure_all(jobs, "out", Metrics()):
         print(row["task"], row["algorithm"], row["mean"]["psnr"])
     lines = averages(jobs, merge(jobs, "out", Metrics()))
@@ -12,29 +12,25 @@ and from any number of processes, each of which writes a file of its own.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar, final
+from typing import Any
 
 import torch
 from deepinv.physics import Inpainting, Physics
 from torch import Tensor
 
-from ambient_solve.algorithms.base import Algorithm, State
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.algorithms.base import Algorithm
+from ambient_solve.errors import AmbientSolveError, Diverged, own_words_for_misfit
 from ambient_solve.evaluate.calibration import coverage
 from ambient_solve.evaluate.metrics import Metrics, variance_and_error
-from ambient_solve.noise import Level, Streams
-from ambient_solve.priors.base import Prior
+from ambient_solve.evaluate.trials import Trial
 from ambient_solve.results import Restoration
 from ambient_solve.saving import save_png
-from ambient_solve.solver import Solver
 
 ROWS = "rows.jsonl"
 """File name of the results, a row for each job."""
@@ -45,127 +41,10 @@ LEVEL = 0.9
 LEAST = 19
 """Fewest samples that such an interval takes."""
 Row = dict[str, Any]
-Size = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A way to restore: an `Algorithm`, or a classical `(y, op) -> x` that needs no prior. `settings` tell it apart."""
-
-    label: str
-    method: Algorithm | Callable[[Tensor, Physics], Tensor]
-    settings: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is measured: `build` makes the operator for pictures of a size (C, H, W). `settings` tell it apart."""
-
-    label: str
-    build: Callable[[Size], Physics]
-    settings: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A truth `x` (1 or 3, H, W) in [0, 1]; `shown` if its restorations are kept as pictures."""
-
-    name: str
-    x: Tensor
-    shown: bool = False
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row to measure. `key` is its content; `measured` that of its measurement, which several jobs share."""
-
-    prior_label: str
-    prior: Prior | None
-    arm: Arm
-    task: Task
-    op: Physics
-    picture: Picture
-    samples: int
-    seed: int
-    key: str
-    measured: str
-
-    def measurement(self) -> Tensor:
-        """`y` (1, ...): what the operator measures of the picture, and noise that depends on `measured` alone."""
-        with torch.no_grad():
-            clean = self.op.A(self.picture.x[None])
-        generator = torch.Generator().manual_seed(int(self.measured[:8], 16))
-        return clean + self.op.noise_model.sigma * torch.randn(clean.shape, generator=generator)
-
-    def solver(self, y: Tensor) -> Solver:
-        """What restores `y`."""
-        if isinstance(self.arm.method, Algorithm):
-            return Solver(self.prior, self.arm.method)
-        return Solver(_Pixels(), _Classical(arm=self.arm, y=y, op=self.op))
-
-
-def plan(
-    priors: Mapping[str, Prior],
-    arms: Sequence[Arm],
-    tasks: Sequence[Task],
-    pictures: Sequence[Picture],
-    *,
-    samples: int = 8,
-    seed: int = 0,
-) -> list[Job]:
-    """The jobs of a benchmark: every combination of picture, task, method and prior.
-
-    Args:
-        priors: Priors by the name that the tables give them.
-        arms: Methods to compare; a classical one has no prior, and one picture in place of samples.
-        tasks: What happens to the pictures.
-        pictures: Undamaged pictures.
-        samples: Posterior samples of each measurement, 1 or more.
-        seed: Decides the noise of the measurements and of the samples.
-
-    Returns:
-        The jobs; those of one task, method and prior follow each other, picture by picture.
-    """
-    contents = {label: content_of(prior) for label, prior in priors.items()}
-    digests = [_digest(p.x.contiguous().numpy().tobytes(), str(tuple(p.x.shape))) for p in pictures]
-    operators: dict[tuple[int, Size], Physics] = {}
-    jobs: list[Job] = []
-    for t, task in enumerate(tasks):
-        for arm in arms:
-            learned = isinstance(arm.method, Algorithm)
-            for label, prior in priors.items() if learned else [("", None)]:
-                for picture, digest in zip(pictures, digests, strict=True):
-                    size = tuple(picture.x.shape)
-                    if (t, size) not in operators:
-                        operators[t, size] = task.build(size)
-                    S, own = (samples, contents[label]) if learned else (1, "")
-                    measured = _digest(json.dumps(task.settings), digest, str(seed))
-                    key = _digest(own, json.dumps(arm.settings), measured, str(S))
-                    given = (label, prior, arm, task, operators[t, size], picture, S, seed, key, measured)
-                    jobs.append(Job(*given))
-    return jobs
-
-
-def unfit(jobs: Sequence[Job]) -> dict[str, str]:
-    """Why an arm cannot do a task, for each job that therefore must be left out, by key. No network is called."""
-    reasons: dict[str, str] = {}
-    known: dict[tuple[int, int, int, tuple[int, ...]], str] = {}
-    for job in jobs:
-        case = (id(job.prior), id(job.arm), id(job.task), tuple(job.picture.x.shape))
-        if case not in known:
-            y = job.measurement()
-            try:
-                job.solver(y).stream(y, job.op, n_samples=job.samples).close()
-                known[case] = ""
-            except AmbientSolveError as error:
-                known[case] = str(error)
-        if known[case]:
-            reasons[job.key] = known[case]
-    return reasons
 
 
 def measure_all(
-    jobs: Sequence[Job],
+    jobs: Sequence[Trial],
     out: str | Path,
     metrics: Metrics,
     *,
@@ -202,7 +81,7 @@ def measure_all(
         yield row
 
 
-def is_measured(job: Job, known: Mapping[str, Row], metrics: Metrics) -> bool:
+def is_measured(job: Trial, known: Mapping[str, Row], metrics: Metrics) -> bool:
     """Whether a job is done.
 
     Args:
@@ -216,7 +95,7 @@ def is_measured(job: Job, known: Mapping[str, Row], metrics: Metrics) -> bool:
     return job.key in known and set(metrics.names) <= set(known[job.key]["mean"])
 
 
-def measure(job: Job, metrics: Metrics, at_once: int | None = None) -> tuple[Row, Restoration]:
+def measure(job: Trial, metrics: Metrics, at_once: int | None = None) -> tuple[Row, Restoration]:
     """Run one job and measure its samples.
 
     Args:
@@ -231,7 +110,13 @@ def measure(job: Job, metrics: Metrics, at_once: int | None = None) -> tuple[Row
     # The sampler's noise is that of the picture, not the same in all pictures: their errors must be independent.
     together = isinstance(job.arm.method, Algorithm) and job.arm.method.interacting
     seed = int(job.measured[8:16], 16)
-    result = job.solver(y).solve(y, job.op, n_samples=S, seed=seed, at_once=None if together else at_once)
+    at_once = None if together else at_once
+    try:
+        with own_words_for_misfit():  # the table has a column
+            result = job.solver(y).solve(y, job.op, n_samples=S, seed=seed, at_once=at_once, progress=False)
+    except Diverged:  # a row without numbers: the other jobs go on
+        nothing = torch.full((1, S, *x.shape), torch.nan)
+        result = Restoration(nothing, nothing.flatten(2)[..., 0], 0, 0, math.nan, {})
     samples = result.samples[0].cpu()
     learned = job.prior is not None
     V, B = variance_and_error(samples, x) if S > 1 else (math.nan, math.nan)
@@ -258,7 +143,7 @@ def measure(job: Job, metrics: Metrics, at_once: int | None = None) -> tuple[Row
     return _plain(row), result
 
 
-def save_pictures(job: Job, result: Restoration, folder: Path) -> None:
+def save_pictures(job: Trial, result: Restoration, folder: Path) -> None:
     """Write the truth, the measurement, the mean, the first sample and the standard deviation, white at its largest.
 
     Args:
@@ -312,7 +197,7 @@ def read_rows(out: str | Path) -> dict[str, Row]:
     return known
 
 
-def merge(jobs: Sequence[Job], out: str | Path, metrics: Metrics) -> list[Row] | None:
+def merge(jobs: Sequence[Trial], out: str | Path, metrics: Metrics) -> list[Row] | None:
     """The rows of a benchmark, collected from all processes into one file.
 
     Two processes that finish together write the same.
@@ -330,20 +215,25 @@ def merge(jobs: Sequence[Job], out: str | Path, metrics: Metrics) -> list[Row] |
         return None
     keys = list(dict.fromkeys(job.key for job in jobs))
     keys += sorted(known.keys() - set(keys))
-    replace(out / ROWS, "".join(json.dumps(known[key]) + "\n" for key in keys))
+    write_whole(out / ROWS, "".join(json.dumps(known[key]) + "\n" for key in keys))
     for path in out.glob("rows-*.jsonl"):
         path.unlink(missing_ok=True)
     return [known[job.key] for job in jobs]
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: The file.
+        text: What it holds afterwards.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}")
     part.write_text(text)
     os.replace(part, path)
 
 
-def averages(jobs: Sequence[Job], rows: Sequence[Row]) -> list[Row]:
+def averages(jobs: Sequence[Trial], rows: Sequence[Row]) -> list[Row]:
     """The averages of a benchmark, one line for each task, method and prior.
 
     `V/B` and the coverage are those of all pictures together; the seconds are the median. A metric that a row lacks is
@@ -405,58 +295,3 @@ def _mend(path: Path) -> None:
     if path.is_file():
         with path.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def content_of(prior: Prior) -> str:
-    """A digest of what a prior computes: its weights and every plain setting of its parts."""
-    parts: list[bytes | str] = []
-    for name, module in prior.named_modules():
-        plain = {k: v for k, v in vars(module).items() if isinstance(v, (int, float, str, tuple))}
-        parts.append(f"{name} {type(module).__name__} {sorted(plain.items())}")
-    for name, tensor in [*prior.named_parameters(), *prior.named_buffers()]:
-        parts += [name, str(tensor.dtype), tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()]
-    return _digest(*parts)
-
-
-def _digest(*parts: bytes | str) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        # Each part by itself: its length tells where it ends.
-        digest.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
-    return digest.hexdigest()[:16]
-
-
-@final
-class _Pixels(Prior):
-    """The prior of a method that has none: pictures as they are."""
-
-    shape, sigma_min, sigma_max = (-1, -1, -1), 0.01, 1.0
-
-    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """Never called."""
-        raise AmbientSolveError("A classical reconstruction has no prior to ask.")
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class _Classical(Algorithm):
-    """A reconstruction by a formula, checked, timed and scored by `Solver` like any other."""
-
-    name: ClassVar[str] = "classical"
-    paper: ClassVar[str] = ""
-
-    arm: Arm
-    y: Tensor
-    op: Physics
-
-    def check(self, likelihood: Any) -> None:
-        """See `Algorithm.check`."""
-        if not likelihood.linear:
-            raise AmbientSolveError(f"{self.arm.label} needs a linear operator.")
-
-    def iterate(
-        self, prior: Prior, likelihood: Any, z: Tensor, sigmas: list[float], streams: Streams
-    ) -> Iterator[State]:
-        """See `Algorithm.iterate`."""
-        x = self.arm.method(self.y, self.op)
-        yield State(1, 1, sigmas[0], x, x)

@@ -114,7 +114,7 @@ def _chi_square(k: int, normal: float) -> float:
     return k * max(0.0, 1 - 2 / (9 * k) + normal * math.sqrt(2 / (9 * k))) ** 3
 
 
-class Problem(NamedTuple):
+class LinearProblem(NamedTuple):
     """A linear measurement `y = A x + N(0, sigma_y^2 I)` whose posterior is known."""
 
     prior: MixturePrior
@@ -124,7 +124,7 @@ class Problem(NamedTuple):
     posterior: MixturePrior
 
 
-def mcgdiff_problem(d: int, dy: int, seed: int) -> Problem:
+def mcgdiff_problem(d: int, dy: int, seed: int) -> LinearProblem:
     """One problem of the mixture protocol of Cardoso et al. (2023, arXiv 2308.07983, section 4).
 
     `A = U diag(s) V'` with random orthonormal U, V and s sorted U(0, 1) numbers; `sigma_y` is U(0, 1) times max s.
@@ -146,7 +146,7 @@ def mcgdiff_problem(d: int, dy: int, seed: int) -> Problem:
     A = (u * s @ v.T).float()
     sigma_y = float(torch.rand((), generator=generator) * s[0])
     y = A @ prior.sample(1, generator)[0] + sigma_y * torch.randn(dy, generator=generator)
-    return Problem(prior, A, y, sigma_y, prior.posterior(A, y, sigma_y))
+    return LinearProblem(prior, A, y, sigma_y, prior.posterior(A, y, sigma_y))
 
 
 def principal_axes(covariance: Tensor) -> tuple[Tensor, Tensor]:

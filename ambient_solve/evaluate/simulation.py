@@ -19,7 +19,7 @@ import torch
 from deepinv.physics import GaussianNoise, LinearPhysics, Physics
 from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, own_words_for_misfit
 from ambient_solve.evaluate.calibration import (
     Statistic,
     coverage,
@@ -117,7 +117,8 @@ class SolverSampler:
         interacting = self.solver.algorithm is not None and self.solver.algorithm.interacting
         sets, each = (n_samples, self.particles) if interacting else (1, n_samples)
         seeds = [seed * STRIDE + i for i in range(len(y) * sets)]
-        result = self.solver.solve(y.repeat_interleave(sets, 0), op, n_samples=each, seed=seeds)
+        with own_words_for_misfit():  # the verdict has some
+            result = self.solver.solve(y.repeat_interleave(sets, 0), op, n_samples=each, seed=seeds, progress=False)
         share = each if interacting else 1
         self.network_calls, self.vjps = share * result.network_calls, share * result.vjps
         if not interacting:
@@ -145,12 +146,19 @@ def check_sampler(
 
     Args:
         sampler: A `Solver`, or any `Sampler`; it sees `batch` measurements at once.
+        prior: Draws the images.
         op: One operator for all images, with Gaussian noise and a real measurement; an inpainting's counts the pixels
             that are seen.
+        problems: How many images are drawn and measured.
         n_samples: Of each image; coverage at 90 % needs 19.
         size: Side of the images, where the prior takes any.
+        seed: Decides the images, the noise and the samples.
+        batch: Measurements that are solved together.
         particles: See `SolverSampler`.
         tick: Called with how many images are done, after each batch.
+
+    Returns:
+        Ranks, coverage and the other tests of the samples.
 
     Raises:
         AmbientSolveError: too few problems, a sampler that returns another shape, an operator without noise level.
@@ -230,7 +238,7 @@ def _truth(prior: Prior, problems: int, size: int | None, seed: int) -> Tensor:
     """Draws of the prior, (problems, *z_shape), from streams that no sampler here shares."""
     if isinstance(prior, ExactPrior):
         return prior.sample(problems, torch.Generator().manual_seed(seed))
-    return generate(prior, problems, size=size, seed=seed)
+    return generate(prior, problems, size=size, seed=seed, progress=False)
 
 
 def _seen(op: Physics, x: Tensor, clean: Tensor) -> Tensor:

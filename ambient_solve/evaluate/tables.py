@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ambient_solve.errors import AmbientSolveError
 
 if TYPE_CHECKING:
-    from ambient_solve.evaluate.benchmark import Job
+    from ambient_solve.evaluate.trials import Trial
 
 
 HEADINGS = {
@@ -46,7 +46,7 @@ th{text-align:right;vertical-align:bottom}td.name,th.name{text-align:left}p,figc
 
 
 def write_tables(
-    out: Path, jobs: Sequence[Job], lines: Sequence[Mapping[str, Any]], left_out: Sequence[str], pictures: int
+    out: Path, jobs: Sequence[Trial], lines: Sequence[Mapping[str, Any]], left_out: Sequence[str], pictures: int
 ) -> None:
     """Write table.csv, table.md and table.html.
 
@@ -57,7 +57,7 @@ def write_tables(
         left_out: Sentences on what could not be measured.
         pictures: How many pictures table.html shows.
     """
-    from ambient_solve.evaluate.benchmark import replace
+    from ambient_solve.evaluate.benchmark import write_whole
 
     columns = ["task", "algorithm", "prior", "pictures", "samples"]
     columns += [c for name in HEADINGS for c in (name, f"{name}_se") if any(c in line for line in lines)]
@@ -65,15 +65,15 @@ def write_tables(
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    replace(out / "table.csv", text.getvalue())
+    write_whole(out / "table.csv", text.getvalue())
     head, cells = _cells(lines)
     first = jobs[0]
     legend = f"{pictures} pictures, seed {first.seed}. {LEGEND}"
     table = [head, ["---"] * 3 + ["---:"] * (len(head) - 3), *cells]
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table)
     notes = "".join(f"\n\nLeft out: {sentence}" for sentence in left_out)
-    replace(out / "table.md", f"{text}\n\n{legend}{notes}\n")
-    replace(out / "table.html", _page(out, jobs, head, cells, legend, left_out))
+    write_whole(out / "table.md", f"{text}\n\n{legend}{notes}\n")
+    write_whole(out / "table.html", _page(out, jobs, head, cells, legend, left_out))
 
 
 def _cells(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -96,7 +96,7 @@ def _cells(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str
 
 def _page(
     out: Path,
-    jobs: Sequence[Job],
+    jobs: Sequence[Trial],
     head: Sequence[str],
     cells: Sequence[Sequence[str]],
     legend: str,

@@ -12,10 +12,13 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.verdict.words import FITS_NOISE, MISSES
 
 if TYPE_CHECKING:
+    from ambient_solve.evaluate.denoising import DenoisingCheck
     from ambient_solve.evaluate.exactness import Exactness
     from ambient_solve.evaluate.simulation import Calibration
 
 
+DENOISING = "denoising"
+"""The name of the problem whose posterior mean is one call of the denoiser."""
 MIXTURE = "mixture"
 """The name of the problem whose prior is a mixture."""
 FEW = 100
@@ -51,6 +54,7 @@ class Found:
     sets: dict[str, Calibration] = field(default_factory=dict)
     gaussian: dict[str, Exactness] = field(default_factory=dict)
     mixture: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+    denoising: DenoisingCheck | None = None
     refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -96,6 +100,9 @@ class Found:
             if not distance <= FARTHEST_MIXTURE * floor:
                 seen = f"{distance / floor:.1f} floors with {dy} of {d} coordinates measured"
                 wrong.append(Fault("far from the posterior", distance / floor, seen, MIXTURE))
+        if self.denoising is not None and not (self.denoising.z <= FARTHEST_Z or self.denoising.bias <= BIASED):
+            bias = self.denoising.bias
+            wrong.append(Fault("biased", bias, f"{bias:.2f} posterior deviations", DENOISING))
         if not wrong:
             several = " and ".join(f"{n} problems" for n in {c.problems for c in self.sets.values()})
             few = "" if min(c.problems for c in self.sets.values()) >= FEW else ", few: small errors would not show"
@@ -126,6 +133,7 @@ class Found:
             "mixture": {
                 f"{d},{dy}": dict(zip(("distance", "floor"), v, strict=True)) for (d, dy), v in self.mixture.items()
             },
+            "denoising": None if self.denoising is None else self.denoising.record(),
             "refused": self.refused,
             "notes": self.notes,
         }

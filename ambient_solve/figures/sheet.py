@@ -95,7 +95,7 @@ def contact_sheet(title: str, columns: Sequence[str], rows: Sequence[Row], side:
         draw.text((MARGIN, y + 34), row.title, INK, bold, anchor="ls")
         draw.text((width - MARGIN, y + 34), row.note, SOFT, small, anchor="rs")
         for x, tile in zip(left, row.tiles, strict=True):
-            sheet.paste(_enlarge(tile.picture, side), (x, y + title_height))
+            sheet.paste(enlarge(tile.picture, side), (x, y + title_height))
             below = y + title_height + side + 10
             draw.text((x + side / 2, below), tile.caption, SOFT, small, anchor="mt")
             if tile.bar:
@@ -103,7 +103,16 @@ def contact_sheet(title: str, columns: Sequence[str], rows: Sequence[Row], side:
     return sheet
 
 
-def _enlarge(picture: np.ndarray, side: int) -> Image.Image:
+def enlarge(picture: np.ndarray, side: int) -> Image.Image:
+    """A picture that fills a square; its pixels are repeated where that comes out even.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        side: Side of the square, in pixels.
+
+    Returns:
+        The square, white where the picture does not reach.
+    """
     height, width = picture.shape[:2]
     scale = side / max(height, width)
     even = scale == int(scale)
@@ -116,7 +125,11 @@ def _enlarge(picture: np.ndarray, side: int) -> Image.Image:
 
 
 def _bar(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, place: tuple[int, int, int], labels: tuple[str, str], font: ImageFont
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int, int],
+    labels: tuple[str, str],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
     """A colour bar over the width of a tile, with its end labels inside that width."""
     x, y, side = place

@@ -27,11 +27,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.likelihood.measurement import check_counts, receive
 from ambient_solve.likelihood.noise_law import CountingLaw, GaussianLaw
-from ambient_solve.likelihood.noise_levels import noise_levels
+from ambient_solve.likelihood.noise_levels import Given, noise_levels
 from ambient_solve.likelihood.packed import Measurement, name_of
 from ambient_solve.likelihood.ranges import check_range
-from ambient_solve.linalg.conjugate_gradient import WarmStart, carrying_conjugate_gradient, conjugate_gradient
+from ambient_solve.linalg.conjugate_gradient import WarmStart, conjugate_gradient
 from ambient_solve.linalg.convolution import Convolution, find_convolution
+from ambient_solve.linalg.galerkin import galerkin
 from ambient_solve.linalg.gram import CirculantGram, Gram, Scalar, find_gram, find_normal
 from ambient_solve.noise import Level, Streams, per_sample
 from ambient_solve.priors.base import Prior
@@ -41,6 +42,10 @@ Covariance = Level | Callable[[Tensor], Tensor]
 
 RTOL = 5e-6
 """Relative residual at which an iterative solve ends: its error is then far below the noise of a sample."""
+FIT = (0.5, 2.0)
+"""The misfit, reduced chi-squared, of samples that explain many measurements as well as they should."""
+CHANCE = 8.0
+"""Standard deviations of the misfit of the true image that are taken for chance."""
 
 
 class Likelihood:
@@ -50,8 +55,9 @@ class Likelihood:
         y: What `op` returns: (B, *measurement), real or complex, or a `TensorList`. Neither it nor `op` is changed.
         op: A deepinv physics; its parameters may be shared or have one entry per image (leading axis B).
         prior: Says where `z` lives.
-        sigma_y: Level of Gaussian noise in the operator's units, a number or one per image. By default the noise is
-            that of `op.noise_model`: Gaussian, Poisson or Poisson-Gaussian.
+        sigma_y: Level of Gaussian noise in the operator's units: a number, one per image, a map that broadcasts to `y`,
+            or a list with one of these for each of several stacked operators. By default the noise is that of
+            `op.noise_model`: Gaussian, Poisson or Poisson-Gaussian.
         n_samples: S.
         cg_iterations: Steps of conjugate gradients where the operator has no closed form.
 
@@ -61,6 +67,8 @@ class Likelihood:
         noise: The law of the noise.
         gaussian: Whether it is Gaussian; if `linear` too, `prox`, `solve` and `spectral` exist.
         gram: AA' in closed form, or None. sigma: Noise level in z units, (N,). sigma_y: In the operator's, (1,), (B,).
+            Where entries differ in their noise it is the root mean square, and `A`, `y_z` and all residuals are those
+            of entries times it over their own level: their noise is the same then.
         gain: Signal of one photon in the operator's units, (1,) or (B,); None for Gaussian noise.
         y: The measurement as rows of real numbers, (B, *measurement). seen: Entries of it that see anything, as `y`.
         measurements: Entries of one measurement. count: Those observed, (N,).
@@ -76,7 +84,7 @@ class Likelihood:
         op: Physics,
         prior: Prior,
         *,
-        sigma_y: float | Tensor | None = None,
+        sigma_y: Given | None = None,
         n_samples: int = 1,
         cg_iterations: int = 30,
     ) -> None:
@@ -89,9 +97,11 @@ class Likelihood:
         self.image_shape, self.z_shape = received.image_shape, tuple(prior.state_shape(received.image_shape))
         self.linear = isinstance(op, LinearPhysics) and prior.affine is not None
         self._a, self._b = prior.affine or (1.0, 0.0)
-        sigma_y, gain = noise_levels(op, sigma_y, y)
-        check_range(received, prior.affine, sigma_y, gain)
-        self.sigma_y, self.gain = sigma_y.to(prior.device), None if gain is None else gain.to(prior.device)
+        levels = noise_levels(op, sigma_y, y)
+        check_range(received, prior.affine, levels.sigma, levels.gain)
+        received = received if levels.weights is None else received.weighted(levels.weights)
+        self.sigma_y = levels.sigma.to(prior.device)
+        self.gain = None if levels.gain is None else levels.gain.to(prior.device)
         self.sigma = self._of_rows(self.sigma_y / abs(self._a))
         self.measurements = received.y[0].numel()
         self.y, self.seen = received.y, received.seen
@@ -164,6 +174,17 @@ class Likelihood:
     def chi2(self, z0: Tensor) -> Tensor:
         """Mean squared residual in units of the noise (reduced chi-squared), (N,): 1 for the true image."""
         return self.noise.chi2(self.residual(z0))
+
+    def chi2_range(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest misfit, each (N,), that need no other reason than noise.
+
+        That is `FIT`, or more where few measurements or few photons leave more to chance. Where the noise level of the
+        operator is nominal (`op.nominal_noise`, as of a JPEG file), any misfit may be right.
+        """
+        reach = CHANCE * self.noise.chi2_std()
+        if getattr(self._op, "nominal_noise", False):
+            reach = torch.full_like(reach, torch.inf)
+        return (-reach).exp().clamp_max(FIT[0]), (1 + reach).clamp_min(FIT[1])
 
     def score(self, z0: Tensor) -> Tensor:
         """`d log p(y | z0) / d z0`, (N, *z_shape) as `z0`, whatever the operator and the noise."""
@@ -266,10 +287,26 @@ class Likelihood:
             like: States (N, *z_shape), of which the sample has shape, dtype and device.
             q: Standard deviation of the Gaussian factor in z units, > 0, () or (N,).
             streams: The noise, one stream per row.
+
+        Returns:
+            The sample, of the shape of `like`.
         """
         self._require_gaussian("fluctuation")
         y = per_sample(self.sigma, self._y) * streams.normal(self._y)
         return self._prox(y, per_sample(q, like) * streams.normal(like), q, None)
+
+    def undecided(self, v: Tensor, q: Level) -> Tensor:
+        """What the measurement leaves of `v`, `(I + q^2 A'A / sigma^2)^-1 v`: all where nothing is measured.
+
+        Args:
+            v: (N, *z_shape).
+            q: Standard deviation of the Gaussian factor in z units, > 0, () or (N,).
+
+        Returns:
+            The shape of `v`.
+        """
+        self._require_gaussian("undecided")
+        return self._prox(torch.zeros_like(self._y), v, q, None)
 
     def _prox(self, y: Tensor, v: Tensor, q: Level, warm: WarmStart | None) -> Tensor:
         if self.gram is not None:
@@ -280,7 +317,8 @@ class Likelihood:
             return v + self.At(self.gram.function(lambda t: 1 / (ratio + t), y - self.A(v)))
         # Multiplied by q^2 the system is I + (q / sigma)^2 A'A: its floats stay near 1 at every noise level.
         ratio = per_sample((q / self.sigma) ** 2, v)
-        warm, nearly = warm or WarmStart(), getattr(self._op, "precondition", None)
+        own = self._operator.weights is None  # of weighted entries the operator knows nothing
+        warm, nearly = warm or WarmStart(), getattr(self._op, "precondition", None) if own else None
         warm.solution = conjugate_gradient(
             lambda p: p + ratio * self._normal(p),
             *(ratio * self.At(y - self.A(v)), self._iterations, warm.solution, RTOL),
@@ -316,8 +354,9 @@ class Likelihood:
 
         Args:
             cov: `v -> C v` on (N, *z_shape), called exactly `iterations` times; fewer are possible with `tolerance`.
+                It need be symmetric only up to the error of a network, see `linalg.galerkin`.
             r: (N, *measurement).
-            iterations: Steps of conjugate gradients, from zero; by default `cg_iterations`.
+            iterations: Vectors of the Krylov space that holds `u`; by default `cg_iterations`.
             tolerance: A row stays where the norm of its residual is this many times that of the noise; 0 never.
 
         Returns:
@@ -331,7 +370,7 @@ class Likelihood:
             return noise * p + self.A(moved), moved
 
         atol = tolerance * self.sigma * self.count.sqrt() if tolerance else None
-        return carrying_conjugate_gradient(matvec, r, iterations or self._iterations, self.sigma**2, atol)
+        return galerkin(matvec, r, iterations or self._iterations, self.sigma**2, atol)
 
     def spectral(self, f: Scalar, u: Tensor) -> Tensor:
         """A function of `AA'`, through its closed form.

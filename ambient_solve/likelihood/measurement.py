@@ -5,16 +5,18 @@ What does not fit together is said in a sentence, before the first network call.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from deepinv.physics import LinearPhysics, Physics
+from deepinv.utils import TensorList
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError, first_line
-from ambient_solve.likelihood.packed import Measurement, RowOperator, name_of, pack, parts_of
+from ambient_solve.likelihood.packed import Measurement, RowOperator, name_of, pack, parts_of, plain
 
 
 @final
@@ -34,6 +36,12 @@ class Received:
     image_shape: tuple[int, ...]
     seen: Tensor
 
+    def weighted(self, weights: Tensor) -> Received:
+        """The same with entries times `weights` (1 or B, *measurement), of which 0 sees nothing."""
+        weights = weights.to(self.y.device)
+        self.operator.weights = weights
+        return dataclasses.replace(self, y=self.y * weights, seen=self.seen & (weights > 0))
+
 
 @torch.no_grad()
 def receive(y: Measurement, op: Physics, device: torch.device) -> Received:
@@ -51,7 +59,8 @@ def receive(y: Measurement, op: Physics, device: torch.device) -> Received:
         AmbientSolveError: one of them is not what it should be, or they do not fit together.
     """
     _check(y, op)
-    template = y.detach().to(device)
+    template = TensorList([plain(part.detach()).to(device) for part in parts_of(y)])
+    template = template if isinstance(y, TensorList) else template.x[0]
     packed, operator = pack(template).contiguous(), RowOperator(op, template)
     if isinstance(op, LinearPhysics):
         shape = _find_image_shape(op, lambda: operator.At(packed), operator.A, packed)

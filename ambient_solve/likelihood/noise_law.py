@@ -5,6 +5,7 @@
     variance      of the noise of each entry                     (N, *measurement), or what broadcasts to it
     weights       1 / variance, 0 where nothing is measured      d log p(y | z) / d (A z) = weights * r
     chi2          mean of weights * r^2                          (N,)
+    chi2_std      its deviation where r is the noise             (N,)
 
 Photons are counted: `y = gain Poisson(p / gain) + sigma e`, of mean `p` and variance `gain p + sigma^2`. Its law is
 taken as that of `y + sigma^2 / gain = gain Poisson((p + sigma^2 / gain) / gain)` ("shifted Poisson", Snyder et al.,
@@ -64,6 +65,10 @@ class GaussianLaw:
         """Mean squared residual in units of the noise, (N,)."""
         return r.square().flatten(1).sum(1) / (self.sigma**2 * self.count.clamp_min(1))
 
+    def chi2_std(self) -> Tensor:
+        """Standard deviation of the misfit of the true image, (N,)."""
+        return (2 / self.count.clamp_min(1)).sqrt()
+
     def direction(self, r: Tensor) -> Tensor:
         """`r / |r|` for each row, (N, *measurement)."""
         return r / per_sample(r.flatten(1).norm(dim=1).clamp_min(1e-12), r)
@@ -113,6 +118,12 @@ class CountingLaw:
         weights = self.weights(r)
         expected = (weights * self.variance(r)).flatten(1).sum(1)  # the number of entries, less the faintest of them
         return (weights * r.square()).flatten(1).sum(1) / expected.clamp_min(1)
+
+    def chi2_std(self) -> Tensor:
+        """Standard deviation of the misfit of the true image, (N,): few photons have heavy tails."""
+        photons = (self.signal / per_sample(self.gain, self.signal)).clamp_min(FAINT)
+        fourth = torch.where(self.seen, 2 + 1 / photons, 0).flatten(1).sum(1)
+        return fourth.sqrt() / self.seen.flatten(1).sum(1).clamp_min(1)
 
     def direction(self, r: Tensor) -> Tensor:
         """`W r / |W^1/2 r|` for each row, `W` the weights relative to their mean, (N, *measurement)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 from deepinv.physics import Physics
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ambient_solve.errors import AmbientSolveError
 
-Measurement = Tensor | TensorList
+Measurement: TypeAlias = Tensor | TensorList
 """What a deepinv operator returns, the batch axis first."""
 
 
@@ -32,16 +32,28 @@ class RowOperator:
     Attributes:
         op: A copy of `op` in float32, on that device.
         images: B.
+        weights: Factors of the entries of the measurement, (1 or B, *measurement); None is 1 everywhere.
     """
+
+    weights: Tensor | None = None
 
     def __init__(self, op: Physics, template: Measurement) -> None:
         first = parts_of(template)[0]
         tensors: list[Tensor] = []
-        self.op, self.images, self._template = frozen_copy(op, first.device, tensors, {}), len(first), template
+        self.op: Any = frozen_copy(op, first.device, tensors, {})
+        self.images, self._template = len(first), template
         self._per_image = self.images > 1 and any(t.ndim and len(t) == self.images for t in tensors)
 
     def apply(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """`function`, a product with the operator of B rows, on B or B * S `rows`."""
+        """Apply a function of the operator, which takes B rows, to any number of rows.
+
+        Args:
+            function: From B rows to B rows, such as `A`.
+            rows: (B, ...) or (B * S, ...), the S rows of an image side by side.
+
+        Returns:
+            What the function makes of each row.
+        """
         if not self._per_image or len(rows) == self.images:
             return function(rows)
         grouped = rows.reshape(self.images, -1, *rows.shape[1:])
@@ -49,11 +61,17 @@ class RowOperator:
 
     def A(self, x: Tensor) -> Tensor:
         """What is measured of images `x`: (N, C, *spatial) to (N, *measurement)."""
-        return self.apply(lambda rows: pack(self.op.A(rows)), x)
+        return self._weighted(self.apply(lambda rows: pack(self.op.A(rows)), x))
 
     def At(self, u: Tensor) -> Tensor:
         """The adjoint of a linear operator: (N, *measurement) to (N, C, *spatial)."""
-        return self.apply(lambda rows: real(self.op.A_adjoint(unpack(rows, self._template))), u)
+        return self.apply(lambda rows: real(self.op.A_adjoint(unpack(rows, self._template))), self._weighted(u))
+
+    def _weighted(self, u: Tensor) -> Tensor:
+        """Rows of measurements (N, *measurement), each entry times its weight."""
+        if self.weights is None:
+            return u
+        return u * self.weights.repeat_interleave(len(u) // len(self.weights), 0)
 
 
 def parts_of(y: Measurement) -> list[Tensor]:
@@ -87,7 +105,7 @@ def frozen_copy(
         if isinstance(value, nn.Module):
             return frozen_copy(value, device, tensors, copies)
         if isinstance(value, Tensor):
-            moved = value.detach().to(device)
+            moved = plain(value.detach()).to(device)
             moved = moved.to(torch.complex64) if moved.is_complex() else moved
             tensors.append(moved.float() if moved.is_floating_point() else moved)
             return tensors[-1]
@@ -102,6 +120,11 @@ def frozen_copy(
     return twin
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """`tensor`; a copy of one that was made in inference mode, which autograd refuses."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
 def pack(y: Measurement) -> Tensor:
     """Any measurement as one real float32 tensor: complex parts as pairs, a list as one long row per image."""
     if isinstance(y, TensorList):
@@ -110,7 +133,15 @@ def pack(y: Measurement) -> Tensor:
 
 
 def unpack(rows: Tensor, like: Measurement) -> Measurement:
-    """The inverse of `pack` for any number of rows; `like` gives the shapes and the kind."""
+    """The inverse of `pack`, for any number of rows.
+
+    Args:
+        rows: (N, M), as `pack` returns them.
+        like: A measurement, which gives the shapes and the kind; its values are not used.
+
+    Returns:
+        N measurements of that kind.
+    """
     if isinstance(like, TensorList):
         shapes = [(*part.shape[1:], 2) if part.is_complex() else part.shape[1:] for part in like.x]
         pieces = rows.split([torch.Size(shape).numel() for shape in shapes], 1)

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ambient_solve.noise import Level, per_sample
+from ambient_solve.noise import per_sample
 
 Matvec = Callable[[Tensor], Tensor]
 """`p -> M p`, rows independent; `M` symmetric and positive definite on each row."""
-
-CarryingMatvec = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""`p -> (M p, E p)`, `E` any linear map that is computed on the way to `M p`."""
 
 ROUNDING = 1e-7
 """Relative residual at which a row stops: the rounding error of float32."""
@@ -55,61 +52,24 @@ def conjugate_gradient(
     """
     atol = rtol * _dot(b, b).sqrt() if rtol else None
     r = b if x0 is None else b - matvec(x0)
-    x = _iterate(lambda p: (matvec(p), None), r, iterations, 0.0, atol, precondition)[0]
+    x = _iterate(matvec, r, iterations, atol, precondition)
     return x if x0 is None else x0 + x
 
 
-def carrying_conjugate_gradient(
-    matvec: CarryingMatvec, b: Tensor, iterations: int, curvature_floor: Level = 0.0, atol: Level | None = None
-) -> tuple[Tensor, Tensor]:
-    """Solve `M x = b` from zero, and carry `E x` along.
-
-    `x = sum_j alpha_j p_j`, so `E x = sum_j alpha_j E p_j` needs no product of its own. In moment matching (Rozet et
-    al., 2024, arXiv 2405.13712) `M p = sigma^2 p + A C A'p` and `E p = C A'p`: one network call less.
-
-    The Jacobian of a network is only nearly symmetric and positive: a curvature `p'Mp` below `curvature_floor * p'p` is
-    its error and would throw the row far away.
-
-    Args:
-        matvec: `p -> (M p, E p)`.
-        b: Right-hand sides, (N, *shape).
-        iterations: Most products with `M`, 1 or more.
-        curvature_floor: A known lower bound of the spectrum of `M`, a float or (N,); 0 knows none.
-        atol: A row whose residual `|b - M x|` is at most this, a float or (N,), stays where it is, whatever the others
-            do. When all rows have converged the products end, but only on the CPU: an accelerator would have to wait.
-
-    Returns:
-        `x` (N, *shape), and `E x`.
-    """
-    return _iterate(matvec, b, max(iterations, 1), curvature_floor, atol)
-
-
-def _iterate(
-    matvec: Callable,
-    b: Tensor,
-    iterations: int,
-    curvature_floor: Level,
-    atol: Level | None = None,
-    precondition: Matvec | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    x, r, carried = torch.zeros_like(b), b, None
+def _iterate(matvec: Matvec, b: Tensor, iterations: int, atol: Tensor | None, precondition: Matvec | None) -> Tensor:
+    x, r = torch.zeros_like(b), b
     p, rr, rs = _residuals(r, precondition)
     converged = ROUNDING**2 * rr
     if atol is not None:
-        converged = torch.maximum(converged, atol**2 * torch.ones_like(rr))
+        converged = torch.maximum(converged, atol**2)
     can_sync = atol is not None and b.device.type == "cpu"
-    bounded = isinstance(curvature_floor, Tensor) or curvature_floor > 0
     for step in range(iterations):
-        product, extra = matvec(p)
+        product = matvec(p)
         # A row at the rounding level of float32 is frozen: left running for hundreds of steps its coefficients become
         # quotients of denormal numbers, and it diverges.
         rs = torch.where(rr > converged, rs, 0)
-        curvature = _dot(p, product)
-        alpha = _ratio(rs, torch.maximum(curvature, curvature_floor * _dot(p, p)) if bounded else curvature)
+        alpha = _ratio(rs, _dot(p, product))
         x = torch.addcmul(x, per_sample(alpha, p), p)
-        if extra is not None:
-            moved = per_sample(alpha, extra) * extra
-            carried = moved if carried is None else carried + moved
         if step + 1 < iterations:
             r = torch.addcmul(r, per_sample(alpha, r), product, value=-1)
             before = rs
@@ -117,7 +77,7 @@ def _iterate(
             if can_sync and bool((rr <= converged).all()):
                 break
             p = torch.addcmul(s, per_sample(_ratio(rs, before), p), p)
-    return x, carried
+    return x
 
 
 def _residuals(r: Tensor, precondition: Matvec | None) -> tuple[Tensor, Tensor, Tensor]:

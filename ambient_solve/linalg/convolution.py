@@ -40,7 +40,7 @@ class Convolution:
             # Rows in blocks, and the columns of a half-plane: what a transform is repeated over.
             self.adjoint = self.adjoint.unflatten(-2, (self.factor[0], seen[0]))
             self.columns = torch.arange(spectrum.shape[-1], device=spectrum.device) % seen[1]
-            delta = torch.zeros(*spectrum.shape[:2], *seen, device=spectrum.device)
+            delta = spectrum.real.new_zeros(*spectrum.shape[:2], *seen)
             delta[..., 0, 0] = 1
             self.gram = torch.fft.fft2(self.A(self.At(delta))).real.clamp_min(0)
 
@@ -101,6 +101,9 @@ def find_convolution(A: Operator, At: Operator, y_like: Tensor, image: tuple[int
         At: Its adjoint.
         y_like: A real tensor of the measurement's shape (B, C, h, w); its values are not used.
         image: (C, H, W) of one image.
+
+    Returns:
+        The convolution; None where no convolution is these operators.
     """
     seen = tuple(y_like.shape[2:])
     fits = y_like.ndim == 4 and len(image) == 3 and image[0] == y_like.shape[1]
@@ -112,7 +115,7 @@ def find_convolution(A: Operator, At: Operator, y_like: Tensor, image: tuple[int
     for axis in (0, 1):
         if bool((spectrum == spectrum.narrow(axis, 0, 1)).all()):
             spectrum = spectrum.narrow(axis, 0, 1)
-    found = Convolution(spectrum, tuple(image[1:]), seen)
+    found = Convolution(spectrum, (image[1], image[2]), (seen[0], seen[1]))
     generator = torch.Generator().manual_seed(0)
     x, u = (torch.randn(shape, generator=generator).to(y_like) for shape in ((len(y_like), *image), y_like.shape))
     pairs = ((found.A(x), A(x)), (found.At(u), At(u)))

@@ -31,7 +31,15 @@ class Gram(abc.ABC):
 
     @abc.abstractmethod
     def function(self, f: Scalar, u: Tensor) -> Tensor:
-        """`f(AA') u` for `u` (N, *measurement)."""
+        """`f(AA') u`: a function of the matrix, applied to vectors.
+
+        Args:
+            f: From a tensor of eigenvalues, 0 or more, to one of the same shape.
+            u: Vectors (N, *measurement).
+
+        Returns:
+            (N, *measurement).
+        """
 
     @abc.abstractmethod
     def repeat(self, n_samples: int) -> Gram:
@@ -46,7 +54,7 @@ class DiagonalGram(Gram):
         self.d = d
 
     def function(self, f: Scalar, u: Tensor) -> Tensor:
-        """`f(d) u`."""
+        """See `Gram.function`: `f(d) u`."""
         return f(self.d) * u
 
     def repeat(self, n_samples: int) -> DiagonalGram:
@@ -65,7 +73,7 @@ class CirculantGram(Gram):
         self.spectrum = spectrum
 
     def function(self, f: Scalar, u: Tensor) -> Tensor:
-        """One pair of real FFTs."""
+        """See `Gram.function`: one pair of real FFTs."""
         return torch.fft.irfft2(f(self.spectrum) * torch.fft.rfft2(u), s=u.shape[-2:])
 
     def repeat(self, n_samples: int) -> CirculantGram:
@@ -81,7 +89,7 @@ class DecomposableGram(Gram):
         self.U, self.U_adjoint, self.eigenvalues = U, U_adjoint, eigenvalues
 
     def function(self, f: Scalar, u: Tensor) -> Tensor:
-        """One product with U' and two with U."""
+        """See `Gram.function`: one product with U' and two with U."""
         modes = self.U_adjoint(u)
         inside = self._evaluate(f, self.eigenvalues, u)
         # What U does not reach is the null space of A', where every function is f(0).
@@ -107,7 +115,7 @@ class DenseGram(Gram):
         self.vectors, self.eigenvalues = vectors, eigenvalues
 
     def function(self, f: Scalar, u: Tensor) -> Tensor:
-        """Two products with Q."""
+        """See `Gram.function`: two products with Q."""
         scale = f(self.eigenvalues.reshape(*self.eigenvalues.shape, *[1] * (u.ndim - 2))).flatten(1)
         modes = torch.einsum("nij,ni->nj", self.vectors.expand(len(u), -1, -1), u.flatten(1))
         return torch.einsum("nij,nj->ni", self.vectors.expand(len(u), -1, -1), scale * modes).reshape(u.shape)
@@ -126,6 +134,9 @@ def find_gram(A: Operator, At: Operator, y_like: Tensor, op: Any = None, apply: 
         y_like: A real tensor of the measurement's shape (B, *measurement); its values are not used.
         op: The physics object; asked for its singular vectors where it is a `DecomposablePhysics`.
         apply: `apply(function, rows)` runs a function of `op` on any number of rows (parameters may belong to images).
+
+    Returns:
+        The form; None where no form reproduces the product.
     """
     generator = torch.Generator().manual_seed(0)
     probes = [torch.randn(y_like.shape, generator=generator).to(y_like) for _ in range(2)]

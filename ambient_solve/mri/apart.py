@@ -64,11 +64,7 @@ def read_apart(path: str, axes: str | None, mask: str | None, noise: str | None,
     """`read_all` in a process of its own, one at a time: a file that takes too much memory ends that process alone.
 
     Args:
-        path: The scan, as `read` takes it.
-        axes: See `read`.
-        mask: File of the sampling mask, or None.
-        noise: File of the noise scan, or None.
-        most: Bytes that each array may take.
+        path, axes, mask, noise, most: As for `read_all`.
 
     Returns:
         What `read_all` returns.

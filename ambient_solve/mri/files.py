@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ambient_solve.errors import AmbiguousAxes, Part, UnnamedArray, UnreadableFile, WrongAxes, shown
-from ambient_solve.mri.ismrmrd_files import MAX_HEADER, cropped_readout, is_ismrmrd, read_ismrmrd, voxel_of
+from ambient_solve.mri.axes import axes_of
+from ambient_solve.mri.ismrmrd_files import cropped_readout, is_ismrmrd, read_ismrmrd
+from ambient_solve.mri.ismrmrd_header import MAX_HEADER, voxel_of
 from ambient_solve.mri.magnitudes import read_dicom, read_nifti
 from ambient_solve.reading.hdf5 import open_hdf5, stored_arrays
 from ambient_solve.reading.limits import check_bytes
@@ -25,8 +27,8 @@ REFERENCES = ("reference", "reconstruction_rss", "reconstruction_esc", "target",
 """Names that a reference picture has in files."""
 HEADER = "ismrmrd_header"
 """Name of the ISMRMRD header in fastMRI files."""
-MANY = 64
-"""An array of three axes has its coils along an axis of at most this and half the other lengths."""
+UNITS = 5.0
+"""A reference that is stronger or weaker than k-space by this factor is in other units."""
 MAX_TEXT = 10_000
 """Bytes of the text file that tells the sizes of a BART array."""
 
@@ -147,13 +149,11 @@ def arranged(data: np.ndarray, axes: str | None, where: str | Part) -> tuple[np.
         data = data[..., 0] + 1j * data[..., 1]
     notes: tuple[str, ...] = ()
     if axes is None:
-        axes = {2: "hw", 4: "schw"}.get(data.ndim)
-        short = [i for i, n in enumerate(data.shape) if n <= MANY and sum(m >= 2 * n for m in data.shape) == 2]
-        if data.ndim == 3 and len(short) == 1:
-            axes = "hw"[: short[0]] + "c" + "hw"[short[0] :]
+        axes, choices = axes_of(data)
+        if not axes:
+            raise AmbiguousAxes(where, data.shape, choices or {"chw": "", "shw": ""})
+        if axes not in ("hw", "schw"):
             notes = (f"the axes {data.shape} of the array were read as {', '.join(axes)}",)
-        if axes is None:
-            raise AmbiguousAxes(where, data.shape, {"chw": "", "shw": ""})
     if len(axes) != data.ndim or set("hw") - set(axes) or set(axes) - set("schw") or len(set(axes)) < len(axes):
         raise WrongAxes(where, axes, data.shape)
     data = np.transpose(data, [axes.index(a) for a in "schw" if a in axes])
@@ -204,9 +204,15 @@ def _raw(arrays: Mapping[str, Stored], key: str | None, axes: str | None, path: 
     if reference is not None:
         reference = np.abs(reference).astype(np.float32)
         reference = reference[None] if reference.ndim == 2 else reference
-        if reference.shape != (slices, height, width):
-            # fastMRI keeps references of the middle of the field of view alone.
+        if (
+            reference.ndim != 3
+            or len(reference) != slices
+            or any(n > full for n, full in zip(reference.shape[1:], (height, width), strict=True))
+        ):
             notes = (*notes, f"the reference {reference.shape} is of another size than k-space and was left out")
+            reference = None
+        elif not 1 / UNITS < (ratio := float(np.linalg.norm(reference) / np.linalg.norm(data))) < UNITS:
+            notes = (*notes, f"the reference is {ratio:.2g} times as strong as k-space, in other units: left out")
             reference = None
     mask = None if key else _known(arrays, ("mask",), path, most)
     return Raw(data, False, mask, None, reference, None, notes)
@@ -220,6 +226,8 @@ def _hdf5(path: Path, key: str | None, axes: str | None, most: float) -> Raw:
         arrays = stored_arrays(file)
         header = arrays.pop(HEADER, None)
         name = _key(arrays, key, KSPACE, path)
+        if header is not None and len(arrays[name].shape) == 4:
+            axes = axes or "schw"  # fastMRI
         if len(arrays[name].shape) == 3 and axes is None:
             meanings = {"shw": "slices of a single coil, as in fastMRI", "chw": "coils of a single slice"}
             raise AmbiguousAxes(Part(name, path), arrays[name].shape, meanings)

@@ -93,7 +93,7 @@ def read_dicom(paths: list[Path], where: Path, most: float) -> Raw:
     pydicom = module("pydicom")
     if not paths:
         raise UnreadableFile(where, "holds no DICOM file (.dcm).", "The folder ")
-    found, needed, voxel = [], 0.0, None
+    found, numbers, needed, voxel = [], [], 0.0, None
     for path in paths:
         with readable(path):
             data = _open_dicom(pydicom, path, most - needed)
@@ -109,7 +109,8 @@ def read_dicom(paths: list[Path], where: Path, most: float) -> Raw:
                 pixels = [pixels]
             else:
                 raise UnreadableFile(path, f"has pixels {pixels.shape}; grey slices were expected.")
-            found += [(int(data.get(KEPT[2]) or 0), i, p) for i, p in enumerate(pixels)]
+            numbers.append(int(data.get(KEPT[2]) or 0))
+            found += [(numbers[-1], i, p) for i, p in enumerate(pixels)]
             spacing = [float(n) for n in data.get(KEPT[0]) or (1, 1)]
             voxel = (*spacing, float(data.get(KEPT[1]) or 1))
             if len(voxel) != 3 or not all(0 < v < math.inf for v in voxel):
@@ -117,7 +118,9 @@ def read_dicom(paths: list[Path], where: Path, most: float) -> Raw:
     if len({p.shape for _, _, p in found}) > 1:
         raise UnreadableFile(where, "have different sizes; give one series at a time.", "The slices of ")
     slices = np.stack([p for _, _, p in sorted(found, key=lambda row: row[:2])])
-    return Raw(slices[:, None], magnitude=True, voxel=voxel)
+    twice = len(numbers) - len(set(numbers))
+    mixed = f"{twice} of the files have the number of another: several series, echoes or times are read as one volume"
+    return Raw(slices[:, None], magnitude=True, voxel=voxel, notes=(mixed,) if twice else ())
 
 
 def _open_dicom(pydicom: Any, path: Path, most: float) -> Any:

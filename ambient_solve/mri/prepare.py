@@ -23,7 +23,7 @@ from torch import Tensor
 from ambient_solve.data.corruption import MANIFEST, RUN
 from ambient_solve.data.images import SUFFIXES as PICTURES
 from ambient_solve.data.images import read_images, shuffled
-from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.errors import AmbientSolveError, shown, suggestion
 from ambient_solve.evaluate.baselines import wavelet
 from ambient_solve.knobs import check_knobs, knob
 from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
@@ -86,6 +86,7 @@ def prepare(
     *,
     held_out: Sequence[str] = (),
     coils_of: str | Path | None = None,
+    axes: str | None = None,
     tell: Callable[[str], object] = lambda name: None,
 ) -> int:
     """Write the slices of `sources` to the folder `out`, as `read_corrupted` reads them; returns their number.
@@ -94,9 +95,15 @@ def prepare(
 
     Args:
         sources: Folders or files of k-space; or of magnitudes, which are simulated.
+        out: Folder of the data; one that holds finished data is refused.
+        settings: Size, coils, masks and noise.
         held_out: Volumes that are left out: names of files without endings, or labels of a pack; each must be there.
         coils_of: A scan whose coils every second simulated slice gets, turned and moved at random.
+        axes: What the axes of arrays are, such as "chw" or "schw", where it is not plain.
         tell: Called with the name of each slice that is written.
+
+    Returns:
+        How many slices there are.
     """
     out = Path(out)
     if (out / MANIFEST).exists():
@@ -104,16 +111,17 @@ def prepare(
     _refuse_unknown(held_out, [Path(source) for source in sources])
     out.mkdir(parents=True, exist_ok=True)
     asked = {**asdict(settings), "sources": [str(s) for s in sources], "held_out": list(held_out)}
-    asked |= {"coils_of": None if coils_of is None else str(coils_of)}
+    asked |= {"coils_of": None if coils_of is None else str(coils_of)} | ({"axes": axes} if axes else {})
     part = out / (MANIFEST + ".part")
-    remember(out / RUN, asked, (out / RUN).is_file())
     rows = part.read_text().splitlines(keepends=True) if part.is_file() else []
     rows = [row for row in rows if row.endswith("\n")]
+    # Settings with which nothing was made yet, as those of a file that was refused, bind nobody.
+    remember(out / RUN, asked, bool(rows))
     index = 0
     with part.open("w") as manifest:
         manifest.writelines(rows)
         manifest.flush()
-        for index, (name, make) in enumerate(_slices(sources, settings, held_out, coils_of), 1):
+        for index, (name, make) in enumerate(_slices(sources, settings, held_out, coils_of, axes), 1):
             if index > len(rows):
                 file = f"{index - 1:06d}.safetensors"
                 sigma_noise = _store(make(), out / file, settings)
@@ -165,7 +173,11 @@ Made = tuple[str, Callable[[], Slice]]
 
 
 def _slices(
-    sources: Sequence[str | Path], settings: Preparation, held_out: Sequence[str], coils_of: str | Path | None
+    sources: Sequence[str | Path],
+    settings: Preparation,
+    held_out: Sequence[str],
+    coils_of: str | Path | None,
+    axes: str | None,
 ) -> Iterator[Made]:
     """Every slice of all sources, in a fixed order, made when it is asked for."""
     head, number = None, 0
@@ -173,7 +185,7 @@ def _slices(
         scan = read_scan(coils_of)
         head = fit_coils(scan.kspace[0], min(scan.acs, 32), settings.coils)
     for source in sources:
-        found = _scans(Path(source), settings, held_out) if _is_scans(Path(source)) else None
+        found = _scans(Path(source), settings, held_out, axes) if _is_scans(Path(source)) else None
         if found is None:
             found = _pictures(str(source), settings, held_out, head, number)
         for made in found:
@@ -286,7 +298,7 @@ def _refuse_unknown(held_out: Sequence[str], sources: Sequence[Path]) -> None:
         raise AmbientSolveError(f"There is no volume {missing[0]!r} to hold out. {near}")
 
 
-def _scans(folder: Path, settings: Preparation, held_out: Sequence[str]) -> Iterator[Made]:
+def _scans(folder: Path, settings: Preparation, held_out: Sequence[str], axes: str | None) -> Iterator[Made]:
     """The slices of all k-space in `folder`."""
     paths = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
     paths = [p for p in paths if p.name.lower().endswith(SCANS)]
@@ -294,7 +306,7 @@ def _scans(folder: Path, settings: Preparation, held_out: Sequence[str]) -> Iter
         raise AmbientSolveError(f"The folder {folder} holds no scan ({', '.join(SCANS)}) and no picture.")
     for path in paths:
         if _stem(path) not in held_out:
-            scan = read_scan(path, seed=settings.seed)
+            scan = read_scan(path, axes=axes, seed=settings.seed)
             for i in range(len(scan)):
                 try:
                     slice_ = scan.slice(i)
@@ -321,7 +333,10 @@ def _squared(scan: Scan, name: str, settings: Preparation) -> Slice:
         rng = np.random.default_rng((settings.seed, 9, *name.encode()))
         mask = _mask(settings, rng)
     p = problem(replace(scan, kspace=(mask * kspace)[None], mask=mask[None], acs=0, reference=None), settings.coils)
-    return Slice(name, torch.complex(p.y[0, 0], p.y[0, 1]), mask, p.maps, p.sigma)
+    for doubt in p.doubts:
+        print(f"{shown(name)}: {doubt}.", file=sys.stderr)
+    # A slice that is smaller than the square is surrounded by zeros, which were not measured.
+    return Slice(name, torch.complex(p.y[0, 0], p.y[0, 1]), p.mask, p.maps, p.sigma)
 
 
 def _central(t: Tensor, size: int) -> Tensor:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.mri.maps import Maps, calibration_region, estimated_maps
+from ambient_solve.mri.noise import NoiseLevel, noise_level
 from ambient_solve.mri.scan import Scan, calibration_scale
-from ambient_solve.operators.coils import compress, espirit, prewhiten
+from ambient_solve.operators.coils import coils_above_noise, compress, prewhiten
 from ambient_solve.operators.mri import MultiCoil
 
 NOTICE = "For research, not for diagnosis: what was not measured is a learned guess."
 """What every result of MRI says."""
-OUTER = 0.05
-"""The share of the sampled k-space, farthest from the middle, that is taken for noise."""
-GAUSSIAN = 1.4826
-"""Deviation over median modulus of a Gaussian."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class Problem:
     Attributes:
         y: (1, 2, coils, H, W), `op` and maps (coils, H, W) that belong to it; `sigma` its noise, each part.
         scale: What k-space was divided by: a picture times `scale` is in the units of the scan.
+        level: The noise level in the units of the scan, and where it is from.
+        doubts: What is wrong with the coil maps, in sentences; empty where nothing is.
     """
 
     scan: Scan
@@ -36,64 +37,62 @@ class Problem:
     mask: Tensor
     sigma: float
     scale: float
+    level: NoiseLevel = field(default_factory=lambda: NoiseLevel(0.0, "stated"))
+    doubts: tuple[str, ...] = ()
 
 
-def noise_level(kspace: Tensor, mask: Tensor) -> float:
-    """The noise level of k-space, estimated from its outermost sampled entries.
-
-    Args:
-        kspace: (coils, H, W) complex.
-        mask: Sampled entries, (H, W), 1 = sampled.
-
-    Returns:
-        Standard deviation of each real and imaginary part, in the units of `kspace`.
-    """
-    down, across = ((torch.arange(n) - n // 2) / n for n in mask.shape)
-    far = torch.hypot(down[:, None], across)
-    seen = mask > 0
-    edge = far[seen].quantile(1 - OUTER)
-    outer = torch.view_as_real(kspace[:, seen & (far >= edge)])
-    return GAUSSIAN * float(outer.abs().flatten().median())
-
-
-def problem(scan: Scan, coils: int = 0, maps: Tensor | None = None) -> Problem:
+def problem(scan: Scan, coils: int = 0, maps: Tensor | None = None, sigma: float | None = None) -> Problem:
     """The inverse problem of one slice: whitened, compressed, scaled, its noise level and its coil maps estimated.
 
     Args:
         scan: A scan of one slice.
-        coils: Virtual coils to compress to; 0 keeps all.
+        coils: Virtual coils to compress to; 0 keeps those that hold more than noise.
         maps: Coil maps to use in place of the estimated ones, (coils, H, W) complex, for comparison.
+        sigma: Noise of each real and imaginary part, in the units of the scan; that of the noise scan, or estimated, by
+            default.
 
     Returns:
         The problem, in units in which the picture reaches about 1.
 
     Raises:
-        AmbientSolveError: the scan has several slices, or no calibration region.
+        AmbientSolveError: the scan has several slices, no calibration region, or no noise that can be found.
     """
     if len(scan) != 1:
         raise AmbientSolveError(f"{scan.source} has {len(scan)} slices; one at a time: problem(scan.slice(0)).")
-    kspace, mask, sigma = scan.kspace[0], scan.mask[0], None
+    if sigma is not None and not 0 < sigma < math.inf:
+        raise AmbientSolveError(
+            f"sigma={sigma!r} was given; a noise level above 0, in the units of k-space, was expected."
+        )
+    kspace, mask = scan.kspace[0], scan.mask[0]
+    region = calibration_region(mask, scan.acs)
+    level = None if sigma is None else NoiseLevel(sigma, "stated")
     if scan.noise is not None:
         # White, and about as loud as it was: the units stay those of the scan.
-        sigma = float(scan.noise.abs().square().mean().div(2).sqrt())
-        kspace = sigma * prewhiten(kspace, scan.noise)
-    if coils and maps is None:
-        kspace = compress(kspace, coils, scan.acs)
-    scale = calibration_scale(kspace)
-    kspace = kspace / scale
-    sigma = noise_level(kspace, mask) if sigma is None else sigma / scale
-    if not sigma > 0:
+        heard = float(scan.noise.abs().square().mean().div(2).sqrt())
+        kspace = heard * prewhiten(kspace, scan.noise)
+        level = level or NoiseLevel(heard, "noise scan")
+    level = level or noise_level(kspace, mask, region)
+    if not level.sigma > 0:
         raise AmbientSolveError(
-            f"{scan.source}: the outermost k-space is empty, so that no noise level can be found; it was zero-filled, "
-            "leave these lines out of the mask, or give a noise scan."
+            f"{scan.source}: no noise is found in k-space, at its edge or elsewhere: it was filled with zeros, or made "
+            "without noise; state the level (sigma=, on the command line --sigma), or give a noise scan."
         )
     if maps is None:
-        acs = min(scan.acs, 32, *mask.shape)
-        # Smaller windows leave more of them in a narrow region; all pixels keep a map, the background too.
-        maps = espirit(kspace, acs, kernel=min(max(acs // 3, 4), 6), crop=0.0) if len(kspace) > 1 else None
-    maps = torch.ones(1, *mask.shape, dtype=torch.complex64) if maps is None else maps
+        kspace = compress(kspace, coils or coils_above_noise(kspace, region, level.sigma), region)
+    scale = calibration_scale(kspace)
+    kspace, sigma = kspace / scale, level.sigma / scale
+    found = estimated_maps(kspace, mask, region, sigma) if maps is None else Maps(maps)
+    doubts = () if found.trusted else (_poor(found, scan.acs),)
     y = torch.view_as_real(mask * kspace).movedim(-1, 0)[None].contiguous()
-    return Problem(scan, y, MultiCoil(maps, mask, sigma), maps, mask, sigma, scale)
+    return Problem(scan, y, MultiCoil(found.maps, mask, sigma), found.maps, mask, sigma, scale, level, doubts)
+
+
+def _poor(found: Maps, acs: int) -> str:
+    return (
+        f"the coil maps, of {acs} calibration lines, are poor: of entries that were held out they leave "
+        f"{found.unexplained:.0%} unexplained, a misfit of {found.misfit:.1f} where 1 is right; trust no detail, and "
+        "sample more lines in the middle"
+    )
 
 
 def misfit(p: Problem, x: Tensor) -> float:

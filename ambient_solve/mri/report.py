@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.figures.sheet import Row, Tile, contact_sheet, picture_tile, std_tile
 from ambient_solve.mri.classical import zero_filled
 from ambient_solve.mri.problem import NOTICE
-from ambient_solve.mri.reconstruction import Reconstruction
+from ambient_solve.mri.reconstruction import Reconstruction, middle
 
 WINDOW = 0.998
 """The quantile of the magnitude that is white, in all magnitudes of a report alike."""
@@ -24,6 +25,8 @@ TIMES = 5
 """Errors are shown so many times brighter."""
 COLUMNS = 4
 """Columns of the report."""
+LETTERS = 20
+"""Height of the letters of what is doubtful, in pixels."""
 
 
 def report(made: Reconstruction) -> Image.Image:
@@ -44,7 +47,7 @@ def report(made: Reconstruction) -> Image.Image:
         ]
     if reference is not None:
         pictures += [grey(reference[0], "reference")]
-        error = TIMES * (made.magnitude - reference[0]).abs()
+        error = TIMES * (middle(made.magnitude, tuple(reference.shape[1:])) - reference[0]).abs()
         pictures += [grey(error, f"error x{TIMES}, NRMSE {made.metrics['nrmse']:.3f}")]
     measured = [
         Tile(cyclic(torch.atan2(made.mean[1], made.mean[0]), made.magnitude / max(top, 1e-30)), "phase, -pi to pi"),
@@ -54,9 +57,34 @@ def report(made: Reconstruction) -> Image.Image:
     ]
     how = "simulated k-space" if p.scan.simulated else "k-space"
     name = made.settings.get("algorithm", made.settings["method"])
-    misfit = f"{name}; misfit {made.chi2:.2f} (about 1 is right), noise {p.scale * p.sigma:.3g}, white is {top:.3g}"
+    noise = f"noise {p.scale * p.sigma:.3g} ({p.level.source})"
+    misfit = f"{name}; misfit {made.chi2:.2f} (about 1 is right), {noise}, white is {top:.3g}"
     rows = [*_rows("reconstruction", misfit, pictures), *_rows("measurement", NOTICE, measured)]
-    return contact_sheet(f"{Path(p.scan.source).name} ({how})", [""] * COLUMNS, rows)
+    sheet = contact_sheet(f"{Path(p.scan.source).name} ({how})", [""] * COLUMNS, rows)
+    return with_lines(sheet, [f"Doubtful: {doubt}." for doubt in made.doubts])
+
+
+def with_lines(sheet: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """A picture with lines of red text below it.
+
+    Args:
+        sheet: The picture.
+        lines: The text; lines that are too long are broken.
+
+    Returns:
+        A higher picture; `sheet` itself where there are no lines.
+    """
+    if not lines:
+        return sheet
+    font = ImageFont.load_default(size=LETTERS)
+    broken = [row for line in lines for row in textwrap.wrap(line, max(int(sheet.width / (0.52 * LETTERS)), 20))]
+    pitch = round(1.5 * LETTERS)
+    out = Image.new("RGB", (sheet.width, sheet.height + pitch * (len(broken) + 1)), "white")
+    out.paste(sheet)
+    draw = ImageDraw.Draw(out)
+    for i, row in enumerate(broken):
+        draw.text((pitch, sheet.height + pitch * i), row, "#a01010", font)
+    return out
 
 
 def cyclic(phase: Tensor, brightness: Tensor) -> np.ndarray:

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError, UnreadableFile
+from ambient_solve.errors import UnreadableFile
 from ambient_solve.mri.apart import read_all, read_apart
+from ambient_solve.mri.sampling import check_centred, check_slice, is_whole, measured_entries, sampled, scan_mask
 from ambient_solve.mri.simulate import simulate
 from ambient_solve.operators.coils import birdcage, normalise
 from ambient_solve.operators.kspace_masks import acs_of, make_mask
@@ -28,8 +29,6 @@ LEAST_ACS = 4
 """Fewer lines of calibration tell nothing of the coils."""
 SCALE_BOX = 8
 """Side of the part of the calibration region that sets the scale: the same in training and in use, whatever the ACS."""
-AT_ONCE = 1 << 22
-"""Entries of k-space that are looked at together."""
 SIGMA = 0.02
 """Noise of k-space simulated from a magnitude."""
 
@@ -40,10 +39,12 @@ class Scan:
 
     Attributes:
         kspace: complex64 (slices, coils, H, W), 0 where nothing was sampled.
-        mask: float32 (slices or 1, H, W), 1 where sampled; found from the zeros of k-space if None is given.
+        mask: float32 (slices or 1, H, W), 1 where sampled; found from the zeros of k-space if None is given. What is 0
+            in all coils was not measured, and is taken out of a given mask.
         acs: Width of the fully sampled centre, in lines.
         noise: complex64 (coils, n), what the coils receive without a signal.
-        reference: float32 (slices, H, W), a magnitude to compare with.
+        reference: float32 (slices, H, W), a magnitude to compare with; or of less rows and columns, the middle ones, as
+            in fastMRI.
         simulated: Whether the k-space was made from a magnitude.
         source: The file. voxel: Size of a voxel in mm. notes: What was assumed in reading.
     """
@@ -61,18 +62,26 @@ class Scan:
     def __post_init__(self) -> None:
         _check_kspace(self.kspace, self.source)
         mask = sampled(self.kspace) if self.mask is None else torch.as_tensor(self.mask)
-        object.__setattr__(self, "mask", _checked_mask(mask, self.kspace, self.source))
-        own = max(acs_of(m) for m in self.mask)
+        mask, notes = measured_entries(scan_mask(mask, self.kspace, self.source), self.kspace)
+        object.__setattr__(self, "mask", mask)
+        object.__setattr__(self, "notes", (*self.notes, *notes))
+        _check_reference(self)
+        own = max((acs_of(m) for m in self.mask if bool(m.any())), default=0)
         if own < LEAST_ACS:
+            check_centred(self.kspace, self.source)
             raise UnreadableFile(
                 self.source,
                 f": the fully sampled centre of the mask is {own} lines wide, at least {LEAST_ACS} are "
-                "needed to calibrate the coils; sample more of the centre, or accelerate less. Where the zero "
-                "frequency is in a corner, numpy.fft.fftshift over the last two axes centres k-space.",
+                "needed to calibrate the coils; sample more of the centre, or accelerate less.",
             )
         object.__setattr__(self, "acs", own if not self.acs else min(self.acs, own))
         if len(self) == 1:
-            _check_slice(self)
+            check_slice(self.kspace[0], self.mask[0], self.acs, self.source)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is fully sampled, up to an empty edge."""
+        return is_whole(self.mask)
 
     def __len__(self) -> int:
         return len(self.kspace)
@@ -94,6 +103,8 @@ class Scan:
     def undersampled(self, kind: str, acceleration: float, acs: int, seed: int) -> Scan:
         """The scan as if a part of it had been sampled; its own picture becomes the reference where it has none.
 
+        An edge that holds nothing counts as entries, as in fastMRI: of what was measured, fewer than 1 in R are kept.
+
         Args:
             kind: Mask, one of the kinds of `make_mask`.
             acceleration: Entries for each one that is kept, > 1.
@@ -106,7 +117,7 @@ class Scan:
         Raises:
             AmbientSolveError: it is undersampled already, or the mask cannot be made.
         """
-        if float(self.mask.mean()) < 1:
+        if not self.whole:
             raise UnreadableFile(
                 self.source,
                 f"is undersampled already, R = {1 / float(self.mask.mean()):.1f}: leave the acceleration "
@@ -114,7 +125,7 @@ class Scan:
             )
         mask = make_mask(kind, tuple(self.kspace.shape[-2:]), acceleration, acs, seed)
         reference = root_sum_of_squares(self.kspace) if self.reference is None else self.reference
-        return replace(self, kspace=mask * self.kspace, mask=mask[None], acs=0, reference=reference)
+        return replace(self, kspace=mask * self.kspace, mask=mask * self.mask, acs=0, reference=reference)
 
 
 def read_scan(
@@ -130,12 +141,16 @@ def read_scan(
     """Read one scan. `PATH:KEY` names the array of an .npz or .h5 file that holds several.
 
     Args:
+        path: The file, or `FILE:KEY`.
         axes: What the axes are, such as "chw" or "schw" (slices, coils, height, width), where it is not plain.
         mask: A file with the sampling mask (H, W) or (W,), 1 where sampled.
         noise: A file with the noise scan (coils, n).
         seed: Decides phases and noise where k-space is simulated.
         most: Bytes that the scan may take; a file that unpacks to more is refused before it is read.
         apart: Read in a process of its own, which may take no more memory: for files of others.
+
+    Returns:
+        The scan.
     """
     reader = read_apart if apart else read_all
     raw = reader(str(path), axes, *(None if file is None else str(file) for file in (mask, noise)), most)
@@ -151,15 +166,6 @@ def read_scan(
         reference=None if raw.reference is None else torch.from_numpy(raw.reference),
         **known,
     )
-
-
-def sampled(kspace: Tensor) -> Tensor:
-    """1 where any coil has a value: (1, H, W), or (slices, H, W) where slices of (slices, coils, H, W) differ."""
-    # A magnitude of all of it would take as much again, and torch takes twice that on the way.
-    at_once = max(AT_ONCE // max(kspace[0, 0].numel(), 1), 1)
-    found = torch.cat([part.abs() > 0 for part in kspace.flatten(0, 1).split(at_once)])
-    masks = found.unflatten(0, kspace.shape[:2]).any(1).float()
-    return masks[:1] if bool((masks == masks[:1]).all()) else masks
 
 
 def coil_pictures(kspace: Tensor) -> Tensor:
@@ -225,49 +231,12 @@ def _check_kspace(kspace: Tensor, source: str) -> None:
         )
 
 
-def _checked_mask(mask: Tensor, kspace: Tensor, source: str) -> Tensor:
-    """`mask` as float32 (slices or 1, H, W), once it is known to fit `kspace`."""
-    slices, _, height, width = kspace.shape
-    given = tuple(mask.shape)
-    mask = mask.float().reshape(-1)[None, None] if mask.numel() == width else mask.float()
-    mask = mask[None] if mask.ndim == 2 else mask
-    if mask.ndim != 3 or len(mask) not in (1, slices) or mask.shape[1] not in (1, height) or mask.shape[2] != width:
+def _check_reference(scan: Scan) -> None:
+    """Raise where the reference is not of these slices."""
+    given = None if scan.reference is None else tuple(scan.reference.shape)
+    slices, _, height, width = scan.kspace.shape
+    if given and (len(given) != 3 or given[0] != slices or given[1] > height or given[2] > width):
         raise UnreadableFile(
-            source,
-            f": the mask has shape {given} and does not fit slices of {height} rows and {width} columns; "
-            f"({width},), ({height}, {width}) or one such for each of {slices} slices was expected.",
-        )
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        raise UnreadableFile(source, ": the mask has values besides 0 (not sampled) and 1 (sampled).")
-    return mask.expand(-1, height, -1).contiguous()
-
-
-def _check_slice(scan: Scan) -> None:
-    """Numbers, a signal where the coils are calibrated, values where the mask says so, the strongest in the middle."""
-    height, width = scan.kspace.shape[-2:]
-    half, power = min(scan.acs, height, width) // 2, torch.zeros(height, width, device=scan.kspace.device)
-    for i, coil in enumerate(scan.kspace[0]):
-        if not bool(coil.isfinite().all()):
-            raise AmbientSolveError(
-                f"{scan.source}: coil {i} has values that are no numbers; repair the file, or leave that coil out."
-            )
-        power += coil.abs().square()
-    centre = power[height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half]
-    if not bool(centre.any()):
-        raise AmbientSolveError(
-            f"{scan.source}: the calibration region is all zero; nothing tells the coils, so leave this slice out."
-        )
-    mask, found = scan.mask[0], (power > 0).float()
-    outside, empty = int((found * (1 - mask)).sum()), int((mask * (1 - found)).sum())
-    # A scanner may leave the edge of an echo empty inside the mask; a tenth is another mask.
-    if outside or empty > 0.1 * float(mask.sum()):
-        raise AmbientSolveError(
-            f"{scan.source}: mask and k-space disagree: {outside} values stand where the mask says that nothing was "
-            f"sampled, {empty} are 0 where it says the contrary; give the mask of this scan, or leave it out."
-        )
-    row, column = divmod(int(power.argmax()), width)
-    if abs(row - height // 2) > height // 4 or abs(column - width // 2) > width // 4:
-        raise AmbientSolveError(
-            f"{scan.source}: the strongest value of k-space is at row {row}, column {column}, not in the middle of "
-            f"{height}x{width}; numpy.fft.fftshift over the last two axes centres k-space."
+            scan.source,
+            f": the reference has shape {given}; {(slices, height, width)}, or the middle of it, was expected.",
         )

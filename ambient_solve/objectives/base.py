@@ -46,7 +46,7 @@ class Batch:
 
 
 class Objective(abc.ABC):
-    """A training loss whose minimiser is `E[z0 | z_sigma]`, or what of it the observations allow.
+    """A training loss whose minimizer is `E[z0 | z_sigma]`, or what of it the observations allow.
 
     Class attributes:
         mask_channels: How many channels of `cond` it shows the denoiser.

@@ -1,7 +1,7 @@
 r"""Conditional denoising: the network is shown a measurement, and its reverse process draws from the posterior.
 
 A clean sample `z0` is measured anew at each training step, `y = m (z0 + sigma_y e)` with random pixels `m`, and the
-network is shown `y` and `m` beside `z_sigma = z0 + sigma n`. As the two noises are independent, the minimiser of
+network is shown `y` and `m` beside `z_sigma = z0 + sigma n`. As the two noises are independent, the minimizer of
 
     lambda |D(z_sigma, sigma; y, m) - z0|^2      is      D = E[z0 | z_sigma, y, m]
 
@@ -40,7 +40,7 @@ class Conditional(Objective):
         check_knobs(self)
 
     @property
-    def mask_channels(self) -> int:
+    def mask_channels(self) -> int:  # type: ignore[override] # it follows from `channels`
         """The measurement and the mask of its pixels."""
         return self.channels + 1
 

@@ -11,7 +11,7 @@ is right everywhere (Daras et al., 2024, arXiv 2404.10177). The loss is that of 
 of the reverse process from one `z_t`, `r_j = D(z_s^j, s) - D(z_t, t)`:
 
     pair    mean over j != k of r_j . r_k     unbiased: it may be negative, its mean is 0 for the true denoiser
-    mean    | mean_j r_j |^2                  arXiv 2411.02780; too large by Var(D(z_s) | z_t) / m, which favours a
+    mean    | mean_j r_j |^2                  arXiv 2411.02780; too large by Var(D(z_s) | z_t) / m, which favors a
                                               blurred D. What it exceeds `pair` of the same runs by is that floor
 
 A run is `steps` ancestral steps `K_1` (see `noise`). Their mean is that of the true transition however long the step;
@@ -76,7 +76,7 @@ class Consistency(Objective):
 
     consistency: float = knob(0.3, 0.0, 1e6, "weight of the consistency term; 0 is Denoise, bit for bit")
     where: str = knob("below", choices=WHERE, help="at which levels the denoiser is made consistent")
-    estimator: str = knob("pair", choices=ESTIMATORS, help="pair is unbiased, mean favours a blurred denoiser")
+    estimator: str = knob("pair", choices=ESTIMATORS, help="pair is unbiased, mean favors a blurred denoiser")
     gradient: str = knob("ends", choices=GRADIENTS, help="what is learned: the ends, the start too, the runs too")
     runs: int = knob(2, 2, 64, "runs of the reverse process from each state; more is slower and less noisy")
     steps: int = knob(2, 1, 100, "steps of a run; more is slower and more exact")
@@ -104,7 +104,7 @@ class Consistency(Objective):
         return Masked(self.delta, self.delta_min, self.mask_channels, self.weight, self.sigma_data, self.floor)
 
     @property
-    def below(self) -> bool:
+    def below(self) -> bool:  # type: ignore[override] # it follows from two knobs
         """Whether it learns levels at which no sample may be used."""
         return self.consistency > 0 and self.where != "local"
 
@@ -174,8 +174,8 @@ class Consistency(Objective):
 
         def answer(z: Tensor, sigma: Tensor) -> Tensor:
             runs = len(z) // len(seen)
-            mask, turned = (None if a is None else torch.cat([a] * runs) for a in (seen, signs))
-            return self.masked.answer(denoise, z, sigma, mask, turned)
+            turned = None if signs is None else torch.cat([signs] * runs)
+            return self.masked.answer(denoise, z, sigma, torch.cat([seen] * runs), turned)
 
         return answer
 

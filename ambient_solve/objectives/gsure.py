@@ -12,7 +12,7 @@ and as `E[(A D(h))'(sigma_n e)] = sigma_n^2 E[tr(A J)]`, `J = dD / dh` (Stein, 1
 has the expectation of the supervised one, `lambda |A (D - z0)|^2`, for every `D`. The trace is estimated with one
 random probe, `v'A J A v` (Hutchinson, 1989): a gradient by `h` within the loss, which then is differentiated again.
 
-Where nothing is missing the minimiser is `E[z0 | z_sigma]`. Otherwise it is `E[z0_i | h, A_i = 1]` for entry i: the
+Where nothing is missing the minimizer is `E[z0 | z_sigma]`. Otherwise it is `E[z0_i | h, A_i = 1]` for entry i: the
 network is not shown what is missing, and must guess which entries are noise alone.
 """
 

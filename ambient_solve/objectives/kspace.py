@@ -6,7 +6,7 @@ A complex image, two real channels, is measured through `A = m F S`: coil maps `
 
     lambda |A (D(A~^H A~ z_sigma, m~; sigma) - tau)|^2,     z_sigma, tau as in `denoise.py`
 
-has the minimiser `D = E[z0 | A~^H A~ z_sigma, m~]`, lines that were never sampled included: see `masked.py`. The noise
+has the minimizer `D = E[z0 | A~^H A~ z_sigma, m~]`, lines that were never sampled included: see `masked.py`. The noise
 `sigma n` is real and white in each channel of the image, and so is `sigma_n e` in `y = A (z0 + sigma_n e)`. White noise
 of the receivers is of this kind for one coil; for several it is not, and `sigma_n` then is an approximation.
 
@@ -22,7 +22,7 @@ last is constant: multiplied by the preconditioning it repeats the level, which 
 What is missing is not known better at low levels. Preconditioned and weighed by `sigma` alone, the network would there
 answer with numbers as large as 1 / sigma, and the loss be made of what cannot be known: `missing`, its deviation, is
 the least level that the weight takes a sample for, and counts as noise in the preconditioning of the network. The
-minimiser stays what it is.
+minimizer stays what it is.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ambient_solve.objectives.denoise import WEIGHTS, Denoise, unbiased_target
 from ambient_solve.transforms import from_kspace, to_kspace
 
 RIM = 0.75
-"""Share of the radius of the fully sampled centre that is never dropped."""
+"""Share of the radius of the fully sampled center that is never dropped."""
 MOST = 0.9
 """No more than this share of the other lines is dropped, however few they are."""
 
@@ -55,7 +55,7 @@ class KSpace(Objective):
     Samples (B, 2, H, W) with coil maps (B, coils, H, W), |S|^2 summing to 1, and a mask (B, 1, H, W) of k-space.
     """
 
-    mask_channels: ClassVar[int] = 1
+    mask_channels: ClassVar[int] = 1  # type: ignore[misc] # a knob of others, one here
     incomplete: ClassVar[bool] = True
 
     extra: float = knob(1.0, 0.0, 100.0, "what dropping lines adds to the acceleration R; 0 learns no missing line")
@@ -69,13 +69,12 @@ class KSpace(Objective):
 
     def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """See `Objective.loss`; the sum over k-space, divided by the number of entries of the picture."""
-        _check(batch)
-        maps, mask = batch.maps, torch.ones_like(batch.z[:, :1]) if batch.mask is None else batch.mask.to(batch.z)
+        maps, mask = _check(batch), torch.ones_like(batch.z[:, :1]) if batch.mask is None else batch.mask.to(batch.z)
         if self.cg_iterations:
             least = conjugate_gradient(lambda p: gram(p, mask, maps), batch.z, self.cg_iterations)
             batch = replace(batch, z=least)
         z_sigma, tau = unbiased_target(batch, streams)
-        seen = further(mask, share(mask, self.extra), streams)
+        seen = fewer_lines(mask, share(mask, self.extra), streams)
         z0 = denoise(gram(z_sigma, seen, maps), batch.sigma, seen).float()
         error = (mask * to_kspace(z0 - tau, maps)).abs().square().flatten(1).sum(1) / z0[0].numel()
         weights = Denoise(self.weight, self.sigma_data).weights
@@ -96,7 +95,7 @@ def gram(z: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
     return from_kspace(mask * to_kspace(z, maps), maps)
 
 
-def further(mask: Tensor, delta: Level, streams: Streams) -> Tensor:
+def fewer_lines(mask: Tensor, delta: Level, streams: Streams) -> Tensor:
     """A mask with fewer lines; the calibration lines stay.
 
     Each line outside `calibration` is dropped with chance `delta`, row i by stream i alone. Lines are columns or rows,
@@ -135,9 +134,9 @@ def share(mask: Tensor, extra: float) -> Tensor:
 
 
 def calibration(mask: Tensor) -> Tensor:
-    """1 on the fully sampled centre of `mask` (B, 1, H, W), its rim excepted, else 0.
+    """1 on the fully sampled center of `mask` (B, 1, H, W), its rim excepted, else 0.
 
-    The centre reaches to the nearest gap. Lines beside the true calibration lines belong to it if they happen to be
+    The center reaches to the nearest gap. Lines beside the true calibration lines belong to it if they happen to be
     sampled; were they therefore never dropped, the network would never have to predict them. Hence the rim.
     """
     height, width = mask.shape[-2:]
@@ -151,11 +150,12 @@ def calibration(mask: Tensor) -> Tensor:
 
 def _lines(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Whether `mask` samples whole columns, and whole rows, (B, 1, 1, 1) each."""
-    whole = ((mask == mask[..., :1, :]), (mask == mask[..., :1]))
-    return tuple(same.flatten(1).all(1)[:, None, None, None] for same in whole)
+    columns, rows = (mask == mask[..., :1, :]), (mask == mask[..., :1])
+    return columns.flatten(1).all(1)[:, None, None, None], rows.flatten(1).all(1)[:, None, None, None]
 
 
-def _check(batch: Batch) -> None:
+def _check(batch: Batch) -> Tensor:
+    """The coil maps of a batch that this objective can learn from."""
     channels = 1 if batch.mask is None else batch.mask.shape[1]
     if batch.maps is None or batch.z.shape[1] != 2 or channels != 1:
         maps = "no coil maps" if batch.maps is None else f"{batch.maps.shape[1]} coil maps"
@@ -163,3 +163,4 @@ def _check(batch: Batch) -> None:
             f"The objective 'kspace' was given {batch.z.shape[1]} channels, {maps} and a mask of {channels} channels; "
             "it needs the real and imaginary part, complex maps (all ones for one coil) and one mask for all coils."
         )
+    return batch.maps

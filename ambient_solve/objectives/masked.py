@@ -6,7 +6,7 @@ The network is shown `A~ z_sigma` and `A~`, and judged on all that was observed:
 
     lambda |A (D(A~ z_sigma, A~; sigma) - tau)|_W^2,     z_sigma, tau as in `denoise.py`
 
-It cannot know which of the entries that it misses will count, so it must predict them all: the minimiser solves
+It cannot know which of the entries that it misses will count, so it must predict them all: the minimizer solves
 `E[A | A~] D = E[A | A~] E[z0 | A~ z_sigma, A~]`, and is `E[z0 | A~ z_sigma, A~]` on every entry with
 `P(A_i = 1 | A~) > 0`. With `delta = 0` these are the entries that it sees, and the others stay unlearned. Where entries
 are missing independently any `delta > 0` will do. A missing block stays unlearned if its shape gives it away, as
@@ -14,7 +14,7 @@ entries hidden one by one do not imitate it.
 
 In this norm an entry that is seen counts once. What is hidden, a share `h` of all entries, stands for all that is not
 seen, a share `u`, and counts `u / h` times: where entries are missing independently, the loss is then in expectation
-that of whole samples (inverse probability weighting; Horvitz & Thompson, 1952, JASA 47(260)). It leaves the minimiser
+that of whole samples (inverse probability weighting; Horvitz & Thompson, 1952, JASA 47(260)). It leaves the minimizer
 alone.
 
 The target is unbiased whatever is hidden. `tau - z0 = sigma_n e - sigma_n^2 / sqrt(sigma^2 - sigma_n^2) n` and
@@ -71,7 +71,7 @@ class Masked(Objective):
 
         So every entry that is seen counts the same, whichever sample it is in. Divided by the number of observed ones,
         it would count the more the less is known beside it. What the network does not see it cannot know the better
-        the lower the level: such entries have the weight of level `floor` below it, which leaves the minimiser alone.
+        the lower the level: such entries have the weight of level `floor` below it, which leaves the minimizer alone.
         """
         return self.step(denoise, batch, streams)[0]
 

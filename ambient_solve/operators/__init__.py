@@ -14,14 +14,15 @@ from ambient_solve.operators.builders import (
     jpeg,
     motion_blur,
     phase_retrieval,
-    quantise,
+    quantize,
     super_resolution,
 )
 from ambient_solve.operators.jpeg import Jpeg
 from ambient_solve.operators.kspace_masks import make_mask
+from ambient_solve.operators.line import line_blur
 from ambient_solve.operators.mri import MultiCoil
 from ambient_solve.operators.noncartesian import NonCartesian
-from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantisation
+from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantization
 from ambient_solve.operators.reduction import Reduction
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
     "Jpeg",
     "MultiCoil",
     "NonCartesian",
-    "Quantisation",
+    "Quantization",
     "Reduction",
     "camera_blur",
     "clip",
@@ -42,9 +43,10 @@ __all__ = [
     "inpaint_box",
     "inpaint_random",
     "jpeg",
+    "line_blur",
     "make_mask",
     "motion_blur",
     "phase_retrieval",
-    "quantise",
+    "quantize",
     "super_resolution",
 ]

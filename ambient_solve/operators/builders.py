@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.operators.jpeg import Jpeg
-from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantisation
+from ambient_solve.operators.nonlinear import CameraBlur, Clipping, Diffraction, Quantization
 from ambient_solve.operators.reduction import ALIGNMENTS, KERNELS, aligned_filter
 
 Size = tuple[int, int, int]
@@ -79,7 +79,7 @@ def inpaint_box(
 
     Args:
         img_size: (C, H, W) of the images.
-        box: A side, (height, width) or (top, left, height, width), in pixels. Without a position it is centred; by
+        box: A side, (height, width) or (top, left, height, width), in pixels. Without a position it is centered; by
             default it is half as high and half as wide as the image.
         sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
 
@@ -90,18 +90,18 @@ def inpaint_box(
         AmbientSolveError: the rectangle is empty, the whole image, or not inside it.
     """
     channels, rows, columns = _size(img_size)
-    box = (max(rows // 2, 1), max(columns // 2, 1)) if box is None else box
-    box = (box, box) if isinstance(box, int) else tuple(box)
-    if len(box) == 2:
-        box = ((rows - box[0]) // 2, (columns - box[1]) // 2, *box)
-    fits = len(box) == 4 and min(box) >= 0 and box[0] + box[2] <= rows and box[1] + box[3] <= columns
-    if not fits or 0 in box[2:] or box[2:] == (rows, columns):
+    given = (max(rows // 2, 1), max(columns // 2, 1)) if box is None else box
+    sides: tuple[int, ...] = (given, given) if isinstance(given, int) else tuple(given)
+    if len(sides) == 2:
+        sides = ((rows - sides[0]) // 2, (columns - sides[1]) // 2, *sides)
+    fits = len(sides) == 4 and min(sides) >= 0 and sides[0] + sides[2] <= rows and sides[1] + sides[3] <= columns
+    if not fits or 0 in sides[2:] or sides[2:] == (rows, columns):
         raise AmbientSolveError(
-            f"box={box} is no part of an image of {rows}x{columns}; a side, (height, width) or "
+            f"box={sides} is no part of an image of {rows}x{columns}; a side, (height, width) or "
             "(top, left, height, width) was expected."
         )
     mask = torch.ones(rows, columns)
-    mask[box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = 0
+    mask[sides[0] : sides[0] + sides[2], sides[1] : sides[1] + sides[3]] = 0
     return inpaint(mask, sigma, channels)
 
 
@@ -217,7 +217,9 @@ def super_resolution(
         raise AmbientSolveError(f"alignment={alignment!r} is no alignment. {suggestion(str(alignment), ALIGNMENTS)}")
     if alignment == "corner" and filter in ("lanczos", "box"):
         raise AmbientSolveError(f"filter={filter!r} has alignment='centers' only, deepinv has no such filter.")
-    made = aligned_filter(factor, filter) if filter is not None and alignment == "centers" else filter
+    made: str | Tensor | None = filter
+    if filter is not None and alignment == "centers":
+        made = aligned_filter(factor, filter).to(torch.get_default_dtype())
     op = Downsampling(
         img_size=(channels, rows, columns), filter=made, factor=factor, padding="circular", noise_model=_noise(sigma)
     )
@@ -266,12 +268,12 @@ def jpeg(img_size: Size, quality: int = 10, sigma: float = 0.02, subsampling: st
 
 
 def clip(img_size: Size, factor: float = 2.0, pivot: float = 0.5, sigma: float = 0.02) -> Clipping:
-    """High dynamic range: contrast raised about a grey value, then clipped to [0, 1]; see `Clipping`.
+    """High dynamic range: contrast raised about a gray value, then clipped to [0, 1]; see `Clipping`.
 
     Args:
         img_size: (C, H, W) of the images.
         factor: Of the contrast, > 0.
-        pivot: Grey value that stays, 0 to 1.
+        pivot: Gray value that stays, 0 to 1.
         sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
 
     Returns:
@@ -280,8 +282,8 @@ def clip(img_size: Size, factor: float = 2.0, pivot: float = 0.5, sigma: float =
     return Clipping(factor, pivot, img_size=_size(img_size), noise_model=_noise(sigma))
 
 
-def quantise(img_size: Size, bits: int = 2, sigma: float = 0.02) -> Quantisation:
-    """Quantisation: few grey levels; see `Quantisation`.
+def quantize(img_size: Size, bits: int = 2, sigma: float = 0.02) -> Quantization:
+    """Quantization: few gray levels; see `Quantization`.
 
     Args:
         img_size: (C, H, W) of the images.
@@ -291,20 +293,16 @@ def quantise(img_size: Size, bits: int = 2, sigma: float = 0.02) -> Quantisation
     Returns:
         The operator on images (B, C, H, W).
     """
-    return Quantisation(bits, img_size=_size(img_size), noise_model=_noise(sigma))
+    return Quantization(bits, img_size=_size(img_size), noise_model=_noise(sigma))
 
 
 def camera_blur(
     img_size: Size, length: int = 15, sigma: float = 0.02, seed: int = 0, boundary: str = "circular"
 ) -> CameraBlur:
-    """The camera shake of `motion_blur`, added up in light rather than in grey values, which is not linear.
+    """The camera shake of `motion_blur`, added up in light rather than in gray values, which is not linear.
 
     Args:
-        img_size: (C, H, W) of the images.
-        length: Side of the square that holds the path, in pixels, 2 or more; an even one is made odd.
-        sigma: Standard deviation of the Gaussian noise, >= 0, for images in [0, 1].
-        seed: Decides the path, a whole number of 0 or more.
-        boundary: "circular" (the image repeats; closed form) or "valid" (only where the kernel fits: y is smaller).
+        img_size, length, sigma, seed, boundary: As for `motion_blur`.
 
     Returns:
         The operator on images (B, C, H, W); see `CameraBlur`.
@@ -350,17 +348,20 @@ BUILDERS: dict[str, Callable[..., Physics]] = {
     "denoise": denoise,
     "jpeg": jpeg,
     "clip": clip,
-    "quantise": quantise,
+    "quantize": quantize,
     "camera-blur": camera_blur,
 }
 """The builders by name. `inpaint` takes a mask, the others `img_size`;
 for picture files see `ambient_solve.restore.tasks`."""
 
+FORMER = {"quantise": "quantize"}
+"""What a builder is called now, by the name that it had before."""
+
 
 def _size(img_size: Size) -> Size:
     if isinstance(img_size, (tuple, list, torch.Size)) and len(img_size) == 3:
         if all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in img_size):
-            return tuple(img_size)
+            return img_size[0], img_size[1], img_size[2]
     raise AmbientSolveError(f"img_size={img_size!r} was given, (C, H, W) was expected, for instance (3, 64, 64).")
 
 
@@ -373,7 +374,7 @@ def _noise(sigma: float) -> GaussianNoise:
 
 
 def _blur(img_size: Size, kernel: Tensor, sigma: float, boundary: str) -> LinearPhysics:
-    """A blur with `kernel` (h, w) of odd sides, normalised to keep the brightness."""
+    """A blur with `kernel` (h, w) of odd sides, normalized to keep the brightness."""
     size = _size(img_size)
     if boundary not in BOUNDARIES:
         raise AmbientSolveError(f"boundary={boundary!r} is not a boundary. {suggestion(str(boundary), BOUNDARIES)}")

@@ -13,11 +13,21 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 
+ROUNDED = 1e-3
+"""Singular values below this share of the largest one add nothing to maps, and bend them: no scan is so exact."""
 SLAB = 2**21
 """Complex numbers of the matrices of all pixels that `espirit` holds at a time."""
 
 
-def espirit(kspace: Tensor, acs: int, *, kernel: int = 6, threshold: float = 0.02, crop: float = 0.95) -> Tensor:
+def espirit(
+    kspace: Tensor,
+    acs: int | tuple[int, int],
+    *,
+    kernel: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.95,
+    noise: float = 0.0,
+) -> Tensor:
     r"""Coil maps (coils, H, W) by ESPIRiT (Uecker et al., 2014, Magn. Reson. Med. 71, 990), complex64.
 
     Windows of `kernel` x `kernel` k-space entries of the calibration region span a space, `P` the projection on it.
@@ -27,25 +37,25 @@ def espirit(kspace: Tensor, acs: int, *, kernel: int = 6, threshold: float = 0.0
 
     Args:
         kspace: (coils, H, W) complex; only the `acs` x `acs` entries in its middle are read.
-        acs: Side of the calibration region, at most that of the picture on either axis.
+        acs: Side of the calibration region, or its rows and columns, at most those of the picture.
         kernel: Side of a window.
-        threshold: Singular values below this share of the largest one are noise.
+        threshold: Singular values below this share of the largest one are noise, where `noise` is 0.
         crop: Eigenvalue below which a pixel sees no object: there the maps are 0. Elsewhere `sum_c |S_c|^2 = 1`, and
             the first coil is real.
+        noise: Deviation of the noise in each real and imaginary part: singular values that it reaches by itself are
+            noise. 0 where it is unknown.
+
+    Returns:
+        The maps (coils, H, W), complex64.
     """
     kspace = check_kspace(kspace, 3)
-    calibration = centre(kspace, acs)
-    if min(calibration.shape[1:]) < kernel + 1:
-        raise AmbientSolveError(
-            f"A calibration region of {calibration.shape[1]}x{calibration.shape[2]} is too small for ESPIRiT windows "
-            f"of {kernel}x{kernel}; at least {kernel + 1} lines were expected: acquire more, or lower kernel."
-        )
+    rows = calibration_windows(kspace, acs, kernel)
     coils, height, width = kspace.shape
-    windows = calibration.unfold(1, kernel, 1).unfold(2, kernel, 1)  # (coils, a, b, kernel, kernel)
-    rows = windows.permute(1, 2, 0, 3, 4).reshape(-1, coils * kernel**2).to(torch.complex128)
     # The right singular vectors from the Gram matrix, which is small: in double precision it loses none that count.
     values, vectors = torch.linalg.eigh(rows.mH @ rows)
-    vectors = vectors[:, values > threshold**2 * values[-1]]
+    # What is rounded off is no signal, however low the noise is said to be.
+    least = max(largest_of_noise(noise, *rows.shape) ** 2, ROUNDED**2 * float(values[-1])) if noise else 0.0
+    vectors = vectors[:, values > (least or threshold**2 * values[-1])]
     projection = (vectors @ vectors.mH).conj().reshape(coils, kernel, kernel, coils, kernel, kernel)
     lags = _lags(projection) / kernel**2  # (coils, coils, 2 kernel - 1, 2 kernel - 1)
     across = torch.einsum("cdij,jw->cdiw", lags.to(torch.complex64), _waves(width, kernel).to(lags.device))
@@ -62,6 +72,44 @@ def espirit(kspace: Tensor, acs: int, *, kernel: int = 6, threshold: float = 0.0
             "mostly noise, or is not in the middle of k-space."
         )
     return maps
+
+
+def calibration_windows(kspace: Tensor, acs: int | tuple[int, int], kernel: int) -> Tensor:
+    """All windows of the calibration region, each as a row of numbers.
+
+    Args:
+        kspace: (coils, H, W) complex.
+        acs: Side of the calibration region, or its rows and columns.
+        kernel: Side of a window.
+
+    Returns:
+        (windows, coils kernel^2) complex128.
+
+    Raises:
+        AmbientSolveError: the region is empty, or too small for such a window.
+    """
+    calibration = centre(kspace, acs)
+    if min(calibration.shape[1:]) < kernel + 1:
+        raise AmbientSolveError(
+            f"A calibration region of {calibration.shape[1]}x{calibration.shape[2]} is too small for ESPIRiT windows "
+            f"of {kernel}x{kernel}; at least {kernel + 1} lines were expected: acquire more, or lower kernel."
+        )
+    windows = calibration.unfold(1, kernel, 1).unfold(2, kernel, 1)  # (coils, a, b, kernel, kernel)
+    return windows.permute(1, 2, 0, 3, 4).reshape(-1, len(kspace) * kernel**2).to(torch.complex128)
+
+
+def largest_of_noise(sigma: float, n: int, m: int) -> float:
+    """The largest singular value of noise alone, up to chance (Marchenko and Pastur, 1967, Math. USSR Sb. 1, 457).
+
+    Args:
+        sigma: Deviation of each real and imaginary part.
+        n: Rows of the matrix, some ten or more.
+        m: Its columns, some ten or more.
+
+    Returns:
+        The singular value.
+    """
+    return sigma * math.sqrt(2) * (math.sqrt(n) + math.sqrt(m))
 
 
 def birdcage(coils: int, shape: tuple[int, int], distance: float = 1.8) -> Tensor:
@@ -92,7 +140,27 @@ def birdcage(coils: int, shape: tuple[int, int], distance: float = 1.8) -> Tenso
     return (maps / maps.abs().square().sum(0).sqrt()).to(torch.complex64)
 
 
-def compress(kspace: Tensor, coils: int, acs: int | None = None) -> Tensor:
+def coils_above_noise(kspace: Tensor, acs: int | tuple[int, int], sigma: float) -> int:
+    """How many virtual coils hold signal: those with more energy in the calibration region than noise alone would have.
+
+    Args:
+        kspace: (coils, H, W) complex.
+        acs: Side of the calibration region, or its rows and columns.
+        sigma: Deviation of the noise in each real and imaginary part.
+
+    Returns:
+        Number of virtual coils, 1 or more, which `compress` is to keep.
+
+    Raises:
+        AmbientSolveError: there is no calibration region.
+    """
+    data = centre(kspace, acs).flatten(1).to(torch.complex128)
+    values = torch.linalg.eigvalsh(data @ data.mH).clamp_min(0)
+    least = max(largest_of_noise(sigma, *data.shape) ** 2, ROUNDED**2 * float(values[-1]))
+    return max(int((values > least).sum()), 1)
+
+
+def compress(kspace: Tensor, coils: int, acs: int | tuple[int, int] | None = None) -> Tensor:
     """The virtual coils that hold most of the signal (Buehrer et al., 2007, MRM 57, 1131).
 
     Their weights are the leading singular vectors of the calibration region, one set for all slices. They are
@@ -101,7 +169,7 @@ def compress(kspace: Tensor, coils: int, acs: int | None = None) -> Tensor:
     Args:
         kspace: (..., coils, H, W) complex.
         coils: Virtual coils, 1 or more; the k-space is returned as it is where it has no more.
-        acs: Side of the calibration region; all entries by default.
+        acs: Side of the calibration region, or its rows and columns; all entries by default.
 
     Returns:
         K-space of the virtual coils, (..., coils, H, W) complex.
@@ -182,12 +250,12 @@ def normalise(kspace: Tensor, acs: int) -> tuple[Tensor, float]:
     return kspace / scale, scale
 
 
-def centre(kspace: Tensor, acs: int) -> Tensor:
+def centre(kspace: Tensor, acs: int | tuple[int, int]) -> Tensor:
     """The calibration region in the middle of k-space.
 
     Args:
         kspace: (..., H, W).
-        acs: Its side, 1 or more; an axis with fewer entries is taken whole.
+        acs: Its side, or its rows and columns, 1 or more; an axis with fewer entries is taken whole.
 
     Returns:
         (..., at most acs, at most acs).
@@ -195,12 +263,13 @@ def centre(kspace: Tensor, acs: int) -> Tensor:
     Raises:
         AmbientSolveError: `acs` is out of range, or the region is empty.
     """
-    if isinstance(acs, bool) or not isinstance(acs, int) or acs < 1:
+    sides = acs if isinstance(acs, tuple) else (acs, acs)
+    if len(sides) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sides):
         raise AmbientSolveError(
             f"acs={acs!r} was given; the width of the calibration region, at least 1, was expected. Without one "
             "neither coil maps nor the scale can be found."
         )
-    rows, columns = (_span(n, acs) for n in kspace.shape[-2:])
+    rows, columns = (_span(n, side) for n, side in zip(kspace.shape[-2:], sides, strict=True))
     region = kspace[..., rows, columns]
     if not bool(region.any()):
         raise AmbientSolveError(

@@ -51,7 +51,7 @@ class Jpeg(Physics):
 
     Both are upright; the blocks lie in the frame of the file, which may be turned (EXIF).
 
-    Colour transform, chroma subsampling, 8 x 8 cosine transform, quantisation, and all of it back, as libjpeg does (box
+    Color transform, chroma subsampling, 8 x 8 cosine transform, quantization, and all of it back, as libjpeg does (box
     average down, triangle filter up, 8-bit samples between the steps). Sizes that are not whole blocks are continued by
     their edge. The entropy coder is left out, it loses nothing.
 
@@ -63,14 +63,17 @@ class Jpeg(Physics):
         subsampling: "4:2:0" (chroma at half resolution, what most files have), or another of `SUBSAMPLING`.
         img_size: (C, H, W) of the images, if known.
         noise_model: A file has no noise besides the rounding, which is inside `A`. `GaussianNoise(sigma)` is nominal:
-            it says how closely a reconstruction must reproduce the decoded picture; .02 is about 5 grey levels.
-        tables: Quantisation steps of a file that are not libjpeg's, one for each component that is coded, (1 or 3, 8,
+            it says how closely a reconstruction must reproduce the decoded picture; .02 is about 5 gray levels.
+        tables: Quantization steps of a file that are not libjpeg's, one for each component that is coded, (1 or 3, 8,
             8), frequencies of the rows first; in place of those of `quality`.
         orientation: How the file lies, EXIF's number from 1, upright, to 8.
         space: "YCbCr", or "RGB" for a file without luminance and chroma.
-        black: Share of black ink of each pixel of a file in printing colours, (H, W), which is known; with `space`
+        black: Share of black ink of each pixel of a file in printing colors, (H, W), which is known; with `space`
             "RGB".
     """
+
+    nominal_noise = True
+    """Whether the noise level is a tolerance and not the law of a noise: the misfit of a good sample need not be 1."""
 
     def __init__(
         self,
@@ -123,9 +126,9 @@ class Jpeg(Physics):
 
     def _luminance_and_chroma(self, samples: Tensor) -> Tensor:
         """Colours (B, 3, H, W) in [0, 255], coded as luminance and chroma."""
-        samples = _round(torch.einsum("ij,bjhw->bihw", self.to_ycbcr, samples) + self.offset)
+        samples = _round(torch.einsum("ij,bjhw->bihw", self.to_ycbcr.to(samples), samples) + self.offset)
         coded = torch.cat([self._code(samples[:, :1], self.tables[0]), self._chroma(samples[:, 1:])], 1)
-        return _round(torch.einsum("ij,bjhw->bihw", self.to_rgb, coded - self.offset)).clamp(0, 255)
+        return _round(torch.einsum("ij,bjhw->bihw", self.to_rgb.to(samples), coded - self.offset)).clamp(0, 255)
 
     def _chroma(self, chroma: Tensor) -> Tensor:
         height, width = chroma.shape[-2:]
@@ -146,13 +149,22 @@ class Jpeg(Physics):
         height, width = planes.shape[-2:]
         whole = _continue(planes - 128, 8)
         blocks = whole.reshape(*whole.shape[:2], whole.shape[2] // 8, 8, whole.shape[3] // 8, 8)
-        coefficients = torch.einsum("ui,bchiwj,vj->bchwuv", self.dct, blocks, self.dct) / table
-        blocks = torch.einsum("ui,bchwuv,vj->bchiwj", self.dct, _round(coefficients) * table, self.dct)
+        dct = self.dct.to(planes)
+        coefficients = torch.einsum("ui,bchiwj,vj->bchwuv", dct, blocks, dct) / table
+        blocks = torch.einsum("ui,bchwuv,vj->bchiwj", dct, _round(coefficients) * table, dct)
         return _round(blocks.reshape(whole.shape)[..., :height, :width] + 128).clamp(0, 255)
 
 
 def upright(x: Tensor, orientation: int) -> Tensor:
-    """A picture (..., H, W) that lies as EXIF's `orientation` says, turned upright."""
+    """Turn a picture upright.
+
+    Args:
+        x: (..., H, W), lying as `orientation` says.
+        orientation: That of EXIF, 1 to 8.
+
+    Returns:
+        (..., H, W), or (..., W, H) from 5 on.
+    """
     if orientation in (2, 3, 4):
         return x.flip({2: (-1,), 3: (-2, -1), 4: (-2,)}[orientation])
     if orientation in (5, 7):
@@ -161,7 +173,15 @@ def upright(x: Tensor, orientation: int) -> Tensor:
 
 
 def turned(x: Tensor, orientation: int) -> Tensor:
-    """An upright picture (..., H, W), laid as EXIF's `orientation` says: the inverse of `upright`."""
+    """Lay an upright picture as EXIF's `orientation` says: the inverse of `upright`.
+
+    Args:
+        x: (..., H, W), upright.
+        orientation: That of EXIF, 1 to 8.
+
+    Returns:
+        (..., H, W), or (..., W, H) from 5 on.
+    """
     return upright(x, {6: 8, 8: 6}.get(orientation, orientation))
 
 

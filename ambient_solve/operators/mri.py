@@ -125,13 +125,28 @@ class MultiCoil(LinearPhysics):
         return Apply.apply(x, self._normal, self._normal)
 
     def noise(self, x: Tensor, **kwargs: object) -> Tensor:
-        """Noise for a measurement `x` (B, 2, coils, H, W), 0 where nothing is sampled."""
+        """A measurement with noise.
+
+        Args:
+            x: The measurement without noise, (B, 2, coils, H, W).
+            kwargs: As the noise model of deepinv takes them.
+
+        Returns:
+            (B, 2, coils, H, W), 0 where nothing is sampled.
+        """
         return of_rows(self.mask, len(x))[:, :, None] * self.noise_model(x, **kwargs)
 
     def precondition(self, r: Tensor, ratio: float | Tensor) -> Tensor:
-        """Roughly `(I + ratio A^H A)^-1 r`, to precondition its solve; `ratio` () or (B, 1, 1, 1). See `rough_inverse`.
+        """Roughly `(I + ratio A^H A)^-1 r`, to precondition its solve, by `rough_inverse`.
 
         The eigenvalues of the circulant are the sampling averaged over the power spectrum of the maps.
+
+        Args:
+            r: Images (B, 2, H, W).
+            ratio: Weight of the data, 0 or more, () or (B, 1, 1, 1).
+
+        Returns:
+            (B, 2, H, W).
         """
         seen, eigenvalues = (of_rows(t, len(r)) for t in (self._seen, self._circulant))
         r, seen = (t.mT if self.lines == "rows" else t for t in (r, seen))

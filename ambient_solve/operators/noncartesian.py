@@ -59,8 +59,9 @@ class NonCartesian(LinearPhysics):
             )
         points = points.reshape(-1, 2)
         self.img_size = (2, *maps.shape[-2:])
-        self._nufft, self._scale = _operator(points, tuple(maps.shape[-2:]), maps.shape[1], np.float32)
-        kernel = torch.from_numpy(_kernel(points, tuple(maps.shape[-2:])))
+        size = (maps.shape[-2], maps.shape[-1])
+        self._nufft, self._scale = _operator(points, size, maps.shape[1], np.float32)
+        kernel = torch.from_numpy(_kernel(points, size))
         seen = maps.abs().square().sum(1, keepdim=True) > 0
         share = seen.flatten(1).double().mean(1)[:, None, None]
         for name, value in {
@@ -84,7 +85,15 @@ class NonCartesian(LinearPhysics):
         return Apply.apply(x, self._normal, self._normal)
 
     def precondition(self, r: Tensor, ratio: float | Tensor) -> Tensor:
-        """Roughly `(I + ratio A^H A)^-1 r`; `ratio` () or (B, 1, 1, 1). See `mri.rough_inverse`."""
+        """Roughly `(I + ratio A^H A)^-1 r`, by `mri.rough_inverse`.
+
+        Args:
+            r: Images (B, 2, H, W).
+            ratio: Weight of the data, 0 or more, () or (B, 1, 1, 1).
+
+        Returns:
+            (B, 2, H, W).
+        """
         return rough_inverse(r, ratio, of_rows(self._circulant, len(r)), of_rows(self._seen, len(r)))
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -161,7 +170,7 @@ def _operator(points: np.ndarray, size: tuple[int, int], coils: int, dtype: type
 
 def _kernel(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """`t` at all distances of two pixels, (2 H, 2 W), 0 first; at H and W, which do not occur, it is 0."""
-    double = tuple(2 * n for n in size)
+    double = (2 * size[0], 2 * size[1])
     op, scale = _operator(points, double, 1, np.float64)
     kernel = (
         op.adj_op(np.ones(len(points), dtype=np.complex128)).reshape(double) * scale * math.sqrt(4 / math.prod(size))

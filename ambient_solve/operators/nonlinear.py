@@ -1,4 +1,4 @@
-"""Non-linear measurements that deepinv lacks: clipping, quantisation, blur behind a camera's response, diffraction.
+"""Non-linear measurements that deepinv lacks: clipping, quantization, blur behind a camera's response, diffraction.
 
 Images are in [0, 1]. Each is a deepinv physics whose gradient automatic differentiation finds; what rounds has the
 straight-through gradient, as `Jpeg` does.
@@ -24,7 +24,7 @@ class Clipping(Physics):
 
     Args:
         factor: Of the contrast, > 0.
-        pivot: Grey value that stays, 0 to 1.
+        pivot: Gray value that stays, 0 to 1.
         img_size: (C, H, W) of the images, if known.
         noise_model: Added after the clipping; by default Gaussian noise of .02.
 
@@ -51,8 +51,8 @@ class Clipping(Physics):
         return (self.pivot + self.factor * (x - self.pivot)).clamp(0, 1)
 
 
-class Quantisation(Physics):
-    """`y = round((2^bits - 1) x) / (2^bits - 1)`, clamped to [0, 1]: so few grey levels that they show.
+class Quantization(Physics):
+    """`y = round((2^bits - 1) x) / (2^bits - 1)`, clamped to [0, 1]: so few gray levels that they show.
 
     The gradient is straight-through: rounding counts as the identity, except where x leaves [0, 1] and is clamped.
 
@@ -80,13 +80,13 @@ class Quantisation(Physics):
 class CameraBlur(Physics):
     """A blur of light, seen through the response curve of a camera: `y = encode(blur(decode(x)))`.
 
-    A shutter adds up light, not grey values: `decode` is the curve of sRGB (IEC 61966-2-1), from grey values to light,
+    A shutter adds up light, not gray values: `decode` is the curve of sRGB (IEC 61966-2-1), from gray values to light,
     `encode` its inverse (the model of Nah et al., 2017, arXiv 1612.02177, section 3.1, with the standard's curve for
     their power 2.2). Where dark meets bright it is far from linear: a bright point keeps its streak.
 
     Args:
         blur: A linear operator that keeps the brightness, such as `motion_blur(img_size)`; its noise is not used.
-        noise_model: Added to the grey values.
+        noise_model: Added to the gray values.
     """
 
     def __init__(self, blur: LinearPhysics, noise_model: NoiseModel | None = None) -> None:
@@ -98,7 +98,7 @@ class CameraBlur(Physics):
         self.blur, self.img_size = blur, getattr(blur, "img_size", None)
 
     def A(self, x: Tensor, **_: object) -> Tensor:
-        """Grey values to grey values (see `Clipping.A` for the keywords)."""
+        """Gray values to gray values (see `Clipping.A` for the keywords)."""
         return encode(self.blur.A(decode(x)))
 
 
@@ -136,10 +136,10 @@ class Diffraction(LinearPhysics):
         return self.phase.conj() * torch.fft.ifft2(y, norm="ortho")[..., :rows, :columns]
 
 
-def decode(grey: Tensor) -> Tensor:
-    """Light of sRGB grey values; below 0 the line at 0 goes on."""
-    bright = ((grey.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4
-    return torch.where(grey > 0.04045, bright, grey / 12.92)
+def decode(gray: Tensor) -> Tensor:
+    """Light of sRGB gray values; below 0 the line at 0 goes on."""
+    bright = ((gray.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4
+    return torch.where(gray > 0.04045, bright, gray / 12.92)
 
 
 def encode(light: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ operator's own does not. The mean of many samples is then right, the variance of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -62,6 +63,9 @@ class AmbientPrior(WrappedPrior):
     policy's, without a run.
     """
 
+    mask: Tensor | None
+    maps: Tensor | None
+
     def __init__(
         self,
         inner: Prior,
@@ -92,7 +96,8 @@ class AmbientPrior(WrappedPrior):
                 "maps, where it is of k-space), 'fixed' and 'per_call' draw theirs."
             )
         given = isinstance(self.keep_probability, (int, float)) and not isinstance(self.keep_probability, bool)
-        if not (given and 0 < self.keep_probability <= 1) and not (mask and self.keep_probability is None):
+        share = self.keep_probability if given and self.keep_probability is not None else 0.0
+        if not 0 < share <= 1 and not (mask and self.keep_probability is None):
             raise AmbientSolveError(
                 f"keep_probability={self.keep_probability!r} was given; the share of entries that the network was "
                 "used to seeing was expected, above 0 and at most 1, or a mask."
@@ -104,7 +109,15 @@ class AmbientPrior(WrappedPrior):
             )
 
     def with_mask(self, mask: Tensor, maps: Tensor | None = None) -> AmbientPrior:
-        """The same network under the policy "measurement": it sees what `mask` (and `maps`) let through."""
+        """The same network under the policy "measurement": it sees what was measured.
+
+        Args:
+            mask: What was measured, 1 = seen, as in the constructor.
+            maps: Coil maps (coils, H, W) complex, where the mask is one of k-space; None for pixels.
+
+        Returns:
+            A prior with the same network.
+        """
         channels = self.mask_channels
         return AmbientPrior(
             self.inner, self.keep_probability, mask_channels=channels, policy="measurement", mask=mask, maps=maps
@@ -129,7 +142,15 @@ class AmbientPrior(WrappedPrior):
         return Prior.denoise_vjp(self, z, sigma, cond, once=once)
 
     def visible(self, z: Tensor, mask: Tensor) -> Tensor:
-        """What `mask` lets through of `z` (B, *shape): `M z`, or `A^H M A z` in k-space; the shape of `z`."""
+        """What a mask lets through of states: `M z`, or `A^H M A z` in k-space.
+
+        Args:
+            z: States (B, *shape).
+            mask: (B or 1, mask channels, H, W), 1 = seen.
+
+        Returns:
+            The shape of `z`.
+        """
         if self.maps is None:
             return z * mask
         maps = _rows(self.maps, len(z))
@@ -146,6 +167,9 @@ class AmbientPrior(WrappedPrior):
             z_visible: The visible part (B, *shape); hidden pixels may hold anything finite. In k-space `A^H y`.
             mask: What was seen, as in the constructor.
             sigma: Noise of the visible part in z units; `sigma_min`, which is nearly none, by default.
+
+        Returns:
+            (B, *shape).
         """
         mask = _rows(self._full_mask(mask), len(z_visible))
         shown = z_visible * mask if self.maps is None else z_visible
@@ -170,13 +194,22 @@ class AmbientPrior(WrappedPrior):
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             z0 = self.denoise(leaf, sigma)
-            total = sum((z0 - self.denoise(leaf, sigma, mask)).square().sum() for mask in masks)
+            total = torch.stack([(z0 - self.denoise(leaf, sigma, mask)).square().sum() for mask in masks]).sum()
             return z0.detach(), torch.autograd.grad(total / (2 * len(masks)), leaf)[0]
 
     def draw_masks(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
-        """Masks for states of `shape` (B, *z_shape): entries 1 with chance `keep_probability`, row i from stream i."""
+        """Draw masks as training did.
+
+        Args:
+            shape: Of the states, (B, *z_shape).
+            streams: One stream per row; row i of the masks comes from stream i.
+
+        Returns:
+            Masks (B, mask channels, H, W), or (B, *z_shape) for vectors: 1 with chance `keep_probability`, else 0.
+        """
         shape = (shape[0], *([self.mask_channels] if len(shape) > 2 else []), *shape[-self._spatial :])
-        return (streams.uniform(torch.empty(shape, device=self.device)) < self.keep_probability).float()
+        share = 1.0 if self.keep_probability is None else self.keep_probability
+        return (streams.uniform(torch.empty(shape, device=self.device)) < share).float()
 
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
         """See `Prior.begin`. Draws the masks of the rows."""
@@ -191,7 +224,7 @@ class AmbientPrior(WrappedPrior):
         self._masks = self.draw_masks(shape, streams) if self.policy == "fixed" else None
 
     def _mask(self, z: Tensor) -> Tensor:
-        if self.policy == "measurement":
+        if self.mask is not None:
             return self.mask
         if self._streams is None or (self._masks is not None and len(self._masks) != len(z)):
             raise AmbientSolveError(
@@ -241,6 +274,9 @@ class MaskConditionedGaussian(Prior):
 
     E[z0 | M z_sigma, M] = m + C M (M (C + sigma^2 I) M)^+ (M z_sigma - M m)
     """
+
+    sigma_jacobian = math.inf
+    covariance: Tensor
 
     def __init__(self, prior: GaussianPrior) -> None:
         super().__init__()

@@ -26,7 +26,8 @@ class Prior(nn.Module, abc.ABC):
         sigma_min: Lowest noise level at which `denoise` is valid, in units of z.
         sigma_max: Highest noise level at which `denoise` is valid, in units of z.
         sigma_data: Typical standard deviation of one entry of `z0`.
-        sigma_jacobian: Up to this level the Jacobian of `denoise` may be trusted as a covariance; infinite if exact.
+        sigma_jacobian: Up to this level the Jacobian of `denoise` may be trusted as a covariance. Ten times
+            `sigma_data` unless given, which suits networks; `math.inf` if it is exact.
         process: The forward process whose states `denoise` takes.
     """
 
@@ -34,7 +35,6 @@ class Prior(nn.Module, abc.ABC):
     sigma_min: float
     sigma_max: float
     sigma_data: float = 0.5
-    sigma_jacobian: float = math.inf
     process: Process = Additive()
 
     @abc.abstractmethod
@@ -80,8 +80,27 @@ class Prior(nn.Module, abc.ABC):
         return z0.detach(), vjp
 
     def shown(self, z: Tensor, cond: Any = None) -> Tensor:
-        """What `denoise` looks at of `z` (B, *shape): all of it, but for priors that hide a part from their network."""
+        """What `denoise` looks at of states.
+
+        Args:
+            z: States (B, *shape).
+            cond: As for `denoise`.
+
+        Returns:
+            The shape of `z`; all of it, but for priors that hide a part from their network.
+        """
         return z
+
+    @property
+    def sigma_jacobian(self) -> float:
+        """See the class: ten times `sigma_data` unless given. A network learns `D`; its J fails first at high noise."""
+        given = self.__dict__.get("_sigma_jacobian")
+        return 10 * self.sigma_data if given is None else given
+
+    @sigma_jacobian.setter
+    def sigma_jacobian(self, level: float) -> None:
+        """Trust the Jacobian up to another level."""
+        self.__dict__["_sigma_jacobian"] = level
 
     @property
     def affine(self) -> tuple[float, float] | None:
@@ -90,25 +109,36 @@ class Prior(nn.Module, abc.ABC):
 
     def decode(self, z: Tensor) -> Tensor:
         """From the prior's space to the operator's: `x = decode(z)`."""
-        a, b = self.affine
+        a, b = _affine(self)
         return a * z + b
 
     def encode(self, x: Tensor) -> Tensor:
         """From the operator's space to the prior's: the inverse of `decode`."""
-        a, b = self.affine
+        a, b = _affine(self)
         return (x - b) / a
 
     def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
-        """Unit noise of the prior's own kind for states of `shape` (B * S, *z_shape); white unless overridden.
+        """Unit noise of the prior's own kind; white unless overridden.
 
         All diffusion noise of a run comes from here: that of its start, and the fresh noise of each step.
+
+        Args:
+            shape: Of the states, (B * S, *z_shape).
+            streams: One stream per row.
+
+        Returns:
+            Noise of that shape, float32, on the device of the prior.
         """
-        return streams.normal(torch.empty(shape, device=self.device))
+        return streams.normal(torch.empty(shape, device=self.device, dtype=torch.float32))
 
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
-        """Start a run on states of `shape` (B * S, *z_shape), once, when the noise of its start has been drawn.
+        """Start a run, once, when the noise of its start has been drawn.
 
         A prior that draws something for each run, such as masks, draws it here.
+
+        Args:
+            shape: Of the states, (B * S, *z_shape).
+            streams: One stream per row.
         """
 
     def state_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -125,10 +155,14 @@ class Prior(nn.Module, abc.ABC):
         return image_shape
 
     def memory(self, pixels: int, backward: bool) -> float | None:
-        """Bytes that one state of so many `pixels` takes in `denoise`, or None where that is not known.
+        """Memory that one state takes in `denoise`.
 
         Args:
+            pixels: Of the state, all axes of space together.
             backward: Whether a backward pass follows.
+
+        Returns:
+            Bytes; None where that is not known.
         """
         return None
 
@@ -139,9 +173,51 @@ class Prior(nn.Module, abc.ABC):
     @property
     def device(self) -> torch.device:
         """Where the prior's tensors live; states are made there."""
-        tensor = next(self.parameters(), None)
-        tensor = next(self.buffers(), None) if tensor is None else tensor
-        return torch.device("cpu") if tensor is None else tensor.device
+        return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+    def __repr__(self) -> str:
+        """Two lines in place of the tree of its modules, which `print(prior.network)` shows; see `describe`."""
+        return f"{type(self).__name__}{describe(self)}"
+
+
+def _affine(prior: Prior) -> tuple[float, float]:
+    if prior.affine is None:
+        raise AmbientSolveError(f"{type(prior).__name__} has no affine decode: it writes decode and encode itself.")
+    return prior.affine
+
+
+def describe(prior: Prior) -> str:
+    """What the repr of a prior says after its name: what is in it, shape, levels, units, size and place."""
+    words, inner = "", getattr(prior, "inner", None)
+    while isinstance(inner, Prior):
+        words, inner = f"{words} of {type(inner).__name__}", getattr(inner, "inner", None)
+    shape = getattr(prior, "shape", None)
+    words += ": states " + ("?" if shape is None else " x ".join("any" if n == -1 else str(n) for n in shape))
+    levels = [getattr(prior, name, None) for name in ("sigma_min", "sigma_max")]
+    if None not in levels:
+        words += f", noise levels {levels[0]:g} to {levels[1]:g}"
+    if prior.affine is not None:
+        a, b = prior.affine
+        words += f", x = {a:g} z + {b:g}"
+    kind = next((str(p.dtype).removeprefix("torch.") for p in [*prior.parameters(), *prior.buffers()]), "")
+    number = sum(p.numel() for p in prior.parameters())
+    return f"{words}\n{number:,} parameters{' in ' * bool(kind)}{kind}, on {prior.device}"
+
+
+def require_complete(prior: Prior) -> None:
+    """Raise `AmbientSolveError` unless a prior says its shape and its levels."""
+    name = type(prior).__name__
+    for what, example in (("shape", "(3, -1, -1)"), ("sigma_min", "0.01"), ("sigma_max", "80.0")):
+        if not hasattr(prior, what):
+            raise AmbientSolveError(
+                f"{name} has no {what}. A Prior says its shape, without the batch axis and with -1 for any size, and "
+                f"its noise levels sigma_min and sigma_max: write {what} = {example} in the class."
+            )
+    if not isinstance(prior.shape, (tuple, list)) or not all(hasattr(n, "__index__") for n in prior.shape):
+        raise AmbientSolveError(f"{name}.shape is {prior.shape!r}; whole numbers such as (3, -1, -1) were expected.")
+    low, high = prior.sigma_min, prior.sigma_max
+    if not (0 < low < high and math.isfinite(high)):
+        raise AmbientSolveError(f"{name}: 0 < sigma_min < sigma_max was expected, got {low} and {high}.")
 
 
 def noise_like(prior: Prior, z: Tensor, streams: Streams) -> Tensor:
@@ -151,6 +227,9 @@ def noise_like(prior: Prior, z: Tensor, streams: Streams) -> Tensor:
         prior: Whose noise it is.
         z: The states, (B * S, *z_shape); the noise has their shape, dtype and device.
         streams: One stream per row.
+
+    Returns:
+        (B * S, *z_shape).
     """
     return prior.noise(tuple(z.shape), streams).to(z)
 
@@ -194,7 +273,15 @@ def reverse(
 
 
 def require_additive(prior: Prior, who: str) -> None:
-    """Raise `AmbientSolveError` unless the noise of `prior` is additive; `who` needs it, such as "mmps"."""
+    """Check that the noise of a prior is additive, `z0 + sigma n`.
+
+    Args:
+        prior: Whose noise is looked at.
+        who: What needs it, for the error, such as "mmps".
+
+    Raises:
+        AmbientSolveError: the process is another one.
+    """
     if not isinstance(prior.process, Additive):
         raise AmbientSolveError(
             f"{who} needs additive noise, z0 + sigma n, and the process of this {type(prior).__name__} is "

@@ -20,6 +20,9 @@ from ambient_solve.errors import AmbientSolveError
 class Isotropic(nn.Module):
     """Components `N(means[k], variances[k] I)`, means (K, d). Matrix products only: never a (B, K, d) tensor."""
 
+    means: Tensor
+    variances: Tensor
+
     def __init__(self, means: Tensor, variances: Tensor) -> None:
         super().__init__()
         self.register_buffer("means", means)
@@ -30,7 +33,15 @@ class Isotropic(nn.Module):
         return z
 
     def log_normal(self, z: Tensor, s2: Tensor) -> Tensor:
-        """`log N(z; m_k, C_k + s2 I)`, (B, K); s2 is (B or 1, 1)."""
+        """Log densities of noisy states under each component.
+
+        Args:
+            z: States (B, d).
+            s2: Variance of the noise, (B, 1) or (1, 1).
+
+        Returns:
+            `log N(z; m_k, C_k + s2 I)`, (B, K).
+        """
         total = self.variances + s2
         distance2 = (z**2).sum(1, keepdim=True) - 2 * z @ self.means.T + (self.means**2).sum(1)
         return -0.5 * (distance2 / total + z.shape[1] * torch.log(2 * math.pi * total))
@@ -76,7 +87,15 @@ class Isotropic(nn.Module):
         return (weights * self.variances / (self.variances + s2)).sum(1, keepdim=True) * v
 
     def sample(self, index: Tensor, unit: Tensor) -> Tensor:
-        """A draw of component `index[i]` for each i, made of the unit noise `unit`: (n, d) to (n, d)."""
+        """One draw of the chosen component for each entry of `index`.
+
+        Args:
+            index: The component of each draw, (n,).
+            unit: Unit noise (n, d).
+
+        Returns:
+            (n, d).
+        """
         return self.means[index] + self.variances[index].sqrt()[:, None] * unit
 
     def times(self, v: Tensor) -> Tensor:
@@ -114,6 +133,10 @@ class Spectral(nn.Module):
     every symmetric circulant matrix. No basis depends on the noise level: a level per sample costs no factorisation.
     """
 
+    means: Tensor
+    eigenvalues: Tensor
+    columns: Tensor | None
+
     def __init__(self, means: Tensor, eigenvalues: Tensor, columns: Tensor | None, shape: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.register_buffer("means", means)
@@ -123,7 +146,18 @@ class Spectral(nn.Module):
 
     @classmethod
     def dense(cls, means: Tensor, covariances: Tensor) -> Spectral:
-        """From covariances (K, d, d), symmetric up to rounding."""
+        """Components from means and covariances.
+
+        Args:
+            means: (K, d).
+            covariances: (K, d, d), symmetric up to rounding.
+
+        Returns:
+            The components.
+
+        Raises:
+            AmbientSolveError: a covariance has a negative eigenvalue.
+        """
         eigenvalues, columns = torch.linalg.eigh((covariances + covariances.mT) / 2)
         largest = eigenvalues[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)
         if (eigenvalues < -1e-6 * largest).any():

@@ -7,6 +7,7 @@ A deepinv denoiser maps an image in [0, 1] and a noise level in the same units t
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
@@ -16,24 +17,29 @@ from torch import Tensor, nn
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
+from ambient_solve.priors.finite import require_finite
 
 
 @final
 class DenoiserPrior(Prior):
-    """Any deepinv denoiser (DRUNet, DnCNN, ...), or any module `denoiser(x, sigma)`, as a prior.
+    """Any deepinv denoiser (DRUNet, DnCNN, ...), or any module or function `denoiser(x, sigma)`, as a prior.
 
     Args:
-        denoiser: Takes images (B, C, H, W) in [0, 1] and levels (B,) in the same units.
+        denoiser: Takes images (B, C, H, W) in [0, 1] and levels (B,) in the same units, both in the floating-point type
+            of its weights. A module is copied.
         channels: C.
         size: (H, W) in pixels, or None where any size will do.
         sigma_min: Lowest level at which the denoiser is good, in units of [-1, 1] images: twice deepinv's.
         sigma_max: Highest such level. Sampling starts there; below about 10 it cannot start from pure noise, and the
             samples lean on the measurement.
+
+    Raises:
+        AmbientSolveError: the levels are none, `denoiser` cannot be called, or its weights are NaN or infinite.
     """
 
     def __init__(
         self,
-        denoiser: nn.Module,
+        denoiser: Callable[[Tensor, Tensor], Tensor],
         channels: int = 3,
         size: tuple[int, int] | None = None,
         *,
@@ -43,8 +49,15 @@ class DenoiserPrior(Prior):
         super().__init__()
         if not 0 < sigma_min < sigma_max:
             raise AmbientSolveError(f"0 < sigma_min < sigma_max was expected, got {sigma_min} and {sigma_max}.")
-        # A copy: the denoiser given may still be in training.
-        self.denoiser = copy.deepcopy(denoiser).eval().requires_grad_(False)
+        if not callable(denoiser):
+            raise AmbientSolveError(
+                f"denoiser is a {type(denoiser).__name__}; a module or a function denoiser(x, sigma) was expected."
+            )
+        self.denoiser = denoiser
+        if isinstance(denoiser, nn.Module):
+            require_finite(denoiser, type(denoiser).__name__)
+            with torch.inference_mode(False):  # a copy: the denoiser given may still be in training
+                self.denoiser = copy.deepcopy(denoiser).eval().requires_grad_(False)
         self.shape = (channels, *(size or (-1, -1)))
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.sigma_jacobian = 10 * self.sigma_data
@@ -56,8 +69,19 @@ class DenoiserPrior(Prior):
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         """See `Prior.denoise`."""
-        level = torch.as_tensor(sigma, dtype=z.dtype, device=z.device).expand(len(z))
-        return self.encode(self.denoiser(self.decode(z), level / 2))
+        level, dtype = torch.as_tensor(sigma, dtype=z.dtype, device=z.device).expand(len(z)), self._dtype(z)
+        x = self.denoiser(self.decode(z).to(dtype), (level / 2).to(dtype))
+        if not isinstance(x, Tensor) or x.shape != z.shape:
+            what = f"a tensor {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise AmbientSolveError(
+                f"denoiser(x, sigma) gave {what} for x of shape {tuple(z.shape)}; a tensor of that shape was expected."
+            )
+        return self.encode(x.float())
+
+    def _dtype(self, z: Tensor) -> torch.dtype:
+        """The type of the denoiser's weights; that of `z` where it has none."""
+        weights = self.denoiser.parameters() if isinstance(self.denoiser, nn.Module) else ()
+        return next((w.dtype for w in weights if w.is_floating_point()), z.dtype)
 
 
 @final
@@ -67,7 +91,7 @@ class _PriorDenoiser(Denoiser):
         self.prior = prior
 
     def forward(self, x: Tensor, sigma: Level, **_: Any) -> Tensor:
-        a, _b = self.prior.affine
+        a = (self.prior.affine or (1.0, 0.0))[0]
         level = sigma.flatten() if isinstance(sigma, Tensor) and sigma.numel() > 1 else float(sigma)
         return self.prior.decode(self.prior.denoise(self.prior.encode(x), level / abs(a)))
 

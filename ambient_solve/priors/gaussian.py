@@ -27,7 +27,7 @@ from ambient_solve.priors.base import Prior, Vjp
 from ambient_solve.priors.components import Isotropic, Spectral
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self  # of torch's own requirements; in typing from Python 3.11 on
 
 
 def _f64(values: Any) -> Tensor:
@@ -40,6 +40,10 @@ class ExactPrior(Prior):
     The default noise range and `sigma_data` follow EDM: `sigma_data` is the root of the mean variance of an entry (the
     the variance of the component means included), the range .004 to 160 of them (.002 to 80 where `sigma_data` is .5).
     """
+
+    sigma_jacobian = math.inf
+    log_weights: Tensor
+    components: Isotropic | Spectral
 
     @abc.abstractmethod
     def __init__(
@@ -126,19 +130,35 @@ class ExactPrior(Prior):
             out = self.components.shrink(s2, r, w)
             if len(self.log_weights) > 1:
                 dots = self.components.dots(residual, s2, w)
-                centred = r * (dots - (r * dots).sum(1, keepdim=True))
-                out = out + self.components.pull(residual, s2, centred) / s2
+                centered = r * (dots - (r * dots).sum(1, keepdim=True))
+                out = out + self.components.pull(residual, s2, centered) / s2
             return self._as(out, v)
 
         return self._as(z0, z), vjp
 
     def log_prob(self, z: Tensor, sigma: Level = 0.0) -> Tensor:
-        """`log p_sigma(z)`, the density of z0 + sigma n in z units: (B,) float64. Its gradient is the score."""
+        """`log p_sigma(z)`, the density of `z0 + sigma n`; its gradient is the score.
+
+        Args:
+            z: States (B, *shape).
+            sigma: Noise level in z units, 0 or more, () or (B,).
+
+        Returns:
+            (B,) float64.
+        """
         flat, s2 = self._flat(z, sigma)
         return (self.log_weights + self.components.log_normal(self.components.residual(flat), s2)).logsumexp(1)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n independent draws of z0, (n, *shape) float32; drawn on the generator's device, the same on any device."""
+        """Independent draws of z0.
+
+        Args:
+            n: How many.
+            generator: Draws on its own device: the draws are the same on any device of the prior.
+
+        Returns:
+            (n, *shape) float32.
+        """
         weights = self.weights.to(generator.device)
         index = weights.multinomial(n, replacement=True, generator=generator).to(self.device)
         unit = weights.new_empty(n, self.components.means.shape[1]).normal_(generator=generator)
@@ -154,6 +174,9 @@ class ExactPrior(Prior):
             A: (m, d), acts on images; see `dense`.
             y: One measurement of m numbers, in any shape.
             sigma_y: Standard deviation of its noise, above 0.
+
+        Returns:
+            The posterior.
 
         Raises:
             AmbientSolveError: these do not fit each other or the prior.
@@ -219,6 +242,9 @@ class GaussianPrior(ExactPrior):
             scale: As in the constructor.
             offset: As in the constructor.
 
+        Returns:
+            The prior.
+
         Raises:
             AmbientSolveError: the spectrum is negative somewhere, or not even.
         """
@@ -239,6 +265,9 @@ class GaussianPrior(ExactPrior):
             transfer: Complex, broadcasts to (*shape): `fft2(op.A(delta))`, delta 1 at [0, 0].
             y: One measurement, with as many entries as an image.
             sigma_y: Standard deviation of its noise, above 0.
+
+        Returns:
+            The posterior.
 
         Raises:
             AmbientSolveError: this prior is not stationary.
@@ -307,8 +336,8 @@ class MixturePrior(ExactPrior):
         """The prior of the protocol of Cardoso et al. (2023, arXiv 2308.07983, section 4).
 
         It has 25 unit components of means (8i, 8j, ..., 8i, 8j) for i, j in -2..2; their weights are chi-square numbers
-        of one degree of freedom, normalised. The largest level is ten times the distance `8 sqrt(d / 2)` of
-        neighbouring modes: at the usual 160 the modes of d = 800 are apart before a sampler starts.
+        of one degree of freedom, normalized. The largest level is ten times the distance `8 sqrt(d / 2)` of
+        neighboring modes: at the usual 160 the modes of d = 800 are apart before a sampler starts.
 
         Args:
             d: Dimension, even.

@@ -5,15 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
-from ambient_solve.priors.network import CARD, CONFIG, WEIGHTS, NetworkPrior
-from ambient_solve.priors.pipeline import INDEX, PipelinePrior
+from ambient_solve.priors.foreign import INDEX, SCHEDULER, UNET_WEIGHTS, is_pipeline
+from ambient_solve.priors.network import CARD, WEIGHTS, NetworkPrior
+from ambient_solve.priors.network_config import CONFIG
+from ambient_solve.priors.pipeline import PipelinePrior
 
 EMBEDDED = Path(__file__).parent / "weights"
 """Folder of the embedded priors."""
-PIPELINE = (INDEX, "unet/*.safetensors", "unet/*.json", "scheduler/*.json")
+PIPELINE = (
+    INDEX,
+    "unet/*.safetensors",
+    "unet/*.json",
+    "scheduler/*.json",
+    SCHEDULER,
+    f"{UNET_WEIGHTS}*.safetensors",
+    f"{UNET_WEIGHTS}*.safetensors.index.json",
+)
 """Files of a diffusers pipeline that are downloaded."""
 NONE_EMBEDDED = "No prior is embedded in this installation: give a folder or a hub id."
 """What is said where no prior is embedded."""
@@ -64,6 +76,7 @@ def pinned(name: str) -> str:
     return f"{name}@{folder.name}"
 
 
+@torch.inference_mode(False)
 def load_prior(
     name: str | Path = "photos", precision: str = "auto", device: str = "cpu"
 ) -> NetworkPrior | AmbientPrior | PipelinePrior:
@@ -82,7 +95,7 @@ def load_prior(
         AmbientSolveError: there is no such prior, or its files are unreadable or do not fit each other.
     """
     folder = prior_folder(name)
-    if (folder / INDEX).is_file():
+    if is_pipeline(folder):
         return PipelinePrior.load(folder).to(device)
     network = NetworkPrior.load(folder, precision).to(device)
     mask_channels, keep_probability = network.config.mask_channels, network.config.keep_probability
@@ -123,7 +136,7 @@ def _from_hub(repo: str, revision: str | None = None) -> Path:
         ) from None
 
 
-def load(prior: str, device: str) -> Any:
+def named_prior(prior: str, device: str) -> Any:
     """The prior that a command names.
 
     Args:

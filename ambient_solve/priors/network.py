@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,86 +16,17 @@ from torch.nn import functional as F
 from ambient_solve.errors import AmbientSolveError, reason, suggestion
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
+from ambient_solve.priors.finite import require_finite
+from ambient_solve.priors.network_config import CONFIG, NetworkConfig, read_config_file
 from ambient_solve.priors.precision import SIDE, Verdict, compare, halved
 from ambient_solve.priors.unet import UNet
-from ambient_solve.reading.limits import read_json
 from ambient_solve.saving import save_tensors
 
 WEIGHTS = "model.safetensors"
 """File of the weights in the folder of a prior."""
-CONFIG = "config.json"
-"""File of its settings, a `NetworkConfig`."""
 CARD = "README.md"
 """File of its model card."""
 PRECISIONS = ("auto", "float32", "bfloat16")
-
-WHOLE = {
-    "channels": (1, 64),
-    "unshuffle": (1, 16),
-    "groups": (0, 512),
-    "embedding": (1, 8192),
-    "mask_channels": (0, 64),
-}
-"""Whole numbers of a network, and what they may be."""
-REAL = {
-    "sigma_min": (1e-6, 1e6),
-    "sigma_max": (1e-6, 1e6),
-    "sigma_data": (1e-6, 1e6),
-    "scale": (-1e6, 1e6),
-    "offset": (-1e6, 1e6),
-    "missing": (0.0, 1e6),
-}
-"""Real numbers of a network, and what they may be."""
-MAX_SIDE = 65_536
-"""Pixels along a side of a picture."""
-MAX_LEVELS = 8
-"""Levels of the network."""
-MAX_WIDTH = 8192
-"""Channels of its widest level."""
-MAX_BLOCKS = 16
-"""Residual blocks of one level."""
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Everything config.json holds about the network."""
-
-    channels: int = 3
-    """Channels of a picture, 1 to 64."""
-    size: tuple[int, int] | None = None
-    """(H, W) in pixels, or None for any size."""
-    widths: tuple[int, ...] = (48, 96, 128, 192)
-    """Channels of the levels, from fine to coarse."""
-    blocks: int | tuple[int, ...] = 1
-    """Residual blocks of each level on the way down and, one more, on the way up: one number, or one for each level."""
-    unshuffle: int = 2
-    """Side in pixels of the squares that become channels before the first level; 1 is none."""
-    groups: int = 8
-    """Of the group normalisations; 0 leaves them out."""
-    embedding: int = 192
-    """Numbers that the noise level is embedded in."""
-    sigma_min: float = 0.01
-    """Lowest noise level, in units of z."""
-    sigma_max: float = 80.0
-    """Highest noise level, in units of z."""
-    sigma_data: float = 0.5
-    """Standard deviation of one entry of the data, in units of z."""
-    scale: float = 0.5
-    """`x = scale * z + offset`: the defaults take z in [-1, 1] to x in [0, 1]."""
-    offset: float = 0.5
-    """See `scale`."""
-    mask_channels: int = 0
-    """Channels that are shown beside the picture (`cond` of `denoise`): a mask of what was observed."""
-    keep_probability: float | None = None
-    """Share in (0, 1] of the entries that training showed a mask-conditioned network, by which masks are drawn."""
-    missing: float = 0.0
-    """Deviation of what a mask of k-space leaves out: it counts as noise in the preconditioning."""
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """Residual blocks of each level, from fine to coarse."""
-        return (self.blocks,) * len(self.widths) if isinstance(self.blocks, int) else self.blocks
-
 
 BYTES_FORWARD = 800
 """Memory per pixel and sample without a backward pass, measured for a network of `WIDTH` channels per pixel."""
@@ -137,7 +67,7 @@ class NetworkPrior(Prior):
             config.groups,
             config.embedding,
             config.mask_channels,
-        )
+        ).float()  # whatever the default type is
         self._layout, self.channels_last = torch.contiguous_format, True
         self._weights = tuple(self.network.parameters())
         # Each with what it was made for; in tuples, so that the copy is no part of the module and of what it saves.
@@ -228,10 +158,11 @@ class NetworkPrior(Prior):
 
     def _judge(self, device: torch.device) -> Verdict:
         state = self._state(device)
-        if self._judged[0] != state:
+        judged, verdict = self._judged
+        if judged != state or verdict is None:
             height, width = self.config.size or [max(SIDE, self.network.stride)] * 2
             shape, mask_channels = (1, self.config.channels, height, width), self.config.mask_channels
-            cond = torch.ones(1, mask_channels, height, width, device=device) if mask_channels else None
+            cond = self._weights[0].new_ones(1, mask_channels, height, width) if mask_channels else None
             plain = torch.contiguous_format
             fast = torch.channels_last if self.channels_last else plain
             verdict = compare(
@@ -242,15 +173,17 @@ class NetworkPrior(Prior):
                 device,
             )
             self._judged = (state, verdict)
-        return self._judged[1]
+        return verdict
 
     def _cast(self, layout: torch.memory_format) -> nn.Module:
         state = self._state(layout)
-        if self._copied[0] != state:
+        of, copied = self._copied
+        if of != state or copied is None:
             if torch._C._are_functorch_transforms_active():
                 return self.network  # what is made there cannot be kept
-            self._copied = (state, halved(self.network, layout))
-        return self._copied[1]
+            copied = halved(self.network, layout)
+            self._copied = (state, copied)
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the converted weights: they can be made again."""
@@ -290,7 +223,7 @@ class NetworkPrior(Prior):
             AmbientSolveError: a file is missing or unreadable, or the two do not fit each other.
         """
         folder = Path(folder)
-        config = _read_config(folder)
+        config = read_config_file(folder)
         path = folder / WEIGHTS
         if not path.is_file():
             pickles = [p.name for p in folder.iterdir() if p.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt")]
@@ -315,67 +248,8 @@ class NetworkPrior(Prior):
             ) from None
         prior = cls(config, precision)
         prior.network.load_state_dict({k: v.float() for k, v in weights.items()})
+        require_finite(prior.network, path)
         return prior.eval().requires_grad_(False)
-
-
-def check_network(config: NetworkConfig, where: str) -> None:
-    """Raise unless every entry of `config` has its type and its range, before anything is built of it."""
-
-    def fits(value: Any, low: float, high: float, *kinds: type) -> bool:
-        return type(value) in kinds and low <= value <= high
-
-    def refuse(name: str, expected: str) -> NoReturn:
-        value = repr(getattr(config, name))
-        raise AmbientSolveError(f"{where} says {name} = {value[:60]}; {expected} was expected.")
-
-    for name, (low, high) in WHOLE.items():
-        if not fits(getattr(config, name), low, high, int):
-            refuse(name, f"a whole number from {low} to {high}")
-    for name, (low, high) in REAL.items():
-        if not fits(getattr(config, name), low, high, int, float):
-            refuse(name, f"a number from {low:g} to {high:g}")
-    if not config.sigma_min < config.sigma_max:
-        refuse("sigma_max", f"more than sigma_min = {config.sigma_min}")
-    if not config.scale:
-        refuse("scale", "another number than 0")
-    if config.keep_probability is not None and not (
-        fits(config.keep_probability, 0, 1, int, float) and config.keep_probability
-    ):
-        refuse("keep_probability", "a share above 0 and at most 1")
-    size, widths = config.size, config.widths
-    if size is not None and not (_is_row(size, 2, 2) and all(fits(n, 1, MAX_SIDE, int) for n in size)):
-        refuse("size", f"null, or height and width from 1 to {MAX_SIDE}")
-    if not (_is_row(widths, 1, MAX_LEVELS) and all(fits(n, 1, MAX_WIDTH, int) for n in widths)):
-        refuse("widths", f"1 to {MAX_LEVELS} whole numbers up to {MAX_WIDTH}")
-    blocks = config.blocks if isinstance(config.blocks, tuple) else (config.blocks,) * len(widths)
-    if len(blocks) != len(widths) or not all(fits(n, 0, MAX_BLOCKS, int) for n in blocks):
-        refuse("blocks", f"a whole number up to {MAX_BLOCKS}, or one for each of the widths")
-    if config.groups and any(n % config.groups for n in widths):
-        refuse("groups", f"a divisor of the widths {widths}")
-
-
-def _is_row(value: Any, least: int, most: int) -> bool:
-    return isinstance(value, tuple) and least <= len(value) <= most
-
-
-def _read_config(folder: Path) -> NetworkConfig:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise AmbientSolveError(f"{folder} is not a prior: it has no {CONFIG}. NetworkPrior.save writes such a folder.")
-    settings = read_json(path)
-    if not isinstance(settings, dict):
-        raise AmbientSolveError(f"{path} is not a readable prior configuration: names with values were expected.")
-    settings.pop("kind", None)
-    known = [f.name for f in dataclasses.fields(NetworkConfig)]
-    for name in settings:
-        if name not in known:
-            raise AmbientSolveError(f"{path} has an unknown entry {name[:50]!r}. {suggestion(name[:50], known)}")
-    for name in ("widths", "size", "blocks"):
-        if isinstance(settings.get(name), list):
-            settings[name] = tuple(settings[name])
-    config = NetworkConfig(**settings)
-    check_network(config, str(path))
-    return config
 
 
 def _mismatch(expected: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> str:
@@ -388,7 +262,15 @@ def _mismatch(expected: dict[str, tuple[int, ...]], given: dict[str, tuple[int, 
 
 
 def pad_to(z: Tensor, stride: int) -> Tensor:
-    """Pad the last two axes on the right to multiples of `stride`: by reflection where the picture is large enough."""
+    """Pad the last two axes on the right to multiples of `stride`: by reflection where the picture is large enough.
+
+    Args:
+        z: (..., H, W).
+        stride: In pixels, 1 or more.
+
+    Returns:
+        (..., H', W'), multiples of `stride`.
+    """
     bottom, right = (-z.shape[-2]) % stride, (-z.shape[-1]) % stride
     if not bottom and not right:
         return z

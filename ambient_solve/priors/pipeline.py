@@ -1,14 +1,4 @@
-r"""A diffusers pipeline (an unconditional UNet and its scheduler) as a prior: epsilon, v, sample and flow prediction.
-
-A diffusers state at its own time is a rescaled EDM state: `sqrt(abar) z`, `abar = 1 / (1 + sigma^2)`, for DDPM (Ho et
-al., 2020, arXiv 2006.11239), `z / (1 + sigma)` for flow matching (Lipman et al., 2023, arXiv 2210.02747). What the
-network predicts there gives the denoised state:
-
-    epsilon       D = z - sigma eps
-    sample        D = x0
-    v_prediction  D = sqrt(abar) x - sqrt(1 - abar) v        (Salimans and Ho, 2022, arXiv 2202.00512)
-    flow          D = x - s v,  s = sigma / (1 + sigma)       v = n - z0
-"""
+"""A diffusers pipeline (a UNet of pixels and its scheduler) as a prior; `parameterization` says how it is called."""
 
 from __future__ import annotations
 
@@ -16,88 +6,99 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError, reason, suggestion
+from ambient_solve.errors import AmbientSolveError, reason
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
-from ambient_solve.priors.foreign import check_unet, checked_scheduler
+from ambient_solve.priors.finite import require_finite
+from ambient_solve.priors.foreign import INDEX, Layout, check_unet, checked_scheduler
+from ambient_solve.priors.network import pad_to
+from ambient_solve.priors.parameterization import interpolated, parameterization
 from ambient_solve.reading.limits import read_json
 
-if TYPE_CHECKING:
-    from diffusers import UNet2DModel
-
-INDEX = "model_index.json"
-"""File by which a folder is known to be a pipeline of diffusers."""
 CARD = "README.md"
 """File of its model card."""
-PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow")
 
 
 @final
 class PipelinePrior(Prior):
-    """`z` in [-1, 1] units; of any size: what the UNet's strides do not divide is continued by its mirror image.
+    """A `UNet2DModel` of pixels as a prior, on pictures of any size: they are padded to the strides of the network.
+
+    A network that was trained with classes is given one: `Solver.solve(..., cond=3)`, or a tensor with one for each
+    measurement.
 
     Args:
-        unet: A diffusers `UNet2DModel`; the channels that predict a variance, if any, are not used.
+        unet: A diffusers `UNet2DModel`. Channels that predict a variance, as many as the picture has, are not used.
         scheduler: The scheduler's configuration (`scheduler.config`): noise schedule and what the network predicts.
+
+    Raises:
+        AmbientSolveError: an unknown scheduler or prediction, channels that are no denoiser's, or a condition other
+            than a class.
     """
 
-    sigma_data = 0.5
-    half = False
-    """Whether the network computes in bfloat16."""
+    half: Any = False
+    """Whether the network computes in bfloat16; in place of torch's method of that name."""
+    network: Any
+    _log_levels: Tensor
+    _times: Tensor | None
 
-    def __init__(self, unet: UNet2DModel, scheduler: Mapping[str, Any]) -> None:
+    def __init__(self, unet: Any, scheduler: Mapping[str, Any]) -> None:
         super().__init__()
-        levels, prediction = _schedule(scheduler)
-        if prediction not in PREDICTIONS:
-            raise AmbientSolveError(f"prediction={prediction!r} is not a choice. {suggestion(prediction, PREDICTIONS)}")
-        self.network, self.scheduler, self.prediction = unet, dict(scheduler), prediction
-        self.shape = (unet.config.in_channels, -1, -1)
-        times = np.flatnonzero(levels > 0)
-        self.sigma_min, self.sigma_max = float(levels[times[0]]), float(levels[times[-1]])
-        self.sigma_jacobian = 10 * self.sigma_data
-        self.register_buffer("_log_levels", torch.tensor(np.log(levels[times])).float(), persistent=False)
-        self.register_buffer("_times", torch.tensor(times).float(), persistent=False)
+        self.rule = parameterization(scheduler)
+        self.network, self.scheduler, self.prediction = unet, dict(scheduler), self.rule.prediction
+        channels = unet.config.in_channels
+        _check_channels(channels, getattr(unet.config, "out_channels", channels))
+        self.classes = _classes(unet.config)
+        self.stride = 2 ** (len(getattr(unet.config, "block_out_channels", (0,))) - 1)
+        self.shape, levels = (channels, -1, -1), self.rule.levels
+        self.sigma_data, self.sigma_jacobian = self.rule.sigma_data, 10 * self.rule.sigma_data
+        self.sigma_min, self.sigma_max = float(levels[0]), float(levels[-1])
+        times = self.rule.times
+        self.register_buffer("_log_levels", torch.tensor(np.log(levels)).float(), persistent=False)
+        self.register_buffer("_times", None if times is None else torch.tensor(times).float(), persistent=False)
 
     @property
     def affine(self) -> tuple[float, float]:
-        """`decode(z) = (z + 1) / 2`."""
-        return 0.5, 0.5
+        """`(z + 1) / 2` where the network's pictures are in [-1, 1]; `z` where they are in [0, 1]."""
+        return self.rule.affine
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """See `Prior.denoise`."""
-        if cond is not None:
-            raise AmbientSolveError("This UNet is unconditional: leave out cond.")
+        """See `Prior.denoise`. `cond` is the class, a whole number or (B,), where the network knows classes."""
+        labels = self._labels(cond, z)
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=z.device).expand(len(z))
         s = sigma[:, None, None, None]
-        flow = self.prediction == "flow"
-        x = z / (1 + s) if flow else z * (1 + s**2).rsqrt()
+        x = self.rule.state(z, s)
+        height, width = z.shape[-2:]
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self.half):
-            whole = mirrored(x, self._stride)
-            out = self.network(whole, self._time(sigma), return_dict=False)[0]
-            out = out[:, : z.shape[1], : z.shape[2], : z.shape[3]].float()
-        if flow:
-            return x - s / (1 + s) * out
-        if self.prediction == "epsilon":
-            return z - s * out
-        return out if self.prediction == "sample" else (x - s * out) * (1 + s**2).rsqrt()
-
-    @property
-    def _stride(self) -> int:
-        """What both sides of a picture must be multiples of inside the network: it halves them between its levels."""
-        return 2 ** (len(getattr(self.network.config, "block_out_channels", (0,))) - 1)
+            out = self.network(pad_to(x, self.stride), self._time(sigma), return_dict=False, **labels)[0]
+        return self.rule.denoised(z, s, x, out[:, : z.shape[1], :height, :width].float())
 
     def _time(self, sigma: Tensor) -> Tensor:
-        """The network's time of level `sigma`, interpolated in ln sigma, (B,)."""
-        grid, at = self._log_levels, sigma.log()
-        i = torch.searchsorted(grid, at).clamp(1, len(grid) - 1)
-        share = ((at - grid[i - 1]) / (grid[i] - grid[i - 1])).clamp(0, 1)
-        return self._times[i - 1] + share * (self._times[i] - self._times[i - 1])
+        """The network's time of level `sigma`, (B,)."""
+        return self.rule.time(sigma) if self._times is None else interpolated(self._log_levels, self._times, sigma)
+
+    def _labels(self, cond: Any, z: Tensor) -> dict[str, Tensor]:
+        """The classes, as the network takes them, checked."""
+        if self.classes is None:
+            if cond is not None:
+                raise AmbientSolveError("This UNet is unconditional: leave out cond.")
+            return {}
+        wanted = f"a class from 0 to {self.classes - 1}"
+        if cond is None:
+            raise AmbientSolveError(f"This UNet was trained with classes: pass cond=..., {wanted}.")
+        given = torch.as_tensor(cond)
+        whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+        if not whole or given.ndim > 1 or (given.ndim == 1 and len(given) not in (1, len(z))):
+            what = repr(cond) if given.ndim == 0 else f"{given.dtype} of shape {tuple(given.shape)}"
+            raise AmbientSolveError(f"cond={what} was given; {wanted}, or one for each measurement, was expected.")
+        if given.device.type == "cpu" and not bool(((given >= 0) & (given < self.classes)).all()):
+            raise AmbientSolveError(f"cond={given.tolist()} was given; {wanted} was expected.")
+        return {"class_labels": given.to(z.device).long().expand(len(z))}
 
     def save(self, folder: str | Path, card: str = "", dtype: torch.dtype = torch.float32) -> None:
         """Write a diffusers pipeline folder, safetensors and JSON.
@@ -122,67 +123,53 @@ class PipelinePrior(Prior):
 
     @classmethod
     def load(cls, folder: str | Path) -> PipelinePrior:
-        """Read a pipeline folder as diffusers' `save_pretrained` or our `save` writes it; safetensors only."""
+        """Read a pipeline folder as diffusers' `save_pretrained` or our `save` writes it; safetensors only.
+
+        Args:
+            folder: unet/ and scheduler/, or the files of both beside each other.
+
+        Raises:
+            AmbientSolveError: it is no pipeline of pixels, or its files cannot be read.
+        """
         try:
             from diffusers import UNet2DModel
         except ImportError:
             raise AmbientSolveError("This prior needs diffusers: pip install 'ambient-solve[train]'.") from None
 
         folder = Path(folder)
-        path = folder / "scheduler" / "scheduler_config.json"
-        if not path.is_file() or not (folder / "unet").is_dir():
-            raise AmbientSolveError(
-                f"{folder} is no diffusers pipeline: it needs unet/ and {path.relative_to(folder)}, as "
-                "DDPMPipeline(unet, scheduler).save_pretrained(folder) writes them."
-            )
-        scheduler = checked_scheduler(read_json(path), path)
-        check_unet(folder / "unet")
+        layout = Layout.of(folder)
+        scheduler = checked_scheduler(read_json(layout.scheduler), layout.scheduler)
+        check_unet(layout)
         try:
-            unet = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+            unet = UNet2DModel.from_pretrained(
+                layout.unet,
+                use_safetensors=True,
+                local_files_only=True,
+                variant=layout.variant,
+                torch_dtype=torch.float32,
+            )
         except Exception as error:  # noqa: BLE001 - diffusers raises whatever its layers raise
             raise AmbientSolveError(
                 f"{folder} cannot be read ({reason(error)}); expected safetensors and JSON."
             ) from None
+        require_finite(unet, folder)
         return cls(unet, scheduler).eval().requires_grad_(False)
 
 
-def mirrored(x: Tensor, multiple: int) -> Tensor:
-    """Pictures (B, C, H, W), continued below and to the right until both sides are multiples of `multiple`.
-
-    By their mirror image, or, where they are too small for one, by their last row and column.
-    """
-    down, across = -x.shape[-2] % multiple, -x.shape[-1] % multiple
-    if not down and not across:
-        return x
-    mode = "reflect" if down < x.shape[-2] and across < x.shape[-1] else "replicate"
-    return torch.nn.functional.pad(x, (0, across, 0, down), mode=mode)
-
-
-def _schedule(scheduler: Mapping[str, Any]) -> tuple[np.ndarray, str]:
-    """The EDM level of each time of a diffusers scheduler, and what the network predicts."""
-    import diffusers
-
-    scheduler = checked_scheduler(dict(scheduler), "The scheduler")
-    name = scheduler.get("_class_name", "")
-    steps = scheduler.get("num_train_timesteps", 1000)
-    if name.startswith("FlowMatch"):
-        # A network trained at s = t / steps; `shift` only moves a sampler's steps.
-        s = np.arange(1, steps) / steps
-        return np.concatenate([[0.0], s / (1 - s)]), "flow"
-    kind = getattr(diffusers, name, None)
-    known = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
-    try:
-        made = kind.from_config(scheduler) if known else None
-    except Exception as error:  # noqa: BLE001 - diffusers raises whatever its arithmetic raises
-        raise AmbientSolveError(f"The scheduler {name!r} cannot be made ({reason(error)}).") from None
-    if not hasattr(made, "alphas_cumprod"):
+def _check_channels(taken: int, given: int) -> None:
+    if given not in (taken, 2 * taken):
         raise AmbientSolveError(
-            f"The scheduler {name!r} is unknown; diffusers' FlowMatch is read, and those with alphas_cumprod."
+            f"This UNet takes {taken} channels and gives {given}; a denoiser gives as many as it takes, or twice as "
+            "many where it predicts a variance too."
         )
-    bar = made.alphas_cumprod.double().numpy()
-    bar = bar[bar > 1e-8]  # a schedule with no signal left at its end has no finite level there
-    if len(bar) < 2 or not (np.isfinite(bar) & (bar < 1)).all() or (np.diff(bar) >= 0).any():
+
+
+def _classes(config: Any) -> int | None:
+    """How many classes a network knows; None if it is unconditional."""
+    kind, count = getattr(config, "class_embed_type", None), getattr(config, "num_class_embeds", None)
+    if kind is not None:
         raise AmbientSolveError(
-            f"The scheduler {name!r} does not add noise step by step: its alphas_cumprod must fall."
+            f"This UNet has class_embed_type = {str(kind)[:60]!r}; one with num_class_embeds, or without classes, was "
+            "expected."
         )
-    return np.sqrt((1 - bar) / bar), scheduler.get("prediction_type", "epsilon")
+    return count

@@ -62,16 +62,19 @@ def compare(
         shape: Shape of z, the batch axis included.
         data: Standard deviation of one entry of the data.
         device: Where both compute.
+
+    Returns:
+        How far they are apart at the worst level.
     """
     generator = torch.Generator().manual_seed(0)
-    z0, worst = torch.zeros(shape, device=device), Verdict(0.0, data)
+    z0, worst = torch.zeros(shape, device=device, dtype=torch.float32), Verdict(0.0, data)
     for level in LEVELS:
         sigma = level * data
-        n, v = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+        n, v = (torch.randn(shape, generator=generator, dtype=torch.float32).to(device) for _ in range(2))
         z, v = z0 + sigma * n, v.sign()
         # That of torch.func, which a caller may be inside of: its own autograd is refused there.
-        z0, pull = torch.func.vjp(lambda z, sigma=sigma: full(z, sigma), z)
-        (pulled,) = pull(v)
+        z0, pull, *_ = torch.func.vjp(lambda z, sigma=sigma: full(z, sigma), z)
+        pulled = pull(v)[0]
         with torch.no_grad():
             error = float((half(z, sigma) - z0).square().mean().sqrt())
         std = sigma * math.sqrt(max(0.0, float((v * pulled).mean())))
@@ -82,7 +85,15 @@ def compare(
 
 
 def halved(network: nn.Module, layout: torch.memory_format) -> nn.Module:
-    """A copy of `network` with the weights that autocast would convert to bfloat16 in every call, converted once."""
+    """A copy of `network` with the weights that autocast would convert to bfloat16 in every call, converted once.
+
+    Args:
+        network: In float32; it is not changed.
+        layout: Memory format of the weights of convolutions.
+
+    Returns:
+        The copy.
+    """
     made = copy.deepcopy(network)
     for module in made.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):

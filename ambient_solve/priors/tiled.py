@@ -24,6 +24,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.noise import Level
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior, Vjp
+from ambient_solve.priors.forwarded import as_prior
 from ambient_solve.priors.wrapped import WrappedPrior
 
 
@@ -44,6 +45,7 @@ class TiledPrior(WrappedPrior):
     """
 
     def __init__(self, prior: Prior, tile: int = 256, overlap: int = 64, *, at_once: int = 4) -> None:
+        prior = as_prior(prior)
         if isinstance(prior, AmbientPrior) or prior.affine is None:
             raise AmbientSolveError(
                 "A prior that is mask-conditioned, or whose decode is not affine, cannot be tiled: make the picture "
@@ -200,9 +202,13 @@ def _levels(sigma: Level, places: list[Place]) -> Level:
 
 
 def _condition(cond: Any, z: Tensor, places: list[Place]) -> Any:
-    """The condition of the tiles: one of the size of the picture is cut as the picture is."""
-    if cond is None:
-        return None
+    """The condition of the tiles: a class is that of the picture, one of the size of the picture is cut as it is."""
+    if cond is None or isinstance(cond, int) or (isinstance(cond, Tensor) and cond.ndim == 0):
+        return cond
+    if isinstance(cond, Tensor) and cond.ndim == 1 and len(cond) == len(z):
+        return torch.stack([cond[place.row] for place in places])
     if not isinstance(cond, Tensor) or cond.shape[-2:] != z.shape[-2:] or len(cond) != len(z):
-        raise AmbientSolveError("A tiled prior takes cond as (B, mask_channels, H, W) of the picture's size, or none.")
+        raise AmbientSolveError(
+            "A tiled prior takes cond as (B, mask_channels, H, W) of the picture's size, a class (B,), or none."
+        )
     return _cut(cond, places)

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
     """The same layer with zero weights: a residual branch that starts as the identity."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 
@@ -32,7 +32,15 @@ class GroupNorm(nn.GroupNorm):
 
 
 def normalisation(groups: int, channels: int) -> nn.Module:
-    """Group normalisation; none where `groups` is 0."""
+    """Group normalisation.
+
+    Args:
+        groups: 0 leaves it out.
+        channels: A multiple of `groups`.
+
+    Returns:
+        The layer.
+    """
     return GroupNorm(groups, channels) if groups else nn.Identity()
 
 
@@ -49,7 +57,15 @@ class Block(nn.Module):
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, h: Tensor, level: Tensor) -> Tensor:
-        """`h` (B, c_in, H, W), `level` (B, embedding): the embedded noise level. Returns (B, c_out, H, W)."""
+        """One residual block.
+
+        Args:
+            h: (B, c_in, H, W).
+            level: The embedded noise level, (B, embedding).
+
+        Returns:
+            (B, c_out, H, W).
+        """
         scale, shift = self.level(level)[:, :, None, None].chunk(2, dim=1)
         r = self.conv1(F.silu(self.norm1(h)))
         r = self.conv2(F.silu(self.norm2(r) * (1 + scale) + shift))
@@ -70,6 +86,8 @@ class UNet(nn.Module):
         embedding: Numbers that the noise level is embedded in.
         mask_channels: Channels of the input beside those of the picture.
     """
+
+    frequencies: Tensor
 
     def __init__(
         self,
@@ -111,7 +129,15 @@ class UNet(nn.Module):
         )
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """`x` (B, channels + mask_channels, H, W), `level` (B,): the `c_noise` of EDM."""
+        """The raw output of the network, before the preconditioning.
+
+        Args:
+            x: (B, channels + mask_channels, H, W).
+            level: The `c_noise` of EDM, (B,).
+
+        Returns:
+            (B, channels, H, W).
+        """
         waves = level[:, None] * self.frequencies
         level = self.embed(torch.cat([waves.cos(), waves.sin()], dim=1))
         h = self.enter(F.pixel_unshuffle(x, self.unshuffle))

@@ -48,6 +48,9 @@ def parse_json(content: bytes | str, what: object) -> Any:
         content: At most `MAX_JSON` characters or bytes of UTF-8.
         what: What the error calls it.
 
+    Returns:
+        The value.
+
     Raises:
         AmbientSolveError: it is too long, nested too deeply, or no JSON.
     """
@@ -76,6 +79,9 @@ def inside(folder: Path, name: Any, follow_outside: bool = False) -> Path:
         folder: Where the table lies.
         name: What the table calls the file.
         follow_outside: Whether the file may lie outside: by an absolute name, `..` or a symbolic link.
+
+    Returns:
+        The path.
 
     Raises:
         AmbientSolveError: no name, or one that leads out of the folder.

@@ -91,6 +91,9 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         path: The file.
         max_pixels: Most pixels that it may have.
 
+    Returns:
+        The decoded picture.
+
     Raises:
         AmbientSolveError: it is no picture, cannot be decoded, or is too large.
     """
@@ -99,16 +102,19 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise UnreadableFile(path, ".", "There is no file ")
     if path.stat().st_size == 0:
         raise UnreadableFile(path, "is empty (0 bytes); expected a picture.")
-    return decode(path, path, max_pixels)
+    return decode_image(path, path, max_pixels)
 
 
-def decode(file: Path | io.BytesIO, name: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(file: Path | io.BytesIO, name: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture in `file`, upright, with what its header says of its numbers in `info`.
 
     Args:
         file: The file, or its content.
         name: What an error calls it.
         max_pixels: Most pixels that it may have.
+
+    Returns:
+        The decoded picture.
 
     Raises:
         AmbientSolveError: it is no picture, cannot be decoded, or is too large.

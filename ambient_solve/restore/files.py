@@ -24,16 +24,19 @@ from ambient_solve.restore import memory
 from ambient_solve.restore.memory import Drawing, fitting, joined
 from ambient_solve.restore.pictures import read_measurement
 from ambient_solve.restore.sharing import PART, Parts, Share, groups
-from ambient_solve.restore.tasks import (
-    Task,
-)
-from ambient_solve.resume import SETTINGS, digest, finished
+from ambient_solve.restore.tasks import Task
+from ambient_solve.restore.unknown import with_estimates
+from ambient_solve.resume import SETTINGS, digest, finished, read_record
 from ambient_solve.saving import check_folder
 
 if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
     from ambient_solve.results import Restoration
     from ambient_solve.verdict.judge import Verdict
+
+
+REPLACED = "this replaces what a run with other settings had left in that folder; another --out keeps both"
+"""Note on a picture that had been restored otherwise before."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Outcome:
         verdict: Whether the stated damage fits; None where nothing was restored. warning: It in words, if it does not.
         notes: What was converted. error: Why the file could not be restored, else empty.
         skipped: Whether an earlier run with the same settings had finished it.
+        algorithm: Name of the algorithm that drew the samples: what "auto" took, where that was asked for.
         problem: The error of which `error` is the sentence.
         drawn: Where other processes draw samples of it too, and this one does not save it: how many it has drawn.
     """
@@ -61,6 +65,7 @@ class Outcome:
     skipped: bool = False
     drawn: int | None = None
     problem: AmbientSolveError | None = None
+    algorithm: str = ""
 
     @property
     def warning(self) -> str:
@@ -78,7 +83,7 @@ def restore_file(
     n_samples: int = 8,
     seed: int = 0,
     out: str | Path | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
     share: Share | None = None,
     max_pixels: int | None = None,
 ) -> Outcome:
@@ -87,13 +92,14 @@ def restore_file(
     Args:
         path: The picture, the measurement itself.
         prior: The diffusion prior.
-        damage: What happened to the picture.
+        damage: What happened to the picture. Numbers that are "auto" are estimated first; the outcome's notes and the
+            settings hold them, and a run that states them is the same.
         algorithm: Name of the sampler; "auto" chooses.
         options: Knobs of the algorithm.
         n_samples: Posterior samples, 1 or more.
         seed: Sample s depends on `(seed, s)` alone.
         out: Folder to save into; what the same request has finished there is not done again. None saves nothing.
-        progress: Show a progress bar.
+        progress: Show a progress bar; None shows one in a terminal and in a notebook.
         share: The part of this process, of several that share the work; needs `out`. The last one saves the picture.
         max_pixels: A larger picture is refused before it is decoded; `data.images.MAX_PIXELS` by default.
 
@@ -108,8 +114,9 @@ def restore_file(
     solver = make_solver(prior, algorithm, options)
     path = Path(path)
     picture = read_measurement(path, prior.shape[0], max_pixels)
+    damage, said, estimated = with_estimates(damage, picture)
     op = damage.operator(picture)
-    picture = replace(picture, notes=picture.notes + damage.notes(picture))
+    picture = replace(picture, notes=picture.notes + said + damage.notes(picture))
     request = {
         "input": path.name,
         "task": damage.name,
@@ -128,7 +135,7 @@ def restore_file(
 
         verdict = Verdict.from_record(done["verdict"]) if "verdict" in done else None
         seen = {"chi2": done["misfit"], "seconds": done["seconds"], "verdict": verdict}
-        return Outcome(path, folder, notes=picture.notes, skipped=True, **seen)
+        return Outcome(path, folder, notes=picture.notes, skipped=True, algorithm=done["algorithm"], **seen)
     at_once, tiled = fitting(solver, op, picture, n_samples)
     draw = Drawing(solver, op, picture, damage, seed, at_once, tiled, (memory.TILE, memory.OVERLAP), progress)
     together = solver.algorithm is not None and solver.algorithm.interacting
@@ -136,7 +143,7 @@ def restore_file(
 
     def finish(parts: list[Restoration]) -> Restoration:
         result = joined(parts, picture)
-        settings = {**result.settings, "request": request, "misfit": float(result.chi2.mean())}
+        settings = {**result.settings, **estimated, "request": request, "misfit": float(result.chi2.mean())}
         return replace(result, samples=damage.to_output(result.samples, picture), settings=settings)
 
     if folder is None or len(every) == 1:
@@ -183,7 +190,8 @@ def _shared(
 
 def _outcome(path: Path, folder: Path | None, result: Restoration) -> Outcome:
     settings = result.settings
-    return Outcome(path, folder, result, settings["misfit"], result.seconds, tuple(settings["notes"]), result.verdict)
+    seen = {"chi2": settings["misfit"], "seconds": result.seconds, "verdict": result.verdict}
+    return Outcome(path, folder, result, notes=tuple(settings["notes"]), algorithm=settings["algorithm"], **seen)
 
 
 def restore_files(
@@ -225,8 +233,11 @@ def restore_files(
         share = Share(number, len(pictures), rank, world)
         if share.empty:
             continue
+        before = read_record(folder)
         try:
             outcome = restore_file(path, prior, damage, out=folder, share=share if world > 1 else None, **settings)
+            if before and not outcome.skipped:
+                outcome = replace(outcome, notes=(*outcome.notes, REPLACED))
         except AmbientSolveError as error:
             outcome = Outcome(path, error=str(error), problem=error)
         except Exception as error:  # noqa: BLE001 - whatever one file or one operator raises, the others are restored

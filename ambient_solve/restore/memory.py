@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, own_words_for_misfit
 from ambient_solve.restore.pictures import Picture
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Drawing:
     at_once: int
     tiled: TiledPrior | None
     tile: tuple[int, int]
-    progress: bool = False
+    progress: bool | None = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -77,18 +76,18 @@ class Drawing:
         return self(samples)
 
     def _draw(self, samples: range) -> Restoration:
-        solver = copy.copy(self.solver)
-        solver.prior = self.solver.prior if self.tiled is None else self.tiled
-        part = solver.solve(
-            self.picture.y,
-            self.op,
-            n_samples=len(samples),
-            first_sample=samples.start,
-            seed=self.seed,
-            sigma_y=self.picture.sigma_of_each(self.damage.sigma),
-            at_once=min(self.at_once, len(samples)),
-            progress=self.progress,
-        )
+        solver = self.solver if self.tiled is None else self.solver.with_prior(self.tiled)
+        with own_words_for_misfit():  # `Outcome.warning`, which knows the task
+            part = solver.solve(
+                self.picture.y,
+                self.op,
+                n_samples=len(samples),
+                first_sample=samples.start,
+                seed=self.seed,
+                sigma_y=self.picture.sigma_of_each(self.damage.sigma),
+                at_once=min(self.at_once, len(samples)),
+                progress=self.progress,
+            )
         how = f"the picture was restored in tiles of {self.tile[0]} pixels"
         said = {} if self.tiled is None else {"tiles": f"{how}, the memory that is free does not hold it whole"}
         chi2, evidence = self.picture.whole_chi2(part.chi2), part.evidence.of_copies(self.picture.copies)

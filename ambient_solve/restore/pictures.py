@@ -121,6 +121,9 @@ def mask_notes(path: str | Path, size: Sequence[int]) -> tuple[str, ...]:
     Args:
         path: The picture of the mask.
         size: (H, W) that it must have.
+
+    Returns:
+        Sentences; none where nothing was made of it.
     """
     return _mask(path, size, "the picture")[1]
 
@@ -172,6 +175,9 @@ def kernel_notes(path: str | Path, max_pixels: int | None = None) -> tuple[str, 
     Args:
         path: The picture of the kernel.
         max_pixels: As for `read_kernel`.
+
+    Returns:
+        Sentences; none where nothing was made of it.
     """
     return _kernel(path, max_pixels)[1]
 

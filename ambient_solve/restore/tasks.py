@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from ambient_solve.errors import AmbientSolveError, suggestion
-from ambient_solve.knobs import build, check_knobs, knob, knobs
+from ambient_solve.knobs import AUTO, build, check_knobs, knob, knobs
 from ambient_solve.restore.jpeg_files import jpeg_coding
 from ambient_solve.restore.pictures import Picture, black_ink, kernel_notes, mask_notes, read_kernel, read_mask
 from ambient_solve.restore.wrapping import wraps
@@ -37,9 +37,14 @@ ALIGNMENT = "where its pixels lie: centers, as Pillow, OpenCV and MATLAB do, or 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
-    """What happened to a picture, with `sigma` the noise in it."""
+    """What happened to a picture, with `sigma` the noise in it.
+
+    Some of the numbers may be "auto": `restore.unknown.with_estimates` estimates them from the picture.
+    """
 
     name: ClassVar[str]
+    required: ClassVar[tuple[str, ...]] = ()
+    """Knobs that must be given: their default is none that works."""
     sigma: float = knob(0.02, *SIGMA)
 
     def __post_init__(self) -> None:
@@ -48,6 +53,19 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def operator(self, picture: Picture) -> Physics:
         """The operator that measured this picture."""
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """The knobs that are "auto"."""
+        return tuple(k.name for k in knobs(type(self)) if k.auto and getattr(self, k.name) == AUTO)
+
+    def require_known(self) -> None:
+        """Raise `AmbientSolveError` if a number is still to be estimated."""
+        if self.unknown:
+            raise AmbientSolveError(
+                f"{self.name}: {', '.join(self.unknown)} is 'auto' and has no number yet; restore_file estimates it, "
+                "and so does restore.unknown.with_estimates(task, picture)."
+            )
 
     def to_output(self, samples: Tensor, picture: Picture) -> Tensor:
         """What the user gets of restored samples: the part that the picture shows, and grey samples of a grey picture.
@@ -88,6 +106,7 @@ class Inpaint(Task):
     """Pixels are missing."""
 
     name: ClassVar[str] = "inpaint"
+    required: ClassVar[tuple[str, ...]] = ("mask",)
     mask: Any = knob(
         None, help="picture in which white (128 and above) is MISSING, or a folder with one for each picture"
     )
@@ -136,12 +155,14 @@ class Denoise(Task):
     """Nothing but noise."""
 
     name: ClassVar[str] = "denoise"
-    sigma: float = knob(0.0, 0.0, SIGMA[1], "noise level, where pixel values go from 0 to 1; must be given")
+    required: ClassVar[tuple[str, ...]] = ("sigma",)
+    sigma: float = knob(0.0, 0.0, SIGMA[1], "noise level, where pixel values go from 0 to 1; must be given", auto=True)
 
     def operator(self, picture: Picture) -> Physics:
         """See `Task.operator`."""
         from ambient_solve.operators import denoise
 
+        self.require_known()
         if self.sigma < SIGMA[0]:
             raise AmbientSolveError("denoise needs the noise level: sigma above 0, such as 0.1 (--sigma 0.1).")
         return denoise(_size(picture), self.sigma)
@@ -151,6 +172,7 @@ class Denoise(Task):
 class Blurred(Task, abc.ABC):
     """Blurred by a kernel that is described, or given as a picture."""
 
+    sigma: float = knob(0.02, *SIGMA, auto=True)
     kernel: Any = knob(None, help=KERNEL)
     boundary: str = knob("valid", choices=("valid", "circular"), help=BOUNDARY)
 
@@ -160,6 +182,7 @@ class Blurred(Task, abc.ABC):
 
     def operator(self, picture: Picture) -> Physics:
         """See `Task.operator`."""
+        self.require_known()
         kernel = self.describe() if self.kernel is None else read_kernel(self.kernel, _most(picture))
         return _blur(kernel, picture, self.sigma, self.boundary)
 
@@ -184,7 +207,7 @@ class GaussianBlur(Blurred):
     """Out of focus, nearly."""
 
     name: ClassVar[str] = "gaussian-blur"
-    width: float = knob(2.0, 0.2, 100.0, "standard deviation of the blur in pixels")
+    width: float = knob(2.0, 0.2, 100.0, "standard deviation of the blur in pixels", auto=True)
 
     def describe(self) -> Tensor:
         """See `Blurred.describe`."""
@@ -201,20 +224,14 @@ class MotionBlur(Blurred):
     """Moved along a straight line."""
 
     name: ClassVar[str] = "motion-blur"
-    length: float = knob(15.0, 1.0, 200.0, "length of the movement in pixels")
-    angle: float = knob(0.0, -360.0, 360.0, "its direction in degrees: 0 is along a row, 90 along a column")
+    length: float = knob(15.0, 1.0, 200.0, "length of the movement in pixels", auto=True)
+    angle: float = knob(0.0, -360.0, 360.0, "its direction in degrees: 0 is along a row, 90 along a column", auto=True)
 
     def describe(self) -> Tensor:
-        """See `Blurred.describe`. A line of points, each shared by the four pixels round it."""
-        import torch
+        """See `Blurred.describe`."""
+        from ambient_solve.operators.line import line_kernel
 
-        reach = math.ceil(self.length / 2)
-        t = torch.linspace(-0.5, 0.5, 64 * reach + 1) * self.length
-        turn = math.radians(self.angle)
-        across = torch.arange(-reach, reach + 1.0)
-        columns = (1 - (across - t[:, None] * math.cos(turn)).abs()).clamp_min(0)
-        rows = (1 - (across + t[:, None] * math.sin(turn)).abs()).clamp_min(0)
-        return torch.einsum("ti,tj->ij", rows, columns)
+        return line_kernel(self.length, self.angle)
 
 
 @final
@@ -223,6 +240,7 @@ class SuperResolution(Task):
     """Too small: the restored picture is `factor` times as high and as wide."""
 
     name: ClassVar[str] = "super-resolution"
+    sigma: float = knob(0.02, *SIGMA, auto=True)
     factor: int = knob(2, 2, 16, "how many times higher and wider the restored picture is")
     filter: str = knob(
         "bicubic",
@@ -237,6 +255,7 @@ class SuperResolution(Task):
 
         from ambient_solve.operators import Reduction, super_resolution
 
+        self.require_known()
         channels, height, width = _size(picture)
         size = (channels, self.factor * height, self.factor * width)
         if self.alignment == "centers":
@@ -299,7 +318,7 @@ def make_task(task: str, **options: Any) -> Task:
 
     Args:
         task: One of `TASKS`.
-        options: Its knobs.
+        options: Its knobs. Where one is "auto", the noise level is too unless it is given.
 
     Returns:
         The damage.
@@ -315,6 +334,9 @@ def make_task(task: str, **options: Any) -> Task:
             owners = [t for t, cls in TASKS.items() if name in (k.name for k in knobs(cls))]
             other = f"It belongs to {', '.join(owners)}. " if owners else ""
             raise AmbientSolveError(f"The task {task} has no option {name!r}. {other}{suggestion(name, names)}")
+    auto = any(isinstance(value, str) and value == AUTO for value in options.values())
+    if auto and any(k.name == "sigma" and k.auto for k in knobs(TASKS[task])):
+        options = {"sigma": AUTO, **options}  # what a blur leaves and what is noise are separated together
     sigma = options.get("sigma")
     if isinstance(sigma, (int, float)) and not sigma > 0:
         raise AmbientSolveError(

@@ -30,7 +30,7 @@ from ambient_solve.data.loader import Levels, Loader
 from ambient_solve.data.sample import Sample
 from ambient_solve.data.table import Annotation, chart, read_table, write_table
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.knobs import build, check_knobs, knob, knobs
+from ambient_solve.knobs import build, check_knobs, knob, knobs, sentence
 from ambient_solve.noise import Streams
 from ambient_solve.objectives.base import edm_weight
 from ambient_solve.objectives.denoise import Denoise, buffer
@@ -48,7 +48,7 @@ class Fixed(Annotator):
     name: ClassVar[str] = "fixed"
 
     sigma_min: float = knob(1.0, 0.0, help="use the damaged pictures above this level; inf is never")
-    sigma_max: float = knob(0.0, 0.0, help="and below this one")
+    sigma_max: float = knob(0.0, 0.0, help="use them below this level, too; 0 is nowhere")
 
     def __post_init__(self) -> None:
         check_knobs(self)
@@ -150,7 +150,8 @@ class Command:
     out: Path
     """The table; its chart goes beside it, and what was trained to the folder of its name with .run."""
     method: Literal["heldout", "classifier", "crops", "fixed"] = "heldout"
-    against: Path | None = None
+    """How the levels are found, as said above."""
+    against: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """The table of another run, of `heldout`: warn where this one is lower."""
     follow_outside: bool = False
     """Read files that the manifest names outside of its folder; only if you trust it."""
@@ -170,7 +171,7 @@ def options() -> type:
         default = " or ".join(dict.fromkeys(defaults[k.name]))
         hint = f"({', '.join(owners[k.name])}{bounds}, default: {default})"
         metavar = {"epsilon": "auto|FLOAT", "sizes": "INT [INT ...]"}.get(k.name) or k.type.__name__.upper()
-        argument = tyro.conf.arg(help=k.help, metavar=metavar, help_behavior_hint=hint)
+        argument = tyro.conf.arg(help=sentence(k.help), metavar=metavar, help_behavior_hint=hint)
         fields.append((k.name, Annotated[k.type | None, argument], None))
     return make_dataclass("Options", fields, bases=(Command,), frozen=True)
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ambient_solve.data.corruption import fingerprint
+from ambient_solve.data.corruption import fingerprint, levels_in_two_units
 from ambient_solve.data.leaks import prior_units
 from ambient_solve.data.sample import Sample
+from ambient_solve.data.units import SCALE
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
 
@@ -46,7 +47,15 @@ def denoising_psnr(prior: Prior, pictures: Sequence[Tensor], crop: int) -> dict[
 
 
 def centre(picture: Tensor, crop: int) -> Tensor:
-    """The central `crop` x `crop` entries of (C, H, W)."""
+    """The square in the middle of a picture.
+
+    Args:
+        picture: (C, H, W).
+        crop: Side of the square, at most H and W.
+
+    Returns:
+        (C, crop, crop).
+    """
     top, left = ((n - crop) // 2 for n in picture.shape[-2:])
     return picture[:, top : top + crop, left : left + crop]
 
@@ -59,6 +68,13 @@ def _psnr(z: Tensor, clean: Tensor) -> float:
 def _range(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _noise(samples: Sequence[Sample]) -> str:
+    """The noise of samples of one damage in both units, as two cells; complex pictures have one unit."""
+    levels = [s.sigma_noise for s in samples]
+    halves = _range([level / SCALE for level in levels]) if levels_in_two_units(samples[0].z) else "-"
+    return f"{halves} | {_range(levels)}"
 
 
 def _usable(samples: Sequence[Sample]) -> str:
@@ -111,6 +127,9 @@ def model_card(
     *,
     computed_in: str = "",
     damaged_before: Mapping[str, dict[str, Any]] | None = None,
+    held_out: Sequence[int] = (),
+    about_held_out: str = "",
+    about_training: Sequence[str] = (),
 ) -> str:
     """The README.md of a prior, in Hugging Face's form.
 
@@ -124,6 +143,12 @@ def model_card(
         computed_in: The arithmetic of the network.
         damaged_before: Of each source, by its path, that was damaged before the run: what is recorded of that, see
             `corruption.read_settings`. The run's own corruption was not applied to it.
+        held_out: Pictures of each source that are held out, where the settings do not say.
+        about_held_out: A sentence on how they were chosen.
+        about_training: Sentences on how the training went.
+
+    Returns:
+        Markdown, with a header in YAML.
     """
     kinds: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -132,6 +157,7 @@ def model_card(
     used = {k: v for k, v in settings.items() if k not in ("out", "data_root", "dry_run")}
     if all(s["path"] in before for s in settings["sources"]):
         used.pop("corruption", None)  # none of it was applied
+    apart = held_out or [s["held_out"] for s in settings["sources"]]
     lines = [
         "---",
         "library_name: ambient_solve",
@@ -146,17 +172,18 @@ def model_card(
         "| source | share of samples drawn | sides divided by | held out | terms |",
         "|---|---|---|---|---|",
         *(
-            f"| {s['path']} | {s['share']} | {_shrink(s, before)} | {s['held_out']} | {s['terms']} |"
-            for s in settings["sources"]
+            f"| {s['path']} | {s['share']} | {_shrink(s, before)} | {number} | {s['terms']} |"
+            for s, number in zip(settings["sources"], apart, strict=True)
         ),
         "",
+        *([about_held_out, ""] if about_held_out else []),
         *(line for path, found in before.items() for line in _lines_of(path, found)),
-        "Damage, done once before training (noise level in units of [-1, 1] pictures):",
+        "Damage, done once before training; noise where pixel values go from 0 to 1, and in units of the prior:",
         "",
-        "| damage | noise in the picture | observed, of all entries | used at levels | pictures |",
-        "|---|---|---|---|---|",
+        "| damage | noise, 0 to 1 | noise, prior | observed, of all entries | used at levels, prior | pictures |",
+        "|---|---|---|---|---|---|",
         *(
-            f"| {kind} | {_range([s.sigma_noise for s in own])} | {_observed(own)} | {_usable(own)} | {len(own)} |"
+            f"| {kind} | {_noise(own)} | {_observed(own)} | {_usable(own)} | {len(own)} |"
             for kind, own in sorted(kinds.items())
         ),
         "",
@@ -167,6 +194,7 @@ def model_card(
         f"{steps} steps of {settings['batch']} samples, seed {settings['seed']}, {seconds:.0f} seconds"
         f"{f', the network in {computed_in}' if computed_in else ''}. Written by `trainers/train.py` with:",
         "",
+        *(line for sentence in about_training for line in (sentence, "")),
         *([f"The weights started from those of `{settings['init']}`.", ""] if settings.get("init") else []),
         "```json",
         json.dumps(used, indent=1),

@@ -26,6 +26,10 @@ KEPT = 2
 """Checkpoints that are kept."""
 BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 """Upper ends of the ranges of noise levels whose losses are averaged, in `z` units."""
+ADDED = {"held_out": 0.0}
+"""Settings that runs of before did not have, with what they did."""
+NAMED = 4
+"""Settings whose change is spelled out, at most."""
 
 
 def tracker(name: str) -> str | None:
@@ -49,7 +53,13 @@ class Checkpoints:
         self.out, self.main = out, main
 
     def save(
-        self, step: int, seconds: float, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer
+        self,
+        step: int,
+        seconds: float,
+        model: nn.Module,
+        ema: dict[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+        sums: list[list[float]] | None = None,
     ) -> None:
         """Write a checkpoint, then delete the old ones; all processes call it, and the main one writes.
 
@@ -59,6 +69,7 @@ class Checkpoints:
             model: The network.
             ema: Its averaged weights by name.
             optimizer: Its state goes in too.
+            sums: What `Statistics` has summed up since its last row.
         """
         state = optimizer.state_dict()["state"]
         moments = {f"{i}.{k}": v for i, s in state.items() for k, v in s.items()}
@@ -71,7 +82,8 @@ class Checkpoints:
         for name, tensors in stored.items():
             save_tensors(tensors, part / f"{name}.safetensors")
             reach_disk(part / f"{name}.safetensors")
-        replace_text(part / "state.json", json.dumps({"step": step, "seconds": seconds}))
+        record = {"step": step, "seconds": seconds, **({"sums": sums} if sums else {})}
+        replace_text(part / "state.json", json.dumps(record))
         new = self.out / f"checkpoint-{step}"
         shutil.rmtree(new, ignore_errors=True)
         part.rename(new)
@@ -86,8 +98,15 @@ class Checkpoints:
 
     def state(self) -> tuple[int, float]:
         """The step of the latest checkpoint, and the seconds of training until then."""
-        record = json.loads((self.all()[-1] / "state.json").read_text())
+        record = self._record()
         return record["step"], record["seconds"]
+
+    def sums(self) -> list[list[float]] | None:
+        """What the statistics had summed up at the latest checkpoint since their last row, if anything."""
+        return self._record().get("sums") if self.all() else None
+
+    def _record(self) -> dict[str, Any]:
+        return json.loads((self.all()[-1] / "state.json").read_text())
 
     def load(self, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> tuple[int, float]:
         """Restore the latest checkpoint in place and return its step and seconds; (0, 0) where there is none.
@@ -157,28 +176,50 @@ def stored_form(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def like(whole: Tensor, tensor: Tensor) -> Tensor:
-    """`whole` on the device of `tensor`, and sharded as that is."""
+    """A tensor placed as another one is.
+
+    Args:
+        whole: A tensor that is not sharded.
+        tensor: One of the same shape, sharded or not.
+
+    Returns:
+        `whole` on the device of `tensor`, and sharded as that is.
+    """
     whole = whole.to(tensor.device)
     return distribute_tensor(whole, tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else whole
 
 
-def refuse_another_run(out: Path, settings: dict[str, Any]) -> None:
+def refuse_another_run(out: Path, settings: dict[str, Any], grows: str = "") -> Any:
     """Refuse a folder that holds a checkpoint of a run with other settings.
 
     Args:
         out: The folder.
         settings: What the run depends on.
+        grows: A setting that alone may be larger than it was.
+
+    Returns:
+        What that one was, where it has grown; else None.
 
     Raises:
         AmbientSolveError: it holds one.
     """
-    path = out / "run.json"
-    if path.is_file() and Checkpoints(out).all() and path.read_text() != json.dumps(settings, indent=2):
-        before = json.loads(path.read_text())
-        changed = [k for k in {**before, **settings} if before.get(k) != json.loads(json.dumps(settings)).get(k)]
+    path, settings = out / "run.json", json.loads(json.dumps(settings))
+    if not path.is_file() or not Checkpoints(out).all():
+        return None
+    added = {k: v for k, v in ADDED.items() if k in settings}
+    before = {**added, **json.loads(path.read_text())}
+    changed = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
+    if changed == [grows] and settings[grows] > before[grows]:
+        return before[grows]
+    if changed:
+        values = [(k, before.get(k), settings.get(k)) for k in changed]
+        plain = [f"{k} was {a} and is {b}" for k, a, b in values if not isinstance(a or b, (dict, list))]
         raise AmbientSolveError(
-            f"{out} holds a run with another configuration ({', '.join(changed)}). Choose another --out, or delete it."
+            f"{out} holds a run with another configuration ({', '.join(changed)}). Choose another --out, or delete it"
+            f"{'; ' + ', '.join(plain[:NAMED]) if plain else ''}"
+            f"{', which may grow and not shrink' if changed == [grows] else ''}."
         )
+    return None
 
 
 def remember(out: Path, settings: dict[str, Any], main: bool) -> None:
@@ -263,6 +304,16 @@ class Statistics:
         values |= {f"held out {n}": v for n, v in held_out.items()}
         self.accelerator.log(values, step=step)
         return row["loss"]
+
+    @property
+    def unwritten(self) -> list[list[float]] | None:
+        """What was summed up since the last row; None where that is nothing."""
+        return self.sums.tolist() if bool(self.sums.any()) else None
+
+    def go_on(self, sums: list[list[float]] | None) -> None:
+        """Go on with sums that a checkpoint has kept."""
+        if sums:
+            self.sums.copy_(torch.tensor(sums, dtype=self.sums.dtype))
 
     def trim(self, step: int) -> None:
         """Drop the rows later than the checkpoint, and a torn last one: they will be written again."""

@@ -18,10 +18,10 @@ from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
 from ambient_solve.noise import Streams
-from ambient_solve.objectives.kspace import further, gram
+from ambient_solve.objectives.kspace import fewer_lines, gram
 from ambient_solve.priors.base import Prior
 from ambient_solve.training.config import Config
-from ambient_solve.training.expectation import Conditioned, Expectation, FromLevel, Guided
+from ambient_solve.training.expectation import Conditioned, Expectation, FromLevel, FromSolver
 from ambient_solve.training.restored import batches
 from ambient_solve.training.sources import Data
 from ambient_solve.training.validation import held_out_loss
@@ -80,10 +80,10 @@ def held_out_error(
 
 @torch.no_grad()
 def _hidden_error(
-    prior: Prior, method: Guided | Conditioned, samples: Sequence[Sample], batch: int, seed: int
+    prior: Prior, method: FromSolver | Conditioned, samples: Sequence[Sample], batch: int, seed: int
 ) -> float:
     shown = [_shown(s, method, key) for key, s in enumerate(samples)]
-    if isinstance(method, Guided):
+    if isinstance(method, FromSolver):
         method = replace(method, cg_iterations=0)
     mean: list[Tensor | float] = [0.0] * len(shown)
     for chunk in batches(shown, method, DRAWS, batch):
@@ -102,10 +102,10 @@ def _shown(sample: Sample, method: Expectation, key: int) -> Sample:
     if sample.maps is None:
         kept = mask * (streams.uniform(mask[None])[0] >= HIDDEN)
     else:
-        steps = method.cg_iterations if isinstance(method, Guided) else 0
+        steps = method.cg_iterations if isinstance(method, FromSolver) else 0
         if steps:
             z = conjugate_gradient(lambda p: gram(p, mask[None], sample.maps[None]), z[None], steps)[0]
-        kept = further(mask[None], HIDDEN, streams)[0]
+        kept = fewer_lines(mask[None], HIDDEN, streams)[0]
     return replace(sample, z=z, mask=kept.to(torch.uint8))
 
 

@@ -18,7 +18,7 @@ from ambient_solve.data.damages import DAMAGES, Damage, make_damage
 from ambient_solve.errors import AmbientSolveError, one_line, suggestion
 from ambient_solve.objectives import OBJECTIVES, Objective
 from ambient_solve.objectives.denoise import Denoise
-from ambient_solve.priors.network import NetworkConfig, check_network
+from ambient_solve.priors.network_config import NetworkConfig, check_network
 
 PRECISIONS = ("auto", "bf16", "fp32", "no")
 """What `precision` may be; no is the former name of fp32."""
@@ -41,7 +41,8 @@ class Source:
     """Bring the pictures into a random order first, for data that are stored sorted."""
     held_out: int = 0
     """The last pictures, kept clean and out of training, to measure the denoiser on. Of corrupted:PATH the last ones
-    that are clean; where none is, the last noisy ones, on which the loss of training itself is measured."""
+    that are clean; where none is, the last noisy ones, on which the loss of training itself is measured. Where every
+    source says 0, `held_out` of the run decides."""
     limit: int = 0
     """At most this many pictures, the first ones; 0 is all."""
     by_area: bool = False
@@ -63,7 +64,7 @@ class Ema:
     """Averaged weights, the ones that are kept."""
 
     half_life: int = 8_000
-    """In samples; shorter while little has been seen."""
+    """Half-life of the average, in samples; shorter while little has been seen."""
     power: float = 0.0
     """Above 0: the power-function average of EDM2 (arXiv 2312.02696, equation 121) with this gamma instead."""
 
@@ -142,6 +143,9 @@ class Config:
     """What accelerate logs to: auto (tensorboard if installed), none, tensorboard, wandb, mlflow, ..."""
     duplicates: bool = True
     """Report near-duplicate pictures before training, those between held-out and training pictures above all."""
+    held_out: float = 0.05
+    """Share of each source to hold out and measure on, chosen by a hash of the pictures; 0 trains on all. Where a
+    source says how many itself, or validate_every is 0, no other is held out."""
     stats_every: int = 50
     """Optimiser steps between rows of stats.jsonl."""
     checkpoint_every: int = 500
@@ -219,12 +223,12 @@ def _fit(kind: Any, value: Any, name: str, where: str) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def read_config(args: list[str], description: str | None = None) -> Config:
+def read_config(args: list[str], program: str | None = None) -> Config:
     """The configuration of a run: the YAML file after `--config`, and the command line on top of it.
 
     Args:
         args: What was typed.
-        description: What --help says first.
+        program: What --help calls the command; None takes the name of the script.
 
     Returns:
         The configuration.
@@ -242,7 +246,7 @@ def read_config(args: list[str], description: str | None = None) -> Config:
     default = make(Config, {"out": "", **settings} if isinstance(settings, dict) else settings, str(known.config))
     default = dataclasses.replace(default, out=default.out or tyro.MISSING)
     # Kinds are the YAML file's to choose: tyro takes the type of the default, and so sets the knobs of what was chosen.
-    return tyro.cli(Config, args=args, default=default, description=description)
+    return tyro.cli(Config, prog=program, args=args, default=default, description="")
 
 
 def check(config: Config, processes: int) -> None:
@@ -271,6 +275,11 @@ def check(config: Config, processes: int) -> None:
         raise AmbientSolveError("checkpoint_every must be a multiple of stats_every: resuming would lose statistics.")
     if config.validate_every % config.stats_every:
         raise AmbientSolveError("validate_every must be a multiple of stats_every, or 0.")
+    if not 0 <= config.held_out < 1:
+        raise AmbientSolveError(
+            f"held_out = {config.held_out:g} is no share: expected 0 (none) to less than 1, such as 0.05; a number of "
+            "pictures is given in a source, as held_out: 20."
+        )
     if config.seed < 0 or not 0 < low < high:
         raise AmbientSolveError("Expected seed >= 0 and 0 < network.sigma_min < network.sigma_max.")
     check_network(config.network, "The configuration of the network")
@@ -293,7 +302,10 @@ def check(config: Config, processes: int) -> None:
             "network.mask_channels, keep_probability and missing follow from the objective: leave them out."
         )
     if not config.sources:
-        raise AmbientSolveError("There is no data: list at least one source, as trainers/configs/photos.yaml does.")
+        raise AmbientSolveError(
+            "There is no data: list it in the file of --config, as in sources: [{path: my_photos}], or, of what "
+            'ambient-solve corrupt wrote, sources: [{path: "corrupted:damaged"}].'
+        )
     for source in config.sources:
         first = next(s for s in config.sources if s.path == source.path)
         same = "shuffle", "held_out", "limit"

@@ -14,12 +14,11 @@ Where the samples are exact, the likelihood of the measurements rises in every i
     dataloop     E from the level below which a picture is not trusted; the restored picture is trusted above 1 / rho
                  of it (Ambient Dataloops, arXiv 2601.15417), and never declared clean
 
-Some damaged pictures are held out, and every prior is compared on them (trainers/compare.py): OUT/prior is the best
-one, and a warning says where that is not the last, or the one that the run began with.
+Some damaged pictures are held out, and every prior is compared on them: OUT/prior is the best one, and a
+warning says where that is not the last, or the one that the run began with.
 
-Iteration 0's prior is --init, or a stationary Gaussian fitted to the measurements (trainers/texture.py). The same
-command resumes: a batch that was restored is not drawn again, and training goes on from its checkpoint. The finished
-prior is in OUT/prior.
+Iteration 0's prior is --init, or a stationary Gaussian fitted to the measurements. The same command resumes: a batch
+that was restored is not drawn again, and training goes on from its checkpoint. The finished prior is in OUT/prior.
 """
 
 from __future__ import annotations
@@ -52,11 +51,12 @@ from ambient_solve.priors.network import CARD, NetworkPrior
 from ambient_solve.saving import replace_text
 from ambient_solve.training.compare import best_of, held_out_error, hold_out, verdict
 from ambient_solve.training.config import Config, Source, check, make, settings_of
-from ambient_solve.training.expectation import Conditioned, Expectation, FromLevel, Guided, incomplete
+from ambient_solve.training.expectation import Conditioned, Expectation, FromLevel, FromSolver, incomplete
+from ambient_solve.training.inventory import refuse_other_data, remember_data
 from ambient_solve.training.locks import only_run_in
 from ambient_solve.training.loop import train
-from ambient_solve.training.restored import restore
-from ambient_solve.training.sources import read_data
+from ambient_solve.training.restored import write_restored
+from ambient_solve.training.sources import Data, read_data
 from ambient_solve.training.texture import Texture, fit_texture
 from ambient_solve.training.weights import starting_prior
 
@@ -79,6 +79,7 @@ class EM:
     data_root: str = "."
     """Relative source paths start here."""
     mode: Literal["mmps", "conditional", "dataloop"] = "mmps"
+    """What the E-step draws from, as said above."""
     iterations: int = 4
     """Iterations of expectation and maximisation."""
     init: str = ""
@@ -86,7 +87,7 @@ class EM:
     keep: bool = True
     """Each training starts at the prior of the iteration before; no is from scratch."""
     algorithm: str = "mmps"
-    """Of the E-step in mode mmps, and of the first iteration in mode conditional."""
+    """Algorithm of the E-step in mode mmps, and of the first iteration in mode conditional."""
     knobs: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict)
     """Knobs of the algorithm, in the YAML file."""
     steps: int = 18
@@ -98,7 +99,7 @@ class EM:
     floor: float = 0.005
     """Least noise that a measurement is taken to have, in units of [-1, 1] pictures."""
     cg_iterations: int = 0
-    """Of k-space stored as A^H y: steps to the least picture that explains it, which mri-train stores; then 0."""
+    """Steps from k-space stored as A^H y to the least picture that explains it; 0 where mri-train has stored that."""
     rho: float = 2.0
     """In mode dataloop: what an iteration divides sigma_min by."""
     held_out: int = 16
@@ -126,12 +127,15 @@ def em(settings: EM) -> Path:
 
 def _em(settings: EM) -> Path:
     out, root = Path(settings.out), Path(settings.data_root)
-    data = [_read(settings, source, root) for source in settings.train.sources]
+    read = [_read(settings, source, root) for source in settings.train.sources]
+    data, inventories = [one.samples for one in read], [i for one in read for i in one.inventories]
     if not any(_method(settings, 1).restores(s) for samples in data for s in samples):
         raise AmbientSolveError("No picture of the sources is damaged: there is nothing to restore, use train.py.")
     # An E-step takes long: what the first training would refuse is said before it.
     starting_prior(_training(settings, 1, settings.init, data), None, torch.device("cpu"))
     _remember(settings)
+    refuse_other_data(out, inventories, "iteration 1" if (out / "iteration-1").is_dir() else "")
+    remember_data(out, inventories, True)
     parts = [hold_out(samples, _method(settings, 1), settings.held_out) for samples in data]
     data, held_out = [own for own, _ in parts], [s for _, apart in parts for s in apart]
     if not held_out:
@@ -148,7 +152,7 @@ def _em(settings: EM) -> Path:
         _train(config)
         errors.append(_error(settings, iteration, prior, data, held_out))
         if settings.mode == "dataloop":
-            data = [_read(settings, s, folder) for s in config.sources]
+            data = [_read(settings, s, folder).samples for s in config.sources]
     # Without anything to compare them by, the last one is taken.
     iteration = best_of(errors) if held_out else settings.iterations
     kept = "OUT/prior is a copy of that one"
@@ -182,9 +186,11 @@ def _error(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]]
     return known.get(str(iteration), math.nan)
 
 
-def _read(settings: EM, source: Source, root: Path) -> list[Sample]:
-    config = replace(settings.train, out=settings.out, data_root=str(root), sources=(source,))
-    return read_data(config, True).samples
+def _read(settings: EM, source: Source, root: Path) -> Data:
+    config = replace(settings.train, out=settings.out, data_root=str(root), sources=(source,), held_out=0.0)
+    data = read_data(config, True)
+    print(*data.notes, sep="\n", end="\n" if data.notes else "", file=sys.stderr)
+    return data
 
 
 def _expect(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]]) -> None:
@@ -197,7 +203,7 @@ def _expect(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]
     record = {"iteration": iteration, "prior": before}
     for i, (folder, samples) in enumerate(zip(folders, data, strict=True)):
         if not (folder / MANIFEST).is_file():
-            restore(
+            write_restored(
                 samples,
                 folder,
                 method,
@@ -229,7 +235,7 @@ def _method(settings: EM, iteration: int) -> Expectation:
     if settings.mode == "conditional" and iteration > 1:
         return Conditioned(settings.steps)
     algorithm = build(ALGORITHMS[settings.algorithm], **settings.knobs)
-    return Guided(algorithm, settings.floor, settings.cg_iterations)
+    return FromSolver(algorithm, settings.floor, settings.cg_iterations)
 
 
 def _prior(settings: EM, iteration: int, prior_at: str, data: list[list[Sample]]) -> Prior:
@@ -266,6 +272,7 @@ def _training(settings: EM, iteration: int, prior_at: str, data: list[list[Sampl
         init=(prior_at if settings.keep else "") or config.init,
         objective=objective,
         drop_noisy=False,
+        held_out=0.0,  # EM holds out damaged pictures itself
     )
 
 
@@ -330,6 +337,7 @@ def _remember(settings: EM) -> None:
     """Keep the settings in the run's folder, and refuse a folder of other ones."""
     path = Path(settings.out) / "em.json"
     record = json.loads(json.dumps({k: v for k, v in settings_of(settings).items() if k not in FREE}))
+    record["train"].pop("held_out")  # of a training by itself
     before = {"held_out": 0, **json.loads(path.read_text())} if path.is_file() else record
     if changed := [k for k in record if record[k] != before.get(k)]:
         raise AmbientSolveError(
@@ -340,11 +348,15 @@ def _remember(settings: EM) -> None:
     replace_text(path, json.dumps(record, indent=2) + "\n")
 
 
-def read_em(args: list[str]) -> EM:
+def read_em(args: list[str], program: str | None = None) -> EM:
     """The settings of an EM run: a YAML file, then the command line on top of it.
 
     Args:
         args: `--config FILE` and any other options; the section `train` is in the file alone.
+        program: What --help calls the command; None takes the name of the script.
+
+    Returns:
+        The settings.
 
     Raises:
         AmbientSolveError: the file is unreadable, or has a setting that there is not.
@@ -356,7 +368,7 @@ def read_em(args: list[str]) -> EM:
         raise AmbientSolveError("--config needs a YAML file, such as trainers/configs/em_masked.yaml.")
     if known.config is None:
         blank = make(EM, {"out": "", "train": {"out": ""}}, "em")
-        return tyro.cli(EM, args=args, default=replace(blank, out=tyro.MISSING), description=__doc__)
+        return tyro.cli(EM, prog=program, args=args, default=replace(blank, out=tyro.MISSING), description="")
     try:
         written = yaml.safe_load(Path(known.config).read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -365,4 +377,4 @@ def read_em(args: list[str]) -> EM:
         raise AmbientSolveError(f"{known.config} needs a section `train` as trainers/configs/em_masked.yaml has one.")
     default = make(EM, {"out": "", **written, "train": {"out": "", **written["train"]}}, known.config)
     default = replace(default, out=default.out or tyro.MISSING)
-    return tyro.cli(EM, args=args, default=default, description=__doc__)
+    return tyro.cli(EM, prog=program, args=args, default=default, description="")

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ambient_solve.algorithms import Algorithm
 from ambient_solve.data.sample import Sample
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.errors import AmbientSolveError, own_words_for_misfit
 from ambient_solve.linalg.conjugate_gradient import conjugate_gradient
 from ambient_solve.noise import Streams, per_sample
 from ambient_solve.objectives.conditional import condition
@@ -111,7 +111,7 @@ def measurement(
 
 @final
 @dataclass(frozen=True)
-class Guided(Expectation):
+class FromSolver(Expectation):
     """Posterior samples by `algorithm`; `floor` and `cg_iterations` are those of `measurement`."""
 
     algorithm: Algorithm
@@ -131,7 +131,8 @@ class Guided(Expectation):
     def draw(self, prior: Prior, samples: Sequence[Sample], seeds: Sequence[int]) -> Tensor:
         """See `Expectation.draw`: one call of the solver for all rows, each with its own mask and noise level."""
         y, op, sigma_y = measurement(samples, prior, self.floor, self.cg_iterations)
-        return prior.encode(Solver(prior, self.algorithm).solve(y, op, sigma_y=sigma_y, seed=list(seeds)).samples[:, 0])
+        with own_words_for_misfit():  # of early priors; held-out pictures say how good they are
+            return prior.encode(Solver(prior, self.algorithm)(y, op, sigma_y=sigma_y, seed=list(seeds)))
 
 
 @final

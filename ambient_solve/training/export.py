@@ -8,6 +8,7 @@ The run may still be going on. The data are read again: the card holds their has
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.training.card import denoising_psnr, model_card
 from ambient_solve.training.checkpoints import Checkpoints
 from ambient_solve.training.config import Config, settings_of
+from ambient_solve.training.holding import about_held_out, share_held_out
+from ambient_solve.training.report import lengths
 from ambient_solve.training.sources import Data, damaged_before
 from ambient_solve.training.weights import starting_prior
 
@@ -32,6 +35,15 @@ def latest(out: Path) -> tuple[dict[str, Tensor], int, float]:
             except FileNotFoundError:
                 continue
     raise AmbientSolveError(f"{out} holds no checkpoint: give the --out of a run that has written one.")
+
+
+def as_run(config: Config) -> Config:
+    """`config` with the share that the run in its folder holds out, which a run of an earlier version did not."""
+    path = Path(config.out) / "run.json"
+    if not path.is_file():
+        return config
+    share = json.loads(path.read_text()).get("held_out", 0.0)
+    return config if share == share_held_out(config) else replace(config, held_out=share)
 
 
 def write_prior(
@@ -64,6 +76,12 @@ def write_prior(
         metrics,
         computed_in=computed_in,
         damaged_before=damaged_before(config),
+        held_out=[inventory.held_out for inventory in data.inventories],
+        about_held_out=about_held_out(config, data.inventories),
+        about_training=[
+            f"Lengthened after step {row['step']}, from {row['images']} images to more."
+            for row in lengths(Path(config.out))
+        ],
     )
     prior.save(folder, card, dtype=torch.float16)
     print(f"The prior is in {folder}: ambient-solve info {folder}")

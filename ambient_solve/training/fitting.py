@@ -68,9 +68,19 @@ class Annotator(abc.ABC):
 
 
 def by_damage(samples: Sequence[Sample], least: int = 1) -> dict[str, np.ndarray]:
-    """The indices of each damage, the clean ones first; each has at least `least`.
+    """The indices of the samples of each damage, the clean ones first.
 
     What was measured through a mask is left out: the objective knows what is missing there and needs no annotation.
+
+    Args:
+        samples: Of a damaged data set.
+        least: Fewest samples of a damage.
+
+    Returns:
+        Indices by the name of the damage.
+
+    Raises:
+        AmbientSolveError: a damage has fewer than `least`.
     """
     found: dict[str, list[int]] = {"clean": []}
     for i, sample in enumerate(samples):
@@ -96,9 +106,9 @@ class Trained(Annotator):
     width: int = knob(32, 8, 512, "channels of the finest level of the network, a multiple of 8")
     crop: int = knob(0, 0, 4096, "side of the crops; 0 is that of the smallest picture, at most 64")
     levels: int = knob(24, 4, 512, "how many noise levels are asked about")
-    lowest: float = knob(0.02, 1e-4, 1.0, "lowest of them")
-    highest: float = knob(10.0, 1.0, 1000.0, "highest of them")
-    seed: int = knob(0, 0, 2**31, "of the networks and all their batches")
+    lowest: float = knob(0.02, 1e-4, 1.0, "lowest of these noise levels")
+    highest: float = knob(10.0, 1.0, 1000.0, "highest of these noise levels")
+    seed: int = knob(0, 0, 2**31, "decides the weights of the networks and all their batches")
 
     def __post_init__(self) -> None:
         check_knobs(self)
@@ -190,5 +200,13 @@ def view(z: Tensor, side: int, rng: np.random.Generator) -> Tensor:
 
 
 def normal(like: Tensor, rng: np.random.Generator) -> Tensor:
-    """Standard normal noise of the shape of `like`."""
+    """Standard normal noise.
+
+    Args:
+        like: Gives the shape.
+        rng: Where the noise comes from.
+
+    Returns:
+        Of the shape of `like`, float32, on the CPU.
+    """
     return torch.from_numpy(rng.standard_normal(tuple(like.shape), dtype=np.float32))

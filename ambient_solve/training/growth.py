@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ambient_solve.priors.network import NetworkConfig
+from ambient_solve.priors.network_config import NetworkConfig
 from ambient_solve.priors.unet import Block
 
 

@@ -17,6 +17,9 @@ def missing_processes(environment: Mapping[str, str], processes: int) -> str:
     Args:
         environment: That of the process.
         processes: How many of them accelerate knows of.
+
+    Returns:
+        The sentence, or an empty text.
     """
     launched = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
     if processes > 1 or not launched or any(name in environment for name in RANKS):

@@ -4,7 +4,7 @@
     python trainers/train.py --config trainers/configs/photos.yaml --out runs/photos --images 64000
     torchrun --nproc_per_node 2 trainers/train.py --config trainers/configs/photos.yaml --out runs/photos
 
-The last is for several processes on CPUs: there `accelerate launch --cpu --num_processes 2` starts one without MPI.
+Several processes on CPUs are started by torchrun: without MPI, `accelerate launch --cpu --num_processes 2` starts one.
 
 The same command resumes an interrupted run, bit for bit: every batch and its noise are functions of (seed, step), and
 model, EMA, optimiser and step are checkpointed together. One run at a time may write to OUT; the finished prior is in
@@ -13,7 +13,6 @@ OUT/prior.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -37,29 +36,17 @@ from ambient_solve.training.checkpoints import (
 from ambient_solve.training.compiling import compiles
 from ambient_solve.training.config import NOT_SETTINGS, Config, check, settings_of
 from ambient_solve.training.export import write_prior
+from ambient_solve.training.holding import share_held_out
+from ambient_solve.training.inventory import refuse_other_data, remember_data
 from ambient_solve.training.launch import missing_processes
 from ambient_solve.training.locks import only_run_among
+from ambient_solve.training.progress import Shown, denoised_picture, write_progress
+from ambient_solve.training.report import PROGRESS, about_data, about_files, about_start, remember_length
+from ambient_solve.training.schedule import learning_rate, steps_of, validates
 from ambient_solve.training.sources import read_data, refuse_unsuited
+from ambient_solve.training.stopping import Stopping
 from ambient_solve.training.validation import held_out_loss, sample_sheet
 from ambient_solve.training.weights import about_arithmetic, arithmetic, averaged, starting_prior
-
-
-def learning_rate(config: Config, step: int, steps: int) -> float:
-    """The learning rate of a step: a linear warm-up, then what `config.schedule` says.
-
-    Args:
-        config: Of the run.
-        step: From 0.
-        steps: Of the whole run.
-    """
-    seen = (step + 1) * config.batch
-    rise = min(1.0, seen / max(config.warmup, 1))
-    fall = {
-        "cosine": 0.5 * (1 + math.cos(math.pi * step / steps)),
-        "constant": 1.0,
-        "inverse_sqrt": 1 / math.sqrt(max(1.0, seen / config.decay)),
-    }
-    return config.lr * rise * fall[config.schedule]
 
 
 def train(config: Config) -> Path:
@@ -89,10 +76,13 @@ def train(config: Config) -> Path:
 def _train(config: Config, accelerator: Accelerator) -> Path:
     out, main = Path(config.out), accelerator.is_main_process
     settings = {k: v for k, v in settings_of(config).items() if k not in NOT_SETTINGS}
-    refuse_another_run(out, settings)
+    settings["held_out"] = share_held_out(config)
+    shorter = refuse_another_run(out, settings, grows="images")
     torch.manual_seed(config.seed)
 
     data = read_data(config, main)
+    accelerator.print(*data.notes, sep="\n", end="\n" if data.notes else "", file=sys.stderr)
+    refuse_other_data(out, data.inventories)
     refuse_unsuited(config.objective, data.samples)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     prior = starting_prior(config, data.keep_probability(config.objective), accelerator.device, sharded)
@@ -118,50 +108,63 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
     checkpoints = Checkpoints(out, main)
     first, seconds = checkpoints.load(prior, ema, optimizer)
     agree_on(first, accelerator)
+    if main:
+        remember_length(out, first, shorter)
     remember(out, settings, main)
-    said = [missing_processes(os.environ, accelerator.num_processes)]
-    said += [about_arithmetic(config.precision, accelerator.device)]
-    accelerator.print(*filter(None, said), sep="\n", file=sys.stderr)
+    remember_data(out, data.inventories, main)
     if accelerator.log_with:
         accelerator.init_trackers("ambient_solve")
+    said = [about_data(config, data), about_arithmetic(config.precision, accelerator.device)]
+    said += [missing_processes(os.environ, accelerator.num_processes)]
+    said += [about_files(config, [t.name for t in accelerator.trackers]), about_start(config, first, shorter)]
+    accelerator.print(*filter(None, said), sep="\n", file=sys.stderr)
 
-    steps = math.ceil(config.images / config.batch)
+    steps = steps_of(config)
     rows_each = config.batch // (accelerator.num_processes * config.accumulate)
     statistics = Statistics(out / "stats.jsonl", accelerator)
     statistics.trim(first)
+    statistics.go_on(checkpoints.sums())
     bar = tqdm(total=steps * config.batch, initial=first * config.batch, unit="img", disable=not main, desc=config.name)
     started = time.perf_counter()
     step = first
     try:
-        for step in range(first, steps):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step, steps)
-            for micro in range(config.accumulate):
-                at = (micro * accelerator.num_processes + accelerator.process_index) * rows_each
-                batch, streams = loader(step, slice(at, at + rows_each))
-                with accelerator.accumulate(model):
-                    losses = config.objective.loss(model, batch.to(accelerator.device), streams)
-                    accelerator.backward(losses.mean())
-                    if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(model.parameters(), config.clip)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                statistics.add(batch.sigma, losses.detach())
-            keep = config.ema.keep(step, config.batch)
-            torch._foreach_lerp_(list(ema.values()), [v.detach() for v in prior.state_dict().values()], 1 - keep)
-            bar.update(config.batch)
-            done, last = step + 1, step + 1 == steps
-            if done % config.stats_every == 0 or last:
-                held_out = {}
-                if config.validate_every and (done % config.validate_every == 0 or last):
-                    with averaged(prior, ema):
-                        held_out = held_out_loss(prior, config, data)
-                        if not sharded:
-                            sample_sheet(prior, config, out / f"samples-{done}.png", accelerator)
-                loss = statistics.write(done, done * config.batch, learning_rate(config, step, steps), held_out)
-                bar.set_postfix(loss=f"{loss:.4f}")
-            if done % config.checkpoint_every == 0 or last:
-                checkpoints.save(done, seconds + time.perf_counter() - started, prior, ema, optimizer)
+        with Stopping(accelerator.num_processes) as stopping:
+            for step in range(first, steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(config, step, steps)
+                for micro in range(config.accumulate):
+                    at = (micro * accelerator.num_processes + accelerator.process_index) * rows_each
+                    batch, streams = loader(step, slice(at, at + rows_each))
+                    with accelerator.accumulate(model):
+                        losses = config.objective.loss(model, batch.to(accelerator.device), streams)
+                        accelerator.backward(losses.mean())
+                        if accelerator.sync_gradients:
+                            accelerator.clip_grad_norm_(model.parameters(), config.clip)
+                        optimizer.step()
+                        optimizer.zero_grad()
+                    statistics.add(batch.sigma, losses.detach())
+                keep = config.ema.keep(step, config.batch)
+                torch._foreach_lerp_(list(ema.values()), [v.detach() for v in prior.state_dict().values()], 1 - keep)
+                bar.update(config.batch)
+                done, last = step + 1, step + 1 == steps
+                if done % config.stats_every == 0 or last:
+                    held_out, samples, shown = {}, None, Shown()
+                    if validates(config, done, steps):
+                        with averaged(prior, ema):
+                            held_out = held_out_loss(prior, config, data)
+                            if not sharded:
+                                samples = sample_sheet(prior, config, out / f"samples-{done}.png", accelerator)
+                                shown = denoised_picture(prior, config, data)
+                    loss = statistics.write(done, done * config.batch, learning_rate(config, step, steps), held_out)
+                    if main and validates(config, done, steps):
+                        write_progress(out / PROGRESS, config, samples, shown)
+                    bar.set_postfix(loss=f"{loss:.4f}")
+                if done % config.checkpoint_every == 0 or last or stopping.asked:
+                    spent = seconds + time.perf_counter() - started
+                    checkpoints.save(done, spent, prior, ema, optimizer, statistics.unwritten)
+                if stopping.asked and not last:
+                    accelerator.end_training()
+                    sys.exit(f"\nStopped after step {done} of {steps}; the same command goes on there.")
     except KeyboardInterrupt:
         at = checkpoints.all()[-1].name if checkpoints.all() else "the start"
         sys.exit(f"\nStopped at step {step}; the same command resumes from {at}.")

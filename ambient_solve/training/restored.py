@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ambient_solve.data.corruption import MANIFEST, RUN
+from ambient_solve.data.corruption import MANIFEST, RUN, levels_in_two_units
 from ambient_solve.data.sample import Sample
+from ambient_solve.data.units import with_picture_units
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.priors.base import Prior
 from ambient_solve.saving import reach_disk, replace_text, save_tensors
 from ambient_solve.training.expectation import Expectation, incomplete
 
 
-def restore(
+def write_restored(
     samples: Sequence[Sample],
     folder: Path,
     method: Expectation,
@@ -73,7 +74,7 @@ def restore(
             row |= {"sigma_max": sample.sigma_max, "damage": "restored" if restored else sample.damage}
             if restored:
                 row["restored"] = {**record, **method.settings, "draw": d, **_damage(sample)}
-            rows.append(row)
+            rows.append(with_picture_units(row, levels_in_two_units(sample.z)))
     if origin is not None:
         replace_text(folder / RUN, json.dumps(origin, indent=1) + "\n")
     replace_text(folder / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
@@ -100,7 +101,15 @@ def batches(samples: Sequence[Sample], method: Expectation, draws: int, size: in
 
 
 def file_of(index: int, draw: int) -> str:
-    """The file of a draw of picture `index`."""
+    """The file of one posterior sample of one picture.
+
+    Args:
+        index: Number of the picture.
+        draw: Number of the posterior sample.
+
+    Returns:
+        The name of a file.
+    """
     return f"{index:06d}-{draw}.safetensors"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from os.path import normpath
@@ -13,20 +14,23 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from ambient_solve.data.corruption import corrupt, freeze, hide, read_corrupted, read_settings
-from ambient_solve.data.duplicates import report
-from ambient_solve.data.images import read_images, require_contrast, shuffled
-from ambient_solve.data.leaks import damaged_copies, prior_units
+from ambient_solve.data.contrast import Contrast
+from ambient_solve.data.corruption import MANIFEST, corrupt, fingerprint, read_corrupted, read_settings
+from ambient_solve.data.duplicates import duplicate_groups
+from ambient_solve.data.frozen import freeze, hide
+from ambient_solve.data.images import read_images, shuffled
+from ambient_solve.data.leaks import damaged_copies
 from ambient_solve.data.sample import Sample
-from ambient_solve.data.table import annotate, read_table
-from ambient_solve.errors import AmbientSolveError
+from ambient_solve.data.skipped import about_skipped
+from ambient_solve.data.table import read_table, with_levels
+from ambient_solve.errors import AmbientSolveError, UnreadableFile
 from ambient_solve.objectives.base import Objective
 from ambient_solve.objectives.consistency import Consistency
 from ambient_solve.objectives.denoise import buffer
+from ambient_solve.resume import digest
 from ambient_solve.training.config import Config, Source
-
-Picture = tuple[str, Tensor]
-"""A name and uint8 (C, H, W)."""
+from ambient_solve.training.holding import Picture, is_clean, set_apart
+from ambient_solve.training.inventory import Inventory, content
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,17 @@ class Data:
 
     Attributes:
         held_out: Clean pictures (C, H, W), uint8 or floats in the units of the prior.
-        held_out_noisy: Damaged samples, of sources without any clean one.
+        held_out_noisy: Damaged samples, of sources without any clean one, or where a share of all is held out.
+        inventories: What each source holds, in the order of the settings.
+        notes: Sentences on what was read, to be said before training.
     """
 
     samples: list[Sample]
     share: np.ndarray
     held_out: list[Tensor]
     held_out_noisy: list[Sample] = field(default_factory=list)
+    inventories: list[Inventory] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def keep_probability(self, objective: Objective) -> float | None:
         """Share of the entries that `objective` lets a network see of these samples, drawn by their share."""
@@ -58,59 +66,45 @@ def read_data(config: Config, main: bool) -> Data:
         config: Of the run.
         main: Whether this process shows progress and reports duplicates.
 
+    Returns:
+        What the run learns from, and what it is measured on.
+
     Raises:
         AmbientSolveError: a source that cannot be read, or that the objective cannot learn from.
     """
-    samples, share, held_out, noisy = [], [], [], []
-    pictures = [_pictures(source, config) for source in config.sources]
-    damaged: list[list[Sample]] = []
-    apart: list[list[Sample]] = []
-    for source, own_pictures in zip(config.sources, pictures, strict=True):
-        own, kept = _samples(source, own_pictures, config, main)
+    notes: list[str] = []
+    pictures = [_pictures(source, config, notes) for source in config.sources]
+    stored = [_stored(source, config, notes) for source in config.sources]
+    config, pictures, stored, apart = set_apart(config, pictures, stored, notes)
+    samples, share, inventories = [], [], []
+    held_out = [s.z.float() for own in apart for s in own if is_clean(s)]
+    noisy = [s for own in apart for s in own if not is_clean(s)]
+    for source, own_pictures, own, own_apart in zip(config.sources, pictures, stored, apart, strict=True):
+        entries = [(s.name, content(s)) for s in (*own, *own_apart)]
+        entries += [(name, content(picture)) for name, picture in own_pictures]
+        if own_pictures:
+            own, kept = _samples(source, own_pictures, config, main)
+            own = (
+                with_levels(own, read_table(Path(config.data_root) / source.annotations)) if source.annotations else own
+            )
+            held_out += kept
         if own and own[0].z.shape[0] != config.network.channels:
             raise AmbientSolveError(f"{source.path} has {own[0].z.shape[0]} channels, network.channels says otherwise.")
-        if source.annotations:
-            own = annotate(own, read_table(Path(config.data_root) / source.annotations))
-        own, own_apart = _hold_out(source, own)
-        damaged.append(own if _split(source)[0] == "corrupted" else [])
-        apart.append(own_apart)
-        kept = kept + [s.z.float() for s in own_apart if _clean(s)]
-        noisy += [s for s in own_apart if not _clean(s)]
         if source.hide:
             own = hide(own, config.corruption.seed, listing(source, config))
         if source.freeze:
             own = freeze(own, source.freeze, config.corruption.seed, buffer(config.s_max), listing(source, config))
         if config.drop_noisy:
             own = [s for s in own if s.damage == "clean" and s.sigma_noise == 0]
+        inventories.append(Inventory(source.path, entries, source.held_out, fingerprint(own)))
         samples += own
         area = [s.z[0].numel() if source.by_area else 1 for s in own]
         share += [source.share * a / sum(area) for a in area]
-        held_out += kept
     if config.duplicates and main:
-        _report_duplicates(config, pictures, damaged, apart)
+        _report_duplicates(config, pictures, stored, apart, [row for i in inventories for row in i.pictures])
     if any(min(picture.shape[-2:]) < config.crop for picture in held_out + [s.z for s in noisy]):
         raise AmbientSolveError(f"A held-out picture is smaller than the crop of {config.crop}. Lower `crop`.")
-    return Data(samples, np.array(share), held_out, noisy)
-
-
-def _clean(sample: Sample) -> bool:
-    """Whether a stored sample is a clean and whole picture, by what is said of it."""
-    levels = max(sample.sigma_noise, sample.sigma_min, sample.sigma_max)
-    return sample.damage == "clean" and levels == 0 and (sample.mask is None or bool(sample.mask.all()))
-
-
-def _hold_out(source: Source, samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """What of a source that was damaged before is trained on and held out; of another all is trained on."""
-    if _split(source)[0] != "corrupted" or not source.held_out:
-        return samples, []
-    clean = [i for i, s in enumerate(samples) if _clean(s)]
-    of = clean or list(range(len(samples)))
-    if len(of) < source.held_out or len(samples) == source.held_out:
-        kind = "clean pictures" if clean else "pictures"
-        raise AmbientSolveError(f"{source.path} has but {len(of)} {kind}; {source.held_out} are held out.")
-    apart = set(of[len(of) - source.held_out :])
-    learned = [s for i, s in enumerate(samples) if i not in apart]
-    return learned[: source.limit or None], [samples[i] for i in sorted(apart)]
+    return Data(samples, np.array(share), held_out, noisy, inventories, list(dict.fromkeys(notes)))
 
 
 def damaged_before(config: Config) -> dict[str, dict[str, Any]]:
@@ -154,16 +148,22 @@ def _split(source: Source) -> tuple[str, str]:
     return kind, rest
 
 
-def _pictures(source: Source, config: Config) -> list[Picture]:
+def _pictures(source: Source, config: Config, notes: list[str]) -> list[Picture]:
     """The clean pictures of a source, those that are held out last; none of data that are damaged already."""
     kind, rest = _split(source)
     if kind == "corrupted":
         return []
-    path = f"{kind}:{Path(config.data_root) / rest}" if kind else str(Path(config.data_root) / rest)
-    found = read_images(path, config.network.channels, source.shrink, source.follow_outside)
+    place = Path(config.data_root) / rest
+    if not kind and (place / MANIFEST).is_file():
+        raise AmbientSolveError(
+            f'{source.path} is a damaged data set: give its path as "corrupted:{source.path}", so that each picture '
+            "counts at the noise levels at which its damage does not show."
+        )
+    path = f"{kind}:{place}" if kind else str(place)
+    found = read_images(path, config.network.channels, source.shrink, source.follow_outside, notes.append)
     whole = source.held_out or source.shuffle
     pictures = list(found if whole else islice(found, source.limit or None))
-    require_contrast(pictures, source.path)
+    _look_at(source, config, [p for _, p in pictures], notes)
     pictures = shuffled(pictures, config.seed) if source.shuffle else pictures
     keep = len(pictures) - source.held_out
     if keep < 1:
@@ -171,19 +171,53 @@ def _pictures(source: Source, config: Config) -> list[Picture]:
     return pictures[: min(source.limit or keep, keep)] + pictures[keep:]
 
 
+def _stored(source: Source, config: Config, notes: list[str]) -> list[Sample]:
+    """The samples of a source that was damaged before, with the levels of its table; none of others."""
+    kind, rest = _split(source)
+    if kind != "corrupted":
+        return []
+    skipped: list[UnreadableFile] = []
+    place = Path(config.data_root) / rest
+    found = read_corrupted(place, config.network.channels, source.follow_outside, skipped)
+    # What is held out comes last, beyond any limit.
+    own = list(found if source.held_out or source.shuffle else islice(found, source.limit or None))
+    notes += filter(None, [about_skipped(source.path, skipped, len(own))])
+    _look_at(source, config, own, notes)
+    own = shuffled(own, config.seed) if source.shuffle else own
+    own = own if source.held_out else own[: source.limit or None]
+    return _with_table(source, config, own)
+
+
+def _with_table(source: Source, config: Config, own: list[Sample]) -> list[Sample]:
+    """The samples with the levels of the table of their source, if it has one."""
+    return with_levels(own, read_table(Path(config.data_root) / source.annotations)) if source.annotations else own
+
+
+def _look_at(source: Source, config: Config, pictures: Sequence[Tensor | Sample], notes: list[str]) -> None:
+    """Refuse pictures that show nothing, and note where they show suspiciously little."""
+    contrast = Contrast()
+    for picture in pictures:
+        contrast.add(picture)
+    notes += filter(None, [contrast.about(source.path, config.network.sigma_data)])
+
+
 def listing(source: Source, config: Config) -> str:
-    """What its noise depends on: its path, and its scale where one path is listed at several."""
+    """What the noise of a source depends on: its path, and its scale where one path is listed at several.
+
+    Args:
+        source: One of those of the run.
+        config: Of the run.
+
+    Returns:
+        A text that is unlike that of any other source.
+    """
     several = sum(other.path == source.path for other in config.sources) > 1
     return f"{normpath(source.path)} / {source.shrink}" if several else normpath(source.path)
 
 
 def _samples(source: Source, pictures: list[Picture], config: Config, main: bool) -> tuple[list[Sample], list[Tensor]]:
-    """What a source trains on, and what it holds out."""
-    kind, rest = _split(source)
-    if kind == "corrupted":
-        own = read_corrupted(Path(config.data_root) / rest, config.network.channels, source.follow_outside)
-        limit = 0 if source.held_out else source.limit  # what is held out comes last, beyond any limit
-        return list(islice(shuffled(list(own), config.seed) if source.shuffle else own, limit or None)), []
+    """What a source of clean pictures trains on, damaged, and what it holds out."""
+    _, rest = _split(source)
     keep = len(pictures) - source.held_out
     bar = tqdm(pictures[:keep], f"damage {rest}", leave=False, disable=not main)
     own = list(corrupt(bar, keep, config.corruption, source=listing(source, config)))
@@ -199,7 +233,11 @@ def _samples(source: Source, pictures: list[Picture], config: Config, main: bool
 
 
 def _report_duplicates(
-    config: Config, pictures: list[list[Picture]], damaged: list[list[Sample]], apart: list[list[Sample]]
+    config: Config,
+    pictures: list[list[Picture]],
+    damaged: list[list[Sample]],
+    apart: list[list[Sample]],
+    entries: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Say what is there twice, above all what is both learned from and measured on; once for a set of sources.
 
@@ -207,29 +245,32 @@ def _report_duplicates(
         pictures: Of each source, clean.
         damaged: What is trained on of each source that was damaged before.
         apart: What is held out of each such source.
+        entries: (name, hash) of all that was read: the same sources may hold other pictures.
     """
     path = Path(config.out) / "duplicates.json"
     sources = [{k: getattr(s, k) for k in ("path", "shrink", "shuffle", "limit", "held_out")} for s in config.sources]
-    if path.is_file() and json.loads(path.read_text())["sources"] == sources:
+    contents = digest(json.dumps(list(entries)).encode())
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    if before.get("sources") == sources and before.get("contents") == contents:
         return
     # What is listed at several scales is no duplicate of itself.
     once = {s.path: (s, own) for s, own in reversed([*zip(config.sources, pictures, strict=True)])}.values()
     named = [(f"{s.path}/{name}", p) for s, own in once for name, p in own]
     held_out = {f"{s.path}/{name}" for s, own in once for name, _ in own[len(own) - s.held_out :]}
-    groups = report(named)
+    groups = duplicate_groups(named)
     leaks = [g for g in groups if held_out & set(g) and set(g) - held_out]
     measured_on = [(name, picture) for name, picture in named if name in held_out]
     stored = list(zip(config.sources, damaged, apart, strict=True))
-    measured_on += [(f"{s.path}/{sample.name}", sample.z) for s, _, kept in stored for sample in kept if _clean(sample)]
-    trained_on = [replace(sample, name=f"{s.path}/{sample.name}") for s, own, _ in stored for sample in own]
-    # Pictures that this run damages itself are found by `report`, but for what is held out of a damaged folder.
-    trained_on += [
-        Sample(name, prior_units(p)) for name, p in named if name not in held_out and any(kept for *_, kept in stored)
+    measured_on += [
+        (f"{s.path}/{sample.name}", sample.z) for s, _, kept in stored for sample in kept if is_clean(sample)
     ]
+    trained_on = [replace(sample, name=f"{s.path}/{sample.name}") for s, own, _ in stored for sample in own]
+    # Pictures that this run damages itself are found by `duplicate_groups`, but for what a damaged folder holds out.
+    trained_on += [Sample(name, p) for name, p in named if name not in held_out and any(kept for *_, kept in stored)]
     copies = [g for g in damaged_copies(measured_on, trained_on) if not any(set(g) <= set(leak) for leak in leaks)]
     groups, leaks = groups + copies, leaks + copies
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = {"sources": sources, "groups": groups, "held out and trained on": leaks}
+    found = {"sources": sources, "contents": contents, "groups": groups, "held out and trained on": leaks}
     path.write_text(json.dumps(found, indent=1) + "\n")
     if groups:
         print(f"{len(groups)} groups of near-duplicates, {len(leaks)} of them held out and trained on: {path}")

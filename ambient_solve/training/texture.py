@@ -14,6 +14,7 @@ R holds the eigenvectors of the covariance of the channels of a pixel, estimated
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -36,6 +37,8 @@ from ambient_solve.training.expectation import measurement
 @final
 class Texture(Prior):
     """`mean` (C,), `spectrum` (C, H, W) in the orthonormal `fft2` order, `mixing` R (C, C): all float64."""
+
+    sigma_jacobian = math.inf
 
     def __init__(self, mean: Tensor, spectrum: Tensor, mixing: Tensor, scale: float = 0.5, offset: float = 0.5) -> None:
         super().__init__()
@@ -139,6 +142,9 @@ def fit_texture(
         floor: Least noise of a picture, in units of z.
         affine: (a, b) of `x = a z + b`.
         device: Where the draws are computed.
+
+    Returns:
+        The Gaussian.
 
     Raises:
         AmbientSolveError: the pictures have several sizes, or are scans.

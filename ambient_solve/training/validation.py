@@ -112,7 +112,7 @@ def _mask(sample: Sample, crop: int, mask_channels: int) -> Tensor:
     return centre(mask, crop).float().expand(mask_channels, -1, -1)
 
 
-def sample_sheet(prior: Prior, config: Config, path: Path, accelerator: Accelerator) -> None:
+def sample_sheet(prior: Prior, config: Config, path: Path, accelerator: Accelerator) -> Tensor | None:
     """Write SAMPLES samples of a prior as one picture, and log it to TensorBoard; the same seeds each time.
 
     Args:
@@ -120,19 +120,23 @@ def sample_sheet(prior: Prior, config: Config, path: Path, accelerator: Accelera
         config: Configuration of the training.
         path: The file to write.
         accelerator: Where the trackers are.
+
+    Returns:
+        The samples, (SAMPLES, C, crop, crop) in [0, 1]; None where none can be drawn or shown.
     """
     keep_probability = prior.config.keep_probability if hasattr(prior, "config") else None
     if config.network.channels not in (1, 3) or (config.objective.mask_channels and keep_probability is None):
-        return
+        return None
     prior = (
         AmbientPrior(prior, keep_probability, mask_channels=config.objective.mask_channels)
         if keep_probability
         else prior
     )
-    x = prior.decode(generate(prior, SAMPLES, size=config.crop, steps=STEPS, batch=SAMPLES)).clamp(0, 1)
+    x = prior.decode(generate(prior, SAMPLES, size=config.crop, steps=STEPS, batch=SAMPLES, progress=False)).clamp(0, 1)
     if not accelerator.is_main_process:
-        return
+        return x
     save_image(x, path, nrow=4)
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":
             tracker.log_images({"samples": make_grid(x, nrow=4)[None]}, step=int(path.stem.split("-")[-1]))
+    return x

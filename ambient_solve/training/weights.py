@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.objectives.kspace import KSpace
+from ambient_solve.priors.foreign import is_pipeline
 from ambient_solve.priors.load import prior_folder
 from ambient_solve.priors.network import NetworkPrior, multiplies_bfloat16
-from ambient_solve.priors.pipeline import INDEX, PipelinePrior
+from ambient_solve.priors.pipeline import PipelinePrior
 from ambient_solve.training.config import Config
 from ambient_solve.training.growth import deepened
 
@@ -32,12 +33,15 @@ def starting_prior(
         device: Where its weights go.
         sharded: Whether its parameters will be: then they keep the plain memory layout, the only one that FSDP takes.
 
+    Returns:
+        The prior, on `device`.
+
     Raises:
         AmbientSolveError: the prior to start from does not fit the settings.
     """
     mask_channels = config.objective.mask_channels
     folder = prior_folder(config.init) if config.init else None
-    if folder is not None and (folder / INDEX).is_file():
+    if folder is not None and is_pipeline(folder):
         if mask_channels:
             raise AmbientSolveError(
                 f"init: {config.init} is a diffusers pipeline and cannot be shown {mask_channels} mask channels."
@@ -68,13 +72,29 @@ def starting_prior(
 
 
 def arithmetic(precision: str, device: torch.device) -> str:
-    """What the network computes in on `device`, "bfloat16" or "float32", where a run asks for `precision`."""
+    """What the network computes in.
+
+    Args:
+        precision: auto, bf16, fp32 or no, as a run asks for it.
+        device: Where the network computes.
+
+    Returns:
+        "bfloat16" or "float32".
+    """
     half = precision == "bf16" or (precision == "auto" and multiplies_bfloat16(device))
     return "bfloat16" if half else "float32"
 
 
 def about_arithmetic(precision: str, device: torch.device) -> str:
-    """What `arithmetic` chose, in one sentence; a warning where the choice is a slow one."""
+    """What `arithmetic` chose, in one sentence; a warning where the choice is a slow one.
+
+    Args:
+        precision: As for `arithmetic`.
+        device: Where the network computes.
+
+    Returns:
+        The sentence.
+    """
     native = multiplies_bfloat16(device)
     chosen = arithmetic(precision, device)
     if chosen == "bfloat16" and not native:
@@ -111,9 +131,13 @@ def _start_from(prior: NetworkPrior, saved: NetworkPrior, name: str) -> None:
 
 @contextlib.contextmanager
 def averaged(prior: nn.Module, ema: dict[str, Tensor]) -> Iterator[None]:
-    """`prior` with its averaged weights, not training, for as long as the block lasts.
+    """A context in which `prior` has its averaged weights and is not training.
 
     Nothing is compiled in it, not for a batch of another size either.
+
+    Args:
+        prior: The network in training.
+        ema: Its averaged weights by name.
     """
     own = {k: v.detach().clone() for k, v in prior.state_dict().items()}
     prior.load_state_dict(ema)

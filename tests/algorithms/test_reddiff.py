@@ -107,7 +107,9 @@ def test_the_samples_of_an_image_hardly_differ():
 def test_without_a_prior_it_fits_the_measurement():
     prior, op = gaussian_prior(), Denoising(GaussianNoise(0.1))
     y = rand(1, 1, 6, 6)
-    fitted, held = (Solver(prior, REDdiff(lambda_=w, steps=300)).solve(y, op).samples[:, 0] for w in (0.0, 100.0))
+    fitted, held = (
+        Solver(prior, REDdiff(lambda_=w, steps=300)).solve(y, op, n_samples=1).samples[:, 0] for w in (0.0, 100.0)
+    )
     assert (fitted - y).abs().max() < 1e-3
     assert (held - y).abs().max() > 0.1
 

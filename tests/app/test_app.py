@@ -15,9 +15,9 @@ from ambient_solve import NetworkConfig, NetworkPrior, Solver
 from ambient_solve.algorithms import ALGORITHMS
 from ambient_solve.app import painter, panels, passwords, presets, widgets, wiring
 from ambient_solve.app.photographs import api, controls, example, run
-from ambient_solve.app.photographs.job import prepare, simulate
+from ambient_solve.app.photographs.job import damage_for_play, prepare_request
 from ambient_solve.app.photographs.request import RestoreRequest
-from ambient_solve.app.photographs.session import how_to_repeat, recipe_of, save
+from ambient_solve.app.photographs.session import details, how_to_repeat, recipe_of, save
 from ambient_solve.app.uploads import open_upload
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.figures import sheet
@@ -145,7 +145,7 @@ def test_words_say_the_numbers():
 
 def test_a_run_draws_the_samples_of_the_solver_and_keeps_measured_pixels(picture):
     prior, upload = tiny(), open_upload(picture)
-    result = last(prepare(inpainting(seed=5), prior, upload))
+    result = last(prepare_request(inpainting(seed=5), prior, upload))
     op = inpaint(torch.from_numpy(~hole()).float(), 0.02)
     want = Solver(prior, "proximal", steps=3).solve(upload.y, op, n_samples=3, seed=5)
     want = want.samples[0].permute(0, 2, 3, 1).numpy()
@@ -153,16 +153,17 @@ def test_a_run_draws_the_samples_of_the_solver_and_keeps_measured_pixels(picture
     truth = upload.y[0].permute(1, 2, 0).numpy()
     assert (result.samples[:, ~hole()] == truth[~hole()]).all()
     # Controls: another seed, and measured pixels that are not copied back.
-    assert (last(prepare(inpainting(seed=6), prior, upload)).samples[:, hole()] != want[:, hole()]).any()
-    loose = last(prepare(inpainting(seed=5, keep=False), prior, upload))
+    assert (last(prepare_request(inpainting(seed=6), prior, upload)).samples[:, hole()] != want[:, hole()]).any()
+    loose = last(prepare_request(inpainting(seed=5, keep=False), prior, upload))
     assert (loose.samples == want).all() and (loose.samples[:, ~hole()] != truth[~hole()]).any()
     assert len(set(loose.chi2)) == 3 and len(result.frames) == 3
+    assert (details(result)["measured pixels kept"], details(loose)["measured pixels kept"]) == (True, False)
     residual = (truth - want[0])[~hole()] / 0.02
     assert np.allclose(loose.residual[~hole()], residual, atol=1e-4)
 
 
 def test_previews_are_throttled_and_finished_samples_are_not(picture, monkeypatch):
-    problem = prepare(inpainting(), tiny(), open_upload(picture))
+    problem = prepare_request(inpainting(), tiny(), open_upload(picture))
     monkeypatch.setattr(run, "INTERVAL", 0.0)
     every = list(run.run(problem))
     assert [m.preview is not None for m in every] == [True, True, False] * 3
@@ -178,7 +179,7 @@ def test_closing_a_run_ends_it_and_what_is_finished_is_kept(picture, monkeypatch
     denoise = prior.denoise
     monkeypatch.setattr(prior, "denoise", lambda *a, **k: (calls.append(1), denoise(*a, **k))[1])
     monkeypatch.setattr(run, "INTERVAL", 0.0)
-    reports, kept = run.run(prepare(inpainting(), prior, open_upload(picture))), None
+    reports, kept = run.run(prepare_request(inpainting(), prior, open_upload(picture))), None
     for report in reports:
         kept = report.result or kept
         if kept is not None and report.preview is not None:
@@ -196,7 +197,7 @@ def test_playing_damages_the_picture_and_knows_the_truth(task, tmp_path):
     options |= {"quality": 20} if task == "jpeg" else {"width": 1.0} if task == "gaussian-blur" else {}
     options |= {"length": 5.0} if task == "motion-blur" else {}
     request = RestoreRequest(task, options, play=True, scattered=0.5, algorithm="auto", knobs={"steps": 1}, samples=1)
-    problem = prepare(request, tiny(), upload)
+    problem = prepare_request(request, tiny(), upload)
     result = last(problem)
     assert problem.truth.shape == result.mean.shape
     known = upload.y[0].permute(1, 2, 0).numpy()[: problem.truth.shape[0], : problem.truth.shape[1]]
@@ -209,7 +210,7 @@ def test_playing_damages_the_picture_and_knows_the_truth(task, tmp_path):
 
 def test_playing_is_the_same_for_the_same_seed(picture):
     upload, damage = open_upload(picture), make_task("denoise", sigma=0.1)
-    first, again, other = (simulate(upload, damage, seed)[0].y for seed in (1, 1, 2))
+    first, again, other = (damage_for_play(upload, damage, seed)[0].y for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -220,7 +221,7 @@ def test_a_large_picture_is_restored_at_a_working_size_and_pasted_back(how, tmp_
     missing = np.zeros((530, 600), bool)
     missing[500:520, 20:40] = True
     request = inpainting(painted=missing, size=how, samples=1, knobs={"steps": 1})
-    problem = prepare(request, tiny(), open_upload(tmp_path / "large.png"))
+    problem = prepare_request(request, tiny(), open_upload(tmp_path / "large.png"))
     sizes = {"reduced": (452, 512), "tiles": (530, 600), "whole": (530, 600)}
     assert tuple(problem.piece.picture.y.shape[-2:]) == sizes.get(how, (128 - 34 + 0, 128)) or how in ("auto", "region")
     x = last(problem).mean
@@ -232,7 +233,7 @@ def test_a_large_picture_is_restored_at_a_working_size_and_pasted_back(how, tmp_
 
 def test_paint_at_another_size_marks_the_same_place(picture):
     doubled = hole().repeat(2, 0).repeat(2, 1)
-    assert (prepare(inpainting(painted=doubled), tiny(), open_upload(picture)).mask == ~hole()).all()
+    assert (prepare_request(inpainting(painted=doubled), tiny(), open_upload(picture)).mask == ~hole()).all()
 
 
 @pytest.mark.parametrize(
@@ -253,11 +254,11 @@ def test_what_does_not_fit_is_said_before_the_network_runs(wrong, words, picture
     prior = tiny()
     monkeypatch.setattr(prior, "denoise", lambda *a, **k: pytest.fail("the network ran"))
     with pytest.raises(AmbientSolveError, match=words):
-        prepare(wrong, prior, open_upload(picture))
+        prepare_request(wrong, prior, open_upload(picture))
 
 
 def test_the_saved_picture_carries_the_recipe_and_the_zip_all_samples(picture, tmp_path):
-    result = last(prepare(inpainting(seed=4, options={"sigma": 0.03}), tiny(), open_upload(picture)))
+    result = last(prepare_request(inpainting(seed=4, options={"sigma": 0.03}), tiny(), open_upload(picture)))
     best, archive = save(result, tmp_path / "out")
     recipe = read_png(best)
     assert recipe == recipe_of(result) and recipe.damage == {"sigma": 0.03, "mask": "old-mask.png"}
@@ -293,7 +294,7 @@ def test_a_preset_is_one_that_the_solver_takes_for_the_task(name, task, tmp_path
         # All is checked before the first network call.
         options = {"sigma": 0.1} | ({"width": 1.0} if task == "gaussian-blur" else {})
         request = RestoreRequest(task, options, painted=hole(), algorithm=algorithm, knobs=settings, samples=1)
-        problem = prepare(request, tiny(), upload)
+        problem = prepare_request(request, tiny(), upload)
         return Run(problem.solver, Request(problem.piece.picture.y, problem.op, sigma_y=0.1))
 
     algorithm, settings = presets.PRESETS[name].chosen(task)
@@ -310,6 +311,7 @@ def test_the_endpoint_restores_a_jpeg_with_the_default_preset(prior_folder, tmp_
     given = {"file": str(tmp_path / "old.jpg"), "task": "jpeg", "options": {}, "mask": None, "seed": 0, "samples": 1}
     *_, (path, record) = api.restored(given | {"preset": "Fast"}, prior_folder, "cpu")
     assert path is not None and record["algorithm"] == "daps"
+    assert "measured pixels kept" not in record, "where none is missing, all are restored"
 
 
 def test_what_is_left_is_estimated_by_the_pace_of_the_levels_to_come(monkeypatch):
@@ -337,7 +339,7 @@ def test_what_is_left_is_estimated_by_the_pace_of_the_levels_to_come(monkeypatch
 
 def test_the_snippet_makes_what_the_page_hands_out(picture, prior_folder, tmp_path, monkeypatch):
     request = inpainting(prior=prior_folder, samples=2, options={"sigma": 0.05})
-    result = last(prepare(request, tiny(), open_upload(picture)))
+    result = last(prepare_request(request, tiny(), open_upload(picture)))
     _, archive = save(result, tmp_path / "out")
     monkeypatch.chdir(tmp_path)
     zipfile.ZipFile(archive).extractall(tmp_path / "unzipped")

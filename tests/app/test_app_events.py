@@ -1,4 +1,4 @@
-"""What happens on the page of the app: its events called directly, and its endpoints through a loopback server."""
+"""What happens on the page of the app: its events, called directly."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from PIL import Image
 
 from ambient_solve.app import painter, panels, presets, runs, wiring
 from ambient_solve.app.photographs import choices, controls, events, history, many, results, run
-from ambient_solve.app.photographs.job import prepare
+from ambient_solve.app.photographs.job import prepare_request
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.run import Result
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.uploads import open_upload
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.restore.recipe import Recipe, read_png
-from test_app import HEIGHT, STEPS, WIDTH, last, tiny
+from ambient_solve.restore.recipe import Recipe
+from test_app import HEIGHT, STEPS, WIDTH, tiny
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_a_fit_that_is_too_good_is_said_where_something_can_be_done_about_it(pic
     def level(task: str, sigma: float, estimated: float | None = None, **changes) -> str:
         missing = np.zeros((HEIGHT, WIDTH), bool)
         missing[4:9, 5:12] = True
-        problem = prepare(
+        problem = prepare_request(
             RestoreRequest(task, {"sigma": sigma}, painted=missing, **changes), tiny(), open_upload(picture)
         )
         made = {"operator": type(problem.op).__name__, "algorithm": "mmps"}
@@ -350,66 +350,3 @@ def test_a_lit_preset_follows_the_task():
     assert (jpeg["algorithm"], jpeg["knobs"]) == presets.PRESETS["Fast"].chosen("jpeg") and jpeg["algorithm"] == "daps"
     assert jpeg["loaded"] == jpeg["knobs"] and "samples" not in jpeg, "the number of samples is the user's"
     assert "algorithm" not in choices.choose_task("jpeg"), "what was chosen by hand stays"
-
-
-def connect(server):
-    from gradio_client import Client
-
-    settings = {"timeout": 300}  # the machine may be busy
-    return Client(server.address, verbose=False, httpx_kwargs=settings, download_files=server.downloads)
-
-
-def ask(client, picture: Path, seed: int, **changes):
-    from gradio_client import handle_file
-
-    given = {"task": "denoise", "options": {"sigma": 0.1}, "mask": None, "preset": "Fast", "samples": 1} | changes
-    return client.submit(handle_file(str(picture)), *given.values(), seed, api_name="/restore")
-
-
-def test_the_endpoint_gives_what_the_solver_gives(server, picture):
-    from gradio_client import handle_file
-
-    client = connect(server)
-    path, record = ask(client, picture, 7).result()
-    want = last(
-        prepare(
-            RestoreRequest("denoise", {"sigma": 0.1}, algorithm="proximal", knobs={"steps": 12}, samples=1, seed=7),
-            tiny(),
-            open_upload(picture),
-        )
-    )
-    assert (np.asarray(Image.open(path)) == np.asarray(panels.to_image(want.mean))).all()
-    assert record["misfit"] == pytest.approx(want.misfit) and record["seed"] == 7
-    assert read_png(path).seed == 7
-    named = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(named) == {"/restore", "/estimate", "/mri"}, "events of the page are no endpoints"
-    assert "misfit" in named["/restore"]["description"]
-    assert client.predict(handle_file(str(picture)), api_name="/estimate")["noise_level"] > 0
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "words"),
-    [
-        ("text.png", b"not a picture at all", "text.png"),
-        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG|svg"),
-        ("cut.jpg", None, "cut.jpg"),
-    ],
-)
-def test_a_bad_upload_is_a_sentence_and_the_server_goes_on(server, picture, name, data, words):
-    client, path = connect(server), picture.parent / name
-    if data is None:
-        Image.open(picture).resize((300, 200)).save(path)
-        data = path.read_bytes()[:2000]
-    path.write_bytes(data)
-    with pytest.raises(Exception, match=words) as error:
-        ask(client, path, 0).result()
-    assert "Traceback" not in str(error.value)
-    with pytest.raises(Exception, match="knobs of denoise"):
-        ask(client, picture, 0, options={"mask": "/etc/passwd"}).result()
-    assert ask(client, picture, 0).result()[1]["seed"] == 0
-
-
-def test_the_page_is_bound_to_this_machine_and_asks_nobody(server):
-    assert re.match(r"http://127\.0\.0\.1:\d+/", server.address)
-    assert not server.page.analytics_enabled and server.page.share is False and server.page.allowed_paths == []
-    assert server.page.max_file_size == 2 * 1024**3

@@ -16,13 +16,13 @@ from PIL import Image
 
 from ambient_solve.app import panels
 from ambient_solve.app.photographs import api, choices, session
-from ambient_solve.app.photographs.job import Problem, prepare
+from ambient_solve.app.photographs.job import PreparedRequest, prepare_request
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.run import Result
 from ambient_solve.app.photographs.session import Session
 from ambient_solve.app.uploads import open_upload
 from test_app import last, tiny
-from test_app_events import ask, connect
+from test_app_endpoints import ask, connect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]  # seconds: its tests wait for other processes
 STATUS = Path("/proc/self/status")
@@ -31,7 +31,7 @@ WARM, LAST, EVERY = 10, 50, 4
 """Memory is measured between these two jobs after every fourth, of one client, once all threads are there."""
 LEAK = 1
 """MB of each job that the control holds on to; half of it is what a job may leave."""
-KINDS = (Session, Problem, Result)
+KINDS = (Session, PreparedRequest, Result)
 
 
 def resident() -> float:
@@ -103,7 +103,7 @@ def test_fifty_jobs_of_ten_clients_are_answered_not_mixed_up_and_leave_nothing(s
         request = RestoreRequest(
             "denoise", {"sigma": 0.1}, algorithm="proximal", knobs={"steps": STEPS}, samples=1, seed=seed
         )
-        want = np.asarray(panels.to_image(last(prepare(request, prior, upload)).mean))
+        want = np.asarray(panels.to_image(last(prepare_request(request, prior, upload)).mean))
         assert (np.asarray(Image.open(answers[seed][0])) == want).all()
         assert (np.asarray(Image.open(answers[(seed + 1) % JOBS][0])) != want).any(), "control: seeds differ"
     assert [record["seed"] for _, (_, record) in sorted(answers.items())] == list(range(JOBS))

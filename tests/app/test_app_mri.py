@@ -22,7 +22,7 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri.problem import problem
 from ambient_solve.mri.reconstruction import reconstruct, retrospective
 from ambient_solve.mri.scan import read_scan
-from test_app_events import connect
+from test_app_endpoints import connect
 from test_mri_data import contents, disc, write_dicom
 
 HEIGHT, WIDTH = 40, 48
@@ -37,7 +37,7 @@ def tiny(mask_channels: int = 0) -> NetworkPrior:
 def two_slices(folder: Path) -> Path:
     """Two slices, fully sampled, stored as k-space."""
     Image.fromarray((255 * disc(HEIGHT, WIDTH) / disc(HEIGHT, WIDTH).max()).byte().numpy()).save(folder / "disc.png")
-    kspace = job.read(folder / "disc.png").kspace.numpy()
+    kspace = job.read_upload(folder / "disc.png").kspace.numpy()
     np.savez(folder / "two.npz", kspace=np.concatenate([kspace, 2 * kspace]))
     return folder / "two.npz"
 
@@ -59,7 +59,7 @@ def merged(updates) -> dict:
 
 @pytest.mark.parametrize("mask_channels", [0, 1])
 def test_a_run_makes_what_the_library_makes(scan_file, mask_channels):
-    prior, scan = tiny(mask_channels), job.read(scan_file)
+    prior, scan = tiny(mask_channels), job.read_upload(scan_file)
     request = ScanRequest("prior", (1,), "random", 2.0, 12, "proximal", {"steps": 3}, samples=3, seed=5, coils=4)
     reports = list(job.run(request, scan, prior))
     p = problem(retrospective(scan.slice(1), "random", 2.0, 12, 5), 4)
@@ -81,7 +81,7 @@ def test_closing_a_run_ends_it(scan_file, monkeypatch):
     denoise = prior.denoise
     monkeypatch.setattr(prior, "denoise", lambda *a, **k: (calls.append(1), denoise(*a, **k))[1])
     request = ScanRequest("prior", (0, 1), acceleration=2.0, algorithm="proximal", knobs={"steps": 3}, samples=4)
-    reports, kept = job.run(request, job.read(scan_file), prior), None
+    reports, kept = job.run(request, job.read_upload(scan_file), prior), None
     for report in reports:
         kept = report.made or kept
         if kept is not None and report.preview is not None:
@@ -95,7 +95,7 @@ def test_a_picture_is_simulated_and_everything_says_so(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 400), dtype=np.uint8)).save(tmp_path / "dog.png")
     up = events.upload(values(files=[str(tmp_path / "dog.png")]))
     assert "simulated k-space" in up["about"] and "from 400x90 to 256x58" in up["about"] and "fully" in up["about"]
-    seen = merged(events.reconstruct(values(session=up["session"])))
+    seen = merged(events.reconstruct_chosen(values(session=up["session"])))
     assert "Simulated k-space" in seen["words"] and "Simulated" in seen["panel_kspace"]["label"]
     with zipfile.ZipFile(seen["archive"]["value"]) as archive:
         archive.extractall(tmp_path / "out")
@@ -107,8 +107,8 @@ def test_a_picture_is_simulated_and_everything_says_so(tmp_path):
     with np.load(next((tmp_path / "out").rglob("*.npz"))) as arrays:
         assert bool(arrays["simulated_kspace"]) and "not for diagnosis" in str(arrays["notice"])
     # Control: measured k-space is not called simulated.
-    np.savez(tmp_path / "k.npz", kspace=job.read(tmp_path / "dog.png").kspace.numpy())
-    assert "imulated" not in events.upload(values(files=[str(tmp_path / "k.npz")]))["about"]
+    np.savez(tmp_path / "k.npz", kspace=job.read_upload(tmp_path / "dog.png").kspace.numpy())
+    assert "imulated" not in events.upload(values(files=[str(tmp_path / "k.npz")], axes="schw"))["about"]
     up["session"].close()
     assert not up["session"].folder.exists()
 
@@ -121,7 +121,7 @@ def test_no_tag_of_a_patient_reaches_the_page_or_a_file(tmp_path):
     assert secret.encode() in contents(tmp_path / "scan.dcm"), "the search would find it"
     up = events.upload(values(files=[str(tmp_path / "scan.dcm")]))
     assert "0.5 x 0.75 mm" in up["about"] and "simulated k-space" in up["about"]
-    updates = list(events.reconstruct(values(session=up["session"])))
+    updates = list(events.reconstruct_chosen(values(session=up["session"])))
     said = repr([{k: v for k, v in u.items() if k != "session"} for u in [up, *updates]])
     (tmp_path / "out").mkdir()
     with zipfile.ZipFile(merged(updates)["archive"]["value"]) as archive:
@@ -140,8 +140,8 @@ def test_what_was_sampled_already_is_not_sampled_less(scan_file, tmp_path):
     assert up["acceleration"]["value"] == 1 and not up["acceleration"]["interactive"] and "R = 2.00" in up["about"]
     assert up["index"]["maximum"] == 1 and up["index"]["visible"]
     with pytest.raises(AmbientSolveError, match="undersampled already"):
-        list(events.reconstruct(values(session=up["session"])))
-    seen = merged(events.reconstruct(values(session=up["session"], acceleration=1.0, every=True)))
+        list(events.reconstruct_chosen(values(session=up["session"])))
+    seen = merged(events.reconstruct_chosen(values(session=up["session"], acceleration=1.0, every=True)))
     assert seen["panel_error"]["visible"] is False and "slice 1" in seen["words"] and "Against" not in seen["words"]
     first = results.look(values(session=up["session"], index=0))
     assert "slice 0" in first["words"]
@@ -164,11 +164,11 @@ def test_every_kind_of_file_arrives_as_it_was(scan_file, tmp_path):
     np.save(tmp_path / "k.npy", kspace)
     given = {"h5": [tmp_path / "scan.h5"], "npy": [tmp_path / "k.npy"], "cfl": bart(tmp_path, kspace)}
     for name, uploads in given.items():
-        scan = job.read(job.receive(uploads, tmp_path / f"in-{name}"))
+        scan = job.read_upload(job.keep_uploads(uploads, tmp_path / f"in-{name}"))
         assert np.allclose(scan.kspace[0], kspace[0]), name
     write_dicom(tmp_path / "a.dcm", "A")
     write_dicom(tmp_path / "b.dcm", "B")
-    assert len(job.read(job.receive([tmp_path / "a.dcm", tmp_path / "b.dcm"], tmp_path / "in"))) == 2
+    assert len(job.read_upload(job.keep_uploads([tmp_path / "a.dcm", tmp_path / "b.dcm"], tmp_path / "in"))) == 2
 
 
 def test_a_file_of_several_arrays_is_read_again_once_one_is_named(scan_file, tmp_path):
@@ -209,16 +209,16 @@ def test_what_claims_too_much_is_refused_before_it_is_unpacked(scan_file, tmp_pa
         file.create_dataset("kspace", (500, 8, 512, 512), "complex64", chunks=True, compression="gzip")
     assert (tmp_path / "bomb.h5").stat().st_size < 100_000
     with pytest.raises(AmbientSolveError, match="unpacks to 8.4 GB"):
-        job.read(tmp_path / "bomb.h5")
+        job.read_upload(tmp_path / "bomb.h5")
     monkeypatch.setattr(job, "MAX_BYTES", 1000)
     with pytest.raises(AmbientSolveError, match="unpacks to"):
-        job.read(scan_file)
+        job.read_upload(scan_file)
     for uploads, words in (([], "0 files"), ([scan_file, tmp_path / "bomb.h5"], "2 files were put in")):
         with pytest.raises(AmbientSolveError, match=words):
-            job.receive(uploads, tmp_path / "in")
+            job.keep_uploads(uploads, tmp_path / "in")
     monkeypatch.undo()
     with pytest.raises(AmbientSolveError, match="slices 0 to 1"):
-        next(job.run(ScanRequest(slices=(2,)), job.read(scan_file), None))
+        next(job.run(ScanRequest(slices=(2,)), job.read_upload(scan_file), None))
 
 
 def test_the_window_maps_the_ends_to_black_and_white():
@@ -246,7 +246,7 @@ def test_a_click_finds_the_pixel_that_is_drawn_there(flip, zoom):
 
 def test_errors_and_standard_deviations_have_one_scale():
     seen = example.seen()
-    small = panels.Slice(
+    small = panels.ShownSlice(
         {**seen.magnitudes, "mean": seen.magnitudes["reference"] + 0.2},
         np.full(seen.size, 0.1),
         *(None,) * 0,
@@ -285,7 +285,7 @@ def test_the_example_is_finished_small_and_says_what_it_is():
 def test_what_is_stored_comes_back(tmp_path):
     seen = example.seen()
     panels.store(seen, tmp_path / "a" / "0.npz")
-    back = panels.load(tmp_path / "a" / "0.npz")
+    back = panels.read_stored(tmp_path / "a" / "0.npz")
     assert back.facts == seen.facts and back.std is None and set(back.magnitudes) == set(seen.magnitudes)
     assert (back.phase == seen.phase).all() and (back.magnitudes["mean"] == seen.magnitudes["mean"]).all()
 
@@ -295,7 +295,7 @@ def test_a_missing_package_is_a_line_that_installs_it(monkeypatch, tmp_path):
     assert choices.choose_method(ScanControls(method="cg-sense"))["lacking"]["value"] == ""
     monkeypatch.setattr(choices.importlib.util, "find_spec", lambda name, package=None: None)
     (tmp_path / "scan" / "slice-000").mkdir(parents=True)
-    with zipfile.ZipFile(job.pack("scan", tmp_path / "scan", None)) as archive:
+    with zipfile.ZipFile(job.zip_slices("scan", tmp_path / "scan", None)) as archive:
         assert b"pip install 'ambient-solve[mri]'" in archive.read("no-NIfTI.txt")
     assert "pip install 'ambient-solve[mri]'" in choices.choose_method(ScanControls(method="tv"))["lacking"]["value"]
     assert choices.choose_method(ScanControls(method="cg-sense"))["lacking"]["value"] == ""

@@ -17,7 +17,7 @@ from ambient_solve.app.scans.values import ScanControls
 from ambient_solve.cli.dispatch import main
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.mri.scan import read_scan
-from test_app_events import connect
+from test_app_endpoints import connect
 from test_app_mri import merged, tiny, two_slices, values
 
 
@@ -49,7 +49,7 @@ def test_a_refused_scan_leaves_the_box_and_the_one_before_stays(scan_file, tmp_p
     assert "letter.npz cannot be read; it is no such file" in words and "takes two.npz" in updates["status"]
     assert updates["files"] is None and "mask" not in updates
     assert refused(values(session=up["session"], mask=str(tmp_path / "letter.npz")))[0]["mask"] is None
-    assert "two.npz, slice 1" in merged(scan_events.reconstruct(values(session=up["session"], index=1)))["words"]
+    assert "two.npz, slice 1" in merged(scan_events.reconstruct_chosen(values(session=up["session"], index=1)))["words"]
     assert len(list(up["session"].folder.rglob("*.npz"))) == 3, "the scan, its view, its result"
     # Control: what a field of the page may still help to read stays in the box.
     np.savez(tmp_path / "both.npz", first=np.zeros(3), second=np.zeros(3))
@@ -60,7 +60,7 @@ def test_a_run_that_fails_leaves_no_run_behind(scan_file):
     pytest.importorskip("gradio")
     up, seen = scan_events.upload(values(files=[str(scan_file)])), {}
     with pytest.raises(AmbientSolveError, match="lower the acceleration"):
-        for update in scan_events.reconstruct(values(session=up["session"], acceleration=40.0)):
+        for update in scan_events.reconstruct_chosen(values(session=up["session"], acceleration=40.0)):
             seen |= update
     assert seen["stop"]["interactive"] is False and "lower the acceleration" in seen["status"]
     assert seen["words"] == "Not reconstructed yet." and seen["panel_mean"]["value"] is None and seen["shell"] == ""
@@ -69,14 +69,14 @@ def test_a_run_that_fails_leaves_no_run_behind(scan_file):
 def test_a_run_that_is_asked_to_stop_says_so_and_ends(scan_file):
     pytest.importorskip("gradio")
     up = scan_events.upload(values(files=[str(scan_file)]))
-    updates = scan_events.reconstruct(values(session=up["session"], samples=4))
+    updates = scan_events.reconstruct_chosen(values(session=up["session"], samples=4))
     assert next(updates)["stop"]["interactive"] is True
     asked = runs.stop(ScanControls(session=up["session"]))
     assert "Stopping" in asked["status"] and asked["stop"]["interactive"] is False
     rest = list(updates)
     assert "Stopped. Nothing kept" in rest[-2]["status"] and rest[-1]["stop"]["interactive"] is False
     # Control: the next run is not stopped.
-    assert "Finished" in merged(scan_events.reconstruct(values(session=up["session"], samples=1)))["status"]
+    assert "Finished" in merged(scan_events.reconstruct_chosen(values(session=up["session"], samples=1)))["status"]
 
 
 def test_errors_name_the_fields_of_the_page(tmp_path):
@@ -105,14 +105,14 @@ def test_details_hold_the_command_that_repeats_the_run(method, scan_file, prior_
     monkeypatch.chdir(scan_file.parent)
     up = scan_events.upload(values(files=[str(scan_file)]))
     chosen = {"method": method, "prior": prior_of_scans, "knobs": {"steps": 2, "draw": True}, "seed": 3, "index": 1}
-    seen = merged(scan_events.reconstruct(values(session=up["session"], **chosen)))
+    seen = merged(scan_events.reconstruct_chosen(values(session=up["session"], **chosen)))
     assert seen["details"]["method"] == method and seen["details"]["R"] == pytest.approx(2, rel=0.1)
     assert main([*shlex.split(seen["shell"])[1:], "--out", "again"]) == 0
     made, again = (f / "reconstruction.npz" for f in (up["session"].result(1), Path("again/two/slice-001")))
     with np.load(made) as mine, np.load(again) as theirs:
         scale = np.abs(mine["mean"]).max()
         assert np.allclose(mine["samples"], theirs["samples"], atol=1e-4 * scale)
-        other = merged(scan_events.reconstruct(values(session=up["session"], **{**chosen, "seed": 4})))
+        other = merged(scan_events.reconstruct_chosen(values(session=up["session"], **{**chosen, "seed": 4})))
         assert other["shell"] != seen["shell"]
         with np.load(made) as changed:
             assert not np.allclose(changed["samples"], theirs["samples"], atol=1e-4 * scale), "control: another seed"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from ambient_solve.app.photographs import many
-from ambient_solve.app.photographs.job import prepare
+from ambient_solve.app.photographs.job import prepare_request
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.session import save
 from ambient_solve.app.uploads import open_upload
@@ -32,7 +32,7 @@ def test_a_mask_with_smooth_edges_is_grown_and_said(picture, tmp_path):
     mask[5:12, 8:16], mask[6:11, 9:15] = 60, 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     request = RestoreRequest("inpaint", {"sigma": 0.01}, mask=tmp_path / "mask.png", samples=1)
-    problem = prepare(request, tiny(), open_upload(picture))
+    problem = prepare_request(request, tiny(), open_upload(picture))
     assert np.array_equal(~problem.mask, mask > 0)
     assert any("gray at the edges" in note for note in problem.notes)
 
@@ -42,7 +42,7 @@ def test_a_kernel_on_gray_is_said(picture, tmp_path):
     kernel[4, 2:7] = 255
     Image.fromarray(kernel).save(tmp_path / "kernel.png")
     request = RestoreRequest("motion-blur", {"sigma": 0.02}, kernel=tmp_path / "kernel.png", samples=1)
-    assert any("gray of 12 %" in note for note in prepare(request, tiny(), open_upload(picture)).notes)
+    assert any("gray of 12 %" in note for note in prepare_request(request, tiny(), open_upload(picture)).notes)
 
 
 def test_a_picture_that_is_handed_back_keeps_its_colors(picture, tmp_path):
@@ -52,7 +52,7 @@ def test_a_picture_that_is_handed_back_keeps_its_colors(picture, tmp_path):
     Image.open(picture).save(tmp_path / "wide.png", icc_profile=bytes(profile))
     for file, kept in ((tmp_path / "wide.png", bytes(profile)), (picture, None)):
         request = RestoreRequest("denoise", {"sigma": 0.1}, algorithm="proximal", knobs=STEPS, samples=1)
-        best, _ = save(last(prepare(request, tiny(), open_upload(file))), tmp_path / "out")
+        best, _ = save(last(prepare_request(request, tiny(), open_upload(file))), tmp_path / "out")
         assert Image.open(best).info.get("icc_profile") == kept
 
 

@@ -16,7 +16,7 @@ from ambient_solve.priors.base import Prior
 from ambient_solve.priors.gaussian import GaussianPrior
 from ambient_solve.priors.network import NetworkConfig
 
-SIDE, LEVELS = 16, 3
+SIDE, LEVELS = 24, 3
 COUNTS = {
     "proximal": (1, 0),
     "dps": (1, 1),

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ambient_solve.algorithms.ddnm import DDNM
-from ambient_solve.cli.check import OPERATORS, Check, build_operator, draw
+from ambient_solve.cli.check import OPERATORS, Check, build_operator, figure
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.exactness import Estimate, Exactness
 from ambient_solve.evaluate.simulation import Calibration, Exact
@@ -86,8 +86,8 @@ def test_many_tests_do_not_make_a_heuristic():
 def test_the_figure_shows_red_where_a_test_has_rejected():
     red, blue = (torch.tensor(c) for c in ((212, 72, 66), (72, 108, 168)))
     count = lambda image, colour: int((torch.tensor(list(image.getdata())) == colour).all(1).sum())  # noqa: E731
-    good = draw(found())
-    bad = draw(found(mask=calibration(p_values={"mean": 1e-9, "tarp": 0.5, "chi2": 0.5})))
+    good = figure(found())
+    bad = figure(found(mask=calibration(p_values={"mean": 1e-9, "tarp": 0.5, "chi2": 0.5})))
     assert good.size == bad.size and count(good, red) == 0 < count(bad, red) and count(good, blue) > count(bad, blue)
 
 
@@ -133,12 +133,12 @@ def test_an_algorithm_that_fails_is_named(capsys, tmp_path, monkeypatch):
 
     monkeypatch.setattr(DDNM, "iterate", diverging)
     check = Check(algorithm="ddnm", out=tmp_path, **(TOY | {"draws": 0}))
-    with pytest.raises(AmbientSolveError, match="180 of 180 samples are not finite: the sampler diverged"):
+    with pytest.raises(AmbientSolveError, match="NaN or infinite: .* or ddnm diverged"):
         check.run({"steps": "2"})
     dense.append("only this one")
     assert check.run({"steps": "2"}) == 0
     out = capsys.readouterr().out
-    assert "Not checked, dense: 180 of 180 samples" in out and "super-resolution" in out
+    assert "Not checked, dense: At the noise level" in out and "super-resolution" in out
 
 
 def test_a_trained_prior(capsys, prior, tmp_path):
@@ -147,8 +147,10 @@ def test_a_trained_prior(capsys, prior, tmp_path):
     out = capsys.readouterr().out
     assert code == 0 and "gaussian-blur" in out and "log p" not in out and "Gaussian  " not in out
     assert "Verdict: " in out and (tmp_path / "check.png").is_file()
+    assert "Denoising: the squared distance of the mean of 3 samples" in out
     assert Check(json=True, **toy).run({"steps": "2"}) == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["denoising"]["n_samples"] == 3 and found["denoising"]["excess"] > 0
     assert list(found["calibration"]) == ["inpaint"] and found["calibration"]["inpaint"]["problems"] == 10
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -18,10 +19,12 @@ import torch
 from PIL import Image
 
 from ambient_solve import ALGORITHMS, NetworkConfig, NetworkPrior
+from ambient_solve.algorithms.auto import CASES, for_scans
 from ambient_solve.cli.dispatch import main
 from ambient_solve.cli.flags import split_knobs
 from ambient_solve.data.corruption import fingerprint, read_corrupted
 from ambient_solve.data.damages import DAMAGES as DATA_DAMAGES
+from ambient_solve.data.damages import user_knobs
 from ambient_solve.knobs import knobs
 from ambient_solve.priors.load import embedded_priors
 
@@ -227,23 +230,26 @@ def test_split_knobs():
 def flat_pictures(n: int) -> None:
     Path("in").mkdir()
     for i in range(n):
-        Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)).save(f"in/{i}.png")
+        picture = np.full((8, 8, 3), 40 * i, np.uint8)
+        picture[-1, -1] = 255  # without any contrast they would be refused
+        Image.fromarray(picture).save(f"in/{i}.png")
 
 
 def test_corrupt_writes_once(capsys, place):
     flat_pictures(5)
-    code, out, _ = run(capsys, "corrupt", "in", "damaged", "--sigma-noise", "0.3", "--clean-share", "0.4")
-    assert code == 0 and out == "damaged: 5 pictures, 2 clean, 3 noise\n"
+    code, out, _ = run(capsys, "corrupt", "in", "damaged", "--sigma", "0.15", "--clean-share", "0.4")
+    assert code == 0 and out.splitlines()[0] == "damaged: 5 pictures, 2 clean, 3 noise"
     samples = list(read_corrupted("damaged"))
     assert sorted(s.sigma_noise for s in samples) == [0.0, 0.0, 0.3, 0.3, 0.3]
+    assert run(capsys, "corrupt", "in", "again", "--sigma-noise", "0.3", "--clean-share", "0.4")[0] == 0  # as before
+    assert fingerprint(read_corrupted("again")) == fingerprint(samples)
     code, _, err = run(capsys, "corrupt", "in", "damaged")
     assert code == 2 and "already holds" in err
-    (Path("in") / "9.png").write_text("no picture")
-    code, out, err = run(capsys, "corrupt", "in", "others", "--clean-share", "1")
-    assert code == 0 and out.startswith("others: 5 pictures") and err.count("Left out: in/9.png is not a picture") == 1
-    (Path("alone")).mkdir()
-    (Path("alone") / "9.png").write_text("no picture")
-    code, _, err = run(capsys, "corrupt", "alone", "half")
+    code, _, err = run(capsys, "corrupt", "damaged", "twice")
+    assert code == 2 and "is a damaged data set already" in err and not Path("twice").exists()
+    Path("bad").mkdir()
+    (Path("bad") / "9.png").write_text("no picture")
+    code, _, err = run(capsys, "corrupt", "bad", "half")
     assert code == 2 and "not a picture" in err and not Path("half").exists()
 
 
@@ -251,11 +257,11 @@ def test_corrupt_mixes_kinds_of_damage(capsys, place):
     flat_pictures(6)
     kinds = ("--damage", "jpeg quality=5 sigma_min=1.5 share=2", "--damage", "random-mask missing=.25")
     code, out, _ = run(capsys, "corrupt", "in", "mixed", *kinds, "--clean-share", "0", "--seed", "4")
-    assert code == 0 and out == "mixed: 6 pictures, 4 jpeg, 2 random-mask\n"
+    assert code == 0 and out.splitlines()[0] == "mixed: 6 pictures, 4 jpeg, 2 random-mask"
     rows = [json.loads(line) for line in Path("mixed/manifest.jsonl").read_text().splitlines()]
     assert {row["damage"]: row["parameters"] for row in rows} == {
-        "jpeg": {"sigma_min": 1.5, "quality": 5},
-        "random-mask": {"sigma": 0.0, "missing": 0.25},
+        "jpeg": {"sigma_min": 1.5, "sigma_min_01": 0.75, "quality": 5},
+        "random-mask": {"sigma": 0.0, "sigma_01": 0.0, "missing": 0.25},
     }
     samples = list(read_corrupted("mixed"))
     assert [(s.sigma_min, s.mask is None) for s in samples if s.damage == "jpeg"] == [(1.5, True)] * 4
@@ -289,7 +295,10 @@ CORRUPT_REFUSED = {
     "no source": (("gone", "d"), "nothing to read"),
     "out is a file": (("in", "a.png"), "is a file"),
     "share": (("in", "d", "--clean-share", "2"), "outside"),
-    "noise": (("in", "d", "--sigma-noise", "-1"), "outside"),
+    "noise": (("in", "d", "--sigma", "-1"), "outside"),
+    "noise in the former unit": (("in", "d", "--sigma-noise", "-1"), "outside"),
+    "both units": (("in", "d", "--sigma", "0.1", "--sigma-noise", "0.2"), "give one or the other"),
+    "a number that is two": (("in", "d", "--damage", "noise sigma=0.1 sigma_01=0.1"), "are two levels"),
     "shrink": (("in", "d", "--shrink", "0"), "at least 1"),
     "kind": (("in", "d", "--damage", "jepg"), "Did you mean 'jpeg'"),
     "knob": (("in", "d", "--damage", "jpeg qualty=3"), "Did you mean 'quality'"),
@@ -298,7 +307,7 @@ CORRUPT_REFUSED = {
     "no value": (("in", "d", "--damage", "jpeg quality"), "a kind and its knobs were expected"),
     "nothing": (("in", "d", "--damage", ""), "a kind and its knobs were expected"),
     "quote": (("in", "d", "--damage", "jpeg quality='3"), "a kind and its knobs were expected"),
-    "both": (("in", "d", "--damage", "jpeg", "--sigma-noise", "0.2"), "give one or the other"),
+    "both": (("in", "d", "--damage", "jpeg", "--sigma", "0.1"), "give one or the other"),
     "two masks": (("in", "d", "--damage", "random-mask", "--damage", "compressed-sensing"), "One data set can hide"),
     "blur too wide": (("in", "d", "--damage", "gaussian-blur width=9", "--clean-share", "0"), "0.png: The blur kernel"),
 }
@@ -315,10 +324,10 @@ def test_corrupt_refuses_in_a_sentence(capsys, place, case):
 
 def test_help_of_corrupt_shows_every_kind_and_knob(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    out = run(capsys, "corrupt", "--help")[1]
+    out = " ".join(run(capsys, "corrupt", "--help")[1].split())
     for name, cls in DATA_DAMAGES.items():
         assert f"{name}: {cls.__doc__.splitlines()[0]}" in out
-        assert all(f"{k.name}={k.default}  {k.help}" in out for k in knobs(cls) if k.name != "share")
+        assert all(f"{k.name}={k.default} {k.help}" in out for k in user_knobs(cls) if k.name != "share")
 
 
 def test_info_lists_every_knob(capsys, prior, monkeypatch):
@@ -335,6 +344,37 @@ def test_info_lists_every_knob(capsys, prior, monkeypatch):
     assert code == 0 and "Random weights." in out and "parameters" in out and "(8, 16)" in out
     code, _, err = run(capsys, "info", "photso")
     assert code == 2 and "photso" in err
+
+
+def test_info_says_what_must_be_given_and_what_auto_takes(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert re.search(r"--sigma +must be given ", run(capsys, "info", "denoise")[1])
+    assert re.search(r"--mask +must be given ", run(capsys, "info", "inpaint")[1])
+    assert re.search(r"--sigma +0.02 ", run(capsys, "info", "inpaint")[1])
+    for words in (["info"], ["info", "auto"]):
+        out = run(capsys, *words)[1]
+        assert all(re.search(rf"{re.escape(problem)} +{name}\n", out) for problem, name in CASES)
+    assert {name for _, name in CASES} <= set(ALGORITHMS) and CASES[-1][1] == for_scans("auto")
+
+
+def test_the_line_of_a_picture_says_what_auto_took(capsys, prior, place):
+    out = restore(capsys, prior, "a.png", *INPAINT)[1]
+    taken = json.loads((place / "restored/a/settings.json").read_text())["algorithm"]
+    assert taken == CASES[0][1] and f", {taken}, " in out.splitlines()[0]
+    assert f", {taken}, finished before" in restore(capsys, prior, "a.png", *INPAINT)[1]
+    Image.open("a.png").save("b.jpg")
+    words = ("b.jpg", "--task", "jpeg", "--quality", "20", "--json")
+    assert json.loads(restore(capsys, prior, *words)[1])["algorithm"] == CASES[1][1]
+
+
+def test_what_replaces_an_earlier_result_says_so(capsys, prior, place):
+    assert "replaces" not in restore(capsys, prior, "a.png", *INPAINT)[1]
+    assert "replaces" not in restore(capsys, prior, "a.png", *INPAINT)[1]  # finished before
+    assert (
+        "Note: this replaces what a run with other settings"
+        in restore(capsys, prior, "a.png", *INPAINT, "--seed", "1")[1]
+    )
+    assert "replaces" not in restore(capsys, prior, "a.png", *INPAINT, "--seed", "2", "--out", "other")[1]
 
 
 def test_usage_and_version(capsys):

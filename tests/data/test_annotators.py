@@ -29,7 +29,7 @@ from ambient_solve.data.annotators import (
     undecided,
 )
 from ambient_solve.data.sample import Sample
-from ambient_solve.data.table import Annotation, annotate, chart, read_table, write_table
+from ambient_solve.data.table import Annotation, chart, read_table, with_levels, write_table
 from ambient_solve.errors import AmbientSolveError
 from helpers import one_sentence
 
@@ -300,7 +300,7 @@ def test_table_round_trip_and_its_use(tmp_path):
         and "score" not in strict[0]
         and list(tmp_path.iterdir()) == [tmp_path / "table.jsonl"]
     )
-    found = annotate([sample("c", sigma_noise=0.3), sample("b", "cat")], table)
+    found = with_levels([sample("c", sigma_noise=0.3), sample("b", "cat")], table)
     assert [(s.name, s.sigma_min, s.sigma_max, s.sigma_noise) for s in found] == [
         ("c", 0.3, 0, 0.3),
         ("b", math.inf, 0.2, 0),
@@ -319,7 +319,7 @@ def test_table_round_trip_and_its_use(tmp_path):
 )
 def test_table_of_other_data_is_refused(samples, table, expected):
     with pytest.raises(AmbientSolveError, match=expected) as error:
-        annotate(samples, table)
+        with_levels(samples, table)
     assert one_sentence(error)
 
 

@@ -20,12 +20,11 @@ from ambient_solve.data.corruption import (
     Corruption,
     corrupt,
     fingerprint,
-    freeze,
-    hide,
     read_corrupted,
     write_corrupted,
 )
 from ambient_solve.data.damages import JpegBlocks, Noise, RandomMask
+from ambient_solve.data.frozen import freeze, hide
 from ambient_solve.data.loader import Levels, Loader
 from ambient_solve.data.sample import Sample
 from ambient_solve.errors import AmbientSolveError
@@ -158,9 +157,9 @@ def test_manifest_round_trip(tmp_path):
     assert [(row["index"], row["seed"]) for row in rows] == [(i, 3) for i in range(12)]
     assert {row["damage"]: row["parameters"] for row in rows} == {
         "clean": {},
-        "noise": {"sigma": 0.3},
-        "jpeg": {"sigma_min": 1.5, "quality": 20},
-        "random-mask": {"sigma": 0.1, "missing": 0.5},
+        "noise": {"sigma": 0.3, "sigma_01": 0.15},
+        "jpeg": {"sigma_min": 1.5, "sigma_min_01": 0.75, "quality": 20},
+        "random-mask": {"sigma": 0.1, "sigma_01": 0.05, "missing": 0.5},
     }
     with pytest.raises(AmbientSolveError, match="already holds"):
         write_corrupted(pictures(12), 12, MIXTURE, tmp_path / "set")

@@ -69,7 +69,8 @@ def test_a_damage_is_made_of_its_settings():
     noise = make_damage({"kind": "noise", "sigma": "5e-2", "share": 2})
     assert noise == Noise(sigma=0.05, share=2) and make_damage(noise.settings) == noise
     assert make_damage({"kind": "jpeg", "quality": "30"}) == JpegBlocks(quality=30)
-    assert noise.settings == {"kind": "noise", "share": 2, "sigma": 0.05} and noise.parameters == {"sigma": 0.05}
+    assert noise.settings == {"kind": "noise", "share": 2, "sigma": 0.05, "sigma_01": 0.025}
+    assert noise.parameters == {"sigma": 0.05, "sigma_01": 0.025}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ SOME = {
     "motion-blur": MotionBlur(),
     "jpeg": JpegBlocks(),
     "downsampling": Downsampling(),
-    "kspace": KSpaceLines(centre=2, sigma=0.1),
+    "kspace": KSpaceLines(center=2, sigma=0.1),
     "compressed-sensing": CompressedSensing(sigma=0.1),
     "custom": Custom(function="test_damages:halve_and_hide"),
 }
@@ -264,12 +265,12 @@ def maps(coils: int = 3, size: tuple[int, int] = (16, 20)) -> Tensor:
 
 @pytest.mark.parametrize("coils", [1, 3])
 def test_k_space_lines_are_those_of_deepinv(coils, tmp_path):
-    z, damage = randn(2, 16, 20), KSpaceLines(acceleration=2, centre=4)
+    z, damage = randn(2, 16, 20), KSpaceLines(acceleration=2, center=4)
     if coils > 1:
         save_file(
             {"maps": 5 * maps(coils)}, tmp_path / "maps.safetensors"
         )  # the scale of the maps is not the picture's
-        damage = KSpaceLines(acceleration=2, centre=4, maps=str(tmp_path / "maps.safetensors"))
+        damage = KSpaceLines(acceleration=2, center=4, maps=str(tmp_path / "maps.safetensors"))
     sample = damaged(damage, z)
     lines = sample.mask[0, 0].bool()
     assert (
@@ -289,7 +290,7 @@ def test_k_space_lines_are_those_of_deepinv(coils, tmp_path):
 
 
 def test_noise_of_a_scanner_is_in_the_measured_lines_alone():
-    sample = damaged(KSpaceLines(centre=4, sigma=0.3), torch.zeros(2, 64, 64))
+    sample = damaged(KSpaceLines(center=4, sigma=0.3), torch.zeros(2, 64, 64))
     k = to_kspace(sample.z[None], sample.maps[None])[0, 0]
     measured = sample.mask[0].bool()
     assert sample.sigma_noise == 0.3 and float(k[~measured].abs().max()) < 1e-5
@@ -302,7 +303,7 @@ def test_k_space_asks_for_what_it_needs(tmp_path):
     save_file({"maps": rand(2, 8, 8)}, tmp_path / "real.safetensors")
     for damage, z, expected in (
         (KSpaceLines(), randn(3, 64, 64), "2 channels"),
-        (KSpaceLines(acceleration=8, centre=8), randn(2, 64, 64), "leaves none of them to be random"),
+        (KSpaceLines(acceleration=8, center=8), randn(2, 64, 64), "leaves none of them to be random"),
         (KSpaceLines(maps=str(tmp_path / "small.safetensors")), randn(2, 64, 64), "8x8"),
         (KSpaceLines(maps=str(tmp_path / "real.safetensors")), randn(2, 8, 8), "complex"),
         (KSpaceLines(maps=str(tmp_path / "gone.safetensors")), randn(2, 8, 8), "gone.safetensors"),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ambient_solve.data.duplicates import NEAR, near_pairs, report
+from ambient_solve.data.duplicates import NEAR, duplicate_groups, near_pairs
 from ambient_solve.errors import AmbientSolveError
 from helpers import one_sentence
 
@@ -46,10 +46,10 @@ def test_copies_are_found_and_other_pictures_are_not():
         ("5-small.png", tensor(photo(5).resize((40, 40), Image.Resampling.LANCZOS))),
         ("7-turned.png", tensor(photo(7).transpose(Image.Transpose.ROTATE_90))),
     ]
-    assert report(pictures) == [["3.png", "3-again.png"], ["5.png", "5.jpg", "5-small.png"]]
+    assert duplicate_groups(pictures) == [["3.png", "3-again.png"], ["5.png", "5.jpg", "5-small.png"]]
     grey = [(name, picture[:1]) for name, picture in pictures]
-    assert ["5.png", "5.jpg", "5-small.png"] in report(iter(grey))
-    assert report([]) == []
+    assert ["5.png", "5.jpg", "5-small.png"] in duplicate_groups(iter(grey))
+    assert duplicate_groups([]) == []
 
 
 def test_near_pairs_are_those_of_brute_force():
@@ -81,5 +81,5 @@ def test_twenty_thousand_hashes_take_seconds():
 def test_without_imagehash_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "imagehash", None)
     with pytest.raises(AmbientSolveError, match=r"pip install 'ambient-solve\[train\]'") as error:
-        report([("a", torch.zeros(3, 8, 8, dtype=torch.uint8))])
+        duplicate_groups([("a", torch.zeros(3, 8, 8, dtype=torch.uint8))])
     assert one_sentence(error)

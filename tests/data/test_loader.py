@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ambient_solve.data.damages import _box
+from ambient_solve.data.incomplete import _box
 from ambient_solve.data.loader import Levels, Loader
 from ambient_solve.data.sample import Sample
 from ambient_solve.objectives.kspace import gram

@@ -32,7 +32,7 @@ def refused(path, words, limit=None, monkeypatch=None):
     """At the page and, where there is no `limit`, in the library."""
     if limit is not None:
         monkeypatch.setattr(job, "MAX_BYTES", limit)
-    for door in (job.read, *(() if limit else (read_scan,))):
+    for door in (job.read_upload, *(() if limit else (read_scan,))):
         with pytest.raises(AmbientSolveError, match=words) as error:
             door(path)
         assert one_sentence(error)
@@ -48,8 +48,10 @@ def test_a_deflated_dicom_is_unpacked_no_further_than_there_is_room(tmp_path, mo
     assert bomb.stat().st_size < 200_000
     refused(bomb, "unpacks to more than 0.0125 GB", 100_000_000, monkeypatch)
     good = dicom(tmp_path / "good.dcm", 48, 40, 3, True)
-    assert len(job.read(good)) == 3, "control: a deflated file that fits is read"
-    assert torch.equal(job.read(good).reference, read_scan(dicom(tmp_path / "p.dcm", 48, 40, 3, False)).reference)
+    assert len(job.read_upload(good)) == 3, "control: a deflated file that fits is read"
+    assert torch.equal(
+        job.read_upload(good).reference, read_scan(dicom(tmp_path / "p.dcm", 48, 40, 3, False)).reference
+    )
 
 
 def test_the_frames_of_a_dicom_are_counted(tmp_path, monkeypatch):
@@ -58,7 +60,7 @@ def test_the_frames_of_a_dicom_are_counted(tmp_path, monkeypatch):
 
     frames = dicom(tmp_path / "frames.dcm", 64, 64, 30, False)
     refused(frames, "unpacks to", 1_000_000, monkeypatch)
-    assert len(job.read(frames)) == 30
+    assert len(job.read_upload(frames)) == 30
     # What lies behind the frames that are named comes back as frames, too.
     refused(dicom(tmp_path / "more.dcm", 64, 64, 1, False, beyond=10**6), "unpacks to", 5_000_000, monkeypatch)
 
@@ -80,7 +82,7 @@ def test_a_volume_is_counted_as_it_is_decoded(tmp_path, monkeypatch):
     refused(nifti(tmp_path / "nan.nii", 1.0, offset=float("nan")), "claims a header of nan bytes")
     (tmp_path / "short.nii").write_bytes(b"\x5c\1\0\0")
     refused(tmp_path / "short.nii", "cannot be read")
-    assert len(job.read(nifti(tmp_path / "good.nii", 0.5))) == 64
+    assert len(job.read_upload(nifti(tmp_path / "good.nii", 0.5))) == 64
 
 
 def header(shape, extra=b"", descr="<c8") -> bytes:
@@ -142,7 +144,7 @@ def test_another_process_reads_the_same(tmp_path):
     np.savez(tmp_path / "s.npz", kspace=kspace, reference=np.abs(kspace[:, 0]))
     np.save(tmp_path / "mask.npy", np.ones(36))
     np.save(tmp_path / "noise.npy", kspace.reshape(-1, 3))
-    given = (str(tmp_path / "s.npz"), None, str(tmp_path / "mask.npy"), str(tmp_path / "noise.npy"), 1e9)
+    given = (str(tmp_path / "s.npz"), "schw", str(tmp_path / "mask.npy"), str(tmp_path / "noise.npy"), 1e9)
     here, there = apart.read_all(*given), apart.read_apart(*given)
     for name in apart.ARRAYS:
         assert np.array_equal(getattr(here, name), getattr(there, name)), name
@@ -161,7 +163,7 @@ def test_a_process_that_is_ended_is_a_sentence(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", np.zeros(3))
     monkeypatch.setattr(apart.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, -9, b"", b""))
     with pytest.raises(AmbientSolveError, match="^a.npy cannot be read: the process") as error:
-        job.read(tmp_path / "a.npy")
+        job.read_upload(tmp_path / "a.npy")
     assert one_sentence(error)
 
 

@@ -19,20 +19,16 @@ from ambient_solve import NetworkConfig, NetworkPrior, Proximal, Solver, operato
 from ambient_solve.cli.evaluate import Evaluate, read_arm, read_task
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.evaluate.benchmark import (
-    Job,
-    Picture,
     Row,
     averages,
-    content_of,
     measure,
     measure_all,
     merge,
-    plan,
     read_rows,
-    unfit,
 )
 from ambient_solve.evaluate.calibration import coverage, variance_ratio
 from ambient_solve.evaluate.metrics import Metrics
+from ambient_solve.evaluate.trials import Trial, Truth, content_of, plan_trials, unfit
 from ambient_solve.priors.base import Prior
 from helpers import one_sentence, rand
 
@@ -58,13 +54,15 @@ class Counted(Prior):
         return z * self.spread**2 / (self.spread**2 + sigma**2)
 
 
-def jobs_of(*arms: str, tasks: tuple[str, ...] = ("random", "super-resolution"), **more: object) -> list[Job]:
-    pictures = more.pop("pictures", [Picture(f"p{i}", rand(3, 8, 8, seed=i)) for i in range(3)])
+def jobs_of(*arms: str, tasks: tuple[str, ...] = ("random", "super-resolution"), **more: object) -> list[Trial]:
+    pictures = more.pop("pictures", [Truth(f"p{i}", rand(3, 8, 8, seed=i)) for i in range(3)])
     priors = more.pop("priors", {"white": Counted()})
-    return plan(priors, [read_arm(a) for a in arms], [read_task(t) for t in tasks], pictures, **{"samples": 3, **more})
+    return plan_trials(
+        priors, [read_arm(a) for a in arms], [read_task(t) for t in tasks], pictures, **{"samples": 3, **more}
+    )
 
 
-def run(jobs: list[Job], out: Path, **more: object) -> list[Row]:
+def run(jobs: list[Trial], out: Path, **more: object) -> list[Row]:
     return list(measure_all(jobs, out, METRICS, **more))
 
 
@@ -76,7 +74,7 @@ FAST = ("proximal steps=3", "adjoint")
 
 
 def test_a_row_is_what_the_solver_gives():
-    (job,) = jobs_of("proximal steps=3 lambda=2", tasks=("random missing=0.5",), pictures=[Picture("a", rand(3, 8, 8))])
+    (job,) = jobs_of("proximal steps=3 lambda=2", tasks=("random missing=0.5",), pictures=[Truth("a", rand(3, 8, 8))])
     row, _ = measure(job, METRICS)
     op = operators.inpaint_random((3, 8, 8), missing=0.5)
     solver = Solver(Counted(), Proximal(steps=3, lambda_=2.0))
@@ -118,7 +116,7 @@ def test_a_measurement_belongs_to_its_picture_task_and_seed():
 
 def test_spread_over_error_is_that_of_all_pictures_together():
     """Pictures that the prior fits well and badly: the mean of their ratios is another number."""
-    pictures = [Picture(f"p{i}", 0.5 + s * (rand(3, 8, 8, seed=i) - 0.5)) for i, s in enumerate((0.05, 0.4, 1.0))]
+    pictures = [Truth(f"p{i}", 0.5 + s * (rand(3, 8, 8, seed=i) - 0.5)) for i, s in enumerate((0.05, 0.4, 1.0))]
     jobs = jobs_of("proximal steps=4", tasks=("random",), pictures=pictures, samples=19)
     found = [measure(job, METRICS) for job in jobs]
     samples, truth = torch.cat([r.samples for _, r in found]), torch.stack([p.x for p in pictures])
@@ -131,7 +129,7 @@ def test_spread_over_error_is_that_of_all_pictures_together():
 
 
 def test_a_large_picture_counts_for_its_pixels():
-    pictures = [Picture("small", rand(3, 8, 8)), Picture("large", 0.48 + 0.04 * rand(3, 32, 8))]
+    pictures = [Truth("small", rand(3, 8, 8)), Truth("large", 0.48 + 0.04 * rand(3, 32, 8))]
     jobs = jobs_of("proximal steps=4", tasks=("random",), pictures=pictures)
     found = [measure(job, METRICS) for job in jobs]
     samples = torch.cat([r.samples.reshape(1, 3, -1) for _, r in found], 2)
@@ -198,7 +196,7 @@ def test_a_row_is_known_by_its_content(tmp_path):
         (6, jobs_of("proximal steps=3", samples=2)),
         (6, jobs_of("proximal steps=3", priors={"white": Counted(0.5)})),
         (3, jobs_of("proximal steps=3", tasks=("random sigma=0.03",))),
-        (1, jobs_of("adjoint", tasks=("random",), pictures=[Picture("p0", rand(3, 8, 8, seed=9))])),
+        (1, jobs_of("adjoint", tasks=("random",), pictures=[Truth("p0", rand(3, 8, 8, seed=9))])),
         (0, jobs_of("adjoint", samples=5)),  # one picture, however many samples of others
     ):
         assert len(run(changed, tmp_path)) == n

@@ -92,6 +92,13 @@ def test_prox_and_solve_equal_dense_algebra(name):
     )
     assert relative(likelihood.prox(v, q), wanted) < 1e-4
     assert relative(likelihood.prox(v, 0.3)[1:2], wanted[1:2]) < 1e-4
+    left = torch.stack(
+        [
+            torch.linalg.solve(p**2 / s**2 * matrix.T @ matrix + eye_n, vi)
+            for s, p, vi in zip(sigma, q.double(), flat64(v), strict=True)
+        ]
+    )
+    assert relative(likelihood.undecided(v, q), left) < 1e-4 < relative(likelihood.undecided(v, 2 * q), left)
     r = randn(*likelihood.residual(v).shape, seed=8)
     wanted = torch.stack(
         [

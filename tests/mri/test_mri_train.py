@@ -11,9 +11,15 @@ import yaml
 
 from ambient_solve import NetworkPrior, training
 from ambient_solve.cli.dispatch import main
+from ambient_solve.cli.mri import RECIPES
 from ambient_solve.data.corruption import read_corrupted
+from ambient_solve.data.loader import Levels, Loader
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.objectives import OBJECTIVES
+from ambient_solve.training.config import Config, check, read_config
+from ambient_solve.training.sources import read_data
 from helpers import one_sentence
-from test_mri import made
+from test_mri import made, tiny
 
 SMALL = "--size 16 --iterations 5 --coils 3 --acs 8 --acceleration 3".split()
 
@@ -42,6 +48,49 @@ def test_scans_are_prepared_and_the_command_that_trains_is_printed(scans, tmp_pa
     assert main(words) == 0 and "prepared already" in capsys.readouterr().out
     assert main(["mri-train", str(scans), "--out", str(tmp_path / "other"), "--held-out", "bb", *SMALL]) == 2
     assert one_sentence(capsys.readouterr().err.strip())
+
+
+def printed(said: str) -> list[str]:
+    """The command of the line that says how to train."""
+    return shlex.split(next(line for line in said.splitlines() if line.startswith("To train")).split(": ", 1)[1])
+
+
+def loaded(config: Config) -> Loader:
+    """What the training draws its batches from."""
+    samples = read_data(config, True).samples
+    settings = {"crop": config.crop, "buffer": 1.16, "batch": 2, "seed": 0}
+    return Loader(samples, np.ones(len(samples)), Levels(-0.9, 1.4, 0.03, 20.0), **settings)
+
+
+@pytest.mark.parametrize(("target", "kind"), [("ambient", "kspace"), ("clean", "denoise"), ("l1", "denoise")])
+def test_the_command_that_is_printed_runs(scans, tmp_path, capsys, target, kind):
+    """Slices of 16 pixels, none of which has the 128 of the recipe; pictures without masks, which k-space needs."""
+    pytest.importorskip("accelerate", reason="needs accelerate")
+    words = ["mri-train", str(scans), "--out", str(tmp_path / "run"), *SMALL, "--target", target]
+    assert main(words) == 0
+    command = printed(capsys.readouterr().out)
+    config = read_config(command[5:])
+    check(config, 1)
+    assert config.crop == 16 and OBJECTIVES[kind] is type(config.objective)
+    batch, streams = loaded(config)(0)
+    prior = tiny(mask_channels=int(kind == "kspace")).requires_grad_(True)
+    assert bool(config.objective.loss(prior, batch, streams).isfinite().all())
+    # Prepared before: what the data are counts, not what is asked for now.
+    assert main([*words[:-1], "l1" if target == "ambient" else "ambient", "--size", "32"]) == 0
+    assert printed(capsys.readouterr().out) == command
+    # The control: the recipe as it stands does not fit.
+    recipe = ["--config", str(RECIPES / "scans.yaml"), "--data-root", str(tmp_path / "run"), "--out", "o"]
+    with pytest.raises(AmbientSolveError, match="crop"):
+        loaded(read_config(recipe))
+
+
+def test_settings_that_cannot_train_are_refused_before_anything_is_prepared(scans, tmp_path, capsys):
+    pytest.importorskip("accelerate", reason="needs accelerate")
+    recipe = yaml.safe_load((RECIPES / "scans.yaml").read_text()) | {"batch": 0}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(recipe))
+    words = ["mri-train", str(scans), "--out", str(tmp_path / "run"), *SMALL, "--config", str(tmp_path / "wrong.yaml")]
+    assert main(words) == 2 and "batch" in capsys.readouterr().err
+    assert not (tmp_path / "run/data").exists()
 
 
 @pytest.mark.slow

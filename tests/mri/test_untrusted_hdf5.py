@@ -262,7 +262,7 @@ def test_what_an_array_claims_is_counted(case, odd_beside, tmp_path, kspace):
             odd(file)
         if "kspace" not in file:
             file["kspace"] = kspace
-    for door in (read_scan, job.read):
+    for door in (read_scan, job.read_upload):
         with pytest.raises(AmbientSolveError, match="unpacks to|no array|has no 'kspace'") as error:
             door(tmp_path / "scan.h5")
         assert one_sentence(error)

@@ -14,7 +14,7 @@ from ambient_solve.noise import Streams
 from ambient_solve.objectives import kspace
 from ambient_solve.objectives.base import Batch
 from ambient_solve.objectives.denoise import Denoise
-from ambient_solve.objectives.kspace import KSpace, calibration, further, gram, share
+from ambient_solve.objectives.kspace import KSpace, calibration, fewer_lines, gram, share
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior
 from helpers import DECISIVE, NULL, Draws, one_sentence, randn, relative, standard_errors
 from test_masked import net
@@ -278,14 +278,14 @@ def test_the_published_law_of_further_subsampling(R, kept):
     n = 400
     mask = published_mask(R, n)
     delta = share(mask, 1.0)
-    seen = further(mask, delta, Draws(9))
+    seen = fewer_lines(mask, delta, Draws(9))
     lines = seen[:, 0, 0].sum(1)
     assert torch.equal(seen, seen[:, :, :1].expand_as(seen)) and torch.equal(seen, seen * mask)
     assert abs(float(lines.mean()) - kept) < 1 + NULL * float(lines.std()) / math.sqrt(n)
     assert float(lines.std()) > 1
     assert (seen[..., 153:168] == 1).all()
     # Control: nothing is dropped for R + 0, much more for R + 3, and never all.
-    assert torch.equal(further(mask, share(mask, 0.0), Draws(9)), mask)
+    assert torch.equal(fewer_lines(mask, share(mask, 0.0), Draws(9)), mask)
     assert (share(mask, 3.0) > 1.5 * delta).all() and float(share(mask, 100.0).max()) < kspace.MOST + 1e-6
 
 
@@ -296,7 +296,7 @@ def test_a_chance_neighbour_of_the_calibration_lines_is_dropped_too(monkeypatch)
     mask[..., 170] = 1  # the first line after 150 .. 169
 
     def rate() -> float:
-        return 1 - float(further(mask, 0.3, Draws(10))[:, 0, 0, 170].mean())
+        return 1 - float(fewer_lines(mask, 0.3, Draws(10))[:, 0, 0, 170].mean())
 
     assert abs(rate() - 0.3) < NULL * math.sqrt(0.21 / 400)
     # Control: a centre kept to its very rim keeps the neighbour for good.
@@ -306,13 +306,13 @@ def test_a_chance_neighbour_of_the_calibration_lines_is_dropped_too(monkeypatch)
 
 def test_lines_may_be_rows_and_points():
     columns = published_mask(4, 50, height=6)
-    as_rows = further(columns.mT, 0.3, Draws(11)).mT
+    as_rows = fewer_lines(columns.mT, 0.3, Draws(11)).mT
     assert torch.equal(as_rows, as_rows[:, :, :1].expand_as(as_rows)) and (as_rows[..., 153:168] == 1).all()
     assert float(as_rows.sum()) < 0.9 * float(columns.sum())
 
     points = (Draws(12).uniform(torch.empty(50, 1, 48, 32)) < 0.3).float()
     points[..., 18:30, 12:20] = 1
-    seen = further(points, 0.25, Draws(13))
+    seen = fewer_lines(points, 0.25, Draws(13))
     centre = calibration(points)
     assert (seen * centre == centre).all() and (centre[..., 21:28, 14:19] == 1).all()
     assert float(centre.flatten(1).sum(1).max()) <= 12 * 8
@@ -330,7 +330,7 @@ def test_each_row_has_its_own_acceleration():
     assert torch.equal(delta, torch.cat([share(mask[i : i + 1], 1.0) for i in (0, 1)])) and delta[0] > 1.5 * delta[1]
     # Sampled in full there is nothing to drop.
     full = torch.ones(1, 1, 16, 16)
-    assert torch.equal(further(full, share(full, 1.0), Draws(14)), full)
+    assert torch.equal(fewer_lines(full, share(full, 1.0), Draws(14)), full)
 
 
 def test_a_network_is_given_the_mask_of_its_input():

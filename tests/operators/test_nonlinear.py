@@ -13,12 +13,12 @@ from ambient_solve.operators import (
     CameraBlur,
     Clipping,
     Diffraction,
-    Quantisation,
+    Quantization,
     camera_blur,
     clip,
     gaussian_blur,
     phase_retrieval,
-    quantise,
+    quantize,
 )
 from ambient_solve.operators.nonlinear import decode, encode
 from helpers import AffinePrior, Draws, kernel, one_sentence, rand, randn
@@ -26,7 +26,7 @@ from helpers import AffinePrior, Draws, kernel, one_sentence, rand, randn
 SIZE = (3, 12, 10)
 BUILD = {
     "clip": lambda: clip(SIZE, sigma=0.05),
-    "quantise": lambda: quantise(SIZE, sigma=0.05),
+    "quantize": lambda: quantize(SIZE, sigma=0.05),
     "camera-blur": lambda: camera_blur(SIZE, length=5, sigma=0.05),
     "phase": lambda: phase_retrieval(SIZE, gain=0.01),
     "fourier": lambda: phase_retrieval(SIZE, oversampling=1.5, gain=0.01, seed=None),
@@ -65,7 +65,7 @@ def test_derivatives_are_the_slopes(build):
 
 @pytest.mark.parametrize("bits", [1, 3])
 def test_quantisation_rounds_and_its_gradient_does_not(bits):
-    op, x = Quantisation(bits), torch.linspace(-0.2, 1.21, 57).reshape(1, 1, 1, -1)
+    op, x = Quantization(bits), torch.linspace(-0.2, 1.21, 57).reshape(1, 1, 1, -1)
     y, steps = op.A(x), 2**bits - 1
     assert set((y * steps).round().flatten().tolist()) == set(range(2**bits))
     assert float((y - x.clamp(0, 1)).abs().max()) <= 0.5 / steps + 1e-6
@@ -177,9 +177,9 @@ def test_daps_on_a_clipped_pixel(y):
         (lambda: clip(SIZE, factor=0.0), "factor above 0"),
         (lambda: clip(SIZE, pivot=2.0), "pivot"),
         (lambda: clip((12, 10)), "img_size"),
-        (lambda: quantise(SIZE, bits=0), "bits=0"),
-        (lambda: quantise(SIZE, bits=2.0), "bits=2.0"),
-        (lambda: quantise(SIZE, sigma=-1.0), "sigma"),
+        (lambda: quantize(SIZE, bits=0), "bits=0"),
+        (lambda: quantize(SIZE, bits=2.0), "bits=2.0"),
+        (lambda: quantize(SIZE, sigma=-1.0), "sigma"),
         (lambda: camera_blur(SIZE, length=40), "kernel spans"),
         (lambda: CameraBlur(clip(SIZE)), "Clipping, a linear operator"),
         (lambda: phase_retrieval(SIZE, oversampling=0.5), "oversampling=0.5"),

@@ -60,8 +60,7 @@ def test_every_prediction_gives_the_exact_denoiser(prediction, sigma):
 
 
 def test_control_the_state_must_be_rescaled_and_the_prediction_named():
-    wrong = prior_of("epsilon")
-    wrong.prediction = "v_prediction"
+    wrong = PipelinePrior(ExactUNet("epsilon"), {**DDPM, "prediction_type": "v_prediction"})
     assert error(wrong, 1.0) > 0.1
     unscaled = prior_of("epsilon")
     z = randn(3, 2, 8, 8)

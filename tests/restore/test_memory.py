@@ -49,7 +49,7 @@ def test_samples_are_drawn_fewer_at_once_where_memory_runs_out(kind):
     assert torch.equal(parts.samples, whole.samples) and torch.equal(parts.chi2, whole.chi2)
     assert "3 at once" in parts.settings["memory"] and "memory" not in whole.settings
     with pytest.warns(UserWarning):
-        summary = Solver(prior, "proximal", steps=3).summarise(y, op, n_samples=10, seed=2, quantiles=())
+        summary = Solver(prior, "proximal", steps=3).summarize(y, op, n_samples=10, seed=2, quantiles=())
     torch.testing.assert_close(summary.mean, whole.mean)
     assert "2 at once" in summary.settings["memory"] and summary.n_samples == 10
 

@@ -1,14 +1,17 @@
-"""Every public function and class says what it is, what it takes, and every knob has a sentence of help."""
+"""Every public function and class says what it is, takes and returns, and every knob has a sentence of help."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from tree import LIBRARY, SOURCES
 
-MANY = 3
+MANY = 2
 """Parameters, beside `self` and those that only swallow keywords, from which on a docstring lists them."""
+NOTHING = (None, "None", "NoReturn", "Iterator[None]")
+"""Annotations of functions that return nothing, and of contexts that yield nothing."""
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
@@ -16,6 +19,12 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     a = function.args
     found = [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs)] + [p.arg for p in (a.vararg, a.kwarg) if p]
     return [name for name in found if name not in ("self", "cls", "_")]
+
+
+def listed(name: str, text: str) -> bool:
+    """Whether the Args of a docstring have an entry for the parameter, alone or with others of its kind."""
+    entries = text.partition("Args:\n")[2].partition("\n\n")[0]
+    return re.search(rf"^    (\w+, )*{name}(, \w+)*: ", entries, re.MULTILINE) is not None
 
 
 def undocumented(source: str) -> Iterator[str]:
@@ -29,18 +38,30 @@ def undocumented(source: str) -> Iterator[str]:
             name, text = owner + node.name, ast.get_docstring(node)
             if not text:
                 yield f"{name}: no docstring"
-            elif not is_class and len(parameters(node)) >= MANY and "Args:" not in text and "See " not in text:
-                yield f"{name}: no Args"
+            elif not is_class and len(names := parameters(node)) >= MANY and not text.startswith("See `"):
+                if unsaid := [each for each in names if not listed(each, text)]:
+                    yield f"{name}: no Args for {', '.join(unsaid)}"
+                returned = None if node.returns is None else ast.unparse(node.returns)
+                if returned not in NOTHING and not re.search(r"^(Returns|Yields):$", text, re.MULTILINE):
+                    yield f"{name}: no Returns"
             if is_class:
                 yield from visit(node.body, f"{name}.")
 
     return visit(ast.parse(source).body, "")
 
 
+def assigned(tree: ast.Module) -> dict[str, ast.expr]:
+    """What stands behind each name that a module assigns."""
+    return {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+
+
 def helpless(source: str) -> Iterator[str]:
     """The knobs of a module that have no sentence of help, in its place or at the end of a tuple that knobs share."""
     tree = ast.parse(source)
-    shared = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    shared = assigned(tree)
+    for node in tree.body:  # tuples that knobs of several modules share
+        if isinstance(node, ast.ImportFrom) and (origin := f"{(node.module or '').replace('.', '/')}.py") in SOURCES:
+            shared = assigned(ast.parse(SOURCES[origin])) | shared
     for node in ast.walk(tree):
         call = node.value if isinstance(node, ast.AnnAssign) else None
         if not isinstance(call, ast.Call) or ast.unparse(call.func).split(".")[-1] != "knob":
@@ -62,13 +83,17 @@ def test_every_knob_has_a_sentence_of_help():
 
 def test_what_is_missing_is_found():
     source = """
+from ambient_solve.data.damage import ABOVE
 RANGE = (0, 2, "how many")
 SILENT = (0, 2, "")
 class Plain:
-    def three(self, a, b, *, c): "Three arguments."
-    def listed(self, a, b, c): "Three.\\n\\nArgs:\\n    a: One."
-    def inherited(self, a, b, c): "See `Base.inherited`."
-    def swallowing(self, a, b, **_): "Two arguments."
+    def two(self, a, b) -> int: "Two arguments."
+    def listed(self, a, b, *c): "Three.\\n\\nArgs:\\n    a: One.\\n    b, c: Two."
+    def half(self, a, b): "Two.\\n\\nArgs:\\n    a: One, not\\n        b: two."
+    def returning(self, a, b) -> int: "Two.\\n\\nArgs:\\n    a, b: Both.\\n\\nReturns:\\n    A number."
+    def inherited(self, a, b, c) -> int: "See `Base.inherited`."
+    def elsewhere(self, a, b): "Two, of which one is described elsewhere. See `Base.inherited`."
+    def swallowing(self, a, **_) -> int: "One argument."
     def _private(self, a, b, c): ...
 def silent(): ...
 async def gathered(a, *b, **c): "Three arguments."
@@ -80,12 +105,16 @@ class Said:
     empty: int = knob(1, help="")
     shared: int = knob(1, *RANGE)
     speechless: int = knob(1, *SILENT)
+    imported: float = knob(*ABOVE)
     plain: int = field(default=1)
 """
     assert list(undocumented(source)) == [
         "Plain: no docstring",
-        "Plain.three: no Args",
+        "Plain.two: no Args for a, b",
+        "Plain.two: no Returns",
+        "Plain.half: no Args for b",
+        "Plain.elsewhere: no Args for a, b",
         "silent: no docstring",
-        "gathered: no Args",
+        "gathered: no Args for a, b, c",
     ]
     assert list(helpless(source)) == ["bare", "empty", "speechless"]

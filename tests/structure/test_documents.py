@@ -18,9 +18,11 @@ import torch
 import tyro
 from PIL import Image
 
+import ambient_solve
 from ambient_solve import ALGORITHMS, NetworkConfig, NetworkPrior
 from ambient_solve.cli.dispatch import main
 from test_examples import SCRIPTS
+from tree import LIBRARY, SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "docs" / "benchmarks").glob("*.md"))
@@ -32,7 +34,16 @@ TEST = 'python -m venv .venv && . .venv/bin/activate && pip install -e ".[test]"
 """The two commands of the README, letter by letter."""
 
 SETUP = (
-    *("python -m venv ", ". .venv/", "pip install ", "pre-commit ", "python -m pytest", "ruff ", "sphinx-build "),
+    *(
+        "python -m venv ",
+        ". .venv/",
+        "pip install ",
+        "pre-commit ",
+        "python -m pytest",
+        "python -m mypy",
+        "ruff ",
+        "sphinx-build ",
+    ),
     "umask ",
 )
 """What .ci/run does, what the shell does by itself, or what installs an extra: the extra must exist."""
@@ -49,7 +60,7 @@ RUN = (
     "ambient-solve restore photo.png --task super-resolution --factor 2",
     "ambient-solve restore scans/ --task denoise --sigma 0.1 --samples 4 --out restored",
     "ambient-solve restore photo.png --task denoise --sigma 0.1 --prior runs/own/prior",
-    "ambient-solve corrupt my_photos/ damaged/ --sigma-noise 0.2 --clean-share 0.1",
+    "ambient-solve corrupt my_photos/ damaged/ --sigma 0.1 --clean-share 0.1",
 )
 """Run here, in a folder with small pictures of these names."""
 HOUSES = ("ambient_solve", "benchmarks", "docs", "examples", "tests", "trainers")
@@ -209,6 +220,34 @@ def test_files_and_links_exist():
             for word in words.split():
                 if word.split("/")[0] in HOUSES and "/" in word and not re.search(r"[*{<]|NAME|_build", word):
                     assert (ROOT / word.rstrip(".,:")).exists(), f"{path.name}: {word}"
+
+
+def unlisted(page: str) -> set[str]:
+    """The public classes and functions, and the algorithms, that `page` does not list."""
+    public = {name: getattr(ambient_solve, name) for name in ambient_solve.__all__}
+    public |= {f"operators.{name}": getattr(ambient_solve.operators, name) for name in ambient_solve.operators.__all__}
+    public |= {cls.__name__: cls for cls in ALGORITHMS.values()}
+    listed = set(re.findall(r"^\.\. auto(?:class|function|exception):: ambient_solve\.(\S+)$", page, re.MULTILINE))
+    return {name for name, thing in public.items() if callable(thing)} - listed
+
+
+def test_the_api_page_lists_every_public_class_function_and_algorithm():
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert unlisted(page) == set()
+    assert unlisted(page.replace("ambient_solve.MMPS\n", "ambient_solve.MMPs\n")) == {"MMPS"}
+
+
+def missing(text: str) -> list[str]:
+    """The files of this tree that a source names and that are not there."""
+    named = re.findall(
+        r"(?<![\w/])(?:trainers|benchmarks|examples|docs|apps|tests)/[\w/]+\.(?:py|yaml|md|png|txt)\b", text
+    )
+    return [name for name in named if not (ROOT / name).exists()]
+
+
+def test_files_that_the_sources_name_exist():
+    assert {name: lost for name in LIBRARY if (lost := missing(SOURCES[name]))} == {}
+    assert missing("see trainers/train.py, trainers/gone.py and a/docs/b.md") == ["trainers/gone.py"]
 
 
 def test_the_words_are_those_of_the_field():

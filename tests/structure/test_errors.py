@@ -106,6 +106,7 @@ def test_a_text_of_an_error_that_is_handed_over_is_caught():
 FILES = {"path", "where", "header", "numbers", "part", "source", "self.source", "called", "known['source']"}
 ROOMS = ("ambient_solve/mri/files.py", "ambient_solve/mri/magnitudes.py", "ambient_solve/mri/ismrmrd_files.py")
 ROOMS += ("ambient_solve/mri/apart.py", "ambient_solve/mri/scan.py", "ambient_solve/reading/")
+ROOMS += ("ambient_solve/mri/ismrmrd_header.py", "ambient_solve/mri/sampling.py")
 ROOMS += ("ambient_solve/restore/pictures.py",)
 """What a page reads uploads with: an error must be able to leave out their folder, which is the server's."""
 

@@ -12,9 +12,9 @@ from tree import LIBRARY, ROOT, SOURCES, imports, within
 
 HEAVY = ("accelerate", "gradio", "trainers", "apps", "diffusers", "transformers", "datasets", "matplotlib", "sigpy")
 """Never imported when a module of the library is: where used, inside the function that uses it, or not at all."""
-GROUND = ("errors", "knobs", "noise", "transforms", "version", "saving", "distributed", "resume")
+GROUND = ("errors", "knobs", "noise", "transforms", "version", "saving", "distributed", "resume", "progress")
 """The ground floor: anyone may stand on it."""
-ROOT_MODULES = (*GROUND, "process", "budget", "solver", "results", "moments", "sampling", "tuning")
+ROOT_MODULES = (*GROUND, "process", "budget", "solver", "request", "misfit", "results", "moments", "sampling", "tuning")
 """All else of the library is in a room."""
 OF_TRAINING = ("accelerate", "diffusers", "datasets")
 """What the loops of training import at their top: nothing but training needs them, nobody imports training."""
@@ -22,16 +22,18 @@ MAY_IMPORT = {
     "errors": (),
     "version": (),
     "transforms": (),
+    "progress": (),
     "knobs": ("errors",),
     "noise": ("errors",),
     "saving": ("errors",),
     "distributed": ("errors",),
     "resume": ("errors",),
-    "figures": (),
+    "figures": ("errors",),
     "linalg": ("noise",),
     "process": GROUND,
     "reading": GROUND,
     "operators": GROUND,
+    "blind": (*GROUND, "operators"),
     "priors": (*GROUND, "process", "reading"),
     "priors.base": ("errors", "noise", "process"),
     "objectives": (*GROUND, "linalg", "priors.base", "process"),
@@ -39,16 +41,20 @@ MAY_IMPORT = {
     "likelihood": (*GROUND, "linalg", "priors.base"),
     "algorithms": (*GROUND, "likelihood", "linalg", "priors.base", "process"),
     "moments": ("errors",),
-    "verdict": (*GROUND, "likelihood"),
-    "results": (*GROUND, "moments", "verdict"),
+    "verdict": (*GROUND, "blind", "likelihood"),
+    "results": (*GROUND, "figures", "moments", "verdict"),
     "budget": (*GROUND, "algorithms", "likelihood", "priors.base", "priors.counted"),
+    "misfit": ("errors",),
+    "request": ("errors", "likelihood"),
     "solver": (
-        *(*GROUND, "algorithms", "budget", "likelihood", "moments", "priors.base", "priors.counted"),
-        *("process", "results", "verdict"),
+        *(*GROUND, "algorithms", "blind", "budget", "likelihood", "moments", "priors.base", "priors.counted"),
+        *("misfit", "priors.forwarded", "process", "request", "results", "verdict"),
     ),
     "sampling": (*GROUND, "priors", "process"),
     "tuning": (*GROUND, "algorithms", "priors.base", "solver"),
-    "restore": (*GROUND, "algorithms", "data", "operators", "priors", "reading", "results", "solver", "verdict"),
+    "restore": (
+        *(*GROUND, "algorithms", "blind", "data", "operators", "priors", "reading", "results", "solver", "verdict"),
+    ),
     "evaluate": (*GROUND, "algorithms", "data", "operators", "priors", "results", "sampling", "solver", "verdict"),
     "mri": (
         "algorithms",
@@ -69,8 +75,8 @@ MAY_IMPORT = {
     ),
     "testbed": (*GROUND, "data", "evaluate", "objectives", "operators", "priors", "results", "sampling", "solver"),
     "training": (
-        *(*GROUND, "algorithms", "data", "likelihood", "linalg", "objectives", "operators", "priors", "process"),
-        *("reading", "sampling", "solver"),
+        *(*GROUND, "algorithms", "data", "figures", "likelihood", "linalg", "objectives", "operators", "priors"),
+        *("process", "reading", "sampling", "solver"),
     ),
     "app": (
         *(*GROUND, "algorithms", "data", "figures", "mri", "operators", "priors", "reading", "restore", "results"),

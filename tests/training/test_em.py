@@ -71,7 +71,7 @@ def means_step(prior: GaussianPrior) -> GaussianPrior:
 
 def sampled_step(algorithm: Algorithm):
     rows = [s for s in SAMPLES for _ in range(2)]
-    method, iteration = expectation.Guided(algorithm), iter(range(1000))
+    method, iteration = expectation.FromSolver(algorithm), iter(range(1000))
 
     def step(prior: GaussianPrior) -> GaussianPrior:
         first = 1000 * next(iteration)
@@ -196,7 +196,7 @@ def test_interrupted_iterations_end_as_uninterrupted_ones(run, tmp_path, monkeyp
     assert whole["prior/model.safetensors"] == whole["iteration-2/prior/model.safetensors"]
     (tmp_path / "out").rename(tmp_path / "whole")
 
-    original, drawn = expectation.Guided.draw, []
+    original, drawn = expectation.FromSolver.draw, []
 
     def draw(self, prior, samples, seeds):
         if len(drawn) == 4:
@@ -205,7 +205,7 @@ def test_interrupted_iterations_end_as_uninterrupted_ones(run, tmp_path, monkeyp
         drawn.append(len(samples))
         return original(self, prior, samples, seeds)
 
-    monkeypatch.setattr(expectation.Guided, "draw", draw)
+    monkeypatch.setattr(expectation.FromSolver, "draw", draw)
     with pytest.raises(KeyboardInterrupt):
         run("out", {}, {})
     assert (tmp_path / "out" / "iteration-1" / "prior").is_dir() and not (
@@ -231,6 +231,21 @@ def stub(config) -> Path:
 
 
 CONFIGS: list = []
+
+
+def test_iterations_do_not_go_on_with_other_pictures(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(em, "train", stub)
+    run("out", {"iterations": 1}, {})
+    moved, kept = tmp_path / "pictures/03.png", tmp_path / "03.png"
+    kept.write_bytes(moved.read_bytes())
+    Image.open(moved).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(moved)
+    with pytest.raises(
+        AmbientSolveError, match="have changed since iteration 1: in pictures 1 picture is changed"
+    ) as error:
+        run("out", {"iterations": 2}, {})
+    assert one_sentence(error) and not (tmp_path / "out/iteration-2").exists()
+    moved.write_bytes(kept.read_bytes())
+    run("out", {"iterations": 2}, {})
 
 
 def test_each_mode_trains_what_it_says(run, tmp_path, monkeypatch):
@@ -316,7 +331,7 @@ def test_configuration_that_comes_with_it_is_valid():
 
 
 def test_a_part_of_stored_data_is_the_first_of_it_or_drawn_from_all_of_it(tmp_path):
-    pictures = [(str(i), torch.full((1, 8, 8), i, dtype=torch.uint8)) for i in range(20)]
+    pictures = [(str(i), (torch.eye(8) * 200 + i).to(torch.uint8)[None]) for i in range(20)]
     write_corrupted(pictures, 20, Corruption(clean_share=0.0, damages=(Noise(sigma=0.1),)), tmp_path / "data")
 
     def names(**settings: object) -> list[str]:

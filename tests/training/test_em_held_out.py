@@ -24,7 +24,7 @@ from test_expectation import NOISE, SHAPE, incomplete_samples, truth
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "trainers"))
 compare = importlib.import_module("ambient_solve.training.compare")
 
-GUIDED = expectation.Guided(MMPS(steps=20), floor=1e-3)
+GUIDED = expectation.FromSolver(MMPS(steps=20), floor=1e-3)
 DAMAGED = {"corruption": {"clean_share": 0.0, "damages": [{"kind": "random-mask", "missing": 0.5, "sigma": 0.05}]}}
 
 

@@ -237,7 +237,7 @@ def test_what_no_operator_describes_stays_annotated_when_a_picture_is_restored(t
         return Sample("blurred", z, sigma_noise, sigma_min, mask=seen, damage="gaussian-blur")
 
     levels = {0.0: 0.0, sigma_noise: 0.0, 1.5: 1.5, math.inf: math.inf}
-    for method in (expectation.Guided(MMPS(steps=4)), expectation.Conditioned(3)):
+    for method in (expectation.FromSolver(MMPS(steps=4)), expectation.Conditioned(3)):
         assert all(method.restores(sample(low)) for low in levels)
         assert {low: method.sigma_min(sample(low)) for low in levels} == levels
     method, kept = METHODS["guided"][0], [low for low in levels if math.isfinite(low)]
@@ -250,7 +250,7 @@ def test_what_no_operator_describes_stays_annotated_when_a_picture_is_restored(t
 
 
 METHODS = {
-    "guided": (expectation.Guided(MMPS(steps=4)), truth()),
+    "guided": (expectation.FromSolver(MMPS(steps=4)), truth()),
     "conditional": (expectation.Conditioned(3), ConditionedGaussian()),
     "from level": (expectation.FromLevel(3), truth()),
 }
@@ -271,7 +271,7 @@ def test_restoration_depends_on_its_own_seed_only(name):
 
 
 def write(samples: list[Sample], folder: Path, method: expectation.Expectation) -> None:
-    restored.restore(
+    restored.write_restored(
         samples, folder, method, truth(), draws=2, batch=4, seed=(0, 1, 0), record={"iteration": 1}, title="restore"
     )
 
@@ -282,7 +282,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_interrupted_e_step_goes_on_and_draws_nothing_twice(tmp_path, monkeypatch):
     method, drawn = METHODS["guided"][0], []
-    original = expectation.Guided.draw
+    original = expectation.FromSolver.draw
 
     def draw(self, prior, samples, seeds):
         if len(drawn) == stop:
@@ -290,7 +290,7 @@ def test_interrupted_e_step_goes_on_and_draws_nothing_twice(tmp_path, monkeypatc
         drawn.append([s.name for s in samples])
         return original(self, prior, samples, seeds)
 
-    monkeypatch.setattr(expectation.Guided, "draw", draw)
+    monkeypatch.setattr(expectation.FromSolver, "draw", draw)
     clean = Sample("clean", randn(*SHAPE, seed=9).half())
     blurred = Sample("blurred", randn(*SHAPE, seed=10).half(), sigma_min=1.5, damage="gaussian-blur")
     samples, stop = [*SAMPLES[:4], clean, blurred, *SAMPLES[4:7]], -1

@@ -31,10 +31,12 @@ def trainers(monkeypatch):
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """Pictures of one colour each: the colour is the number of the picture."""
+    """Pictures of one color each, but for the last pixel: the color is the number of the picture."""
     (tmp_path / "pictures").mkdir()
     for i in range(PICTURES):
-        Image.new("RGB", (16, 16), (10 * i, 10 * i, 10 * i)).save(tmp_path / f"pictures/{i:02d}.png")
+        picture = Image.new("RGB", (16, 16), (10 * i, 10 * i, 10 * i))
+        picture.putpixel((15, 15), (255, 255, 255))
+        picture.save(tmp_path / f"pictures/{i:02d}.png")
     return tmp_path
 
 

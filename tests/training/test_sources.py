@@ -32,14 +32,20 @@ def trainers(monkeypatch):
 
 @pytest.fixture
 def read(trainers, tmp_path):
-    """`read(sources, settings)`: the checked configuration, and its data; 20 grey pictures of the sides SIDES."""
+    """`read(sources, settings)`: the checked configuration, and its data; 20 gray pictures of the sides SIDES.
+
+    The last pixel is brighter: pictures without any contrast are refused.
+    """
     (tmp_path / "pictures").mkdir()
     for i, (height, width) in enumerate(SIDES):
-        Image.new("RGB", (width, height), (10 * i,) * 3).save(tmp_path / "pictures" / f"{i:02d}.png")
+        picture = Image.new("RGB", (width, height), (10 * i,) * 3)
+        picture.putpixel((width - 1, height - 1), (10 * i + 40,) * 3)
+        picture.save(tmp_path / "pictures" / f"{i:02d}.png")
     config = trainers("ambient_solve.training.config")
 
     def call(*sources: dict, **settings):
-        values = {"out": str(tmp_path / "out"), "data_root": str(tmp_path), "crop": 8, "corruption": NOISE, **settings}
+        values = {"out": str(tmp_path / "out"), "data_root": str(tmp_path), "crop": 8, "corruption": NOISE}
+        values |= {"held_out": 0.0, **settings}
         values |= {"duplicates": False, "sources": [{"path": "pictures", **source} for source in sources]}
         made = config.make(config.Config, values, "test")
         config.check(made, 1)
@@ -100,7 +106,7 @@ def test_a_picture_is_not_held_out_at_one_scale_and_learned_at_another(read, oth
 def test_a_picture_at_two_scales_is_no_duplicate_of_itself(trainers, monkeypatch, tmp_path):
     config, sources = trainers("ambient_solve.training.config"), trainers("ambient_solve.training.sources")
     seen = []
-    monkeypatch.setattr(sources, "report", lambda named: seen.extend(name for name, _ in named) or [])
+    monkeypatch.setattr(sources, "duplicate_groups", lambda named: seen.extend(name for name, _ in named) or [])
     values = {"out": str(tmp_path), "sources": [{"path": "a", "shrink": 1}, {"path": "a", "shrink": 2}, {"path": "b"}]}
     pictures = [[("0", torch.zeros(3, 8, 8))]] * 3
     nothing = [[], [], []]

@@ -266,7 +266,7 @@ def test_finished_prior_loads_and_its_card_names_data_damage_and_seed(uninterrup
     assert torch.equal(prior.denoise(z, 0.5), again.denoise(z, 0.5))
     card = (uninterrupted / "prior" / "README.md").read_text()
     assert "| pictures | 1.0 | 1 | 4 | made by the test |" in card
-    assert "| clean | 0 | 100 % | all | 8 |" in card and "| noise | 0.2 | 100 % | above 0.2 | 8 |" in card
+    assert "| clean | 0 | 0 | 100 % | all | 8 |" in card and "| noise | 0.1 | 0.2 | 100 % | above 0.2 | 8 |" in card
     assert f"{STEPS} steps of 8 samples, seed 11" in card
     assert re.search(r"Hash of the damaged data: `[0-9a-f]{16}`", card)
     assert str(uninterrupted.parent) not in card, "a path of the machine is in the card"
@@ -374,9 +374,9 @@ def test_validation_and_average_are_of_the_weights_of_every_step(root, command, 
     save, loss, sheet = train.Checkpoints.save, train.held_out_loss, train.sample_sheet
     copied = lambda tensors: {k: v.detach().clone() for k, v in tensors.items()}  # noqa: E731
 
-    def kept(self, step, seconds, model, ema, optimizer):
+    def kept(self, step, seconds, model, ema, *rest):
         states.append((copied(model.state_dict()), copied(ema)))
-        save(self, step, seconds, model, ema, optimizer)
+        save(self, step, seconds, model, ema, *rest)
 
     def measure(plain):
         return lambda prior, *rest: measured.append(copied(prior.state_dict())) or plain(prior, *rest)

@@ -40,7 +40,13 @@ def read(trainers, tmp_path):  # noqa: F811
 
     def call(*given: dict, **settings):
         listed = tuple(config.Source(**source) for source in given)
-        known = {"out": str(tmp_path / "out"), "data_root": str(tmp_path), "crop": 16, "sources": listed}
+        known = {
+            "out": str(tmp_path / "out"),
+            "data_root": str(tmp_path),
+            "crop": 16,
+            "sources": listed,
+            "held_out": 0.0,
+        }
         return sources.read_data(config.Config(**known, **settings), True)
 
     return call
@@ -127,7 +133,7 @@ def test_damaged_copies_of_held_out_pictures_are_found_and_other_pictures_are_no
     samples = list(corrupt(pictures, 40, Corruption(1, 0.0, (DAMAGES[kind],))))
     found = damaged_copies(pictures[:10], samples)
     assert found == [[f"0-{k}", f"0-{k}"] for k in range(10)]
-    # Control: other pictures have none, and the hash of `report` finds no copy among those with gaps or much noise.
+    # Control: other pictures have none, and the hash of `duplicate_groups` finds no copy with gaps or much noise.
     assert damaged_copies(scenes(10, seed=1), samples) == []
 
 

@@ -82,7 +82,7 @@ def root(tmp_path_factory) -> Path:
     for k in range(12):
         coarse = Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8))
         coarse.resize((16, 16), Image.Resampling.BICUBIC).save(root / "pictures" / f"{k:02d}.png")
-    lines = Corruption(1, 0.0, (KSpaceLines(acceleration=2, centre=2),))
+    lines = Corruption(1, 0.0, (KSpaceLines(acceleration=2, center=2),))
     complex_pictures = [(str(i), randn(2, 16, 16, seed=i)) for i in range(6)]
     write_corrupted(complex_pictures, 6, lines, root / "complex")
     return root

@@ -20,8 +20,9 @@ from PIL import Image
 
 pytest.importorskip("accelerate", reason="training needs accelerate: pip install 'ambient-solve[train]'")
 
-from ambient_solve.data.corruption import Corruption, corrupt, freeze, hide, read_corrupted, write_corrupted
+from ambient_solve.data.corruption import Corruption, corrupt, read_corrupted, write_corrupted
 from ambient_solve.data.damages import JpegBlocks, Noise
+from ambient_solve.data.frozen import freeze, hide
 from ambient_solve.data.images import read_images
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.priors.network import NetworkConfig, NetworkPrior

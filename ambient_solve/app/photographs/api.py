@@ -111,7 +111,7 @@ def restored(
     """
     libraries()
     from ambient_solve.app.begin import begun
-    from ambient_solve.app.photographs.job import Problem
+    from ambient_solve.app.photographs.job import PreparedRequest
     from ambient_solve.app.photographs.run import Progress
     from ambient_solve.errors import AmbientSolveError
 
@@ -144,7 +144,7 @@ def restored(
         job, result = Job(visitor=given.get("visitor"), minutes=rules.minutes), None
         reports = begun(choices.request_of(values), picture, load, job)
         for report in DESK.serve(job, reports, lambda words: Progress(0.0, words)):
-            if isinstance(report, Problem):
+            if isinstance(report, PreparedRequest):
                 continue
             yield None, {"share": round(report.share, 3), "words": report.words}
             result = report.result or result

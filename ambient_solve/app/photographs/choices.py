@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ambient_solve.app import painter, presets, widgets
 from ambient_solve.app.desk import DESK, LONG
 from ambient_solve.app.folders import MAX_PIXELS, MAX_SAMPLES, MAX_STEPS
+from ambient_solve.app.loaded import kept_prior
 from ambient_solve.app.photographs import controls, example
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.presets import choose_preset
-from ambient_solve.app.wiring import libraries
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
 from ambient_solve.restore.pictures import Picture
@@ -22,22 +21,15 @@ from ambient_solve.restore.recipe import Recipe
 from ambient_solve.restore.tasks import TASKS, Inpaint
 
 
-@lru_cache(maxsize=4)
 def prior_of(name: str, device: str, lane: str = "quick") -> Any:
-    """A prior, kept for the next run.
+    """See `kept_prior`."""
+    return kept_prior(_read_prior, name, device, lane)
 
-    Args:
-        name: Embedded prior, folder, or hub id.
-        device: Where it runs.
-        lane: "quick" or "long"; each lane works with a prior of its own.
 
-    Returns:
-        The prior.
-    """
-    libraries()
-    from ambient_solve.priors.load import load
+def _read_prior(name: str, device: str) -> Any:
+    from ambient_solve.priors.load import named_prior
 
-    return load(name, device)
+    return named_prior(name, device)
 
 
 def chosen_prior(values: Controls, lane: str = "quick") -> Any:
@@ -58,7 +50,12 @@ def chosen_prior(values: Controls, lane: str = "quick") -> Any:
 
 
 def warm(name: str, device: str) -> None:
-    """Do what the first run would wait for; what is wrong with the prior is said to those who then ask for it."""
+    """Do what the first run would wait for; what is wrong with the prior is said to those who then ask for it.
+
+    Args:
+        name: Embedded prior, folder, or hub id.
+        device: Where it runs.
+    """
     with contextlib.suppress(AmbientSolveError):
         prior = prior_of(name, device)
         DESK.alone(lambda: example.rehearse(prior))
@@ -92,7 +89,15 @@ def apply(recipe: Recipe) -> dict[str, Any]:
 
 
 def choose_task(task: str, preset: str | None = None) -> dict[str, Any]:
-    """Show the controls of this damage, and take for it what the lit `preset` has for it."""
+    """Show the controls of a damage, and take what the lit preset has for it.
+
+    Args:
+        task: Name of the damage.
+        preset: The preset that is lit, or None.
+
+    Returns:
+        Updates of the controls by name.
+    """
     import gradio as gr
 
     own = controls.task_knobs(task)

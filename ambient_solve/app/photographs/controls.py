@@ -66,7 +66,15 @@ def task_knobs(task: str) -> list[str]:
 
 
 def start_value(task: str, name: str) -> Any:
-    """What the page shows for a knob of a damage before it is touched."""
+    """What the page shows for a knob of a damage before it is touched.
+
+    Args:
+        task: Name of the damage.
+        name: Of one of its knobs.
+
+    Returns:
+        The value.
+    """
     default = next(k.default for k in knobs(TASKS[task]) if k.name == name)
     return SIGMAS.get(task, default) if name == "sigma" else default
 

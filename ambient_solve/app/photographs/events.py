@@ -103,7 +103,7 @@ def restore(values: Controls) -> Iterator[dict[str, Any]]:
 
     libraries()
     from ambient_solve.app.begin import begun
-    from ambient_solve.app.photographs.job import Problem
+    from ambient_solve.app.photographs.job import PreparedRequest
     from ambient_solve.app.photographs.run import Progress
 
     session = values.session or Session()
@@ -114,7 +114,7 @@ def restore(values: Controls) -> Iterator[dict[str, Any]]:
     stoppable, shown = {"session": session, "stop": gr.update(interactive=True)}, {}
     reports = begun(request, lambda: picture(replace(values, session=session)), lambda x: chosen_prior(values, x), job)
     for report in DESK.serve(job, reports, lambda words: Progress(0.0, words)):
-        if isinstance(report, Problem):
+        if isinstance(report, PreparedRequest):
             before = small(panels.measured(report.before, report.mask))
             piece, session.result = report.piece, None
             cut = panels.measured(array(piece.picture), None if piece.mask is None else piece.mask.numpy() > 0)
@@ -139,7 +139,7 @@ def restore(values: Controls) -> Iterator[dict[str, Any]]:
         yield updates
     if shown:
         best = small(panels.to_image(session.result.mean))
-        shown["history"] = history.remember(session, replace(values, seed=seed), before, best)
+        shown["history"] = history.keep_run(session, replace(values, seed=seed), before, best)
     # Once more all that is shown: a tab that is closed keeps only the last that it was sent.
     yield {**shown, "stop": gr.update(interactive=False)}
 

@@ -17,7 +17,7 @@ from ambient_solve.app.panels import to_image
 from ambient_solve.app.photographs.request import RestoreRequest
 
 if TYPE_CHECKING:
-    from ambient_solve.app.photographs.job import Problem
+    from ambient_solve.app.photographs.job import PreparedRequest
     from ambient_solve.app.photographs.run import Result
     from ambient_solve.priors.base import Prior
 
@@ -61,19 +61,21 @@ def frames(seen: dict[str, Any]) -> tuple[tuple[str, np.ndarray], ...]:
     return tuple(zip(seen["frames"], np.split(strip, len(seen["frames"]), 1), strict=True))
 
 
-def problem(prior: Prior) -> Problem:
+def example_problem(prior: Prior) -> PreparedRequest:
     """What was restored, by the prior `photos`."""
-    from ambient_solve.app.photographs.job import prepare
+    from ambient_solve.app.photographs.job import prepare_request
     from ambient_solve.app.uploads import open_upload
 
-    return prepare(RestoreRequest("inpaint", {"sigma": 0.01}, mask=MASK, samples=4), prior, open_upload(PICTURE))
+    return prepare_request(
+        RestoreRequest("inpaint", {"sigma": 0.01}, mask=MASK, samples=4), prior, open_upload(PICTURE)
+    )
 
 
 def rehearse(prior: Prior) -> None:
     """Restore until the first preview: what is made only once (kernels, what the precision is held to) is made then."""
     from ambient_solve.app.photographs.run import run
 
-    next(run(problem(prior)))
+    next(run(example_problem(prior)))
 
 
 @lru_cache(maxsize=1)
@@ -84,10 +86,10 @@ def result() -> Result:
 
     seen = first_view()
     facts = {name: seen[name] for name in ("settings", "seconds", "calls", "vjps", "samples", "residual")}
-    return Result(problem(load_prior("photos")), chi2=tuple(seen["chi2"]), frames=frames(seen), **facts)
+    return Result(example_problem(load_prior("photos")), chi2=tuple(seen["chi2"]), frames=frames(seen), **facts)
 
 
-def make() -> None:
+def make_example() -> None:
     """Draw the scratches, restore the picture, and write the files of the example."""
     from skimage import data
 
@@ -101,7 +103,7 @@ def make() -> None:
     for corners, width in STROKES:
         ImageDraw.Draw(mask).line(corners, 255, width, joint="curve")
     mask.save(MASK)
-    what = problem(load_prior("photos"))
+    what = example_problem(load_prior("photos"))
     for report in run(what):
         print(report.words, flush=True)
     made = report.result
@@ -117,4 +119,4 @@ def make() -> None:
 
 
 if __name__ == "__main__":
-    make()
+    make_example()

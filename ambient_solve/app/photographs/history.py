@@ -28,7 +28,7 @@ FILES = ("mask", "kernel")
 """Controls that hold a file, of which a copy is kept."""
 
 
-def remember(session: Session, values: Controls, before: Image.Image, after: Image.Image) -> list[Any]:
+def keep_run(session: Session, values: Controls, before: Image.Image, after: Image.Image) -> list[Any]:
     """Keep a run and forget the oldest beyond MOST.
 
     Args:
@@ -59,10 +59,10 @@ def remember(session: Session, values: Controls, before: Image.Image, after: Ima
     session.history.insert(0, HistoryEntry(folder, held, thumbnail, words))
     while len(session.history) > MOST:
         shutil.rmtree(session.history.pop().folder, ignore_errors=True)
-    return shown(session)
+    return thumbnails(session)
 
 
-def shown(session: Session) -> list[Any]:
+def thumbnails(session: Session) -> list[Any]:
     """Thumbnails and captions."""
     return [(entry.thumbnail, entry.words) for entry in session.history]
 

@@ -24,7 +24,7 @@ from ambient_solve.solver import Solver, make_solver
 
 
 @dataclass(frozen=True)
-class Problem:
+class PreparedRequest:
     """A request that was found to fit.
 
     Attributes:
@@ -51,7 +51,7 @@ class Problem:
         return _array(self.picture.y)
 
 
-def prepare(request: RestoreRequest, prior: Prior, picture: Picture) -> Problem:
+def prepare_request(request: RestoreRequest, prior: Prior, picture: Picture) -> PreparedRequest:
     """Check a request before the first network call.
 
     Args:
@@ -82,7 +82,7 @@ def prepare(request: RestoreRequest, prior: Prior, picture: Picture) -> Problem:
         if isinstance(damage, Blurred) and damage.boundary != "circular":
             damage = replace(damage, boundary="circular")
             notes.append("playing, the blur wraps round at the edges of the picture")
-        picture, truth = simulate(picture, damage, request.seed)
+        picture, truth = damage_for_play(picture, damage, request.seed)
     piece, how = _piece(request, damage, picture, mask)
     if how == "tiles":
         prior = TiledPrior(prior)
@@ -99,10 +99,12 @@ def prepare(request: RestoreRequest, prior: Prior, picture: Picture) -> Problem:
     if not (solver.algorithm is not None and solver.algorithm.interacting) and prior.device.type == "cpu":
         at_once = 1  # as fast as several, and a cancelled run keeps what is finished
     shown = None if truth is None else _array(truth)
-    return Problem(request, picture, piece, damage, op.to(prior.device), solver, at_once, mask, shown, tuple(notes))
+    return PreparedRequest(
+        request, picture, piece, damage, op.to(prior.device), solver, at_once, mask, shown, tuple(notes)
+    )
 
 
-def simulate(picture: Picture, damage: Task, seed: int) -> tuple[Picture, Tensor]:
+def damage_for_play(picture: Picture, damage: Task, seed: int) -> tuple[Picture, Tensor]:
     """Damage a picture for play.
 
     Args:

@@ -36,7 +36,15 @@ def nothing(pair: tuple[Any, Any]) -> dict[str, Any]:
 
 
 def views(session: Session, before: Any) -> dict[str, Any]:
-    """All that the page shows of the session's result."""
+    """All that the page shows of the session's result.
+
+    Args:
+        session: With a result.
+        before: The picture on the left of the slider, as the tab has drawn it.
+
+    Returns:
+        Updates of the page by name.
+    """
     import gradio as gr
 
     result = session.result
@@ -87,7 +95,15 @@ def verdict(result: Result, estimated: float | None = None) -> Verdict:
 
 
 def choose_sample(values: Controls, index: int) -> dict[str, Any]:
-    """Put the chosen picture of the gallery behind the slider: the mean, or one sample."""
+    """Put the chosen picture of the gallery behind the slider: the mean, or one sample.
+
+    Args:
+        values: Of the tab.
+        index: 0 for the mean, 1 and more for the samples.
+
+    Returns:
+        The update of the slider.
+    """
     result = _result(values)
     before = small(panels.measured(result.problem.before, result.problem.mask))
     chosen = result.mean if index == 0 else result.samples[min(index, len(result.samples)) - 1]
@@ -95,7 +111,15 @@ def choose_sample(values: Controls, index: int) -> dict[str, Any]:
 
 
 def click_map(values: Controls, place: tuple[float, float]) -> dict[str, Any]:
-    """Read the pixel under a point of the drawn map of standard deviations."""
+    """Read the pixel under a point of the drawn map of standard deviations.
+
+    Args:
+        values: Of the tab.
+        place: (x, y) of the click, in pixels of the drawn map from its top left.
+
+    Returns:
+        Updates of the page; none where the click is on the color bar.
+    """
     result = _result(values)
     pixel = panels.std_map(result.samples).pixel(*place)
     return {} if pixel is None else read_pixel(values, *pixel)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ambient_solve.app.panels import duration
-from ambient_solve.app.photographs.job import Problem
+from ambient_solve.app.photographs.job import PreparedRequest
 from ambient_solve.solver import Request, Run
 from ambient_solve.verdict import evidence
 from ambient_solve.verdict.evidence import Evidence
@@ -35,7 +35,7 @@ class Result:
     `residual` (h, w, C) is that of the first sample in units of the noise; `frames` are captions and estimates.
     """
 
-    problem: Problem
+    problem: PreparedRequest
     samples: np.ndarray
     chi2: tuple[float, ...]
     residual: np.ndarray
@@ -82,11 +82,11 @@ class Progress:
     result: Result | None = None
 
 
-def run(problem: Problem) -> Iterator[Progress]:
+def run(problem: PreparedRequest) -> Iterator[Progress]:
     """Draw the samples. Sample s depends on (seed, s) alone, however many are drawn at once.
 
     Args:
-        problem: What `prepare` made.
+        problem: What `prepare_request` made.
 
     Returns:
         An iterator over a `Progress` at most every INTERVAL seconds and whenever a sample is finished. Closing it ends
@@ -166,7 +166,7 @@ class _Clock:
         return 1.0, f"Finished: {self.samples} sample{'s' * (self.samples > 1)} in {duration(self.elapsed())}"
 
 
-def _estimate(problem: Problem, part: Run, z: Tensor) -> np.ndarray:
+def _estimate(problem: PreparedRequest, part: Run, z: Tensor) -> np.ndarray:
     """The first of the states `z` as a picture (h, w, C) of the working size."""
     with torch.no_grad():
         x = problem.damage.to_output(part.prior.decode(z[:1])[:, None], problem.piece.picture)[0, 0].float().cpu()
@@ -175,7 +175,7 @@ def _estimate(problem: Problem, part: Run, z: Tensor) -> np.ndarray:
     return x.permute(1, 2, 0).numpy()
 
 
-def _handed_out(problem: Problem, samples: Tensor) -> np.ndarray:
+def _handed_out(problem: PreparedRequest, samples: Tensor) -> np.ndarray:
     """Samples (1, S, C, h, w) as handed out (S, H, W, C): framed, at full size, measured pixels copied back."""
     x, piece = problem.damage.to_output(samples, problem.piece.picture).float().cpu(), problem.piece
     if piece.picture.y.shape != piece.whole.y.shape:
@@ -186,7 +186,7 @@ def _handed_out(problem: Problem, samples: Tensor) -> np.ndarray:
 
 
 def _finished(
-    problem: Problem,
+    problem: PreparedRequest,
     part: Run,
     z: Tensor,
     before: Result | None,

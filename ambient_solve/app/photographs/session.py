@@ -144,7 +144,8 @@ def details(result: Result) -> dict[str, Any]:
         "damage": {**request.options, "damaged by the page": request.play},
         "samples": {"asked for": request.samples, "finished": len(result.samples)},
         "working size": request.size,
-        "measured pixels kept": request.keep,
+        # Without missing pixels all are measured, and all are restored.
+        **({"measured pixels kept": request.keep} if result.problem.mask is not None else {}),
         **settings,
         "verdict": result.verdict().record(),
         "misfit of each sample": [round(c, 4) for c in result.chi2],

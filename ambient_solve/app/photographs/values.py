@@ -6,28 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ambient_solve.app.controls import RunControls
 from ambient_solve.app.photographs.controls import damage_knobs
 from ambient_solve.app.photographs.session import Session
-from ambient_solve.app.rules import Rules
 
 
-@dataclass(frozen=True)
-class Controls:
+@dataclass(frozen=True, kw_only=True)
+class Controls(RunControls):
     """The values of the controls of the tab. What an event does not read stands at its default.
 
-    Attributes:
+    Attributes, beside those of `RunControls`:
         session: Picture and results of this browser session; None before the first event that needs them.
         file: Path of the picture that was just put in. many: Paths of pictures or zips of them.
         editor: What the painter holds, see `painter.painted`.
         mask: Path of a picture of the missing pixels. kernel: Path of a picture of the blur.
         task: Name of the damage. damage: A value for each knob that some damage has.
         play: Damage the picture before it is restored. scattered: Share of the pixels then lost at random, 0 to 1.
-        prior: Name or folder of the prior. device: Where it works. rules: What visitors may choose.
-        preset: Name of the preset that is lit, or None. algorithm: Of the solver. knobs: Those of the algorithm.
-        samples: How many are drawn. seed: Decides them. same_seed: Take this seed, in place of a new one.
+        prior: Name or folder of the prior. samples: How many are drawn.
         size: One of `request.SIZES`. keep: Copy measured pixels into the samples.
-        row, column: The pixel to read.
-        visitor: Whose event it is, known to gradio; None for nobody's.
     """
 
     session: Session | None = None
@@ -41,19 +37,9 @@ class Controls:
     play: bool = False
     scattered: float = 0.0
     prior: str = "photos"
-    device: str = "auto"
-    rules: Rules = field(default_factory=Rules)
-    preset: str | None = None
-    algorithm: str = "auto"
-    knobs: Mapping[str, Any] | None = None
     samples: int = 2
-    seed: int = 0
-    same_seed: bool = True
     size: str = "auto"
     keep: bool = True
-    row: int | None = None
-    column: int | None = None
-    visitor: str | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Controls:

@@ -111,7 +111,7 @@ def reconstructed(
         given["prior"] = given["prior"] or found[0]
         prior = lambda lane: choices.lane_prior(given["prior"], device, lane)  # noqa: E731
     with contextlib.closing(ScanSession()) as session:
-        path = scan_job.receive(given["files"], session.folder / "input")
+        path = scan_job.keep_uploads(given["files"], session.folder / "input")
         how = (reading["axes"], None, request.seed, reading["array"])
 
         def request_of(scan: Any) -> scan_job.ScanRequest:
@@ -119,7 +119,7 @@ def reconstructed(
 
         folder, slice_records = session.folder / "results" / path.stem, {}
         job = Job(visitor=given.get("visitor"), minutes=(rules or Rules()).minutes)
-        reports = begun_scan(request_of, lambda: scan_job.read(path, *how), prior, job)
+        reports = begun_scan(request_of, lambda: scan_job.read_upload(path, *how), prior, job)
         for report in DESK.serve(job, reports, lambda words: scan_job.Progress(0.0, words, 0)):
             if isinstance(report, tuple):
                 scan, request = report
@@ -127,8 +127,9 @@ def reconstructed(
             yield None, {"share": round(report.share, 3), "words": report.words}
             if report.finished:
                 save_slice(report.made, folder / f"slice-{report.index:03d}")
-                facts = panels.shown(report.made).facts
+                facts = panels.stored_slice(report.made).facts
                 kept = {"misfit": facts["chi2"], "R": facts["R"], "acs": facts["acs"], **facts["metrics"]}
+                kept |= {"doubts": facts["doubts"]} if facts["doubts"] else {}
                 slice_records[str(report.index)] = kept
         if not slice_records:
             raise AmbientSolveError(f"{job.over_words} No slice was finished by then.")
@@ -139,7 +140,7 @@ def reconstructed(
             "notes": list(scan.notes),
             "notice": NOTICE,
         }
-        yield str(scan_job.pack(path.stem, folder, scan)), record | ended
+        yield str(scan_job.zip_slices(path.stem, folder, scan)), record | ended
 
 
 def _options(given: Any) -> tuple[dict[str, Any], tuple[int, ...]]:

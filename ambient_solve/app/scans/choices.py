@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ambient_solve.app.desk import LONG
+from ambient_solve.app.loaded import kept_prior
 from ambient_solve.app.scans.values import ScanControls
 from ambient_solve.app.wiring import libraries
 from ambient_solve.distributed import choose_device
@@ -20,19 +20,12 @@ NEEDS_SIGPY = ("l1-wavelet", "tv")
 """Methods that need the package of that name."""
 
 
-@lru_cache(maxsize=2)
 def prior_of(name: str, device: str, lane: str = "quick") -> Any:
-    """A prior of complex pictures, kept for the next run.
+    """See `kept_prior`; of complex pictures."""
+    return kept_prior(_read_prior, name, device, lane)
 
-    Args:
-        name: Embedded prior, folder, or hub id.
-        device: Where it runs.
-        lane: "quick" or "long"; each lane works with a prior of its own.
 
-    Returns:
-        The prior.
-    """
-    libraries()
+def _read_prior(name: str, device: str) -> Any:
     from ambient_solve.mri.reconstruction import load_mri_prior
 
     return load_mri_prior(name, choose_device(device))
@@ -103,7 +96,18 @@ def check_prior(values: ScanControls) -> None:
 
 
 def chosen_prior(values: ScanControls, lane: str = "quick") -> Any:
-    """The prior that is chosen, where it is offered here; None for a method without one."""
+    """The prior that is chosen, where it is offered here.
+
+    Args:
+        values: Of the tab.
+        lane: Name of the lane that works with it.
+
+    Returns:
+        The prior, loaded once for each lane; None for a method without one.
+
+    Raises:
+        AmbientSolveError: none is chosen, or it is not offered here.
+    """
     check_prior(values)
     return lane_prior(values.prior, values.device, lane) if values.method == "prior" else None
 

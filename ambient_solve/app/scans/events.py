@@ -79,8 +79,8 @@ def upload(values: ScanControls) -> dict[str, Any]:
     try:
         if values.files:
             folder = Path(tempfile.mkdtemp(dir=session.folder))
-            path = scan_job.receive(values.files, folder / "input")
-        scan = scan_job.read(path, values.axes, values.mask, array=values.array)
+            path = scan_job.keep_uploads(values.files, folder / "input")
+        scan = scan_job.read_upload(path, values.axes, values.mask, array=values.array)
     except (AmbientSolveError, OSError):
         if folder != session.kept:
             shutil.rmtree(session.folder if values.session is None else folder)  # the scan before stays
@@ -89,7 +89,7 @@ def upload(values: ScanControls) -> dict[str, Any]:
         shutil.rmtree(session.kept)
     session.path, session.kept, session.slices = path, folder, len(scan)
     session.clear()
-    whole, many = float(scan.mask.mean()) == 1, len(scan) > 1
+    whole, many = scan.whole, len(scan) > 1
     return {
         "session": session,
         "files": None,
@@ -138,7 +138,7 @@ def request_of(values: ScanControls, slices: int) -> ScanRequest:
     )
 
 
-def reconstruct(values: ScanControls) -> Iterator[dict[str, Any]]:
+def reconstruct_chosen(values: ScanControls) -> Iterator[dict[str, Any]]:
     """Reconstruct the slice that is chosen, or all: updates for every preview and every finished sample."""
     import gradio as gr
 
@@ -173,7 +173,7 @@ def _reconstruct(values: ScanControls) -> Iterator[dict[str, Any]]:
     results, shown = session.folder / "results" / path.stem, {}
     finished: set[int] = set()
     job = Job(visitor=values.visitor, minutes=values.rules.minutes)
-    read = lambda: scan_job.read(path, values.axes, values.mask, request.seed, values.array)  # noqa: E731
+    read = lambda: scan_job.read_upload(path, values.axes, values.mask, request.seed, values.array)  # noqa: E731
     reports = begun_scan(lambda _: request, read, lambda lane: chosen_prior(values, lane), job)
     for report in DESK.serve(job, reports, lambda words: scan_job.Progress(0.0, words, request.slices[0])):
         if isinstance(report, tuple):
@@ -186,7 +186,7 @@ def _reconstruct(values: ScanControls) -> Iterator[dict[str, Any]]:
             updates["panel_mean"] = gr.update(value=preview(report.preview, values), label="Estimate so far")
         if report.made is not None:
             finished.add(report.index)
-            scan_panels.store(scan_panels.shown(report.made), session.view(report.index))
+            scan_panels.store(scan_panels.stored_slice(report.made), session.view(report.index))
             save_slice(report.made, session.result(report.index))
             shown = {"index": report.index, **views(session, replace(values, index=report.index))}
             updates |= shown
@@ -203,7 +203,7 @@ def _reconstruct(values: ScanControls) -> Iterator[dict[str, Any]]:
         yield updates
     ended = {"stop": gr.update(interactive=False), **shown}
     if finished:
-        archive = scan_job.pack(tame(path.stem), results, scan)
+        archive = scan_job.zip_slices(tame(path.stem), results, scan)
         ended["archive"] = gr.update(value=str(archive), interactive=True)
     yield ended
 

@@ -27,24 +27,24 @@ REQUEST = job.ScanRequest("l1-wavelet", kind="gaussian", acceleration=3.0)
 
 
 @lru_cache(maxsize=1)
-def seen() -> panels.Slice:
+def seen() -> panels.ShownSlice:
     """What the tab shows before anything was run."""
-    return panels.load(SEEN)
+    return panels.read_stored(SEEN)
 
 
-def make() -> None:
+def make_example() -> None:
     """Draw the phantom, reconstruct it, and write the files of the example."""
     from skimage.data import shepp_logan_phantom
 
     phantom = Image.fromarray((255 * shepp_logan_phantom()).round().astype(np.uint8))
     phantom.resize((SIDE, SIDE), Image.Resampling.BOX).save(PICTURE, optimize=True)
-    for report in job.run(REQUEST, job.read(PICTURE), None):
+    for report in job.run(REQUEST, job.read_upload(PICTURE), None):
         print(report.words, flush=True)
-    found = panels.shown(report.made)
+    found = panels.stored_slice(report.made)
     # As coarse as the screen, which packs well.
     magnitudes = {name: (x * 255).round() / 255 for name, x in found.magnitudes.items()}
     panels.store(replace(found, magnitudes=magnitudes, coils=found.coils // 4 * 4), SEEN, packed=True)
 
 
 if __name__ == "__main__":
-    make()
+    make_example()

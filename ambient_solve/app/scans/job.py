@@ -70,7 +70,7 @@ class ScanRequest:
         knobs: Of the algorithm.
         samples: How many are drawn.
         seed: Decides the samples and the mask.
-        coils: Number of virtual coils that are kept, 0 keeps all.
+        coils: Number of virtual coils that are kept, 0 keeps those that hold more than noise.
 
     Raises:
         AmbientSolveError: a value is outside its range.
@@ -85,7 +85,7 @@ class ScanRequest:
     knobs: Mapping[str, Any] = field(default_factory=dict)
     samples: int = 4
     seed: int = 0
-    coils: int = 8
+    coils: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -120,7 +120,7 @@ class Progress:
     finished: bool = False
 
 
-def receive(uploads: Sequence[str | Path], folder: Path) -> Path:
+def keep_uploads(uploads: Sequence[str | Path], folder: Path) -> Path:
     """Keep uploads in a folder under tame names.
 
     Args:
@@ -157,7 +157,7 @@ def receive(uploads: Sequence[str | Path], folder: Path) -> Path:
     return kept[0]
 
 
-def read(path: Path, axes: str = "", mask: str | Path | None = None, seed: int = 0, array: str = "") -> Scan:
+def read_upload(path: Path, axes: str = "", mask: str | Path | None = None, seed: int = 0, array: str = "") -> Scan:
     """The scan that was put in, or the k-space that is simulated of a picture. Errors do not name the folder.
 
     Args:
@@ -222,9 +222,10 @@ def about(scan: Scan) -> str:
     """What was put in, in one line."""
     slices, coils, height, width = scan.kspace.shape
     share = float(scan.mask.mean())
+    whole = "fully sampled" if share == 1 else "fully sampled but for an empty edge"
     parts = [
         f"{slices} slice{'s' * (slices > 1)} of {height}x{width}, {coils} coil{'s' * (coils > 1)}",
-        "fully sampled" if share == 1 else f"undersampled, R = {1 / share:.2f}, {scan.acs} calibration lines",
+        whole if scan.whole else f"undersampled, R = {1 / share:.2f}, {scan.acs} calibration lines",
     ]
     if scan.voxel is not None:
         parts.append("pixels of " + " x ".join(f"{size:.3g}" for size in scan.voxel[:2]) + " mm")
@@ -280,7 +281,7 @@ def run(request: ScanRequest, scan: Scan, prior: Prior | None) -> Iterator[Progr
         yield Progress((n + 1) / many, words, i, made=made, finished=True)
 
 
-def pack(stem: str, folder: Path, scan: Scan) -> Path:
+def zip_slices(stem: str, folder: Path, scan: Scan) -> Path:
     """Pack slices, with volumes of them all.
 
     Args:

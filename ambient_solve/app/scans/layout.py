@@ -119,7 +119,9 @@ def _scan_column(parts: Parts) -> None:
             max_lines=1,
         )
         parts["mask"] = gr.File(label="Sampling mask (.npy, .npz), 1 where sampled", height=110)
-        parts["coils"] = gr.Slider(0, 32, value=8, step=1, label="Virtual coils", info="0 keeps all")
+        parts["coils"] = gr.Slider(
+            0, 32, value=0, step=1, label="Virtual coils", info="0 keeps those that hold more than noise"
+        )
 
 
 def _method_column(parts: Parts, open_priors: bool) -> None:
@@ -240,7 +242,7 @@ def _wire(parts: Parts) -> None:
         on(event, events.put_in, found)
     waiting = {"show_progress": "minimal", "show_progress_on": [parts["status"]], **MODEL}
     changes = ["seed", "status", "stop", "archive", "index", *SHOWN]
-    on(parts["run"].click, events.reconstruct, changes, **waiting)
+    on(parts["run"].click, events.reconstruct_chosen, changes, **waiting)
     on(parts["stop"].click, stop, ["stop", "status"], queue=False)
     for name in LOOK:
         if name not in ("row", "column"):

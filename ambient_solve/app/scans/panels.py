@@ -70,7 +70,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Slice:
+class ShownSlice:
     """What is shown of one slice.
 
     Attributes:
@@ -95,7 +95,7 @@ class Slice:
         return self.mask.shape
 
 
-def shown(made: Reconstruction) -> Slice:
+def stored_slice(made: Reconstruction) -> ShownSlice:
     """What the page keeps of a reconstruction, at a small part of its size."""
     import torch
 
@@ -108,10 +108,10 @@ def shown(made: Reconstruction) -> Slice:
     if len(made.samples) > 1:
         magnitudes["sample"] = made.samples[0].norm(dim=0)
     if reference is not None:
-        magnitudes["reference"] = reference[0]
+        magnitudes["reference"] = _framed(reference[0], p.mask.shape)
     maps, settings = p.maps.abs(), made.settings
     maps = (255 * maps / maps.max().clamp_min(1e-30)).round().byte()
-    return Slice(
+    return ShownSlice(
         magnitudes={name: (x / top).numpy().astype(np.float16) for name, x in magnitudes.items()},
         std=None if made.std is None else (made.std / top).numpy().astype(np.float16),
         phase=cyclic(torch.atan2(made.mean[1], made.mean[0]), made.magnitude / top),
@@ -129,13 +129,15 @@ def shown(made: Reconstruction) -> Slice:
             "simulated": p.scan.simulated,
             "notes": list(p.scan.notes),
             "metrics": dict(made.metrics),
+            "doubts": list(p.doubts),
+            "compared": None if reference is None else list(reference.shape[1:]),
             "source": p.scan.source,
             "seconds": made.seconds,
         },
     )
 
 
-def store(seen: Slice, path: Path, packed: bool = False) -> None:
+def store(seen: ShownSlice, path: Path, packed: bool = False) -> None:
     """Write a slice to an .npz file.
 
     Args:
@@ -150,24 +152,32 @@ def store(seen: Slice, path: Path, packed: bool = False) -> None:
     (np.savez_compressed if packed else np.savez)(path, **arrays)
 
 
-def load(path: Path) -> Slice:
+def read_stored(path: Path) -> ShownSlice:
     """What `store` wrote."""
     with np.load(path, allow_pickle=False) as found:
         arrays = dict(found)
     facts, head = json.loads(str(arrays.pop("facts"))), "magnitude-"
     magnitudes = {name.removeprefix(head): arrays.pop(name) for name in list(arrays) if name.startswith(head)}
-    return Slice(magnitudes, arrays.pop("std", None), **arrays, facts=facts)
+    return ShownSlice(magnitudes, arrays.pop("std", None), **arrays, facts=facts)
 
 
-def draw(seen: Slice, look: Look) -> dict[str, Image.Image | None]:
-    """Every panel by its name, None where there is nothing to show."""
+def draw(seen: ShownSlice, look: Look) -> dict[str, Image.Image | None]:
+    """Draw every panel of a slice.
+
+    Args:
+        seen: The slice.
+        look: Window, level, zoom and place.
+
+    Returns:
+        Every panel by its name, None where there is nothing to show.
+    """
     found: dict[str, Image.Image | None] = {name: None for name in PANELS}
     for name, x in seen.magnitudes.items():
         found[name] = magnitude(x, look)
     error = None
     if "reference" in seen.magnitudes:
         mean, reference = (seen.magnitudes[name].astype(np.float32) for name in ("mean", "reference"))
-        error = np.abs(mean - reference)
+        error = np.abs(mean - reference) * _framed(np.ones(seen.facts.get("compared") or mean.shape), mean.shape)
     # One scale for both: how far the samples differ is to be compared with how far they are wrong.
     both = [x.astype(np.float32) for x in (seen.std, error) if x is not None]
     ceiling = max((float(np.quantile(x, 0.995)) for x in both), default=0.0)
@@ -183,7 +193,15 @@ def draw(seen: Slice, look: Look) -> dict[str, Image.Image | None]:
 
 
 def magnitude(x: np.ndarray, look: Look) -> Image.Image:
-    """A magnitude (H, W), 1 the white of the start, under the window of `look`."""
+    """A magnitude under the window of `look`.
+
+    Args:
+        x: The magnitude (H, W); 1 is the white of the start.
+        look: Window, level, zoom and place.
+
+    Returns:
+        The picture.
+    """
     low = look.level - look.window / 2
     x = (_part(x, look).astype(np.float32) - low) / max(look.window, 1e-3)
     return _enlarged(_grey((255 * np.clip(x, 0, 1)).round()))
@@ -204,7 +222,7 @@ def heat(x: np.ndarray, top: float, look: Look) -> Image.Image:
     return panels.drawn(colours, ("0", f"{100 * top:.1f} % of white"), HEAT, top, SIDE).image
 
 
-def place(name: str, x: float, y: float, seen: Slice, look: Look) -> tuple[int, int] | None:
+def place(name: str, x: float, y: float, seen: ShownSlice, look: Look) -> tuple[int, int] | None:
     """The pixel of the slice under a point of a drawn panel.
 
     Args:
@@ -228,7 +246,7 @@ def place(name: str, x: float, y: float, seen: Slice, look: Look) -> tuple[int, 
     return (seen.size[0] - 1 - row if look.flip else row), column
 
 
-def captions(seen: Slice) -> dict[str, str]:
+def captions(seen: ShownSlice) -> dict[str, str]:
     """The title of each panel."""
     facts, found = seen.facts, dict(PANELS)
     found["mean"] = f"Mean of {facts['samples']} samples" if facts["samples"] > 1 else "Reconstruction"
@@ -240,14 +258,22 @@ def captions(seen: Slice) -> dict[str, str]:
     return found
 
 
-def words(seen: Slice, index: int) -> str:
-    """Which slice this is, how well it explains the scan, and how near it comes to the reference."""
+def words(seen: ShownSlice, index: int) -> str:
+    """Which slice this is, how well it explains the scan, and how near it comes to the reference.
+
+    Args:
+        seen: The slice.
+        index: Its number, from 0.
+
+    Returns:
+        Sentences in markdown.
+    """
     facts = seen.facts
     method = METHODS.get(facts["method"], facts["method"])
     said = f"**{facts['source']}, slice {index}**, {method}, R = {facts['R']:.2f}. "
-    said += (
-        f"It explains the scan to **{facts['chi2'] ** 0.5:.2f} times** its noise (1 is right). {advice(facts['chi2'])}"
-    )
+    said += f"It explains the scan to **{facts['chi2'] ** 0.5:.2f} times** its noise (1 is right). "
+    said += misfit_words(facts["chi2"])
+    said += "".join(f" {doubt[:1].upper()}{doubt[1:]}." for doubt in facts.get("doubts", ()))
     if facts["simulated"]:
         said += " **Simulated k-space**: this file holds a picture, not what a scanner measured."
     if facts["metrics"]:
@@ -259,7 +285,7 @@ def words(seen: Slice, index: int) -> str:
     return said
 
 
-def advice(chi2: float) -> str:
+def misfit_words(chi2: float) -> str:
     """What a misfit that is far from 1 means."""
     if chi2 > FIT[1]:
         return "That is too much: part of the scan is left unexplained, by this method or by the coil maps."
@@ -268,7 +294,7 @@ def advice(chi2: float) -> str:
     return ""
 
 
-def pixel_words(seen: Slice, row: int, column: int) -> str:
+def magnitude_words(seen: ShownSlice, row: int, column: int) -> str:
     """The values at one pixel, in percent of the white of the start.
 
     Args:
@@ -284,6 +310,14 @@ def pixel_words(seen: Slice, row: int, column: int) -> str:
     if seen.std is not None:
         values.append(f"standard deviation {100 * float(seen.std[row, column]):.1f} %")
     return f"**Column {column}, row {row}** (100 % is white at the start): {', '.join(values)}."
+
+
+def _framed(x: Any, size: tuple[int, int]) -> Any:
+    """A reference of the middle of the picture alone, in a frame of zeros of the size of the picture."""
+    top, left = ((n - side) // 2 for n, side in zip(size, x.shape, strict=True))
+    out = x.new_zeros(size) if hasattr(x, "new_zeros") else np.zeros(size, x.dtype)
+    out[top : top + x.shape[0], left : left + x.shape[1]] = x
+    return out
 
 
 def _grey(x: np.ndarray) -> np.ndarray:

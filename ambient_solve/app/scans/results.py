@@ -10,7 +10,7 @@ import numpy as np
 
 from ambient_solve.app.scans import example
 from ambient_solve.app.scans import panels as scan_panels
-from ambient_solve.app.scans.panels import Look, Slice
+from ambient_solve.app.scans.panels import Look, ShownSlice
 from ambient_solve.app.scans.session import ScanSession
 from ambient_solve.app.scans.values import ScanControls
 from ambient_solve.errors import AmbientSolveError
@@ -26,7 +26,15 @@ def nothing_seen() -> dict[str, Any]:
 
 
 def views(session: ScanSession, values: ScanControls) -> dict[str, Any]:
-    """All that the page shows of the slice that is looked at."""
+    """All that the page shows of the slice that is looked at.
+
+    Args:
+        session: Scan and results.
+        values: Of the tab.
+
+    Returns:
+        Updates of the page by name.
+    """
     import gradio as gr
 
     index = values.slice
@@ -90,7 +98,7 @@ def read_pixel(values: ScanControls) -> dict[str, Any]:
     if not (0 <= row < seen.size[0] and 0 <= column < seen.size[1]):
         height, width = seen.size
         raise AmbientSolveError(f"Row {row}, column {column} is outside the slice of {height}x{width} pixels.")
-    return {"pixel": scan_panels.pixel_words(seen, row, column), "row": row, "column": column}
+    return {"pixel": scan_panels.magnitude_words(seen, row, column), "row": row, "column": column}
 
 
 def preview(x: Any, values: ScanControls) -> Any:
@@ -107,9 +115,9 @@ def preview(x: Any, values: ScanControls) -> Any:
     return scan_panels.magnitude(x / top, Look(float(values.window) / 100, float(values.level) / 100))
 
 
-def _seen(session: ScanSession | None, index: int) -> Slice:
+def _seen(session: ScanSession | None, index: int) -> ShownSlice:
     if session is not None and session.view(index).is_file():
-        return scan_panels.load(session.view(index))
+        return scan_panels.read_stored(session.view(index))
     if session is None or session.path is None:
         return example.seen()
     raise AmbientSolveError("This slice is not reconstructed yet: press Reconstruct first.")

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from ambient_solve.app.rules import Rules
+from ambient_solve.app.controls import RunControls
 from ambient_solve.app.scans.panels import Look
 from ambient_solve.app.scans.session import ScanSession
 
 
-@dataclass(frozen=True)
-class ScanControls:
+@dataclass(frozen=True, kw_only=True)
+class ScanControls(RunControls):
     """The values of the controls of the tab. What an event does not read stands at its default.
 
-    Attributes:
+    Attributes, beside those of `RunControls`:
         session: Scan and results of this browser session; None before the first event that needs them.
         files: Paths of what was just put in. array, axes: How it is read. mask: Path of the sampling mask.
         kind: Kind of mask that undersamples a full scan. acceleration: R, 1 or more. acs: Its calibration lines.
-        coils: Virtual coils that are kept, 0 for all.
+        coils: Virtual coils that are kept, 0 for those that hold more than noise.
         method: "prior" or one of `mri.CLASSICAL`. prior: Name or folder of the prior, "" or None for none.
-        device: Where it works. rules: What visitors may choose.
-        preset: Name of the preset that is lit, or None. algorithm: Of the solver. knobs: Those of the algorithm.
-        samples: How many are drawn. seed: Decides them. same_seed: Take this seed, in place of a new one.
-        every: Reconstruct all slices, not `index` alone.
-        window, level: In percent of white. zoom: 1 or more. row, column: Pixel to read, and middle of the zoom.
+        samples: How many are drawn. every: Reconstruct all slices, not `index` alone.
+        window, level: In percent of white. zoom: 1 or more, round the pixel to read.
         flip: Show it upside down. coil: The coil map to show, 0 for all.
-        visitor: Whose event it is, known to gradio; None for nobody's.
     """
 
     session: ScanSession | None = None
@@ -38,27 +34,17 @@ class ScanControls:
     kind: str = "random"
     acceleration: float = 1.0
     acs: int = 16
-    coils: int = 8
+    coils: int = 0
     method: str = "l1-wavelet"
     prior: str | None = None
-    device: str = "auto"
-    rules: Rules = field(default_factory=Rules)
-    preset: str | None = None
-    algorithm: str = "auto"
-    knobs: Mapping[str, Any] | None = None
     samples: int = 4
-    seed: int = 0
-    same_seed: bool = True
     every: bool = False
     index: int | None = 0
     window: float = 100.0
     level: float = 50.0
     zoom: float = 1.0
-    row: int | None = None
-    column: int | None = None
     flip: bool = False
     coil: int | None = 0
-    visitor: str | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> ScanControls:

@@ -1,4 +1,4 @@
-r"""Forward processes: how noise is added to a clean state, and the step that takes a part of it away again.
+r"""Additive noise: the process of today's priors, its ancestral step, and its grids of levels.
 
 The additive process (variance exploding, the convention of EDM) is `z_sigma = z0 + sigma n`, `n ~ N(0, I)` or the
 prior's own kind of unit noise. Its step from level `sigma` to `sigma_next`, given an estimate `z0` of the clean state,
@@ -16,73 +16,13 @@ sampling step never waits for a device.
 
 from __future__ import annotations
 
-import abc
 import math
 from typing import final
 
 from torch import Tensor
 
 from ambient_solve.noise import Level, per_sample
-
-
-class Process(abc.ABC):
-    """A forward process, from clean states at level 0 to its terminal law at the highest level; it holds no state."""
-
-    @abc.abstractmethod
-    def perturb(self, z0: Tensor, level: Level, n: Tensor) -> Tensor:
-        """Add noise to clean states.
-
-        Args:
-            z0: Clean states, (B, *shape).
-            level: A float, () or (B,), 0 or more.
-            n: Unit noise, the shape of `z0`.
-
-        Returns:
-            States at `level`, (B, *shape).
-        """
-
-    @abc.abstractmethod
-    def terminal(self, level: float, n: Tensor) -> Tensor:
-        """States of the law from which a run starts.
-
-        Args:
-            level: The highest level, > 0.
-            n: Unit noise, (B, *shape).
-
-        Returns:
-            States at `level`, the shape of `n`.
-        """
-
-    @abc.abstractmethod
-    def reverse(
-        self, z: Tensor, z0: Tensor, level: float, level_next: float, fresh: float = 0.0, n: Tensor | None = None
-    ) -> Tensor:
-        """Take a reverse step from `level` to `level_next`, towards the estimate `z0`.
-
-        Args:
-            z: States at `level`, (B, *shape).
-            z0: Estimates of the clean states, the same shape.
-            level: Level before the step, > 0.
-            level_next: Level after it, 0 to `level`.
-            fresh: Deviation of the fresh noise, 0 to `level_next`.
-            n: Unit noise, the same shape; only needed where `fresh` is above 0.
-
-        Returns:
-            States at `level_next`, (B, *shape).
-        """
-
-    @abc.abstractmethod
-    def levels(self, steps: int, lowest: float, highest: float) -> list[float]:
-        """The levels of a run.
-
-        Args:
-            steps: Levels above 0, 1 or more.
-            lowest: The last of them.
-            highest: The first of them.
-
-        Returns:
-            `steps + 1` floats, decreasing from `highest` by way of `lowest` to exactly 0.
-        """
+from ambient_solve.process.base import Process
 
 
 @final
@@ -101,12 +41,20 @@ class Additive(Process):
         return level * n
 
     def reverse(
-        self, z: Tensor, z0: Tensor, level: float, level_next: float, fresh: float = 0.0, n: Tensor | None = None
+        self,
+        z: Tensor,
+        z0: Tensor,
+        level: float,
+        level_next: float,
+        fresh: float = 0.0,
+        n: Tensor | None = None,
+        kept: float | None = None,
     ) -> Tensor:
         """See `Process.reverse`; a `fresh` of `ancestral_noise(level, level_next, eta)` gives `K_eta`."""
-        kept = math.sqrt(max(0.0, level_next**2 - fresh**2)) / level
+        if kept is None:
+            kept = math.sqrt(max(0.0, level_next**2 - fresh**2)) / level
         z = z0.lerp(z, kept)
-        return z.add_(n, alpha=fresh) if fresh > 0 else z
+        return z if n is None or fresh <= 0 else z.add_(n, alpha=fresh)
 
     def levels(self, steps: int, lowest: float, highest: float) -> list[float]:
         """See `Process.levels`; the grid of `karras`."""

@@ -1,0 +1,1 @@
+"""Clips: how they move, and noise that moves with them."""
