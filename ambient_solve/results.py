@@ -150,7 +150,7 @@ def join(parts: list[Restoration]) -> Restoration:
     # Passes may differ from part to part where an algorithm looks at its samples: what no sample exceeds is reported.
     passes = {name: max(getattr(p, name) for p in parts) for name in ("network_calls", "vjps")}
     seconds = sum(p.seconds for p in parts)
-    shown = evidence.joined([p.evidence for p in parts])
+    shown = evidence.joined_evidence([p.evidence for p in parts])
     whole = dataclasses.replace(first, samples=samples, chi2=chi2, seconds=seconds, settings=settings, **passes)
     return dataclasses.replace(whole, evidence=shown)
 

@@ -291,16 +291,17 @@ def fit_words(chi2: float, verdict: Verdict | None = None) -> str:
     return "\n".join([f"{said} {verdict.sentence}".rstrip(), *head, *rows])
 
 
-def verdict_card(verdict: Verdict) -> str:
+def verdict_card(verdict: Verdict, controls: str = "") -> str:
     """The verdict on the stated damage, in words and a color, as HTML.
 
     Args:
         verdict: Of the run.
+        controls: A sentence that says which controls of the page to set; empty for none.
 
     Returns:
         HTML; the level stands in words, for readers who see no colors.
     """
-    said = [f"<p>{html.escape(line)}</p>" for line in (*verdict.causes, verdict.advice) if line]
+    said = [f"<p>{html.escape(line)}</p>" for line in (*verdict.causes, controls or verdict.advice) if line]
     title = html.escape(f"{SIGNS[verdict.level]} {verdict.headline}")
     return f'<div class="as-verdict as-{verdict.level}" role="status"><strong>{title}</strong>{"".join(said)}</div>'
 

@@ -102,4 +102,5 @@ def tell_verdict(verdict: Verdict) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"  Verdict: {' '.join(lines)}")
     if verdict.advice:
-        console.print(f"  Try: {escape(verdict.advice)}")
+        given = f" ({verdict.flags})" if verdict.flags else ""
+        console.print(f"  Try: {escape(verdict.advice.removesuffix('.'))}{given}.")

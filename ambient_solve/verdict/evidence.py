@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ambient_solve.likelihood.ranges import PICTURES
-from ambient_solve.verdict.kernel import exponent
+from ambient_solve.verdict.blur import Spectra, spectra_of
 
 if TYPE_CHECKING:
     from ambient_solve.likelihood import Likelihood
@@ -56,10 +56,10 @@ class Evidence:
         blind: Misfit at the frequencies that a blur does not let through: noise alone, whatever the sample.
         rim: Logarithm of the largest mean squared step parallel to the rim of a hole over that elsewhere.
         white: Quantile .999 of the measurement.
-        exponent: `g` of `kernel.exponent`, 1 where a blur is the stated one. error: Its standard error.
-        noise: Variance of the noise that a blurred measurement shows, in units of the stated one.
+        sigma: Stated level of the noise, in the units of the measurement.
         repeated: Misfit of the measurement itself as an image, (B, S), of operators such as JPEG, which change nothing
             that they have made.
+        spectra: Of the measurements, where a blur is stated; they say which one, see `blur`.
     """
 
     entries: Tensor
@@ -71,38 +71,51 @@ class Evidence:
     blind: Tensor
     rim: Tensor
     white: Tensor
-    exponent: Tensor
-    error: Tensor
-    noise: Tensor
+    sigma: Tensor
     repeated: Tensor
+    spectra: Spectra | None = None
 
     def shaped(self, images: int, samples: int) -> Evidence:
-        """The same with the leading axes (images, samples) in place of their product."""
+        """The same with the leading axes (images, samples) in place of their product.
+
+        Args:
+            images: B.
+            samples: S.
+
+        Returns:
+            The evidence.
+        """
         return self._each(lambda t: t.reshape(images, samples, *t.shape[1:]))
 
     def of_copies(self, copies: int) -> Evidence:
         """Of one gray measurement that stands in so many channels, each stated `copies^1/2` times as noisy."""
         noise = {name: copies * getattr(self, name) for name in ("misfit", "blind", "repeated")}
-        return replace(self, entries=self.entries / copies, **noise)
+        return replace(self, entries=self.entries / copies, sigma=self.sigma / copies**0.5, **noise)
 
     def record(self) -> dict[str, Any]:
         """Lists, as JSON takes them; NaN becomes None."""
-        return {f.name: _listed(getattr(self, f.name).tolist()) for f in fields(self)}
+        spectra = None if self.spectra is None else self.spectra.record()
+        return {name: _listed(getattr(self, name).tolist()) for name in NUMBERS} | {"spectra": spectra}
 
     def _each(self, change: Any) -> Evidence:
-        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
+        return replace(self, **{name: change(getattr(self, name)) for name in NUMBERS})
 
 
-def joined(parts: Sequence[Evidence | None]) -> Evidence | None:
+NUMBERS = tuple(f.name for f in fields(Evidence) if f.name != "spectra")
+"""The evidence that each sample has of its own."""
+
+
+def joined_evidence(parts: Sequence[Evidence | None]) -> Evidence | None:
     """The evidence of samples drawn in `parts`, one after another; None where one of them has none."""
     if any(part is None for part in parts):
         return None
-    return Evidence(**{f.name: torch.cat([getattr(p, f.name) for p in parts], 1) for f in fields(Evidence)})
+    return Evidence(**{n: torch.cat([getattr(p, n) for p in parts], 1) for n in NUMBERS}, spectra=parts[0].spectra)
 
 
 def from_record(record: dict[str, Any]) -> Evidence:
     """What `Evidence.record` wrote."""
-    return Evidence(**{name: torch.tensor(_numbers(value)) for name, value in record.items()})
+    spectra = None if record["spectra"] is None else Spectra.from_lists(record["spectra"])
+    return Evidence(**{name: torch.tensor(_numbers(record[name])) for name in NUMBERS}, spectra=spectra)
 
 
 @torch.no_grad()
@@ -120,7 +133,7 @@ def of_run(likelihood: Likelihood, z: Tensor, x: Tensor, affine: tuple[float, fl
     """
     r = likelihood.residual(z)
     u = likelihood.weights(r).sqrt() * r
-    power = response(likelihood) if affine == PICTURES else None
+    impulses = responses_to_impulse(likelihood) if affine == PICTURES else None
     a, b = affine or (1.0, 0.0)
     y, n = likelihood.y, likelihood.n_samples
     variance = a**2 * likelihood.variance(r)
@@ -128,11 +141,10 @@ def of_run(likelihood: Likelihood, z: Tensor, x: Tensor, affine: tuple[float, fl
     inside = None
     if affine == PICTURES:
         inside = unclipped(y.repeat_interleave(n, 0), explained, variance.sqrt())
-    found = measure(u, y, likelihood.seen, x, explained, inside, power)
-    if power is not None:
-        each = [exponent(y[i], power, float(variance[i * n].mean())) for i in range(len(y))]
-        both = torch.tensor(each, device=u.device, dtype=u.dtype).repeat_interleave(n, 0)
-        found = replace(found, exponent=both[:, 0], error=both[:, 1], noise=both[:, 2])
+    found = measure_samples(u, y, likelihood.seen, x, explained, inside, impulses)
+    found = replace(found, sigma=variance.expand_as(r).flatten(1).mean(1).sqrt())
+    if impulses is not None:
+        found = replace(found, spectra=spectra_of(y, impulses, found.sigma[::n].square()))
     if affine == PICTURES and not likelihood.linear and tuple(likelihood.y.shape[1:]) == likelihood.image_shape:
         itself = ((y - b) / a).repeat_interleave(n, 0)
         found = replace(found, repeated=likelihood.chi2(itself))
@@ -157,8 +169,15 @@ def unclipped(y: Tensor, explained: Tensor, sigma: Tensor) -> Tensor:
     return inside | ~(stored & enough).reshape(-1, *[1] * (y.ndim - 1))
 
 
-def response(likelihood: Likelihood) -> Tensor | None:
-    """The power |H|^2 of a stationary blur at the frequencies of its measurement, (h, w); None of what is none."""
+def responses_to_impulse(likelihood: Likelihood) -> Tensor | None:
+    """What a stationary blur makes of one bright pixel.
+
+    Args:
+        likelihood: Of B measurements.
+
+    Returns:
+        (B, h, w), as large as a measurement, which repeats at its edges; None of what is no such blur.
+    """
     (height, width), size = likelihood.image_shape[-2:], likelihood.y.shape[2:]
     if not likelihood.linear or len(size) != 2 or not bool(likelihood.seen.all()):
         return None
@@ -168,20 +187,18 @@ def response(likelihood: Likelihood) -> Tensor | None:
     for shift in (0, 1):
         impulse = likelihood.y.new_zeros(likelihood.rows, *likelihood.image_shape)
         impulse[..., height // 2 + shift, width // 2 + shift] = 1
-        seen.append(likelihood.A(impulse)[0, 0].roll((-shift, -shift), (0, 1)))
-    if not torch.allclose(*seen, atol=1e-4):
-        return None
-    return torch.fft.fft2(seen[0]).abs().square()
+        seen.append(likelihood.A(impulse)[:: likelihood.n_samples, 0].roll((-shift, -shift), (-2, -1)))
+    return seen[0] if torch.allclose(*seen, atol=1e-4) else None
 
 
-def measure(
+def measure_samples(
     u: Tensor,
     y: Tensor,
     seen: Tensor,
     x: Tensor,
     explained: Tensor,
     inside: Tensor | None,
-    power: Tensor | None = None,
+    impulses: Tensor | None = None,
 ) -> Evidence:
     """The evidence of N = B * S samples, one at a time: a large picture needs the memory of one.
 
@@ -192,7 +209,7 @@ def measure(
         x: Samples before clipping, (N, C, *spatial).
         explained: What they explain of the measurement, as `u`.
         inside: Entries that were not clipped, bool, as `u`; None of what are no pictures from 0 to 1.
-        power: See `response`.
+        impulses: See `responses_to_impulse`, (B, h, w).
 
     Returns:
         Numbers with the leading axis (N,).
@@ -201,8 +218,9 @@ def measure(
     for i in range(len(u)):
         row, image = slice(i, i + 1), slice(i // n, i // n + 1)
         kept = None if inside is None else inside[row]
+        power = None if impulses is None else torch.fft.fft2(impulses[i // n]).abs().square()
         rows.append(_measure(u[row], y[image], seen[image], x[row], explained[row], kept, power))
-    return Evidence(**{f.name: torch.cat([getattr(row, f.name) for row in rows]) for f in fields(Evidence)})
+    return Evidence(**{name: torch.cat([getattr(row, name) for row in rows]) for name in NUMBERS})
 
 
 def _measure(
@@ -214,7 +232,7 @@ def _measure(
     inside: Tensor | None,
     power: Tensor | None,
 ) -> Evidence:
-    """The evidence of one sample, in the shapes of `measure`."""
+    """The evidence of one sample, in the shapes of `measure_samples`."""
     nan, none = u.new_full((1,), torch.nan), u.new_full((1, len(LAGS)), torch.nan)
     planar = u.ndim == 4 and min(u.shape[-2:]) > 2
     entries = y[seen]
@@ -233,9 +251,7 @@ def _measure(
         blind=blind(u, power) if blur else nan,
         rim=rim(y, seen) if planar and pictures else nan,
         white=torch.quantile(some, 0.999)[None] if some.numel() else nan,
-        exponent=nan,
-        error=nan,
-        noise=nan,
+        sigma=nan,
         repeated=nan,
     )
 
@@ -288,7 +304,10 @@ def blind(u: Tensor, power: Tensor) -> Tensor:
 
     Args:
         u: Residual in units of the noise, (N, C, H, W).
-        power: See `response`, (H, W).
+        power: |H|^2 of the blur at the frequencies of the measurement, (H, W).
+
+    Returns:
+        The misfit; NaN where fewer than FEWEST frequencies are taken away.
     """
     window, dark = _window(*power.shape, u), power < BLIND
     if int(dark.sum()) < FEWEST:

@@ -36,12 +36,12 @@ FAMILIES = {
 """The family whose thresholds hold, by the class of the operator."""
 DIRECTED = "directed blur"
 """The family of blurs that are not round."""
-LEAST = {"misfit": 0.1, "blind": 0.05, "noise": 0.1, "outside": 0.5, "rim": 0.5}
+LEAST = {"misfit": 0.1, "blind": 0.05, "noise": 0.1, "outside": 0.5, "rim": 0.5, "kernel": 3.0}
 """Half a range is never narrower than this, on the scale of `scale`; .02 for the others."""
 ROUND = 0.05
 """Most that a round kernel's autocorrelation differs between two directions."""
-NARROW = 0.6
-"""Exponent of a round blur below which what is left unexplained is taken for detail and not for noise."""
+ONE_SIDED = ("kernel",)
+"""Statistics of which only large values say that something is wrong."""
 LEVELS = ("misfit", "blind", "noise")
 """Statistics that are 1 where the noise is as stated."""
 SMALL = {"outside": 1e-3, "repeated": 1e-2}
@@ -58,8 +58,6 @@ FAR = 1.5
 """Distance from the middle, in units of the range, from which on a statement is wrong and not only doubtful."""
 CLOSE = 0.7
 """Causes are named whose statistics lie as far outside as the worst one, times this."""
-MODEL = 0.25
-"""Standard deviation of the exponent of a blur that the model of its spectrum leaves, beside its own error."""
 MOST = 2
 """Most causes that are named."""
 
@@ -76,6 +74,7 @@ class Verdict:
         advice: One sentence that says what to try; empty where the statement is right.
         badness: How far outside of its range the worst statistic lies: above 1 is doubtful, above FAR wrong.
         keys: Of the causes, as `words.CAUSES` has them. by: The worst statistic.
+        suggested: Numbers that fit the measurement better than the stated ones, by the name of the knob.
     """
 
     level: str
@@ -87,6 +86,12 @@ class Verdict:
     badness: float = 0.0
     keys: tuple[str, ...] = ()
     by: str = ""
+    suggested: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def flags(self) -> str:
+        """What to try, as options of `ambient-solve restore`; empty where there is nothing, or no option mends it."""
+        return words.flags(self.keys[0], self.suggested) if self.keys else ""
 
     @property
     def headline(self) -> str:
@@ -116,7 +121,7 @@ class Verdict:
 
     def record(self) -> dict[str, Any]:
         """As JSON takes it; a number that is not finite becomes None."""
-        found = asdict(self) | {"words": self.words}
+        found = asdict(self) | {"words": self.words, "flags": self.flags}
         found["numbers"] = {k: v if math.isfinite(v) else None for k, v in self.numbers.items()}
         found["badness"] = self.badness if math.isfinite(self.badness) else None
         return found
@@ -128,7 +133,7 @@ class Verdict:
         limits = {k: (low, high) for k, (low, high) in record["limits"].items()}
         badness = math.inf if record["badness"] is None else record["badness"]
         said = record["level"], tuple(record["causes"]), numbers, limits, record["advice"], badness
-        return cls(*said, tuple(record["keys"]), record["by"])
+        return cls(*said, tuple(record["keys"]), record["by"], dict(record["suggested"]))
 
 
 @dataclass(frozen=True)
@@ -157,10 +162,11 @@ def statistics(chi2: Sequence[float], evidence: Evidence | None, image: int) -> 
     mean = lambda values: values[image].double().mean(0).tolist()  # noqa: E731
     inner = mean(evidence.misfit)
     found["misfit"] = inner if math.isfinite(inner) else found["misfit"]
-    for name in ("outside", "blind", "rim", "white", "noise", "repeated"):
+    for name in ("outside", "blind", "rim", "white", "repeated", "sigma"):
         found[name] = mean(getattr(evidence, name))
-    g, error = mean(evidence.exponent), mean(evidence.error)
-    found["width"], found["exponent"] = (g - 1) / math.hypot(MODEL, error), g
+    compared = None if evidence.spectra is None else evidence.spectra.compared(image)
+    if compared is not None:
+        found |= compared.numbers
     found |= beside_kernel(mean(evidence.lags), mean(evidence.kernel))
     return {name: value for name, value in found.items() if name == "misfit" or math.isfinite(value)}
 
@@ -172,7 +178,8 @@ def beside_kernel(lags: Sequence[float], kernel: Sequence[float]) -> dict[str, f
     kernel's own autocorrelation, by least squares, whose size `c` is a statistic of its own.
 
     Args:
-        lags: Of the residual. kernel: Of the operator.
+        lags: Of the residual.
+        kernel: Of the operator.
 
     Returns:
         The rest at each lag, and `c`, by name.
@@ -184,12 +191,15 @@ def beside_kernel(lags: Sequence[float], kernel: Sequence[float]) -> dict[str, f
 
 
 def family_of(operator: str, evidence: Evidence | None, image: int) -> str:
-    """The family whose thresholds hold for a measurement; "" of an operator that was not measured.
+    """The family whose thresholds hold for a measurement.
 
     Args:
         operator: Name of the class of the operator.
         evidence: Knows a blur that is not round.
         image: Which measurement.
+
+    Returns:
+        Its name; "" of an operator that was not measured.
     """
     family = FAMILIES.get(operator, "")
     if family != "blur" or evidence is None:
@@ -199,14 +209,30 @@ def family_of(operator: str, evidence: Evidence | None, image: int) -> str:
 
 
 def scale(statistic: str, value: float) -> float:
-    """A number on the scale on which distances count: ratios of misfits, and of shares of values outside."""
+    """A number on the scale on which distances count: ratios of misfits, and of shares of values outside.
+
+    Args:
+        statistic: Its name.
+        value: The number.
+
+    Returns:
+        It on that scale.
+    """
     if statistic in LEVELS:
         return math.log(max(value, 1e-9))
     return math.log(SMALL[statistic] + max(value, 0.0)) if statistic in SMALL else value
 
 
 def unscale(statistic: str, value: float) -> float:
-    """The inverse of `scale`."""
+    """The inverse of `scale`.
+
+    Args:
+        statistic: Its name.
+        value: On that scale.
+
+    Returns:
+        The number.
+    """
     if statistic in LEVELS:
         return math.exp(value)
     return math.exp(value) - SMALL[statistic] if statistic in SMALL else value
@@ -231,6 +257,8 @@ def findings(
             continue
         value, low, middle, high = (scale(name, v) for v in (numbers[name], *three))
         side = -1 if value <= middle else 1
+        if side < 0 and name in ONE_SIDED:
+            continue
         room = (high - middle if side > 0 else middle - low) + slack(name, entries)
         distance = abs(value - middle) / max(room, 1e-9) if math.isfinite(value) else math.inf
         if distance > 1:
@@ -239,7 +267,15 @@ def findings(
 
 
 def slack(statistic: str, entries: float) -> float:
-    """What the sampling deviation of few entries adds to a range that was measured on CALIBRATED ones, on its scale."""
+    """What the sampling deviation of few entries adds to a range that was measured on CALIBRATED ones.
+
+    Args:
+        statistic: Its name.
+        entries: Of the measurement.
+
+    Returns:
+        An addition on the scale of `scale`.
+    """
     variance = 2.0 if statistic in LEVELS else 1.0 if statistic in CORRELATIONS else 0.0
     return 3 * max(0.0, math.sqrt(variance / max(entries, 1)) - math.sqrt(variance / CALIBRATED))
 
@@ -251,11 +287,14 @@ def thresholds() -> dict[str, Any]:
 
 
 def ranges_of(family: str, algorithm: str) -> dict[str, tuple[float, float, float]]:
-    """The ranges of the statistics of right statements; the misfit's alone where nothing was measured.
+    """The ranges of the statistics of right statements.
 
     Args:
         family: See `family_of`.
         algorithm: Name of the algorithm; the ranges of one that was not measured hold those of all that were.
+
+    Returns:
+        Least, middle and largest, by statistic; the misfit's alone where nothing was measured.
     """
     known = thresholds()["ranges"].get(family)
     if known is None:
@@ -289,10 +328,7 @@ def concluded(
     """
     limits = {name: (low, high) for name, (low, _, high) in ranges.items()}
     shown = {name: value for name, value in numbers.items() if name in limits}
-    found = [(words.cause(family, f.statistic, f.side), f) for f in findings(numbers, ranges, entries)]
-    if family == "blur" and numbers.get("exponent", 1.0) < NARROW:
-        # Detail that the stated blur does not explain looks like noise, beside a spectrum that falls too slowly.
-        found = [(words.BLUR_NARROWER if key == words.NOISE_HIGHER else key, f) for key, f in found]
+    found = [(words.cause(family, f.statistic, f.side, numbers), f) for f in findings(numbers, ranges, entries)]
     found = [(key, f) for key, f in found if key not in harmless]
     if not found:
         return Verdict(RIGHT, numbers=shown, limits=limits)
@@ -301,9 +337,9 @@ def concluded(
     keys = telling[:1] or list(dict.fromkeys(key for key, f in found if f.distance >= CLOSE * worst.distance))
     keys = [key for key in keys if key != words.DAMAGE] or [words.DAMAGE]
     said = tuple(words.CAUSES[key].words for key in keys[:MOST] if words.CAUSES[key].words)
-    advice = words.advice(keys[0], numbers)
-    level = WRONG if worst.distance > FAR else DOUBTFUL
-    return Verdict(level, said, shown, limits, advice, worst.distance, tuple(keys[:MOST]), worst.statistic)
+    better = words.suggested(keys[0], numbers)
+    level, advice = WRONG if worst.distance > FAR else DOUBTFUL, words.advice(keys[0], better)
+    return Verdict(level, said, shown, limits, advice, worst.distance, tuple(keys[:MOST]), worst.statistic, better)
 
 
 def judge(

@@ -22,6 +22,7 @@ from ambient_solve.app.rules import Rules
 from ambient_solve.app.uploads import open_upload
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.restore.recipe import Recipe
+from ambient_solve.verdict.judge import concluded
 from test_app import HEIGHT, STEPS, WIDTH, tiny
 
 
@@ -231,7 +232,7 @@ def test_a_fit_that_is_too_good_is_said_where_something_can_be_done_about_it(pic
         made = {"operator": type(problem.op).__name__, "algorithm": "mmps"}
         blank = np.zeros((1, HEIGHT, WIDTH, 3))
         result = Result(problem, blank, (misfit,), blank[0], (), made, 0.0, 0, 0)
-        return results.verdict(result, estimated).level
+        return results.shown_verdict(result, estimated).level
 
     misfit = 0.01
     assert level("denoise", 0.1) == level("denoise", 0.1, 0.2) == level("inpaint", 0.01, keep=False) == "wrong"
@@ -240,6 +241,24 @@ def test_a_fit_that_is_too_good_is_said_where_something_can_be_done_about_it(pic
     assert all(level("inpaint", 0.01, 0.01, keep=keep) == "wrong" for keep in (True, False)), "a bad fit always is"
     misfit = float("nan")
     assert level("inpaint", 0.01) == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("family", "numbers", "words"),
+    [
+        ("blur", {"better width": 1.52, "narrower": 1.0}, "Set Width of the blur to 1.5, and restore again."),
+        (
+            *("blur", {"better length": 14.2, "better angle": 28.6, "narrower": 1.0}),
+            "Choose \u201cBlurred by a movement\u201d and set Length of the movement to 14, Direction to 29, "
+            "and restore again.",
+        ),
+        ("blur", {"narrower": 1.0}, "Choose \u201cNoise\u201d, and restore again."),
+        ("inpaint", {"misfit": 9.0, "kernel": 0.0}, ""),
+    ],
+)
+def test_a_verdict_says_which_controls_to_set(family, numbers, words):
+    ranges = {"misfit": (0.5, 1.0, 2.0), "kernel": (-8.0, 1.0, 10.0)}
+    assert results.to_set(concluded({"misfit": 1.0, "kernel": 60.0} | numbers, ranges, family)) == words
 
 
 def test_many_pictures_go_in_as_a_zip_and_come_out_as_one(picture, prior_folder):

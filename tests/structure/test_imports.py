@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "likelihood": (*GROUND, "linalg", "priors.base"),
     "algorithms": (*GROUND, "likelihood", "linalg", "priors.base", "process"),
     "moments": ("errors",),
-    "verdict": (*GROUND, "blind", "likelihood"),
+    "verdict": (*GROUND, "blind", "likelihood", "operators"),
     "results": (*GROUND, "figures", "moments", "verdict"),
     "budget": (*GROUND, "algorithms", "likelihood", "priors.base", "priors.counted"),
     "misfit": ("errors",),

@@ -14,12 +14,12 @@ from ambient_solve.verdict.words import CAUSES, DOUBTFUL, RIGHT, WRONG
 UNIT = (-1.0, 0.0, 1.0)
 RANGES = {
     "misfit": (0.5, 1.0, 2.0),
-    "width": (-1.0, 0.0, 1.0),
+    "kernel": (-1.0, 0.0, 1.0),
     "fitted noise": (-1.0, 0.0, 1.0),
     "rim": (-1.0, 0.0, 1.0),
     "right 1": (-0.1, 0.0, 0.1),
 }
-FINE = {"misfit": 1.0, "width": 0.0, "fitted noise": 0.0, "rim": 0.5, "right 1": 0.05}
+FINE = {"misfit": 1.0, "kernel": 0.0, "fitted noise": 0.0, "rim": 0.5, "right 1": 0.05}
 
 
 def verdict(family="blur", harmless=(), **numbers) -> Verdict:
@@ -34,9 +34,9 @@ def test_numbers_inside_their_ranges_are_right():
 
 
 def test_a_number_is_doubtful_outside_and_wrong_far_outside():
-    assert verdict(width=1.01).level == DOUBTFUL
-    assert verdict(width=-1.01).level == DOUBTFUL
-    assert verdict(width=FAR + 0.01).level == WRONG
+    assert verdict(fitted_noise=1.01).level == DOUBTFUL
+    assert verdict(fitted_noise=-1.01).level == DOUBTFUL
+    assert verdict(fitted_noise=FAR + 0.01).level == WRONG
     assert verdict(misfit=2.1).level == DOUBTFUL and verdict(misfit=2.0**FAR * 1.01).level == WRONG
     assert verdict(misfit=math.nan).level == WRONG and verdict(misfit=math.inf).level == WRONG
 
@@ -46,8 +46,7 @@ def test_a_number_is_doubtful_outside_and_wrong_far_outside():
     [
         ("denoise", {"misfit": 4.1}, words.NOISE_HIGHER),
         ("denoise", {"misfit": 0.2}, words.NOISE_LOWER),
-        ("blur", {"width": -4.0}, words.BLUR_NARROWER),
-        ("blur", {"width": 4.0}, words.BLUR_WIDER),
+        ("blur", {"kernel": 4.0}, words.NO_BLUR),
         ("inpaint", {"rim": 5.0}, words.MASK),
         ("denoise", {"right_1": 0.5}, words.DAMAGE),
         ("denoise", {"fitted_noise": -4.0}, words.DAMAGE),
@@ -60,20 +59,75 @@ def test_the_statistic_that_is_farthest_names_the_cause(family, numbers, key):
     assert found.sentence.startswith(found.headline) and found.sentence.endswith(found.advice)
 
 
-def test_detail_that_a_wide_blur_does_not_explain_is_not_taken_for_noise():
-    assert verdict(misfit=4.1, exponent=0.3).keys == (words.BLUR_NARROWER,)
-    assert verdict(misfit=4.1, exponent=0.9).keys == (words.NOISE_HIGHER,)
-    assert verdict("denoise", misfit=4.1, exponent=0.3).keys == (words.NOISE_HIGHER,)
-    assert verdict("inpaint", misfit=4.1).keys == (words.DAMAGE,) and verdict("inpaint", misfit=0.1).keys != ()
+ROUND = {"kernel": 4.0, "better width": 1.52, "narrower": 1.0}
+LINE = {"kernel": 4.0, "better length": 14.2, "better angle": 28.6, "narrower": 1.0}
+STATED = {"stated length": 15.0, "stated angle": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "numbers", "key", "flags"),
+    [
+        ("blur", ROUND, words.BLUR_NARROWER, "--width 1.5 or --width auto"),
+        ("blur", ROUND | {"narrower": 0.0}, words.BLUR_WIDER, "--width 1.5 or --width auto"),
+        ("blur", {"kernel": 4.0, "narrower": 1.0}, words.NO_BLUR, "--task denoise --sigma auto"),
+        (
+            *("blur", LINE, words.MOVEMENT),
+            "--task motion-blur --length 14 --angle 29 or --task motion-blur --length auto --angle auto",
+        ),
+        (
+            *("directed blur", ROUND | STATED, words.ROUND_BLUR),
+            "--task gaussian-blur --width 1.5 or --task gaussian-blur --width auto",
+        ),
+        (
+            *("directed blur", LINE | STATED, words.DIRECTION),
+            "--length 14 --angle 29 or --length auto --angle auto",
+        ),
+        (
+            *("directed blur", LINE | STATED | {"stated angle": 20.0}, words.SHORTER),
+            "--length 14 --angle 29 or --length auto --angle auto",
+        ),
+        (
+            *("directed blur", LINE | {"stated length": 9.0, "stated angle": 205.0}, words.LONGER),
+            "--length 14 --angle 29 or --length auto --angle auto",
+        ),
+        (
+            *("directed blur", LINE, words.KERNEL),
+            "--task motion-blur --length 14 --angle 29 or --task motion-blur --length auto --angle auto",
+        ),
+    ],
+)
+def test_the_blur_that_fits_better_is_named_with_its_numbers(family, numbers, key, flags):
+    found = verdict(family, **numbers)
+    assert found.level == WRONG and found.keys == (key,) and found.flags == flags
+    assert all(f"{value:g}" in found.advice for value in found.suggested.values())
+    assert verdict(family, **numbers | {"kernel": 0.5}).level == RIGHT, "evidence that right statements have too"
+    assert verdict(family, **numbers | {"kernel": -40.0}).level == RIGHT, "no other blur fits"
+
+
+def test_options_are_those_of_the_command_line():
+    from ambient_solve.restore.tasks import make_task
+
+    for key in CAUSES:
+        for numbers in ({}, ROUND, LINE, {"sigma": 0.1, "noise": 4.0}, {"sigma": 0.1, "noise": 0.25}):
+            for given in words.flags(key, words.suggested(key, numbers)).split(", ")[0].split(" or "):
+                parts = given.split()
+                options = dict(zip([p.removeprefix("--") for p in parts[::2]], parts[1::2], strict=True))
+                task = options.pop("task", None)
+                for name, value in options.items():
+                    where = {"width": "gaussian-blur", "sigma": "denoise", "quality": "jpeg"}.get(name, "motion-blur")
+                    number = value if value == "auto" else int(value) if name == "quality" else float(value)
+                    assert getattr(make_task(task or where, **{name: number}), name) == number
 
 
 def test_advice_has_the_number_that_the_measurement_says():
-    wide = verdict(width=4.0, exponent=2.25)
-    assert wide.advice == "State a width of the blur about 1.5 times as large."
-    assert "0.5 times" in verdict(width=-4.0, exponent=0.25).advice
-    assert "2.0 times" in verdict(misfit=4.1, noise=4.0).advice and "estimate" in verdict(misfit=4.1).advice
-    against = verdict(width=4.0, exponent=0.5), verdict(width=-4.0, exponent=-0.1)
-    assert all("times" not in found.advice for found in against), "a number that says the opposite is none"
+    higher = verdict(misfit=4.1, noise=4.0, sigma=0.02)
+    assert higher.suggested == {"sigma": 0.04} and "0.04" in higher.advice
+    assert higher.flags == "--sigma 0.04 or --sigma auto"
+    lower = verdict("denoise", misfit=0.25, sigma=0.2)
+    assert lower.keys == (words.NOISE_LOWER,) and lower.suggested == {"sigma": 0.1}
+    against = verdict(misfit=4.1, noise=0.5, sigma=0.02)
+    assert against.suggested == {} and against.flags == "--sigma auto", "a number that says the opposite is none"
+    assert verdict("inpaint", rim=5.0).flags == "" and verdict().flags == ""
 
 
 def test_causes_that_are_as_far_are_named_too_and_no_others():
@@ -85,16 +139,16 @@ def test_causes_that_are_as_far_are_named_too_and_no_others():
 
 def test_a_telling_statistic_names_the_cause_alone():
     ranges = RANGES | {"noise": (0.8, 1.0, 1.25)}
-    numbers = FINE | {"width": -1.5, "noise": 1.0, "misfit": 40.0, "right 1": 0.9}
+    numbers = FINE | ROUND | {"kernel": 1.5, "noise": 1.0, "misfit": 40.0, "right 1": 0.9}
     found = concluded(numbers, ranges, "blur", 1e6)
     assert found.keys == (words.BLUR_NARROWER,) and found.by == "right 1" and found.level == WRONG
-    found = concluded(numbers | {"width": 0.0, "noise": 4.0, "right 1": 0.0}, ranges, "blur", 1e6)
+    found = concluded(numbers | {"kernel": 0.0, "noise": 4.0, "right 1": 0.0}, ranges, "blur", 1e6)
     assert found.keys == (words.NOISE_HIGHER,)
 
 
 def test_what_is_harmless_is_not_said():
     assert verdict(misfit=0.2, harmless=(words.NOISE_LOWER,)).level == RIGHT
-    both = verdict(misfit=0.2, width=-1.2, harmless=(words.NOISE_LOWER,))
+    both = verdict(**{"misfit": 0.2} | ROUND | {"kernel": 1.2}, harmless=(words.NOISE_LOWER,))
     assert both.keys == (words.BLUR_NARROWER,) and both.level == DOUBTFUL
 
 
@@ -116,10 +170,10 @@ def test_the_kernel_is_taken_out_of_a_correlation():
 
 
 def test_a_record_comes_back():
-    for found in (verdict(), verdict(misfit=math.nan), verdict(fitted_noise=3.0, misfit=6.0)):
+    for found in (verdict(), verdict(misfit=math.nan), verdict(fitted_noise=3.0, misfit=6.0), verdict(**ROUND)):
         again = Verdict.from_record(json.loads(json.dumps(found.record())))
         assert again.level == found.level and again.causes == found.causes and again.sentence == found.sentence
-        assert again.limits == found.limits and again.badness == found.badness
+        assert again.limits == found.limits and again.badness == found.badness and again.flags == found.flags
 
 
 def test_where_nothing_was_measured_the_misfit_alone_counts():
@@ -141,8 +195,9 @@ def test_every_family_was_measured_with_every_word():
             for one in algorithms.values()
             for name in other
         )
-    keys = {words.cause(family, name, side) for family in measured for name in words.STATISTICS for side in (-1, 1)}
-    assert keys == set(CAUSES)
+    every = [(f, name, side) for f in measured for name in words.STATISTICS for side in (-1, 1)]
+    keys = {words.cause(*one, {}) for one in every}
+    assert keys | {*words.BLURS} == set(CAUSES) and keys >= {*words.NOISES, words.MASK, words.VALUES, words.QUALITY}
 
 
 def test_causes_are_sentences():

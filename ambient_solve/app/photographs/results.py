@@ -12,7 +12,7 @@ from ambient_solve.app.photographs.session import Session, details, how_to_repea
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.restore.pictures import Picture
-from ambient_solve.verdict.words import NOISE_LOWER
+from ambient_solve.verdict.words import MOVEMENT, NO_BLUR, NOISE_LOWER, ROUND_BLUR
 
 if TYPE_CHECKING:
     from ambient_solve.app.photographs.run import Result
@@ -57,7 +57,7 @@ def views(session: Session, before: Any) -> dict[str, Any]:
     if problem.truth is not None:
         words += f" {panels.truth_words(problem.truth, result.mean)}"
     piece_mask = None if problem.piece.mask is None else problem.piece.mask.numpy() > 0
-    many, said = len(samples) > 1, verdict(result, session.estimated)
+    many, said = len(samples) > 1, shown_verdict(result, session.estimated)
     return {
         "session": session,
         "slider": panels.slider_pair(before, best),
@@ -68,7 +68,7 @@ def views(session: Session, before: Any) -> dict[str, Any]:
         "near": None,
         "residual": panels.residual_map(result.residual, piece_mask).image,
         "fit": panels.fit_words(result.misfit, said),
-        "verdict": panels.verdict_card(said),
+        "verdict": panels.verdict_card(said, to_set(said)),
         "steps_strip": panels.steps_strip(result.frames),
         "details": details(result),
         "python": python,
@@ -78,7 +78,7 @@ def views(session: Session, before: Any) -> dict[str, Any]:
     }
 
 
-def verdict(result: Result, estimated: float | None = None) -> Verdict:
+def shown_verdict(result: Result, estimated: float | None = None) -> Verdict:
     """The verdict on a result; that the noise is lower than stated is no news where nothing is to be done about it.
 
     Args:
@@ -92,6 +92,23 @@ def verdict(result: Result, estimated: float | None = None) -> Verdict:
     kept = problem.mask is not None and problem.request.keep
     smallest = sigma is not None and sigma <= controls.HANDY["sigma"][0]
     return result.verdict((NOISE_LOWER,) if kept or smallest or sigma == estimated else ())
+
+
+def to_set(said: Verdict) -> str:
+    """Which controls of the page to set after a verdict.
+
+    Args:
+        said: The verdict.
+
+    Returns:
+        A sentence; empty where it suggests no number.
+    """
+    labels, cause = controls.LABELS, said.keys[0] if said.keys else ""
+    parts = [f"{labels[name]} to {value:g}" for name, value in said.suggested.items()]
+    task = {MOVEMENT: "motion-blur", ROUND_BLUR: "gaussian-blur", NO_BLUR: "denoise"}.get(cause)
+    chosen = [f"choose \u201c{controls.TASK_WORDS[task]}\u201d"] if task else []
+    words = " and ".join([*chosen, *([f"set {', '.join(parts)}"] if parts else [])])
+    return f"{words[0].upper()}{words[1:]}, and restore again." if words else ""
 
 
 def choose_sample(values: Controls, index: int) -> dict[str, Any]:

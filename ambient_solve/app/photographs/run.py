@@ -198,7 +198,7 @@ def _finished(
     samples = _handed_out(problem, restored.samples)
     chi2 = tuple(problem.picture.whole_chi2(restored.chi2[0]).tolist())
     own = restored.evidence.of_copies(problem.picture.copies)
-    shown = evidence.joined([own] if before is None else [before.evidence, own])
+    shown = evidence.joined_evidence([own] if before is None else [before.evidence, own])
     if before is not None:
         return replace(
             before,
