@@ -15,6 +15,7 @@ from browsing import CHROMIUM, FLAGS, PATIENCE
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes side by side have one thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # more threads than cores would spin against each other
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell lets what it starts in the background ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest_plugins = ["skips"]
