@@ -296,10 +296,7 @@ def calibrated(right: Sequence[dict[str, Any]]) -> Ranges:
     """The ranges of the statistics of one family and algorithm: all that was seen, and MARGIN beyond it."""
     ranges: Ranges = {}
     margin = 1 + (MARGIN - 1) * max(1.0, math.sqrt(ENOUGH / len(right)))
-    blurred = "blur" in right[0]["family"]
     for name in words.STATISTICS:
-        if name == "kernel" and not blurred:
-            continue
         values = np.array([judge.scale(name, r["numbers"][name]) for r in right if name in r["numbers"]])
         if len(values) >= len(right) / 2:
             low, middle, high = values.min(), float(np.median(values)), values.max()

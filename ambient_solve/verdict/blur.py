@@ -42,6 +42,8 @@ SMALLEST = 32
 """Side of a measurement below which its spectrum says too little."""
 FLAT = 0.04
 """Standard deviation of its values, without the noise, below which it does."""
+SHARP = 0.8
+"""Width of a round blur, in pixels, below which it hardly is one."""
 FAINT = 1e-4
 """Values of a kernel that are left out, as a share of the largest."""
 ALIKE = 0.02
@@ -64,6 +66,11 @@ class Shape(NamedTuple):
     def none(self) -> bool:
         """Whether it is no blur at all."""
         return math.isnan(self.length) and math.isnan(self.width)
+
+    @property
+    def sharp(self) -> bool:
+        """Whether hardly anything is blurred."""
+        return self.none or self.width < SHARP or self.length < 4 / 3 * LENGTHS[0]
 
     @property
     def values(self) -> dict[str, float]:
@@ -99,6 +106,7 @@ class Compared(NamedTuple):
     def numbers(self) -> dict[str, float]:
         """As statistics, by name."""
         found = {"kernel": self.against, "noise": self.noise, "narrower": float(self.narrower)}
+        found["sharp"] = float(self.better.sharp)
         found |= {f"better {name}": value for name, value in self.better.values.items()}
         return found | {f"stated {name}": value for name, value in (self.stated.values if self.alike else {}).items()}
 
@@ -149,7 +157,7 @@ class Spectra:
 
 
 def spectra_of(y: Tensor, kernels: Tensor, variance: Tensor) -> Spectra | None:
-    """What is needed of measurements for a comparison; None where they are too small.
+    """What is needed of measurements for a comparison; None where they are too small, or no blur is stated.
 
     Args:
         y: The measurements, (B, C, H, W).
@@ -161,10 +169,12 @@ def spectra_of(y: Tensor, kernels: Tensor, variance: Tensor) -> Spectra | None:
     """
     if min(y.shape[-2:]) < SMALLEST:
         return None
-    y, kernels = y.detach().double().cpu(), kernels.detach().double().cpu()
+    y, cropped = y.detach().double().cpu(), [_cropped(k) for k in kernels.detach().double().cpu()]
+    if all(k.numel() == 1 for k in cropped):
+        return None
     power = torch.stack([periodogram(one.mean(0)) for one in y])
     h, w = power.shape[-2:]
-    passed = torch.stack([response(_cropped(k), h, w) for k in kernels])
+    passed = torch.stack([response(k, h, w) for k in cropped])
     variance = variance.detach().double().cpu() / y.shape[1]
     contrast = (y.mean(1).flatten(1).var(1) - variance).clamp_min(0).sqrt()
     return Spectra(power, passed, variance, contrast)

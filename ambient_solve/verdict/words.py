@@ -46,7 +46,10 @@ CAUSES = {
     DIRECTION: Cause("The movement probably has another direction.", "State another direction, or estimate it."),
     SHORTER: Cause("The movement is probably shorter than stated.", "State a smaller length, or estimate it."),
     LONGER: Cause("The movement is probably longer than stated.", "State a larger length, or estimate it."),
-    KERNEL: Cause("The blur probably has another shape than stated.", "State another kind of blur, or estimate it."),
+    KERNEL: Cause(
+        "The blur probably has another direction or shape than stated.",
+        "State another direction or another blur, estimate it, or put in its kernel as a picture.",
+    ),
     MASK: Cause("The mask is probably shifted, or too small.", "Make the mask larger by a few pixels on every side."),
     VALUES: Cause(
         "The values of the picture are probably not those that a camera or a scanner stored.",
@@ -75,7 +78,7 @@ def suggested(key: str, numbers: Mapping[str, float]) -> dict[str, float]:
     Returns:
         By the name of the knob: "width"; "length" and "angle"; or "sigma".
     """
-    if key in BLURS and key != NO_BLUR:
+    if key in BLURS and key != NO_BLUR and not (key == KERNEL and numbers.get("sharp")):
         found = {
             name: numbers[f"better {name}"] for name in ("width", "length", "angle") if f"better {name}" in numbers
         }
@@ -124,7 +127,7 @@ def flags(key: str, better: Mapping[str, float]) -> str:
         return "--task denoise --sigma auto"
     if key not in BLURS:
         return ""
-    line = key in (MOVEMENT, DIRECTION, SHORTER, LONGER) or (key == KERNEL and "length" in better)
+    line = key in (MOVEMENT, DIRECTION, SHORTER, LONGER) or (key == KERNEL and "width" not in better)
     names = ("length", "angle") if line else ("width",)
     task = f"--task {'motion' if line else 'gaussian'}-blur " if key in (MOVEMENT, ROUND_BLUR, KERNEL) else ""
     given = [" ".join(f"--{name} {better[name]:g}" for name in names)] if all(n in better for n in names) else []
@@ -195,7 +198,9 @@ def blur_cause(family: str, numbers: Mapping[str, float]) -> str:
         return NO_BLUR
     if family == "blur":
         return MOVEMENT if line else BLUR_NARROWER if numbers["narrower"] else BLUR_WIDER
-    if "stated length" not in numbers:  # the kernel was given, and is none that a few numbers describe
+    # A real shake has points where the camera rested: it keeps detail that no movement along a line keeps. And a kernel
+    # that was given as a picture may be none that a few numbers describe.
+    if numbers.get("sharp") or "stated length" not in numbers:
         return KERNEL
     if not line:
         return ROUND_BLUR

@@ -88,8 +88,9 @@ def test_a_kernel_that_few_numbers_do_not_describe_is_like_none():
     assert not found.alike and not any(name.startswith("stated") for name in found.numbers)
 
 
-def test_what_is_small_or_flat_is_not_judged():
+def test_what_is_small_or_flat_or_not_blurred_is_not_judged():
     op = wide(1.5)
+    assert spectra_of(picture(0)[None], torch.ones(1, 1, 1), torch.tensor([SIGMA**2])) is None
     assert spectra_of(picture(0)[None, :, :24], op.filter[:, 0], torch.tensor([SIGMA**2])) is None
     flat = 0.5 + 0.1 * (picture(0)[None] - 0.5) + SIGMA * randn(1, 3, SIDE, SIDE)
     found = spectra_of(torch.cat([flat, picture(0)[None]]), op.filter[:, 0].expand(2, -1, -1), torch.full((2,), 1e-4))

@@ -91,6 +91,10 @@ STATED = {"stated length": 15.0, "stated angle": 0.0}
             "--length 14 --angle 29 or --length auto --angle auto",
         ),
         (
+            *("directed blur", ROUND | STATED | {"better width": 0.5, "sharp": 1.0}, words.KERNEL),
+            "--task motion-blur --length auto --angle auto",
+        ),
+        (
             *("directed blur", LINE, words.KERNEL),
             "--task motion-blur --length 14 --angle 29 or --task motion-blur --length auto --angle auto",
         ),
