@@ -9,8 +9,11 @@ from .algorithms import DDNM as DDNM
 from .algorithms import DDRM as DDRM
 from .algorithms import DPS as DPS
 from .algorithms import FPS as FPS
+from .algorithms import LATINO as LATINO
+from .algorithms import LDPS as LDPS
 from .algorithms import MGPS as MGPS
 from .algorithms import MMPS as MMPS
+from .algorithms import PSLD as PSLD
 from .algorithms import SITCOM as SITCOM
 from .algorithms import TDS as TDS
 from .algorithms import TMPD as TMPD
@@ -21,6 +24,7 @@ from .algorithms import PnPDM as PnPDM
 from .algorithms import Proximal as Proximal
 from .algorithms import REDdiff as REDdiff
 from .algorithms import RePaint as RePaint
+from .algorithms import SoftRestoration as SoftRestoration
 from .algorithms import State as State
 from .blind import Family as Family
 from .blind import Unknown as Unknown
@@ -32,6 +36,7 @@ from .priors.denoiser import DenoiserPrior as DenoiserPrior
 from .priors.denoiser import as_deepinv as as_deepinv
 from .priors.gaussian import GaussianPrior as GaussianPrior
 from .priors.gaussian import MixturePrior as MixturePrior
+from .priors.latent import LatentPrior as LatentPrior
 from .priors.load import load_prior as load_prior
 from .priors.network import NetworkConfig as NetworkConfig
 from .priors.network import NetworkPrior as NetworkPrior

@@ -44,14 +44,14 @@ class StandIn(CountedPrior):
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         """See `Prior.denoise`: one call, of no network."""
-        self.network_calls += 1
+        self.network_calls += self.inner.passes(self.cond)
         return self._gain(sigma, z) * z
 
     def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
         """See `CountedPrior.denoise_vjp`."""
 
         def counted(v: Tensor) -> Tensor:
-            self.vjps += 1
+            self.vjps += self.inner.passes(self.cond)
             return self._gain(sigma, v) * v
 
         return self.denoise(z, sigma), counted

@@ -69,6 +69,8 @@ def condition_of_rows(cond: Any, images: int, n_samples: int) -> Any:
     """
     if isinstance(cond, (list, tuple)) and cond and all(type(c) is int for c in cond):
         cond = torch.tensor(cond)
+    if isinstance(cond, (list, tuple)) and len(cond) == images:
+        return [one for one in cond for _ in range(n_samples)]
     if n_samples > 1 and isinstance(cond, Tensor) and cond.ndim and len(cond) == images:
         return cond.repeat_interleave(n_samples, 0)
     return cond

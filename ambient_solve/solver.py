@@ -32,6 +32,7 @@ from ambient_solve.likelihood.packed import Measurement
 from ambient_solve.misfit import RANGE, check_misfit
 from ambient_solve.moments import check_probabilities
 from ambient_solve.noise import Streams
+from ambient_solve.presets import preset_named
 from ambient_solve.priors.base import Prior, start
 from ambient_solve.priors.counted import CountedPrior
 from ambient_solve.priors.forwarded import as_prior
@@ -59,6 +60,8 @@ class Solver(Reconstructor):
             together, are at most as many. The same on every machine. `Restoration.settings` holds the plan.
         n_samples: Samples of each measurement, 1 or more, that `solve` draws by default (4 where None), and of which a
             call `solver(y, physics)` returns the mean (one sample where None).
+        preset: "fast", "balanced", "faithful" or "creative" in place of an algorithm: it chooses one, its knobs and the
+            number of samples by what was measured, see `ambient_solve.presets`; `settings` replace its knobs.
         settings: Knobs of the algorithm by name, such as `steps=50`; `ambient-solve info` lists them.
 
     Raises:
@@ -73,9 +76,13 @@ class Solver(Reconstructor):
         seconds: float | None = None,
         calls: int | None = None,
         n_samples: int | None = None,
+        preset: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
+        if preset is not None:
+            n_samples = _samples_of(preset, algorithm) if n_samples is None else n_samples
+        self.preset = preset
         if n_samples is not None:
             check_counts(n_samples=n_samples)
         self.prior, self._settings, self.n_samples = as_prior(prior), settings, n_samples
@@ -92,7 +99,7 @@ class Solver(Reconstructor):
                     f"There is no algorithm {algorithm!r}. {suggestion(str(algorithm), [*ALGORITHMS, auto.AUTO])}"
                 )
             self.algorithm = build(ALGORITHMS[algorithm], **settings)
-        else:
+        elif preset is None:
             auto.check_settings(settings)
         self.budget = None if seconds is None and calls is None else Budget(seconds=seconds, calls=calls)
         known = self.algorithm or MMPS()
@@ -101,8 +108,9 @@ class Solver(Reconstructor):
             raise AmbientSolveError(f"{self.budget} chooses steps, and steps={steps!r} was given; leave one out.")
 
     def __repr__(self) -> str:
-        algorithm = "auto" if self.algorithm is None else repr(self.algorithm)
-        given = "".join(f", {name}={value!r}" for name, value in self._settings.items()) if algorithm == "auto" else ""
+        chosen = "auto" if self.preset is None else f"preset {self.preset}"
+        algorithm = chosen if self.algorithm is None else repr(self.algorithm)
+        given = "".join(f", {name}={value!r}" for name, value in self._settings.items()) if algorithm == chosen else ""
         budget = "" if self.budget is None else f", {self.budget}"
         return f"Solver: {algorithm}{given}{budget}\nprior: {repr(self.prior)}"
 
@@ -310,6 +318,8 @@ class Run:
         self.likelihood = Likelihood(request.y, request.op, self.prior, sigma_y=request.sigma_y, n_samples=n_samples)
         self.prior.cond = condition_of_rows(request.cond, self.likelihood.rows // n_samples, n_samples)
         chosen, self.why = solver.algorithm, "chosen by the caller"
+        if chosen is None and solver.preset is not None:
+            chosen, self.why = auto.choose_preset(solver.preset, solver.prior, self.likelihood, solver._settings)
         if chosen is None:
             particles = parts == 1 and first_sample == 0 and solver.budget is None
             chosen, self.why = auto.choose(solver.prior, self.likelihood, solver._settings, particles=particles)
@@ -324,7 +334,7 @@ class Run:
         self.images, self.n_samples = self.likelihood.rows // n_samples, n_samples
         self.seed, self.operator = request.seed, type(request.op).__name__
         seeds, device = seeds_of(request.seed, self.images), solver.prior.device
-        self.streams = Streams(seeds, n_samples, device, first_sample)
+        self.streams = solver.prior.streams_of_run(Streams(seeds, n_samples, device, first_sample))
         self.plan = plan
         if solver.budget is not None and plan is None:
             trial = Streams(seeds, n_samples, device)  # its own: the run draws what it draws without a budget
@@ -401,6 +411,15 @@ class Run:
             settings=settings,
             evidence=of_run(self.likelihood, z, samples, self.prior.affine),
         )
+
+
+def _samples_of(preset: str, algorithm: Algorithm | str) -> int:
+    """How many samples a preset draws; it and an algorithm are not given together."""
+    samples = preset_named(preset).samples
+    if algorithm != auto.AUTO:
+        name = algorithm if isinstance(algorithm, str) else algorithm.name
+        raise AmbientSolveError(f"preset={preset!r} chooses the algorithm, and {name!r} was given; leave one out.")
+    return samples
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -51,7 +51,7 @@ TASKS: dict[str, Callable[[int], Physics]] = {
 }
 PRECISIONS = ("float32", "auto")
 OURS: dict[str, Callable[[int], Algorithm]] = {
-    **{name: lambda levels, cls=cls: build(cls, steps=levels) for name, cls in ALGORITHMS.items()},
+    **{name: lambda levels, cls=cls: build(cls, steps=levels) for name, cls in ALGORITHMS.items() if cls.additive},
     "mmps, published, 1 iteration": lambda levels: MMPS(steps=levels, iterations=1, covariance_noise=False),
     "mmps, published, 3 iterations": lambda levels: MMPS(steps=levels, iterations=3, covariance_noise=False),
 }

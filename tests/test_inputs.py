@@ -54,7 +54,7 @@ def samples(prior: object, name: str = "mmps", **solve: object) -> Tensor:
     return Solver(prior, name, steps=3, **FAST.get(name, {})).solve(y, op, n_samples=2, **solve).samples
 
 
-SAMPLERS = [name for name in ALGORITHMS if name != "aos"]
+SAMPLERS = [name for name in ALGORITHMS if name not in ("aos", "soft")]
 
 
 # The modes of torch --------------------------------------------------------------------------------------------------

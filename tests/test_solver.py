@@ -44,7 +44,8 @@ def picture(height=24, width=20, channels=3, images=1):
     return torch.rand(images, channels, height, width, generator=generator)
 
 
-SAMPLERS = [name for name in ALGORITHMS if name != "aos"]  # that one makes one mean, with mask-conditioned priors
+# aos makes one mean, with mask-conditioned priors; soft takes states of the process, of which a mask makes none.
+SAMPLERS = [name for name in ALGORITHMS if name not in ("aos", "soft")]
 
 
 def small(name):

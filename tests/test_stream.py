@@ -12,7 +12,8 @@ from ambient_solve import ALGORITHMS, GaussianPrior, Solver, operators
 from ambient_solve.solver import Request, Run
 from helpers import rand
 
-SAMPLERS = [name for name in ALGORITHMS if name != "aos"]  # that one makes one mean
+MASKS = [name for name in ALGORITHMS if name != "soft"]  # of masked pictures that one makes nothing
+SAMPLERS = [name for name in MASKS if name != "aos"]  # that one makes one mean
 
 
 class Shown(GaussianPrior):
@@ -40,7 +41,7 @@ def alive(references):
     return sum(r() is not None for r in references)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", MASKS)
 def test_stream_of_every_algorithm_is_solve(name):
     prior, op, n = Shown(), operators.inpaint(Shown.mask, sigma=0.1), 1 if name == "aos" else 2
     y = op(rand(1, 3, 6, 6))

@@ -11,14 +11,18 @@ from ambient_solve.algorithms.ddrm import DDRM
 from ambient_solve.algorithms.dps import DPS
 from ambient_solve.algorithms.fps import FPS
 from ambient_solve.algorithms.langevin import Langevin
+from ambient_solve.algorithms.latino import LATINO
+from ambient_solve.algorithms.ldps import LDPS
 from ambient_solve.algorithms.mgps import MGPS
 from ambient_solve.algorithms.mmps import MMPS
 from ambient_solve.algorithms.pigdm import PiGDM
 from ambient_solve.algorithms.pnpdm import PnPDM
 from ambient_solve.algorithms.proximal import Proximal
+from ambient_solve.algorithms.psld import PSLD
 from ambient_solve.algorithms.reddiff import REDdiff
 from ambient_solve.algorithms.repaint import RePaint
 from ambient_solve.algorithms.sitcom import SITCOM
+from ambient_solve.algorithms.soft import SoftRestoration
 from ambient_solve.algorithms.tds import TDS
 from ambient_solve.algorithms.tmpd import TMPD
 
@@ -28,6 +32,8 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
         *(DPS, MMPS, Proximal, PiGDM, TMPD, DDNM, DDRM, DAPS, PnPDM, Langevin, REDdiff, SITCOM, MGPS, RePaint),
         *(TDS, FPS),
         *(ADPS, AOS),
+        *(PSLD, LDPS, LATINO),
+        SoftRestoration,
     )
 }
 
@@ -40,8 +46,11 @@ __all__ = [
     "DDRM",
     "DPS",
     "FPS",
+    "LATINO",
+    "LDPS",
     "MGPS",
     "MMPS",
+    "PSLD",
     "SITCOM",
     "TDS",
     "TMPD",
@@ -53,5 +62,6 @@ __all__ = [
     "Proximal",
     "REDdiff",
     "RePaint",
+    "SoftRestoration",
     "State",
 ]

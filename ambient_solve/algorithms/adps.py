@@ -47,6 +47,7 @@ class ADPS(Algorithm):
     name: ClassVar[str] = "adps"
     paper: ClassVar[str] = "Aali et al., 2025, ICLR, arXiv 2403.08728"
     linear: ClassVar[bool] = False
+    affine: ClassVar[bool] = False
     gaussian: ClassVar[bool] = False
     gradient: ClassVar[bool] = True
 

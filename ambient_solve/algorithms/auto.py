@@ -15,11 +15,15 @@ from ambient_solve.algorithms.base import Algorithm
 from ambient_solve.algorithms.daps import DAPS
 from ambient_solve.algorithms.mmps import MMPS, TIME_TRAVEL_SETTINGS
 from ambient_solve.algorithms.proximal import Proximal
+from ambient_solve.algorithms.soft import SoftRestoration
 from ambient_solve.algorithms.tds import TDS
 from ambient_solve.errors import UnknownKnob
 from ambient_solve.knobs import build, knobs
 from ambient_solve.likelihood import Likelihood
+from ambient_solve.linalg.gram import DiagonalGram
+from ambient_solve.presets import LINEAR, MISSING, NOISE, OTHER, preset_named
 from ambient_solve.priors.base import Prior
+from ambient_solve.process import Soft
 
 AUTO = "auto"
 TUNABLE = (MMPS, DAPS)
@@ -30,9 +34,17 @@ CASES = (
     ("linear operator, Gaussian noise", MMPS.name),
     ("non-linear operator, or photon noise", DAPS.name),
     ("exact prior, few measurements, many samples", TDS.name),
+    ("prior of a soft process", SoftRestoration.name),
     ("scans (ambient-solve mri)", Proximal.name),
 )
 """What "auto" takes, problem by problem; `choose` and `for_scans` decide."""
+KINDS = {
+    NOISE: "nothing but noise",
+    MISSING: "pixels are missing",
+    LINEAR: "linear operator",
+    OTHER: "non-linear operator, or photon noise",
+}
+"""What was measured, in words."""
 FEW = 2
 """Measurements up to which samples are drawn as particles."""
 PASSES = 125
@@ -53,6 +65,10 @@ def choose(
     Returns:
         The algorithm, and a sentence that says why.
     """
+    if isinstance(prior.process, Soft):
+        return build(
+            SoftRestoration, **settings
+        ), "a prior of a soft process: the measurement must be one of its states"
     if not (likelihood.linear and likelihood.gaussian):
         why = f"{'photon noise' if likelihood.linear else 'non-linear operator'}: Langevin draws of the measurement"
         return build(DAPS, **settings), why
@@ -63,6 +79,43 @@ def choose(
         steps = PASSES // (1 + likelihood.measurements)
         return TDS(steps=steps), "few measurements, many samples, exact prior: particles find all modes"
     return exact(settings), why + "; that is exact: steps taken twice pay"
+
+
+def choose_preset(
+    preset: str, prior: Prior, likelihood: Likelihood, settings: Mapping[str, Any]
+) -> tuple[Algorithm, str]:
+    """The algorithm of a preset for this measurement, with the reason in words.
+
+    Args:
+        preset: One of `presets.PRESETS`.
+        prior: The diffusion prior, which decides where the preset leaves the choice to "auto".
+        likelihood: Of the measurement.
+        settings: Knobs in place of those of the preset.
+
+    Returns:
+        The algorithm, and a sentence that says why.
+
+    Raises:
+        AmbientSolveError: the algorithm has no such knob.
+    """
+    kind = measured(likelihood)
+    name, own = preset_named(preset).choices[kind]
+    if name == AUTO:
+        chosen, why = choose(prior, likelihood, settings, particles=False)
+        return chosen, f"preset {preset}; {why}"
+    from ambient_solve.algorithms import ALGORITHMS
+
+    return build(ALGORITHMS[name], **{**own, **settings}), f"preset {preset}, {KINDS[kind]}"
+
+
+def measured(likelihood: Likelihood) -> str:
+    """What was measured, by which presets differ: one of the names of `presets`."""
+    if not (likelihood.linear and likelihood.gaussian):
+        return OTHER
+    if likelihood.identity:
+        return NOISE
+    in_part = bool((likelihood.count < likelihood.measurements).any())
+    return MISSING if in_part and isinstance(likelihood.gram, DiagonalGram) else LINEAR
 
 
 def exact(settings: Mapping[str, Any]) -> MMPS:

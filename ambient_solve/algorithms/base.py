@@ -49,6 +49,7 @@ class Algorithm(abc.ABC):
         name: What `Solver(prior, name)` and the command line call it.
         paper: Author, year and arXiv number.
         linear: Whether it needs a linear operator.
+        affine: Whether it needs a prior whose `decode` is affine; that of a latent prior is a network.
         gaussian: Whether it needs Gaussian noise.
         spectral: Whether it needs the operator's spectrum in closed form.
         gradient: Whether it differentiates through the denoiser.
@@ -60,6 +61,7 @@ class Algorithm(abc.ABC):
     name: ClassVar[str]
     paper: ClassVar[str]
     linear: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
     gaussian: ClassVar[bool] = True
     spectral: ClassVar[bool] = False
     gradient: ClassVar[bool] = False
@@ -95,13 +97,18 @@ class Algorithm(abc.ABC):
             likelihood: The measurement and its operator.
 
         Raises:
-            AmbientSolveError: the operator is not linear, its noise not Gaussian or its spectrum not in closed form,
-                and this algorithm needs it.
+            AmbientSolveError: the operator is not linear, the prior's decode not affine, the noise not Gaussian or the
+                spectrum not in closed form, and this algorithm needs it.
         """
-        if self.linear and not likelihood.linear:
+        if self.linear and not likelihood.operator_linear:
             raise AmbientSolveError(
-                f"{self.name} needs a linear operator and a prior with an affine decode. "
+                f"{self.name} needs a linear operator, and this one is not. "
                 "Use 'dps' or 'daps', or leave algorithm='auto'."
+            )
+        if self.affine and not likelihood.affine:
+            raise AmbientSolveError(
+                f"{self.name} needs a prior whose decode is affine, and that of a latent prior is a network. "
+                "Use 'latino', 'psld' or 'daps', or leave algorithm='auto'."
             )
         if self.gaussian and not likelihood.gaussian:
             raise AmbientSolveError(
@@ -158,6 +165,7 @@ def documented(cls: type) -> type:
 
 NEEDS = {
     "linear": "a linear operator",
+    "affine": "a prior whose decode is affine",
     "gaussian": "Gaussian noise",
     "spectral": "the operator's spectrum in closed form",
     "gradient": "backward passes through the denoiser",

@@ -38,6 +38,7 @@ class DAPS(Algorithm):
     name: ClassVar[str] = "daps"
     paper: ClassVar[str] = "Zhang et al., 2024, arXiv 2407.01521"
     linear: ClassVar[bool] = False
+    affine: ClassVar[bool] = False
     gaussian: ClassVar[bool] = False
 
     steps: int = knob(50, 1, 10_000, "noise levels; more is slower and usually better")

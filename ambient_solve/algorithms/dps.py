@@ -37,6 +37,7 @@ class DPS(Algorithm):
     name: ClassVar[str] = "dps"
     paper: ClassVar[str] = "Chung et al., 2023, arXiv 2209.14687"
     linear: ClassVar[bool] = False
+    affine: ClassVar[bool] = False
     gaussian: ClassVar[bool] = False
     gradient: ClassVar[bool] = True
 

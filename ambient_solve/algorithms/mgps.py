@@ -42,6 +42,7 @@ class MGPS(Algorithm):
     name: ClassVar[str] = "mgps"
     paper: ClassVar[str] = "Moufad et al., 2025, arXiv 2410.09945"
     linear: ClassVar[bool] = False
+    affine: ClassVar[bool] = False
     gradient: ClassVar[bool] = True
 
     steps: int = knob(100, 1, 10_000, "noise levels; more is slower and usually better")

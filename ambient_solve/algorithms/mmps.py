@@ -4,8 +4,9 @@ With `p(z0 | z) ~ N(D, sigma^2 J)`, `J` the Jacobian of the denoiser `D`, the me
 
     E[z0 | z, y] = D + sigma^2 J' A' u,      (sigma_y^2 I + A sigma^2 J' A') u = y - A D
 
-which is exact wherever `z0 | z` is Gaussian. A Krylov space of `k` vectors costs `k` vector-Jacobian products, and
-since `sigma^2 J' A' u` is carried along, nothing else: one forward and k backward passes per level. The paper solves
+which is exact wherever `z0 | z` is Gaussian. Under noise of covariance `sigma^2 Q` the posterior has `sigma^2 J Q`, and
+Q stands beside J in all that follows. A Krylov space of `k` vectors costs `k` vector-Jacobian products, and since
+`sigma^2 J' A' u` is carried along, nothing else: one forward and k backward passes per level. The paper solves
 by conjugate gradients; the Jacobian of a network is not quite symmetric, and `linalg.galerkin` allows for it.
 
 The published step then takes the reverse kernel `K_eta` as if `z0` were known to be that mean. It is only known up to
@@ -33,6 +34,9 @@ Gaussian, while modes are being chosen, the chain of such steps forgets part of 
 taken twice, cost the same and come nearer to the posterior of a mixture; with a network the pictures get better and
 their standard deviation too small.
 
+Where there is nothing but noise, `y = z0 + sigma_y n`, no Jacobian is needed: `z` and `y` are one state at a lower
+level, and `E[z0 | z, y]` is the denoiser there, exactly. One level (`steps=1`) gives the posterior mean, `D(y)`.
+
 A network learns `D`, not `J`: at high noise an error of `J` too small to be seen in the training loss is multiplied by
 `sigma^2`. Above `prior.sigma_jacobian` (infinite for exact priors) the covariance is therefore taken as `q^2 I`, with
 the `q^2 = sigma^2 v / (sigma^2 + v)` of data of variance `v`; such a level costs one forward pass. Below it the same is
@@ -54,7 +58,7 @@ from ambient_solve.algorithms.base import Algorithm, State
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import Streams, per_sample
-from ambient_solve.priors.base import Prior, noise_like, reverse
+from ambient_solve.priors.base import Prior, covariance_of, noise_like, reverse
 from ambient_solve.process import ancestral_noise
 
 UNSOLVED = 3.0
@@ -106,22 +110,35 @@ class MMPS(Algorithm):
         self, prior: Prior, likelihood: Likelihood, z: Tensor, sigma: float, streams: Streams, *, last: bool
     ) -> tuple[Tensor, Tensor | None]:
         """`E[z0 | z, y]` and, for `covariance_noise`, a draw of `z0` less that; both shaped as `z`."""
+        if likelihood.identity and prior.white:
+            return self._denoised(prior, *likelihood.combined(z, sigma), streams)
         v = prior.sigma_data**2
         q2 = torch.full_like(likelihood.sigma, sigma**2 * v / (sigma**2 + v))
         if sigma > prior.sigma_jacobian:
             z0 = likelihood.prox(prior.denoise(z, sigma), q2.sqrt())
             return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if self.covariance_noise else None
         z0, vjp = prior.denoise_vjp(z, sigma)
+        cov = covariance_of(prior, vjp, sigma)
         r = likelihood.residual(z0)
-        u, shift = likelihood.solve_carrying(lambda p: sigma**2 * vjp(p), r, self.iterations, self.tolerance)
+        u, shift = likelihood.solve_carrying(cov, r, self.iterations, self.tolerance)
         left = r - per_sample(likelihood.sigma**2, r) * u - likelihood.A(shift)
         rest = _rest(likelihood, left, q2, last)
         if self.covariance_noise:
             w = likelihood.undecided(streams.normal(z), q2.sqrt())
             # A variance lies between 0 and that of the noise; a network's, or that of one probe, may not.
-            q2 = (sigma**2 * (w * vjp(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)).clamp(0, sigma**2)
+            q2 = ((w * cov(w)).flatten(1).sum(1) / w.square().flatten(1).sum(1)).clamp(0, sigma**2)
         z0 = z0 + shift + rest
         return z0, likelihood.fluctuation(z, q2.sqrt(), streams) if self.covariance_noise else None
+
+    def _denoised(self, prior: Prior, w: Tensor, level: Tensor, streams: Streams) -> tuple[Tensor, Tensor | None]:
+        """`E[z0 | w]` and, for `covariance_noise`, a draw with the mean of its variances, of states at `level` (N,)."""
+        if not self.covariance_noise:
+            return prior.denoise(w, level), None
+        z0, vjp = prior.denoise_vjp(w, level, once=True)
+        probe, v = streams.normal(w), prior.sigma_data**2
+        q2 = level**2 * ((probe * vjp(probe)).flatten(1).sum(1) / probe.square().flatten(1).sum(1)).clamp(0, 1)
+        q2 = torch.where(level > prior.sigma_jacobian, level**2 * v / (level**2 + v), q2)
+        return z0, per_sample(q2.sqrt(), w) * streams.normal(w)
 
 
 def _rest(likelihood: Likelihood, left: Tensor, q2: Tensor, last: bool) -> Tensor:

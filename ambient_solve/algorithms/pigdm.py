@@ -18,7 +18,7 @@ from torch import Tensor
 from ambient_solve.algorithms.base import Guided
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import Prior, covariance_of
 
 
 @final
@@ -38,4 +38,4 @@ class PiGDM(Guided):
         v = (self.width * prior.sigma_data) ** 2
         z0, vjp = prior.denoise_vjp(z, sigma, once=True)
         u = likelihood.solve(sigma**2 * v / (sigma**2 + v), likelihood.residual(z0))
-        return z0 + sigma**2 * vjp(likelihood.At(u))
+        return z0 + covariance_of(prior, vjp, sigma)(likelihood.At(u))

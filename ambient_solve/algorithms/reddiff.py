@@ -41,6 +41,7 @@ class REDdiff(Algorithm):
     name: ClassVar[str] = "reddiff"
     paper: ClassVar[str] = "Mardani et al., 2024, arXiv 2305.04391"
     linear: ClassVar[bool] = False
+    affine: ClassVar[bool] = False
 
     steps: int = knob(500, 1, 10_000, "steps of the optimization, each at its own level; the paper uses up to 1000")
     lambda_: float = knob(0.25, 0.0, 100.0, "weight of the prior")

@@ -36,6 +36,7 @@ class SITCOM(Algorithm):
     name: ClassVar[str] = "sitcom"
     paper: ClassVar[str] = "Alkhouri et al., 2024, arXiv 2410.04479"
     linear: ClassVar[bool] = False
+    affine: ClassVar[bool] = False
     gradient: ClassVar[bool] = True
 
     steps: int = knob(20, 1, 10_000, "noise levels; more is slower and usually better")

@@ -26,7 +26,7 @@ from ambient_solve.algorithms.base import Guided
 from ambient_solve.knobs import knob
 from ambient_solve.likelihood import Likelihood
 from ambient_solve.noise import per_sample
-from ambient_solve.priors.base import Prior, Vjp
+from ambient_solve.priors.base import Prior, Vjp, covariance_of
 
 
 @final
@@ -44,9 +44,10 @@ class TMPD(Guided):
         """See `Guided.guide`."""
         z0, vjp = self._denoise(prior, z, sigma)
         r = likelihood.residual(z0)
-        rows = likelihood.A(sigma**2 * vjp(likelihood.At(torch.ones_like(r))))
+        cov = covariance_of(prior, vjp, sigma)
+        rows = likelihood.A(cov(likelihood.At(torch.ones_like(r))))
         u = r / (rows.abs() + per_sample(likelihood.sigma, r) ** 2)
-        return z0 + sigma**2 * vjp(likelihood.At(u))
+        return z0 + cov(likelihood.At(u))
 
     @staticmethod
     def _denoise(prior: Prior, z: Tensor, sigma: float) -> tuple[Tensor, Vjp]:

@@ -1,58 +1,18 @@
-"""The presets of the page: an algorithm, its knobs and a number of samples under one word."""
+"""The presets of `ambient_solve.presets` as the page names them, and what choosing one sets."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from ambient_solve.presets import PRESETS as EVERYWHERE
+from ambient_solve.presets import Preset
 
 if TYPE_CHECKING:
     from ambient_solve.app.wiring import Parts
 
-
-@dataclass(frozen=True)
-class Preset:
-    """An algorithm with its knobs and a number of samples; `words` tell what to expect.
-
-    `tasks` holds the algorithm and the knobs of the tasks that need others.
-    """
-
-    words: str
-    algorithm: str
-    samples: int
-    knobs: Mapping[str, Any] = field(default_factory=dict)
-    tasks: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
-
-    def chosen(self, task: str | None = None) -> tuple[str, dict[str, Any]]:
-        """The algorithm and the knobs for `task`."""
-        algorithm, settings = self.tasks.get(task, (self.algorithm, self.knobs))
-        return algorithm, dict(settings)
-
-
-FLOWER = {"steps": 50, "trust": "data", "draw": True}
-"""Knobs of "proximal" that make the samples varied."""
-
-
-# Thick strokes stay visible under the proximal rule, and go where the Jacobian is used; JPEG is not linear.
-FAST = {
-    "inpaint": ("mmps", {"steps": 12, "iterations": 2, "covariance_noise": False}),
-    "jpeg": ("daps", {"steps": 12, "ode_steps": 1, "langevin_steps": 10}),
-}
-"""Settings of Fast for single damages: algorithm and knobs by damage."""
-BALANCED = {
-    "inpaint": ("mmps", {"steps": 12, "covariance_noise": False}),
-    "jpeg": ("daps", {"steps": 20, "ode_steps": 1, "langevin_steps": 20}),
-}
-"""Settings of Balanced for single damages: algorithm and knobs by damage."""
-CREATIVE = {"jpeg": ("daps", {"steps": 20, "ode_steps": 2, "langevin_steps": 20, "width": 1.0})}
-"""Settings of Creative for single damages: algorithm and knobs by damage."""
-PRESETS = {
-    "Fast": Preset("a first look", "proximal", 2, {"steps": 12}, FAST),
-    "Balanced": Preset("cleaner, claims too small an error", "proximal", 4, {"steps": 25}, BALANCED),
-    "Faithful": Preset("honest about its error, slow", "auto", 4),
-    "Creative": Preset("varied samples, more invented", "proximal", 4, FLOWER, CREATIVE),
-}
+PRESETS: dict[str, Preset] = {name.capitalize(): preset for name, preset in EVERYWHERE.items()}
 """The presets of the page by name."""
 
 

@@ -1,4 +1,4 @@
-"""The command line: `ambient-solve demo | restore | sample | corrupt | check | evaluate | info`.
+"""The command line: `ambient-solve demo | restore | video | sample | corrupt | check | evaluate | info`.
 
 Exit codes: 0 fine; 2 bad input, with a sentence on standard error; 130 interrupted. A command imports what it
 needs when it runs, so that `--help` answers at once.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import tyro
 
@@ -20,6 +21,7 @@ from ambient_solve.cli.help import help_page, started_as
 from ambient_solve.cli.info import Info
 from ambient_solve.cli.restore import restore_command
 from ambient_solve.cli.sample import sample_command
+from ambient_solve.cli.video import video_command
 from ambient_solve.errors import AmbientSolveError, own_words_for_misfit, shown, suggestion
 from ambient_solve.version import __version__
 
@@ -45,6 +47,16 @@ def _evaluate() -> type:
     return Evaluate
 
 
+def _testbed(name: str) -> type:
+    from ambient_solve.cli import testbed
+
+    return testbed.pool_command() if name == "MakePool" else getattr(testbed, name)
+
+
+TESTBED = {"pool": "MakePool", "train": "TrainEntry", "score": "ScoreRun", "submit": "SubmitRun", "board": "ShowBoard"}
+"""The commands after `testbed`."""
+
+
 def _mri(train: bool) -> type:
     from ambient_solve.cli.mri import Mri, mri_train
 
@@ -54,6 +66,7 @@ def _mri(train: bool) -> type:
 COMMANDS: dict[str, Callable[[], type]] = {
     "demo": lambda: Demo,
     "restore": restore_command,
+    "video": video_command,
     "sample": sample_command,
     "corrupt": corrupt_command,
     "check": _check,
@@ -62,16 +75,18 @@ COMMANDS: dict[str, Callable[[], type]] = {
     "mri-train": lambda: _mri(True),
     "info": lambda: Info,
     "app": _app,
+    **{f"testbed {name}": partial(_testbed, cls) for name, cls in TESTBED.items()},
 }
 """What makes the class of a command, by its name; only that of the command that runs is imported."""
 RAW = ("train", "em", "annotate")
 """Commands that read what was typed themselves, with a configuration in YAML."""
-WITH_KNOBS = ("restore", "check", "mri")
+WITH_KNOBS = ("restore", "video", "check", "mri")
 """Commands that take the knobs of an algorithm beside their own options."""
 USAGE = """usage: ambient-solve COMMAND ...
 
   demo      damage a photograph, restore it, and draw a contact sheet
   restore   restore damaged pictures
+  video     restore a damaged video without flicker
   sample    draw pictures from a prior alone
   corrupt   damage a data set once, for training
   check     say whether an algorithm draws from the posterior
@@ -84,6 +99,12 @@ USAGE = """usage: ambient-solve COMMAND ...
   annotate  find the noise levels at which training may use damaged pictures
   info      list priors, tasks and algorithms with their knobs, or describe one
   app       open the page that restores pictures in a browser
+  testbed pool     make a pool of good and bad pictures: which are worth
+                   training on?
+  testbed train    train the priors of an entry for a pool, by a fixed recipe
+  testbed score    score them on held-out pictures
+  testbed submit   put a scored run on a board
+  testbed board    show a board
 
 `ambient-solve COMMAND --help` lists the options of a command, and gives an
 example; `ambient-solve --version` prints the version.
@@ -122,6 +143,8 @@ def _dispatch(argv: list[str]) -> int:
         print(f"ambient-solve {__version__}")
         return 0
     name, *rest = argv
+    if name == "testbed" and rest and f"testbed {rest[0]}" in COMMANDS:
+        name, rest = f"testbed {rest[0]}", rest[1:]
     if name in RAW:
         getattr(train, f"{name}_command")(rest, f"{started_as()} {name}")
         return 0

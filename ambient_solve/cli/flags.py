@@ -13,6 +13,7 @@ import tyro
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import AUTO, Knob, knobs, sentence
+from ambient_solve.restore.several import WHOLE
 from ambient_solve.restore.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -131,12 +132,13 @@ def with_knobs(cls: type, extra: Sequence[Knob], owners: dict[str, str] | None =
 def task_options() -> dict[str, tuple[Knob, str]]:
     """The options of all tasks by name, each once, with the tasks that have it in words."""
     found: dict[str, tuple[Knob, list[str]]] = {}
-    for name, task in TASKS.items():
+    every = {**TASKS, **WHOLE}
+    for name, task in every.items():
         for k in knobs(task):
             first, tasks = found.setdefault(k.name, (k, []))
             # One option serves all tasks: it takes "auto" if any of them does, the others refuse it.
             found[k.name] = (dataclasses.replace(first, auto=first.auto or k.auto), [*tasks, name])
-    words = {name: "every task" if len(tasks) == len(TASKS) else ", ".join(tasks) for name, (_, tasks) in found.items()}
+    words = {name: "every task" if len(tasks) == len(every) else ", ".join(tasks) for name, (_, tasks) in found.items()}
     return {name: (k, words[name]) for name, (k, _) in found.items()}
 
 

@@ -23,6 +23,7 @@ MARGIN = 2
 EXAMPLES = {
     "demo": "ambient-solve demo --samples 2 --out demo",
     "restore": "ambient-solve restore photo.png --task inpaint --mask scratches.png",
+    "video": "ambient-solve video old.mp4 --task denoise --sigma 0.1 --out new.mp4",
     "sample": "ambient-solve sample photos --n 4 --size 32",
     "corrupt": 'ambient-solve corrupt my_photos/ damaged/ --damage "noise sigma=0.2"',
     "check": "ambient-solve check --algorithm mmps --steps 20",
@@ -31,6 +32,13 @@ EXAMPLES = {
     "mri-train": "ambient-solve mri-train scans/ --out runs/mri --train",
     "info": "ambient-solve info mmps",
     "app": "ambient-solve app --more-priors runs/own/prior",
+    "testbed pool": "ambient-solve testbed pool testbed/photographs --domain photographs",
+    "testbed train": (
+        "ambient-solve testbed train testbed/photographs entry.jsonl \\\n    --track select --scale xs --out runs/entry"
+    ),
+    "testbed score": "ambient-solve testbed score testbed/photographs runs/entry",
+    "testbed submit": "ambient-solve testbed submit runs/entry --name my-entry --board board",
+    "testbed board": "ambient-solve testbed board board --against everything-as-clean",
     "train": "ambient-solve train --config trainers/configs/own.yaml --out runs/own",
     "em": "ambient-solve em --config trainers/configs/em_masked.yaml \\\n    --data-root DATA --out runs/em",
     "annotate": "ambient-solve annotate --data corrupted:damaged --out table.jsonl",
@@ -74,6 +82,12 @@ def folded(text: str, width: int = WIDTH) -> str:
         elif parts and parts[-1]:
             parts.append("")
     return "\n".join(parts)
+
+
+def _command(program: str) -> str:
+    """The key of a program in EXAMPLES: its last word, or two words of the testbed."""
+    words = program.split()
+    return " ".join(words[-2:]) if words[-2:-1] == ["testbed"] else words[-1]
 
 
 def _kind(line: str) -> str:
@@ -137,6 +151,6 @@ def help_page(program: str, about: str, config: bool = False) -> Iterator[None]:
             raise
         usage = usage.strip().replace("[-h]", "[-h] [--config FILE.yaml]" if config else "[-h]")
         width = min(WIDTH, max(20, shutil.get_terminal_size().columns))
-        example = textwrap.indent(EXAMPLES[program.split()[-1]], " " * MARGIN)
+        example = textwrap.indent(EXAMPLES[_command(program)], " " * MARGIN)
         print(f"{usage}\n\n{folded(about, width)}\n\n{options.strip()}\n\nexample:\n{example}")
         raise

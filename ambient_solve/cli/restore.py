@@ -16,7 +16,9 @@ from ambient_solve.cli.flags import Device, knob_values, task_options, with_knob
 from ambient_solve.distributed import enter, worst
 from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.knobs import knobs
-from ambient_solve.restore.files import restore_files, unreadable
+from ambient_solve.presets import DEFAULT, PRESETS
+from ambient_solve.restore.files import chosen, restore_files, unreadable
+from ambient_solve.restore.several import WHOLE, task_class
 from ambient_solve.restore.tasks import TASKS, make_task
 from ambient_solve.saving import check_folder
 
@@ -34,12 +36,17 @@ class Restore:
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint="")
     ]
     """Damaged pictures, or folders of them."""
-    task: Annotated[str, tyro.conf.arg(metavar="|".join(TASKS), help_behavior_hint="(required)")] = ""
-    """What happened to them; jpeg, which is not linear, takes about three times as long as the others."""
-    samples: int = 8
+    task: Annotated[str, tyro.conf.arg(metavar="|".join([*TASKS, *WHOLE]), help_behavior_hint="(required)")] = ""
+    """What happened to them; several are joined by +, in any order: inpaint+denoise+jpeg. old-photograph finds
+    scratches by itself, and estimates grain and JPEG."""
+    preset: Annotated[str, tyro.conf.arg(metavar="|".join(PRESETS), help_behavior_hint=f"(default: {DEFAULT})")] = ""
+    """How much time is taken, and whether samples are to be right on average or varied."""
+    samples: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: of the preset)")] = None
     """Posterior samples of each picture; their mean is the restored picture."""
-    algorithm: str = "auto"
-    """auto (settings.json says which, and why), or one of those that `ambient-solve info` lists."""
+    algorithm: Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of the preset)")] = ""
+    """In place of a preset: auto (settings.json says which, and why), or one that `ambient-solve info` lists."""
+    cond: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: none)")] = None
+    """Class of the pictures, a whole number, where the prior was trained with classes."""
     prior: str = "photos"
     """Embedded prior, folder, or hub id (owner/name)."""
     out: Path = Path("restored")
@@ -61,20 +68,22 @@ class Restore:
                 f"No {missing} was given: ambient-solve restore IMAGE ... --task {'|'.join(TASKS)}."
             )
         given = {name: getattr(self, name) for name in task_options() if getattr(self, name) is not None}
-        options = self._knobs_of_the_algorithm(given)
+        name, _, _ = chosen(task_class(self.task).name, self.preset or None, self.algorithm or None)
+        options = self._knobs_of_the_algorithm(given, name)
         damage = make_task(self.task, **given)
         for name in ("mask", "kernel"):
             if given.get(name) and not Path(given[name]).exists():
                 raise AmbientSolveError(f"There is no file {given[name]} (--{name}).")
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise AmbientSolveError(f"--samples {self.samples} was given, at least 1 was expected.")
         check_folder(self.out)
         rank, world = enter(os.environ)
         # Until here torch, which takes seconds, has not been imported.
         outcomes, bad = unreadable(self.images) if world == 1 else [], []
         if not outcomes:
-            options |= knob_values(texts, self.algorithm, own)
-            settings = {"algorithm": self.algorithm, "options": options, "seed": self.seed, "n_samples": self.samples}
+            options |= knob_values(texts, name, own)
+            settings = {"preset": self.preset or None, "algorithm": self.algorithm or None, "options": options}
+            settings |= {"seed": self.seed, "n_samples": self.samples, "cond": self.cond}
             settings |= {"rank": rank, "world": world, "progress": False if self.json else None}
             settings |= {"tell": partial(print, file=sys.stderr)}
             from ambient_solve.priors.load import named_prior
@@ -89,14 +98,14 @@ class Restore:
             print(f"Not restored: {', '.join(shown(o.path) for o in bad)}.", file=sys.stderr)
         return worst(2 if bad else 0, os.environ)
 
-    def _knobs_of_the_algorithm(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _knobs_of_the_algorithm(self, given: dict[str, Any], algorithm: str) -> dict[str, Any]:
         """Take out of `given` what the task does not have and the algorithm does, such as the width of pigdm."""
-        if self.task not in TASKS or self.algorithm == "auto":
+        if algorithm == "auto":
             return {}
         from ambient_solve.algorithms import ALGORITHMS
 
-        own = [k.name for k in knobs(TASKS[self.task])]
-        theirs = [k.name for k in knobs(ALGORITHMS[self.algorithm])] if self.algorithm in ALGORITHMS else []
+        own = [k.name for k in knobs(task_class(self.task))]
+        theirs = [k.name for k in knobs(ALGORITHMS[algorithm])] if algorithm in ALGORITHMS else []
         return {name: given.pop(name) for name in list(given) if name not in own and name in theirs}
 
 

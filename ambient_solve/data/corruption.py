@@ -205,6 +205,7 @@ def write_corrupted(
             save_tensors({k: v.contiguous() for k, v in tensors.items() if v is not None}, folder / (file + ".part"))
             os.replace(folder / (file + ".part"), folder / file)
             row = {"file": file, "name": sample.name, **levels_of(sample)}
+            row |= {"blur": sample.blur} if sample.blur else {}
             row |= {"damage": sample.damage, "parameters": damage.parameters if damage else {}}
             rows.write(json.dumps({**row, "seed": corruption.seed, "index": index}) + "\n")
             rows.flush()
@@ -260,7 +261,8 @@ def read_corrupted(
     A manifest of your own loads too. `file` is a safetensors file with a float `z` (C, H, W) in [-1, 1] units and,
     where not all was observed, a `mask` (1 or C, H, W) of 1 = observed (with `signs` or `maps` if it is a mask of
     coefficients or k-space, see `Sample`); or a picture, read with `channels` 1 or 3. A row may name a picture as its
-    `mask`, in which white is missing, and give `sigma_min` and `sigma_max`, or `sigma_min_01` and `sigma_max_01`.
+    `mask`, in which white is missing, and give `sigma_min` and `sigma_max`, or `sigma_min_01` and `sigma_max_01`, and a
+    `weight`, its chance to be drawn relative to the other pictures.
 
     Args:
         folder: The data set.
@@ -314,6 +316,8 @@ def _read_row(folder: Path, row: dict[str, Any], channels: int, follow_outside: 
             f"sigma_noise = {sigma_noise}, sigma_min = {sigma_min}, sigma_max = {sigma_max} are no levels; expected 0 "
             "(clean) or more."
         )
+    if not 0 <= (weight := float(row.get("weight", 1.0))) < math.inf:
+        raise AmbientSolveError(f"weight = {weight} is no chance to be drawn; expected 0 (never) or more.")
     if file.suffix.lower() in SUFFIXES:
         tensors = {"z": to_tensor(open_image(file), channels).float() / 127.5 - 1}
     else:
@@ -329,8 +333,20 @@ def _read_row(folder: Path, row: dict[str, Any], channels: int, follow_outside: 
         )
     clean = sigma_noise == sigma_min == 0 and tensors["mask"] is None
     damage = str(row.get("damage", "clean" if clean else "damaged"))
+    blur = float(row.get("blur", 0.0))
+    if not 0 <= blur < math.inf:
+        raise AmbientSolveError(f"blur = {blur} is no deviation in pixels; expected 0 (none) or more.")
+    name, z = str(row.get("name", row["file"])), tensors.pop("z")
     return Sample(
-        str(row.get("name", row["file"])), tensors.pop("z"), sigma_noise, sigma_min, sigma_max, **tensors, damage=damage
+        name,
+        z,
+        sigma_noise,
+        sigma_min,
+        sigma_max,
+        **tensors,
+        damage=damage,
+        blur=blur,
+        weight=weight,
     )
 
 
@@ -374,6 +390,10 @@ def fingerprint(samples: Iterable[Sample]) -> str:
         digest.update(sample.z.numpy().tobytes() + repr(sample.sigma_noise).encode())
         if sample.sigma_min or sample.sigma_max:
             digest.update(repr((sample.sigma_min, sample.sigma_max)).encode())
+        if sample.weight != 1.0:
+            digest.update(f"weight {sample.weight!r}".encode())
+        if sample.blur:
+            digest.update(repr(sample.blur).encode())
         for name in TENSORS[1:]:
             if getattr(sample, name) is not None:
                 digest.update(name.encode() + getattr(sample, name).numpy().tobytes())

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from ambient_solve.data.damage import ABOVE, PIXELS, PRIOR_UNIT, Damage
-from ambient_solve.data.degradations import Downsampling, GaussianBlur, JpegBlocks, MotionBlur
+from ambient_solve.data.degradations import Downsampling, GaussianBlur, JpegBlocks, MotionBlur, PeriodicBlur
 from ambient_solve.data.incomplete import BoxMask, CompressedSensing, KSpaceLines, PatchMask, RandomMask
 from ambient_solve.data.observation import checked_mask, observed, with_noise
 from ambient_solve.data.sample import Sample
@@ -88,7 +88,7 @@ class Custom(Damage):
 DAMAGES: dict[str, type[Damage]] = {
     d.name: d
     for d in (Noise, RandomMask, BoxMask, PatchMask, GaussianBlur, MotionBlur, JpegBlocks, Downsampling)
-    + (KSpaceLines, CompressedSensing, Custom)
+    + (KSpaceLines, CompressedSensing, PeriodicBlur, Custom)
 }
 """The damages by name."""
 FORMER = {"centre": "center"}

@@ -10,6 +10,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from ambient_solve import process
 from ambient_solve.data.damage import ABOVE, Damage, seed_of
 from ambient_solve.data.sample import Sample
 from ambient_solve.knobs import knob
@@ -51,6 +52,23 @@ class GaussianBlur(Degraded):
         from ambient_solve.operators import gaussian_blur
 
         return _blurred(z, gaussian_blur(tuple(z.shape), self.width, 0.0, "valid"))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PeriodicBlur(Degraded):
+    """Out of focus, with edges that wrap round: a state of a soft process, which knows from which level on."""
+
+    name: ClassVar[str] = "periodic-blur"
+    width: float = knob(1.5, 0.1, 100.0, "standard deviation of the blur in pixels")
+
+    def degrade(self, z: Tensor, rng: np.random.Generator) -> Tensor:
+        """See `Degraded.degrade`."""
+        return process.GaussianBlur()(z[None], self.width)[0]
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """See `Damage.apply`."""
+        return replace(super().apply(sample, rng), blur=self.width)
 
 
 @final

@@ -28,27 +28,42 @@ CHUNK = 4096
 """Pictures that are compared at once."""
 
 
-def damaged_copies(held_out: Sequence[tuple[str, Tensor]], samples: Sequence[Sample]) -> list[list[str]]:
+def damaged_copies(
+    held_out: Sequence[tuple[str, Tensor]], samples: Sequence[Sample], alike: float = ALIKE
+) -> list[list[str]]:
     """For each held-out picture that has any: its name, and those of its copies among `samples`.
 
     Args:
         held_out: (name, picture), uint8 or floats in the units of the prior, (C, H, W).
         samples: Damaged or not, of another size too; uint8 as well. Their noise is allowed for as far as it is stated.
+        alike: Correlation from which on two pictures count as the same.
 
     Returns:
         A list for each held-out picture with copies: its name, then theirs.
     """
     if not held_out or not samples:
         return []
-    ours = torch.stack([_cells(prior_units(p), None)[0] for _, p in held_out]).double()
     found: dict[int, list[str]] = {}
     for start in range(0, len(samples), CHUNK):
         part = samples[start : start + CHUNK]
-        theirs, seen, noise = zip(*(_cells(prior_units(s.z), s) for s in part), strict=True)
-        alike = correlation(ours, torch.stack(theirs).double(), torch.stack(seen).double(), torch.tensor(noise))
-        for i, j in (alike >= ALIKE).nonzero().tolist():
+        for i, j in (alikeness([p for _, p in held_out], part) >= alike).nonzero().tolist():
             found.setdefault(i, []).append(part[j].name)
     return [[held_out[i][0], *names] for i, names in sorted(found.items())]
+
+
+def alikeness(pictures: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
+    """How much alike pictures and samples are: the correlation of their cells.
+
+    Args:
+        pictures: uint8 or floats in the units of the prior, (C, H, W) each.
+        samples: As for `damaged_copies`.
+
+    Returns:
+        (N, M), -1 where two cannot be compared.
+    """
+    ours = torch.stack([_cells(prior_units(p), None)[0] for p in pictures]).double()
+    theirs, seen, noise = zip(*(_cells(prior_units(s.z), s) for s in samples), strict=True)
+    return correlation(ours, torch.stack(theirs).double(), torch.stack(seen).double(), torch.tensor(noise))
 
 
 def correlation(ours: Tensor, theirs: Tensor, seen: Tensor, noise: Tensor) -> Tensor:

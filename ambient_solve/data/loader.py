@@ -44,6 +44,7 @@ class Loader:
         below: Whether the objective reaches levels under the noise of all samples by itself (`Objective.below`).
         flat: A crop with a smaller deviation, its noise taken off, is drawn once more: half of many photographs is sky.
             Of complete samples alone.
+        mirror: Whether half of the samples are mirrored.
 
     Raises:
         AmbientSolveError: samples that are too small, or cannot be trained on together.
@@ -61,6 +62,7 @@ class Loader:
         seed: int,
         below: bool = False,
         flat: float = 0.0,
+        mirror: bool = True,
     ) -> None:
         if not samples:
             raise AmbientSolveError("No sample is left to train on. Add pictures, or hold out and drop fewer.")
@@ -102,7 +104,7 @@ class Loader:
                 f"damaged. {choice}"
             )
         self._samples, self._levels, self._crop, self.batch, self._seed = samples, levels, crop, batch, seed
-        self._flat = flat
+        self._flat, self._mirror = flat, mirror
         self._channels = max((s.mask.shape[0] for s in samples if s.mask is not None), default=0)
 
     def __call__(self, step: int, rows: slice = slice(None)) -> tuple[Batch, Streams]:
@@ -120,6 +122,7 @@ class Loader:
             again = draw.random((self.batch, 2))
             for i, sample in zip(chosen, drawn, strict=True):
                 place[i] = again[i] if self._is_flat(sample, place[i]) else place[i]
+        flip &= self._mirror
         mirrored = [bool(flip[i]) and s.signs is None and s.maps is None for i, s in zip(chosen, drawn, strict=True)]
 
         def views(tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -135,6 +138,7 @@ class Loader:
             mask=views([self._mask(s) for s in drawn]) if self._channels else None,
             signs=torch.stack([s.signs for s in drawn]).float() if drawn[0].signs is not None else None,
             maps=torch.stack([s.maps for s in drawn]) if drawn[0].maps is not None else None,
+            blur=torch.tensor([s.blur for s in drawn]) if any(s.blur for s in drawn) else None,
         )
         keys = [int(np.random.SeedSequence((self._seed, 3, step, i)).generate_state(1, np.uint64)[0]) for i in chosen]
         return batch, Streams(keys, 1)

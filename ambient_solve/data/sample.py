@@ -22,6 +22,8 @@ class Sample:
         signs: int8 (C, H, W) of +-1, see `transforms.randomised`.
         maps: complex64 coil maps (coils, H, W), see `transforms.to_kspace`.
         damage: What was done to it, in one word: the group in which an annotator counts it.
+        weight: Chance to be drawn, relative to the other samples of its data set; 0 is never.
+        blur: Deviation in pixels of the Gaussian blur in it, whose edges wrap round, as of a soft process; 0 is none.
     """
 
     name: str
@@ -33,3 +35,5 @@ class Sample:
     signs: Tensor | None = None
     maps: Tensor | None = None
     damage: str = "clean"
+    weight: float = 1.0
+    blur: float = 0.0

@@ -17,7 +17,8 @@ Langevin steps, and P2 does not exist.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
+from typing import Any, final
 
 import torch
 from deepinv.physics import LinearPhysics, Physics
@@ -33,7 +34,7 @@ from ambient_solve.likelihood.ranges import check_range
 from ambient_solve.linalg.conjugate_gradient import WarmStart, conjugate_gradient
 from ambient_solve.linalg.convolution import Convolution, find_convolution
 from ambient_solve.linalg.galerkin import galerkin
-from ambient_solve.linalg.gram import CirculantGram, Gram, Scalar, find_gram, find_normal
+from ambient_solve.linalg.gram import CirculantGram, DiagonalGram, Gram, Scalar, find_gram, find_normal
 from ambient_solve.noise import Level, Streams, per_sample
 from ambient_solve.priors.base import Prior
 
@@ -46,6 +47,31 @@ FIT = (0.5, 2.0)
 """The misfit, reduced chi-squared, of samples that explain many measurements as well as they should."""
 CHANCE = 8.0
 """Standard deviations of the misfit of the true image that are taken for chance."""
+
+
+@final
+class Picture(Prior):
+    """Pictures that are their own state, `decode(z) = z`; it knows nothing of them and denoises none.
+
+    Args:
+        shape: (C, *spatial).
+        device: Where they are.
+    """
+
+    sigma_min, sigma_max = 1e-6, 1e6
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        super().__init__()
+        self.shape, self._device = shape, device
+
+    @property
+    def device(self) -> torch.device:
+        """See `Prior.device`."""
+        return self._device
+
+    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
+        """Raise `AmbientSolveError`: there is no network."""
+        raise AmbientSolveError("A picture alone is no prior: it denoises nothing.")
 
 
 class Likelihood:
@@ -63,9 +89,11 @@ class Likelihood:
 
     Attributes:
         image_shape: (C, *spatial) of one image. z_shape: Shape of one state.
-        rows: N = B * S. n_samples: S. linear: Whether `A`, `At` and `draw` exist.
+        rows: N = B * S. n_samples: S. linear: Whether `A`, `At` and `draw` exist: both the operator is linear and the
+            prior's decode affine. operator_linear: Whether the operator is. affine: Whether the decode is.
         noise: The law of the noise.
         gaussian: Whether it is Gaussian; if `linear` too, `prox`, `solve` and `spectral` exist.
+        identity: Whether `y_z = z + sigma e`, with white noise: there is nothing but noise.
         gram: AA' in closed form, or None. sigma: Noise level in z units, (N,). sigma_y: In the operator's, (1,), (B,).
             Where entries differ in their noise it is the root mean square, and `A`, `y_z` and all residuals are those
             of entries times it over their own level: their noise is the same then.
@@ -95,8 +123,10 @@ class Likelihood:
         self._images = received.operator.images
         self.rows, self.n_samples = self._images * n_samples, n_samples
         self.image_shape, self.z_shape = received.image_shape, tuple(prior.state_shape(received.image_shape))
-        self.linear = isinstance(op, LinearPhysics) and prior.affine is not None
+        self.operator_linear, self.affine = isinstance(op, LinearPhysics), prior.affine is not None
+        self.linear = self.operator_linear and self.affine
         self._a, self._b = prior.affine or (1.0, 0.0)
+        self._given = (y, op, sigma_y)
         levels = noise_levels(op, sigma_y, y)
         check_range(received, prior.affine, levels.sigma, levels.gain)
         received = received if levels.weights is None else received.weighted(levels.weights)
@@ -110,9 +140,16 @@ class Likelihood:
         if self.gain is not None:
             signal, seen = self._repeat(received.y), self._repeat(received.seen)
             self.noise = CountingLaw(self.sigma, self._of_rows(self.gain), self._a, signal, seen)
-        self.gaussian = self.noise.gaussian
+        self.gaussian, self.identity = self.noise.gaussian, False
         with torch.no_grad():
             self._fit(received.y, received.seen)
+
+    @cached_property
+    def of_picture(self) -> Likelihood:
+        """The same measurement seen from the picture itself, `z = x`; a decode that is not affine is no matter."""
+        y, op, sigma_y = self._given
+        picture, counts = Picture(self.image_shape, self._prior.device), (self.n_samples, self._iterations)
+        return Likelihood(y, op, picture, sigma_y=sigma_y, n_samples=counts[0], cg_iterations=counts[1])
 
     def _fit(self, y: Tensor, seen: Tensor) -> None:
         """Learn the closed forms of the operator from a few products, before the first network call."""
@@ -128,8 +165,30 @@ class Likelihood:
                 self._convolution = None if found is None else found.repeat(self.n_samples)
         # Whatever stands in entries that the operator never sees (garbage, a bright colour) must not count as misfit.
         self._y = self._repeat(torch.where(seen, y / self._a, 0))
+        self.identity = isinstance(self.gram, DiagonalGram) and self._is_identity(seen)
         if self.linear:
             self._normal = find_normal(self._forward, self._adjoint, self._y, self._op, apply)
+
+    def _is_identity(self, seen: Tensor) -> bool:
+        if self._y.shape[1:] != self.z_shape or self._operator.weights is not None or not bool(seen.all()):
+            return False
+        v = torch.randn(self._y.shape, generator=torch.Generator().manual_seed(0)).to(self._y)
+        return torch.allclose(self._forward(v), v, rtol=1e-5, atol=1e-6)
+
+    def combined(self, z: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        """Of an `identity`, the state and its level that say of `z0` what `z` and the measurement say together.
+
+        Both are `z0` with white noise, and so is their mean with the inverse variances as weights.
+
+        Args:
+            z: States at `level`, (N, *z_shape).
+            level: In z units, > 0.
+
+        Returns:
+            The states, (N, *z_shape), and their levels, (N,).
+        """
+        share = self.sigma**2 / (self.sigma**2 + level**2)
+        return self._y.lerp(z, per_sample(share, z)), share.sqrt() * level
 
     def _repeat(self, of_images: Tensor) -> Tensor:
         """(B, ...) to (N, ...)."""

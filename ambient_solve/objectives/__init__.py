@@ -7,6 +7,7 @@ from ambient_solve.objectives.denoise import Denoise
 from ambient_solve.objectives.gsure import GSURE
 from ambient_solve.objectives.kspace import KSpace
 from ambient_solve.objectives.masked import Masked
+from ambient_solve.objectives.soft import SoftMatching
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "denoise": Denoise,
@@ -15,6 +16,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "consistency": Consistency,
     "conditional": Conditional,
     "gsure": GSURE,
+    "soft": SoftMatching,
 }
 """What a configuration calls them, their `kind`."""
 

@@ -9,7 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ambient_solve.errors import AmbientSolveError
 from ambient_solve.noise import Streams
+from ambient_solve.process import Additive, Process
 
 Denoiser = Callable[..., Tensor]
 """`(z (B, *shape), sigma (B,), cond=None) -> E[z0 | z]`, shape of z; `cond` (B, mask_channels, H, W) comes with z."""
@@ -28,6 +30,8 @@ class Batch:
         mask: What was observed, 1 or 0, broadcastable to `z`; None means everything. Unobserved entries of `z` are 0.
         signs: +-1, shape of `z`: the mask is one of coefficients, `transforms.randomised`.
         maps: Complex coil maps (B, coils, H, W): the mask is one of k-space, and `z` is `A^H` of what was measured.
+        blur: Deviation in pixels of a Gaussian blur, its edges wrapped round, that was done to the clean sample before
+            its noise, (B,); None means none.
     """
 
     z: Tensor
@@ -38,6 +42,7 @@ class Batch:
     mask: Tensor | None = None
     signs: Tensor | None = None
     maps: Tensor | None = None
+    blur: Tensor | None = None
 
     def to(self, device: str) -> Batch:
         """The same batch on another device."""
@@ -88,6 +93,25 @@ class Objective(abc.ABC):
             (B,).
         """
         return self.loss(denoise, batch, streams)
+
+    def of_process(self, process: Process) -> Objective:
+        """The objective for a prior of a forward process.
+
+        Args:
+            process: The process.
+
+        Returns:
+            An objective whose level is that of the process.
+
+        Raises:
+            AmbientSolveError: it knows of additive noise alone, and the process is another.
+        """
+        if not isinstance(process, Additive):
+            raise AmbientSolveError(
+                f"{type(self).__name__} learns from additive noise, and the process of this prior is "
+                f"{type(process).__name__}: set objective: {{kind: soft}}, or process: {{kind: additive}}."
+            )
+        return self
 
     def of_data(self) -> Objective:
         """The part of it that single stored samples answer: what a noisy held-out sample can be judged by."""

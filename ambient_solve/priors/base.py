@@ -131,6 +131,33 @@ class Prior(nn.Module, abc.ABC):
         """
         return streams.normal(torch.empty(shape, device=self.device, dtype=torch.float32))
 
+    @property
+    def white(self) -> bool:
+        """Whether `noise` is white, independent in all entries."""
+        return type(self).noise is Prior.noise
+
+    def correlate(self, v: Tensor) -> Tensor:
+        """`Q v`, Q the covariance of the unit noise of `noise`: `v` itself, for white noise.
+
+        Args:
+            v: (B, *shape).
+
+        Returns:
+            The shape of `v`.
+        """
+        return v
+
+    def streams_of_run(self, streams: Streams) -> Streams:
+        """The streams of a run, where the prior changes what they give, such as for a frame of a clip.
+
+        Args:
+            streams: One stream per row, at their beginning.
+
+        Returns:
+            Those that the run draws from; the same unless overridden.
+        """
+        return streams
+
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
         """Start a run, once, when the noise of its start has been drawn.
 
@@ -165,6 +192,10 @@ class Prior(nn.Module, abc.ABC):
             Bytes; None where that is not known.
         """
         return None
+
+    def passes(self, cond: Any = None) -> int:
+        """Passes through the network that one call of `denoise` takes under a condition: 1, or 2 where it is guided."""
+        return 1
 
     def takes_tiles(self, side: int) -> bool:
         """Whether larger pictures may be denoised in tiles of that side, in pixels."""
@@ -287,6 +318,20 @@ def require_additive(prior: Prior, who: str) -> None:
             f"{who} needs additive noise, z0 + sigma n, and the process of this {type(prior).__name__} is "
             f"{type(prior.process).__name__}; give a prior that was trained with additive noise."
         )
+
+
+def covariance_of(prior: Prior, vjp: Vjp, sigma: float) -> Vjp:
+    """The posterior covariance of clean states, `Cov[z0 | z] = sigma^2 J Q`, as a product.
+
+    Args:
+        prior: Whose noise has the covariance `sigma^2 Q`.
+        vjp: `v -> J'v` at the states, of its `denoise_vjp`.
+        sigma: Their level.
+
+    Returns:
+        `v -> sigma^2 Q J'v`, the same for a denoiser whose covariance is symmetric.
+    """
+    return lambda v: sigma**2 * prior.correlate(vjp(v))
 
 
 def score(prior: Prior, z: Tensor, sigma: Level) -> Tensor:

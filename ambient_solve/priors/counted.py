@@ -19,8 +19,8 @@ class CountedPrior(WrappedPrior):
         cond: The condition of the run, which takes the place of any other.
 
     Attributes:
-        network_calls: Forward passes so far.
-        vjps: Backward passes so far.
+        network_calls: Forward passes so far; a guided call makes two.
+        vjps: Backward passes so far, as many for each use of a vector-Jacobian product.
     """
 
     def __init__(self, prior: Prior, cond: Any = None) -> None:
@@ -29,17 +29,17 @@ class CountedPrior(WrappedPrior):
         self.network_calls = self.vjps = 0
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """See `Prior.denoise`: one network call."""
-        self.network_calls += 1
+        """See `Prior.denoise`: one network call, two where a condition guides it."""
+        self.network_calls += self.inner.passes(self.cond)
         return self.inner.denoise(z, sigma, self.cond)
 
     def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
         """See `Prior.denoise_vjp`: one network call now, and one VJP for each use of the function returned."""
-        self.network_calls += 1
+        self.network_calls += self.inner.passes(self.cond)
         z0, vjp = self.inner.denoise_vjp(z, sigma, self.cond, once=once)
 
         def counted(v: Tensor) -> Tensor:
-            self.vjps += 1
+            self.vjps += self.inner.passes(self.cond)
             return vjp(v)
 
         return z0, counted

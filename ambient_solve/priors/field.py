@@ -16,6 +16,7 @@ A denoiser of `z0 + sigma n`, n of covariance Q, is trained as any other, and th
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import final
@@ -62,6 +63,27 @@ class Field:
         beyond = np.exp(-(edge**2) - 2j * edge * y) * wofz(1j * edge - y)
         along = (np.exp(-(y**2)) - beyond.real) / erf(edge)
         return torch.as_tensor(along.prod(-1), device=offsets.device)
+
+    def correlate(self, v: Tensor) -> Tensor:
+        """The product of the covariance of the field at the pixels with pictures.
+
+        Args:
+            v: (B, C, H, W).
+
+        Returns:
+            `Q v`, the shape of `v`: a convolution, of nothing beyond the edges.
+        """
+        spectrum, (height, width) = self._spectrum(*v.shape[2:]), v.shape[2:]
+        size = 2 * height, 2 * width
+        whole = torch.fft.irfft2(spectrum.to(v.device) * torch.fft.rfft2(v.double(), s=size), s=size)
+        return whole[..., :height, :width].to(v.dtype)
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - a frozen law of three numbers
+    def _spectrum(self, height: int, width: int) -> Tensor:
+        """Of the covariance on a torus of twice the size, on which nothing reaches round."""
+        rows, columns = (torch.fft.fftfreq(2 * n, 1 / (2 * n), dtype=torch.float64) for n in (height, width))
+        offsets = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
+        return torch.fft.rfft2(self.covariance(offsets))
 
     def draw(self, rows: int, channels: int, streams: Streams) -> FieldDraw:
         """Draw processes.
@@ -136,8 +158,8 @@ def _waves(phases: Tensor) -> Tensor:
 class FieldPrior(WrappedPrior):
     """A prior whose diffusion noise is a Gaussian process; `inner` must have been trained with that noise.
 
-    `sigma^2 J` is no covariance here, which is `sigma^2 J Q`: methods that take it for one do without, as
-    `sigma_jacobian` is 0.
+    The posterior covariance is `sigma^2 J Q` here: methods that need it ask `correlate` for Q. Those that take
+    `q^2 I` for it, such as the proximal rules, are as good or bad as under white noise.
 
     Args:
         inner: The prior of images, whose states are (C, H, W).
@@ -154,7 +176,11 @@ class FieldPrior(WrappedPrior):
                 f"{tuple(inner.shape)}: leave the field out."
             )
         super().__init__(inner)
-        self.field, self.sigma_jacobian = field, 0.0
+        self.field = field
+
+    def correlate(self, v: Tensor) -> Tensor:
+        """See `Prior.correlate`."""
+        return self.field.correlate(v)
 
     def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
         """See `Prior.noise`: the field at the pixels."""

@@ -11,6 +11,8 @@ from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.foreign import INDEX, SCHEDULER, UNET_WEIGHTS, is_pipeline
+from ambient_solve.priors.latent import LatentPrior, is_latent
+from ambient_solve.priors.latent_pipeline import PARTS, is_latent_pipeline, load_latent_pipeline
 from ambient_solve.priors.network import CARD, WEIGHTS, NetworkPrior
 from ambient_solve.priors.network_config import CONFIG
 from ambient_solve.priors.pipeline import PipelinePrior
@@ -25,6 +27,7 @@ PIPELINE = (
     SCHEDULER,
     f"{UNET_WEIGHTS}*.safetensors",
     f"{UNET_WEIGHTS}*.safetensors.index.json",
+    *(f"{part}*/{files}" for part in PARTS for files in ("*.safetensors", "*.json", "*.txt", "*.model")),
 )
 """Files of a diffusers pipeline that are downloaded."""
 NONE_EMBEDDED = "No prior is embedded in this installation: give a folder or a hub id."
@@ -79,7 +82,7 @@ def pinned(name: str) -> str:
 @torch.inference_mode(False)
 def load_prior(
     name: str | Path = "photos", precision: str = "auto", device: str = "cpu"
-) -> NetworkPrior | AmbientPrior | PipelinePrior:
+) -> NetworkPrior | AmbientPrior | PipelinePrior | LatentPrior:
     """Load a prior, ready for `Solver`. Only safetensors and JSON are ever read or fetched.
 
     Args:
@@ -89,14 +92,19 @@ def load_prior(
 
     Returns:
         A `NetworkPrior`; around one that is conditioned on masks of pixels an `AmbientPrior`, which draws masks by the
-        `keep_probability` of its config.json; a `PipelinePrior` for a pipeline of diffusers.
+        `keep_probability` of its config.json; a `LatentPrior` for one of latents with its autoencoder; a
+        `PipelinePrior` for a pipeline of diffusers.
 
     Raises:
         AmbientSolveError: there is no such prior, or its files are unreadable or do not fit each other.
     """
     folder = prior_folder(name)
+    if is_latent_pipeline(folder):
+        return load_latent_pipeline(folder).to(device)
     if is_pipeline(folder):
         return PipelinePrior.load(folder).to(device)
+    if is_latent(folder):
+        return LatentPrior.load(folder, precision).to(device)
     network = NetworkPrior.load(folder, precision).to(device)
     mask_channels, keep_probability = network.config.mask_channels, network.config.keep_probability
     if (mask_channels > 0) != (keep_probability is not None):

@@ -17,9 +17,10 @@ from ambient_solve.errors import AmbientSolveError, reason, suggestion
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.finite import require_finite
-from ambient_solve.priors.network_config import CONFIG, NetworkConfig, read_config_file
+from ambient_solve.priors.network_config import CONFIG, NetworkConfig, read_config_file, read_process
 from ambient_solve.priors.precision import SIDE, Verdict, compare, halved
 from ambient_solve.priors.unet import UNet
+from ambient_solve.process import SoftSettings
 from ambient_solve.saving import save_tensors
 
 WEIGHTS = "model.safetensors"
@@ -42,19 +43,25 @@ class NetworkPrior(Prior):
     Pictures of any size are padded by reflection to the stride of the network and cropped again. State, preconditioning
     and result are float32.
 
+    Of a soft process the best linear estimate takes the place of `c_skip z`, and the deviation of its error, frequency
+    by frequency, that of `c_out` (`SoftSettings.estimate`): F predicts a residual of unit variance there, too.
+
     Args:
         config: Size of the network, its noise levels and its units.
         precision: Arithmetic inside the network: "float32", "bfloat16", or "auto", which is bfloat16 where the hardware
             multiplies it natively and, for frozen weights, its error is small beside the standard deviation of the
             posterior, which is measured once.
+        soft: The forward process, where it is no additive noise.
 
     Raises:
         AmbientSolveError: no such precision.
     """
 
-    def __init__(self, config: NetworkConfig, precision: str = "auto") -> None:
+    def __init__(self, config: NetworkConfig, precision: str = "auto", soft: SoftSettings | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.soft = config, soft
+        if soft is not None:
+            self.process = soft.process()
         self.shape = (config.channels, *(config.size or (-1, -1)))
         self.sigma_min, self.sigma_max, self.sigma_data = config.sigma_min, config.sigma_max, config.sigma_data
         # Measured on photographs: `sigma^2 v'J v` of random v turns negative above some ten times the data's deviation.
@@ -127,6 +134,8 @@ class NetworkPrior(Prior):
             f = network(u.contiguous(memory_format=layout), sigma.log() / 4)
         f = f[..., :height, :width].float()
         c_skip, c_out = data**2 / total, s * data * total.rsqrt()
+        if self.soft is not None:
+            return self.soft.estimate(z, sigma, data, f)
         if self.config.keep_probability is not None:
             # What a mask hides has infinite noise. Under c_out of the level itself, the network would have to answer
             # with numbers as large as 1 / sigma there.
@@ -204,6 +213,8 @@ class NetworkPrior(Prior):
         # safetensors writes files that only their owner may read; a prior is there to be shared.
         (folder / WEIGHTS).chmod(0o644)
         settings = {"kind": "NetworkPrior", **dataclasses.asdict(self.config)}
+        if self.soft is not None:
+            settings["process"] = {"kind": "soft", **dataclasses.asdict(self.soft)}
         (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
         if card:
             (folder / CARD).write_text(card)
@@ -223,7 +234,7 @@ class NetworkPrior(Prior):
             AmbientSolveError: a file is missing or unreadable, or the two do not fit each other.
         """
         folder = Path(folder)
-        config = read_config_file(folder)
+        config, soft = read_config_file(folder), read_process(folder)
         path = folder / WEIGHTS
         if not path.is_file():
             pickles = [p.name for p in folder.iterdir() if p.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt")]
@@ -246,7 +257,7 @@ class NetworkPrior(Prior):
             raise AmbientSolveError(
                 f"{path} is not a readable safetensors file ({reason(error)}). Copy it again, or save the prior anew."
             ) from None
-        prior = cls(config, precision)
+        prior = cls(config, precision, soft)
         prior.network.load_state_dict({k: v.float() for k, v in weights.items()})
         require_finite(prior.network, path)
         return prior.eval().requires_grad_(False)

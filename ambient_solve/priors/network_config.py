@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ambient_solve.errors import AmbientSolveError, suggestion
+from ambient_solve.process import SoftSettings, checked_settings
 from ambient_solve.reading.limits import read_json
 
 CONFIG = "config.json"
@@ -80,6 +81,18 @@ class NetworkConfig:
         return (self.blocks,) * len(self.widths) if isinstance(self.blocks, int) else self.blocks
 
 
+def read_process(folder: Path) -> SoftSettings | None:
+    """The forward process in the folder of a prior; None is additive noise.
+
+    Raises:
+        AmbientSolveError: an entry does not fit.
+    """
+    path = folder / CONFIG
+    settings = read_json(path)
+    given = settings.get("process") if isinstance(settings, dict) else None
+    return None if given is None else checked_settings(given, str(path))
+
+
 def check_network(config: NetworkConfig, where: str) -> None:
     """Check the type and the range of every entry of `config`, before anything is built of it.
 
@@ -141,6 +154,7 @@ def read_config_file(folder: Path) -> NetworkConfig:
     if not isinstance(settings, dict):
         raise AmbientSolveError(f"{path} is not a readable prior configuration: names with values were expected.")
     settings.pop("kind", None)
+    settings.pop("process", None)  # read by `read_process`
     known = [f.name for f in dataclasses.fields(NetworkConfig)]
     for name in settings:
         if name not in known:

@@ -113,8 +113,8 @@ class TiledPrior(WrappedPrior):
         height, width = (min(self.tile, n) for n in z.shape[-2:])
         return [
             (Place(b, top, left, height, width), down, along)
-            for top, down in _axis(z.shape[-2], height, self.overlap, z.dtype, z.device)
-            for left, along in _axis(z.shape[-1], width, self.overlap, z.dtype, z.device)
+            for top, down in tile_windows(z.shape[-2], height, self.overlap, z.dtype, z.device)
+            for left, along in tile_windows(z.shape[-1], width, self.overlap, z.dtype, z.device)
             for b in range(len(z))
         ]
 
@@ -168,7 +168,7 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 @functools.lru_cache(maxsize=16)
-def _axis(
+def tile_windows(
     length: int, tile: int, overlap: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[tuple[int, Tensor], ...]:
     """(start, window (tile,)) of each tile of an axis; the windows sum to one at every pixel.

@@ -68,6 +68,19 @@ class WrappedPrior(Prior):
         """See `Prior.noise`."""
         return self.inner.noise(shape, streams)
 
+    @property
+    def white(self) -> bool:
+        """See `Prior.white`."""
+        return type(self).noise is WrappedPrior.noise and self.inner.white
+
+    def correlate(self, v: Tensor) -> Tensor:
+        """See `Prior.correlate`."""
+        return self.inner.correlate(v)
+
+    def streams_of_run(self, streams: Streams) -> Streams:
+        """See `Prior.streams_of_run`."""
+        return self.inner.streams_of_run(streams)
+
     def begin(self, shape: tuple[int, ...], streams: Streams) -> None:
         """See `Prior.begin`."""
         return self.inner.begin(shape, streams)
@@ -79,6 +92,10 @@ class WrappedPrior(Prior):
     def memory(self, pixels: int, backward: bool) -> float | None:
         """See `Prior.memory`."""
         return self.inner.memory(pixels, backward)
+
+    def passes(self, cond: Any = None) -> int:
+        """See `Prior.passes`."""
+        return self.inner.passes(cond)
 
     def takes_tiles(self, side: int) -> bool:
         """See `Prior.takes_tiles`."""

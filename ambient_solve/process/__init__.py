@@ -19,7 +19,11 @@ from ambient_solve.process.drift import linear_transition as linear_transition
 from ambient_solve.process.families import Downsample as Downsample
 from ambient_solve.process.families import Fade as Fade
 from ambient_solve.process.families import GaussianBlur as GaussianBlur
+from ambient_solve.process.families import Identity as Identity
 from ambient_solve.process.families import LinearFamily as LinearFamily
 from ambient_solve.process.schedule import equal_distances as equal_distances
 from ambient_solve.process.schedule import gaussian_distance as gaussian_distance
+from ambient_solve.process.settings import FAMILIES as FAMILIES
+from ambient_solve.process.settings import SoftSettings as SoftSettings
+from ambient_solve.process.settings import checked_settings as checked_settings
 from ambient_solve.process.soft import Soft as Soft

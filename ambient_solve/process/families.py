@@ -53,6 +53,29 @@ class LinearFamily(abc.ABC):
             Gains in [0, 1], which multiply the parts of `z`; 1 at strength 0.
         """
 
+    def power(self, z: Tensor) -> Tensor:
+        """What photographs hold of each part, by the law of their spectra, 1 / frequency^2; white for pixels.
+
+        Args:
+            z: States, (B, C, H, W), of which the shape and the device count.
+
+        Returns:
+            Variances that broadcast to the parts of `z`, in units of the variance of an entry: their `share` is 1.
+        """
+        return z.new_ones(1, *[1] * (z.ndim - 1))
+
+    def share(self, z: Tensor, eigenvalues: Tensor) -> Tensor:
+        """The trace of an operator with these eigenspaces over its dimension: the mean of its eigenvalues.
+
+        Args:
+            z: States, (B, C, H, W), of which the shape counts.
+            eigenvalues: They broadcast to the parts of `z`.
+
+        Returns:
+            (B,).
+        """
+        return eigenvalues.expand(torch.broadcast_shapes(eigenvalues.shape, z.shape)).flatten(1).mean(1)
+
     def __call__(self, z: Tensor, strength: Level) -> Tensor:
         """Corrupt states.
 
@@ -64,6 +87,24 @@ class LinearFamily(abc.ABC):
             `C_t z`, the shape of `z`.
         """
         return self.synthesize(self.gains(z, strength) * self.analyze(z))
+
+
+@final
+@dataclass(frozen=True)
+class Identity(LinearFamily):
+    """No corruption, whatever the strength: that of additive noise."""
+
+    def analyze(self, z: Tensor) -> Tensor:
+        """See `LinearFamily.analyze`: the entries themselves, of states of any shape."""
+        return z
+
+    def synthesize(self, parts: Tensor) -> Tensor:
+        """See `LinearFamily.synthesize`."""
+        return parts
+
+    def gains(self, z: Tensor, strength: Level) -> Tensor:
+        """See `LinearFamily.gains`."""
+        return z.new_ones(len(z), *[1] * (z.ndim - 1))
 
 
 @final
@@ -83,6 +124,12 @@ class GaussianBlur(LinearFamily):
         """See `LinearFamily.gains`."""
         rows, columns = (2 * math.pi * torch.fft.fftfreq(n, device=z.device, dtype=z.dtype) for n in z.shape[-2:])
         return (-0.5 * per_sample(strength, z) ** 2 * (rows[:, None] ** 2 + columns**2)).exp()
+
+    def power(self, z: Tensor) -> Tensor:
+        """See `LinearFamily.power`; the mean counts as a wave of twice the side."""
+        rows, columns = (n * torch.fft.fftfreq(n, device=z.device, dtype=z.dtype) for n in z.shape[-2:])
+        power = 1 / (rows[:, None] ** 2 + columns**2).clamp_min(0.25)
+        return (power / power.mean())[None, None]
 
 
 @final
@@ -139,6 +186,20 @@ class Downsample(LinearFamily):
         scale = torch.arange(halvings + 1, device=z.device, dtype=z.dtype)
         scale[-1] = torch.inf
         return (scale.reshape(-1, *[1] * (z.ndim - 1)) + 1 - per_sample(strength, z[:, None])).clamp(0, 1)
+
+    def power(self, z: Tensor) -> Tensor:
+        """See `LinearFamily.power`: details twice as large have half the frequency."""
+        halvings = _halvings(z)
+        power = 4.0 ** torch.arange(halvings + 1, device=z.device, dtype=z.dtype)
+        power = power.reshape(1, -1, *[1] * (z.ndim - 1))
+        return power / self.share(z[:1], power)
+
+    def share(self, z: Tensor, eigenvalues: Tensor) -> Tensor:
+        """See `LinearFamily.share`: a quarter of the dimensions are left after each halving."""
+        halvings = _halvings(z)
+        sizes = [0.25**j - 0.25 ** (j + 1) for j in range(halvings)] + [0.25**halvings]
+        means = eigenvalues.expand(len(z), halvings + 1, *z.shape[1:]).flatten(2).mean(2)
+        return means @ z.new_tensor(sizes)
 
 
 def _halvings(z: Tensor) -> int:

@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import final
 
+import torch
 from torch import Tensor
 
+from ambient_solve.errors import AmbientSolveError
 from ambient_solve.noise import Level, per_sample
 from ambient_solve.process.additive import log_linear
 from ambient_solve.process.base import Process, degrade_again, share_kept
+from ambient_solve.process.families import LinearFamily
 
 Law = Callable[[float, Tensor], Tensor]
 """`(level, n) -> z`: states of a terminal law, from unit noise of their shape."""
@@ -83,6 +86,44 @@ class Soft(Process):
         if kept is None:
             kept = share_kept(*self.deviations(level, level_next), fresh)
         return degrade_again(z, self.corrupt(z0, level), self.corrupt(z0, level_next), kept, fresh, n)
+
+    def bridge(self, z: Tensor, z0: Tensor, level: float, level_next: float, n: Tensor) -> Tensor:
+        """Draw the state of a lower level, given that of a level and the clean one: the reverse of a Markov process.
+
+        The states of one path are `z_t = C_t C_t'^-1 z_t' + noise`. In a part with gains g and g' of both levels, and
+        r = g / g', so that the noise has variance `s^2 - r^2 s'^2`, Bayes' rule gives
+
+            z' = g' z0 + k (z - g z0) + b n,      k = r s'^2 / s^2,      b^2 = s'^2 (1 - r^2 s'^2 / s^2)
+
+        Samplers of `reverse` have one k for all parts: the laws of their states are right, but not how two states of a
+        path hang together, on which the law of `z0` given a state depends. With an estimate for `z0` this step draws
+        from it, in the limit of small steps.
+
+        Args:
+            z: States at `level`, (B, *shape).
+            z0: Estimates of the clean states, the same shape.
+            level: Level before the step, > 0.
+            level_next: Level after it, 0 to `level`.
+            n: Unit noise, the same shape.
+
+        Returns:
+            States at `level_next`, the shape of `z`.
+
+        Raises:
+            AmbientSolveError: the corruption has no spectrum.
+        """
+        family = self.corruption
+        if not isinstance(family, LinearFamily):
+            raise AmbientSolveError(
+                "Soft.bridge needs a corruption with a spectrum: a LinearFamily, as GaussianBlur()."
+            )
+        if level_next == 0:
+            return z0
+        s, s_next = self.deviations(level, level_next)
+        gains, gains_next = (family.gains(z, self.strength(t)) for t in (level, level_next))
+        r = torch.where(gains_next > 0, gains / gains_next, 0.0) * (s_next / s)
+        parts = gains_next * family.analyze(z0) + r * (s_next / s) * (family.analyze(z) - gains * family.analyze(z0))
+        return family.synthesize(parts + s_next * (1 - r**2).clamp_min(0).sqrt() * family.analyze(n))
 
     def deviations(self, level: float, level_next: float) -> tuple[float, float]:
         """See `Process.deviations`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ambient_solve.restore.files import Outcome, plan, restore_file, restore_files
+from ambient_solve.restore.old import OldPhotograph
 from ambient_solve.restore.pictures import Picture, read_kernel, read_mask, read_measurement
 from ambient_solve.restore.tasks import (
     TASKS,
@@ -22,6 +23,7 @@ __all__ = [
     "Inpaint",
     "JpegBlocks",
     "MotionBlur",
+    "OldPhotograph",
     "Outcome",
     "Picture",
     "SuperResolution",

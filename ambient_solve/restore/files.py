@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason, shown
 from ambient_solve.knobs import knobs
+from ambient_solve.presets import DEFAULT, preset_named
 from ambient_solve.restore import memory
 from ambient_solve.restore.memory import Drawing, fitting, joined
 from ambient_solve.restore.pictures import read_measurement
@@ -27,7 +28,7 @@ from ambient_solve.restore.sharing import PART, Parts, Share, groups
 from ambient_solve.restore.tasks import Task
 from ambient_solve.restore.unknown import with_estimates
 from ambient_solve.resume import SETTINGS, digest, finished, read_record
-from ambient_solve.saving import check_folder
+from ambient_solve.saving import check_folder, save_png
 
 if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ambient_solve.verdict.judge import Verdict
 
 
+SAMPLES = 8
+"""Samples that are drawn where an algorithm is given in place of a preset."""
 REPLACED = "this replaces what a run with other settings had left in that folder; another --out keeps both"
 """Note on a picture that had been restored otherwise before."""
 
@@ -78,10 +81,12 @@ def restore_file(
     prior: Prior,
     damage: Task,
     *,
-    algorithm: str = "auto",
+    preset: str | None = None,
+    algorithm: str | None = None,
     options: Mapping[str, Any] | None = None,
-    n_samples: int = 8,
+    n_samples: int | None = None,
     seed: int = 0,
+    cond: Any = None,
     out: str | Path | None = None,
     progress: bool | None = False,
     share: Share | None = None,
@@ -94,10 +99,13 @@ def restore_file(
         prior: The diffusion prior.
         damage: What happened to the picture. Numbers that are "auto" are estimated first; the outcome's notes and the
             settings hold them, and a run that states them is the same.
-        algorithm: Name of the sampler; "auto" chooses.
-        options: Knobs of the algorithm.
-        n_samples: Posterior samples, 1 or more.
+        preset: "fast", "balanced", "faithful" or "creative": algorithm, knobs and samples, see `ambient_solve.presets`;
+            "balanced" unless an algorithm is given.
+        algorithm: Name of the sampler, in place of a preset; "auto" chooses by the operator.
+        options: Knobs of the algorithm, in place of those of the preset.
+        n_samples: Posterior samples, 1 or more; by default those of the preset, or 8.
         seed: Sample s depends on `(seed, s)` alone.
+        cond: Passed on to the prior, such as a class, a whole number.
         out: Folder to save into; what the same request has finished there is not done again. None saves nothing.
         progress: Show a progress bar; None shows one in a terminal and in a notebook.
         share: The part of this process, of several that share the work; needs `out`. The last one saves the picture.
@@ -111,11 +119,13 @@ def restore_file(
     """
     from ambient_solve.solver import make_solver
 
+    algorithm, options, samples = chosen(damage.name, preset, algorithm, options)
+    n_samples = samples if n_samples is None else n_samples
     solver = make_solver(prior, algorithm, options)
     path = Path(path)
     picture = read_measurement(path, prior.shape[0], max_pixels)
     damage, said, estimated = with_estimates(damage, picture)
-    op = damage.operator(picture)
+    measured = damage.measure(picture)
     picture = replace(picture, notes=picture.notes + said + damage.notes(picture))
     request = {
         "input": path.name,
@@ -128,6 +138,7 @@ def restore_file(
         "sources": [digest(part) for part in (path.read_bytes(), *damage.sources(path))],
         "prior": digest(*(p.detach().cpu().contiguous().numpy().tobytes() for p in prior.state_dict().values())),
     }
+    request |= {} if cond is None else {"cond": cond}
     folder = None if out is None else Path(out)
     done = None if folder is None else finished(folder, request)
     if done is not None:
@@ -136,8 +147,14 @@ def restore_file(
         verdict = Verdict.from_record(done["verdict"]) if "verdict" in done else None
         seen = {"chi2": done["misfit"], "seconds": done["seconds"], "verdict": verdict}
         return Outcome(path, folder, notes=picture.notes, skipped=True, algorithm=done["algorithm"], **seen)
-    at_once, tiled = fitting(solver, op, picture, n_samples)
-    draw = Drawing(solver, op, picture, damage, seed, at_once, tiled, (memory.TILE, memory.OVERLAP), progress)
+    for name, found in damage.masks(picture).items() if folder is not None else ():
+        check_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_png(found[None], folder / f"{name}.png")
+    at_once, tiled = fitting(solver, measured.op, picture, n_samples)
+    draw = Drawing(
+        solver, measured, picture, damage, seed, at_once, tiled, (memory.TILE, memory.OVERLAP), progress, cond
+    )
     together = solver.algorithm is not None and solver.algorithm.interacting
     every = groups(n_samples, math.prod(draw.size), prior.device.type, together)
 
@@ -154,6 +171,34 @@ def restore_file(
             _save(result, folder, picture.profile)
         return _outcome(path, folder, result)
     return _shared(path, folder, request, every, share or Share(), draw, finish, picture.profile)
+
+
+def chosen(
+    task: str, preset: str | None = None, algorithm: str | None = None, options: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Any], int]:
+    """What a task is restored with.
+
+    Args:
+        task: Its name.
+        preset: Name of a preset; None is the default, unless there is an algorithm.
+        algorithm: Name of an algorithm, or "auto"; None is that of the preset.
+        options: Knobs, in place of those of the preset.
+
+    Returns:
+        The algorithm, its knobs, and how many samples are drawn.
+
+    Raises:
+        AmbientSolveError: both a preset and an algorithm are given, or there is no such preset.
+    """
+    if algorithm is not None:
+        if preset is not None:
+            raise AmbientSolveError(
+                f"preset {preset!r} chooses the algorithm, and {algorithm!r} was given; leave one of them out."
+            )
+        return algorithm, dict(options or {}), SAMPLES
+    found = preset_named(DEFAULT if preset is None else preset)
+    name, own = found.chosen(task)
+    return name, own | dict(options or {}), found.samples
 
 
 def _shared(
@@ -227,7 +272,8 @@ def restore_files(
 
     out = Path(out)
     check_folder(out)
-    make_solver(prior, settings.get("algorithm", "auto"), settings.get("options"))
+    own = {name: settings.get(name) for name in ("preset", "algorithm", "options")}
+    make_solver(prior, *chosen(damage.name, **own)[:2])
     pictures = plan(inputs, out, tell if rank == 0 else _silent)
     for number, (path, folder) in enumerate(pictures):
         share = Share(number, len(pictures), rank, world)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ambient_solve.errors import AmbientSolveError, own_words_for_misfit
 from ambient_solve.restore.pictures import Picture
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
     from ambient_solve.priors.tiled import TiledPrior
     from ambient_solve.restore.pictures import Picture
-    from ambient_solve.restore.tasks import Task
+    from ambient_solve.restore.tasks import Measured, Task
     from ambient_solve.results import Restoration
     from ambient_solve.solver import Solver
 
@@ -38,7 +38,7 @@ class Drawing:
     """
 
     solver: Solver
-    op: Physics
+    measured: Measured
     picture: Picture
     damage: Task
     seed: int
@@ -46,11 +46,12 @@ class Drawing:
     tiled: TiledPrior | None
     tile: tuple[int, int]
     progress: bool | None = False
+    cond: Any = None
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of what is restored."""
-        return size_of(self.op, self.picture)
+        return size_of(self.measured.op, self.picture)
 
     def __call__(self, samples: range) -> Restoration:
         """These samples, with the misfit of the measurement as it is.
@@ -79,12 +80,13 @@ class Drawing:
         solver = self.solver if self.tiled is None else self.solver.with_prior(self.tiled)
         with own_words_for_misfit():  # `Outcome.warning`, which knows the task
             part = solver.solve(
-                self.picture.y,
-                self.op,
+                self.measured.y,
+                self.measured.op,
                 n_samples=len(samples),
                 first_sample=samples.start,
                 seed=self.seed,
-                sigma_y=self.picture.sigma_of_each(self.damage.sigma),
+                sigma_y=self.measured.sigma_y,
+                cond=self.cond,
                 at_once=min(self.at_once, len(samples)),
                 progress=self.progress,
             )

@@ -35,6 +35,21 @@ ALIGNMENT = "where its pixels lie: centers, as Pillow, OpenCV and MATLAB do, or 
 """Help of the knob that is an alignment."""
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What is handed to a solver.
+
+    Attributes:
+        y: The measurement. op: The operator that measured it.
+        sigma_y: The level of its noise; None where that is `op`'s own.
+    """
+
+    y: Tensor
+    op: Physics
+    sigma_y: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
     """What happened to a picture, with `sigma` the noise in it.
@@ -53,6 +68,18 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def operator(self, picture: Picture) -> Physics:
         """The operator that measured this picture."""
+
+    def measure(self, picture: Picture) -> Measured:
+        """The measurement that the picture is, with its operator and its noise: the pixels, unless overridden."""
+        return Measured(picture.y, self.operator(picture), picture.sigma_of_each(self.sigma))
+
+    def prepared(self, picture: Picture) -> tuple[Task, tuple[str, ...]]:
+        """The task with what is found in the picture, such as its scratches, and what to say of that."""
+        return self, ()
+
+    def masks(self, picture: Picture) -> dict[str, Tensor]:
+        """What was found in the picture, to be saved beside the result: (H, W), 0 to 1, by the name of the file."""
+        return {}
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -317,7 +344,7 @@ def make_task(task: str, **options: Any) -> Task:
     """A damage by its name.
 
     Args:
-        task: One of `TASKS`.
+        task: One of `TASKS`, several joined by "+" in any order ("inpaint+denoise"), or "old-photograph".
         options: Its knobs. Where one is "auto", the noise level is too unless it is given.
 
     Returns:
@@ -326,23 +353,24 @@ def make_task(task: str, **options: Any) -> Task:
     Raises:
         AmbientSolveError: there is no such damage, or it has no such option, or a value is out of its range.
     """
-    if task not in TASKS:
-        raise AmbientSolveError(f"There is no task {task!r}. {suggestion(task, TASKS)}")
-    names = [k.name for k in knobs(TASKS[task])]
+    from ambient_solve.restore.several import task_class
+
+    cls = task_class(task)
+    names = [k.name for k in knobs(cls)]
     for name in options:
         if name not in names:
-            owners = [t for t, cls in TASKS.items() if name in (k.name for k in knobs(cls))]
+            owners = [t for t, other in TASKS.items() if name in (k.name for k in knobs(other))]
             other = f"It belongs to {', '.join(owners)}. " if owners else ""
-            raise AmbientSolveError(f"The task {task} has no option {name!r}. {other}{suggestion(name, names)}")
+            raise AmbientSolveError(f"The task {cls.name} has no option {name!r}. {other}{suggestion(name, names)}")
     auto = any(isinstance(value, str) and value == AUTO for value in options.values())
-    if auto and any(k.name == "sigma" and k.auto for k in knobs(TASKS[task])):
+    if auto and any(k.name == "sigma" and k.auto for k in knobs(cls)):
         options = {"sigma": AUTO, **options}  # what a blur leaves and what is noise are separated together
     sigma = options.get("sigma")
     if isinstance(sigma, (int, float)) and not sigma > 0:
         raise AmbientSolveError(
             f"sigma={sigma} was given, a noise level above 0 was expected (pixel values go from 0 to 1)."
         )
-    return build(TASKS[task], **options)
+    return build(cls, **options)
 
 
 def _most(picture: Picture) -> int:

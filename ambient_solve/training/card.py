@@ -16,6 +16,7 @@ from ambient_solve.data.sample import Sample
 from ambient_solve.data.units import SCALE
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
+from ambient_solve.process import Additive, SoftSettings
 
 PATHS = ("source", "sources", "coils_of")
 """Settings that are paths, which a model card does not show in full."""
@@ -33,15 +34,18 @@ def denoising_psnr(prior: Prior, pictures: Sequence[Tensor], crop: int) -> dict[
         crop: Side in pixels of the central square that is used.
 
     Returns:
-        For each level, in units of z: mean PSNR in dB of the noisy and of the denoised pictures.
+        For each level of the process, in units of z: mean PSNR in dB of the states and of the denoised pictures.
     """
     if not pictures:
         return {}
     clean = torch.stack([centre(prior_units(p), crop) for p in pictures])
     clean = clean.to(prior.device)
     table = {}
+    additive = isinstance(prior.process, Additive)
     for sigma in CARD_LEVELS:
-        noisy = clean + sigma * Streams(range(len(clean)), 1, prior.device).normal(clean)
+        if not (additive or prior.sigma_min <= sigma <= prior.sigma_max):
+            continue
+        noisy = prior.process.perturb(clean, sigma, Streams(range(len(clean)), 1, prior.device).normal(clean))
         table[sigma] = tuple(_psnr(z, clean) for z in (noisy, prior.denoise(noisy, sigma)))
     return table
 
@@ -117,6 +121,17 @@ def _without_folders(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _process(soft: SoftSettings) -> list[str]:
+    """What the card of a soft prior says of its process."""
+    return [
+        f"**Its forward process is soft**, not additive noise: `C_t z0 + sigma n`, C_t a {soft.family} whose strength "
+        f"grows from 0 at sigma {soft.lowest:g} to {soft.strongest:g} at sigma {soft.highest:g} (curve "
+        f"{soft.curve:g}). It samples with `generate(prior, n, order=1)`, and of the algorithms it has `soft` alone, "
+        "for measurements that are states of that process.",
+        "",
+    ]
+
+
 def model_card(
     name: str,
     settings: dict[str, Any],
@@ -126,6 +141,7 @@ def model_card(
     metrics: dict[float, tuple[float, float]],
     *,
     computed_in: str = "",
+    soft: SoftSettings | None = None,
     damaged_before: Mapping[str, dict[str, Any]] | None = None,
     held_out: Sequence[int] = (),
     about_held_out: str = "",
@@ -141,6 +157,7 @@ def model_card(
         seconds: How long it took.
         metrics: What `denoising_psnr` found; empty where nothing was measured.
         computed_in: The arithmetic of the network.
+        soft: Its forward process, where that is no additive noise.
         damaged_before: Of each source, by its path, that was damaged before the run: what is recorded of that, see
             `corruption.read_settings`. The run's own corruption was not applied to it.
         held_out: Pictures of each source that are held out, where the settings do not say.
@@ -167,6 +184,7 @@ def model_card(
         "",
         "A diffusion prior for `ambient_solve`: `load_prior(folder)`, then `Solver(prior).solve(y, op)`.",
         "",
+        *(_process(soft) if soft is not None else ()),
         "## Data",
         "",
         "| source | share of samples drawn | sides divided by | held out | terms |",

@@ -26,7 +26,12 @@ KEPT = 2
 """Checkpoints that are kept."""
 BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 """Upper ends of the ranges of noise levels whose losses are averaged, in `z` units."""
-ADDED = {"held_out": 0.0}
+ADDED = {
+    "held_out": 0.0,
+    "mirror": True,
+    "process": {"kind": "additive", "family": "blur", "strongest": 16.0, "curve": 2.0},
+    "stages": [],
+}
 """Settings that runs of before did not have, with what they did."""
 NAMED = 4
 """Settings whose change is spelled out, at most."""

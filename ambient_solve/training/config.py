@@ -19,6 +19,7 @@ from ambient_solve.errors import AmbientSolveError, one_line, suggestion
 from ambient_solve.objectives import OBJECTIVES, Objective
 from ambient_solve.objectives.denoise import Denoise
 from ambient_solve.priors.network_config import NetworkConfig, check_network
+from ambient_solve.process import Additive, SoftSettings
 
 PRECISIONS = ("auto", "bf16", "fp32", "no")
 """What `precision` may be; no is the former name of fp32."""
@@ -84,6 +85,21 @@ class Ema:
 
 
 @dataclass(frozen=True)
+class ProcessConfig:
+    """What makes noisy states of pictures: noise alone, or a corruption that grows with it (docs/processes.md)."""
+
+    kind: Literal["additive", "soft"] = "additive"
+    """additive: z0 + sigma n. soft: C_t z0 + sigma n, which wants objective: {kind: soft}."""
+    family: Literal["blur", "fade", "downsample"] = "blur"
+    """The corruption C_t of a soft process."""
+    strongest: float = 16.0
+    """Its strength at network.sigma_max: pixels (the deviation of a blur, the radius that is dark), or halvings. It
+    must leave nothing of a picture but its mean color."""
+    curve: float = 2.0
+    """Exponent of its growth in ln sigma: above 1 the noise grows first, below 1 the corruption."""
+
+
+@dataclass(frozen=True)
 class Config:
     """All of a training run."""
 
@@ -94,6 +110,8 @@ class Config:
     data_root: str = "."
     """Relative source paths start here."""
     sources: tuple[Source, ...] = ()
+    stages: tuple[int, ...] = ()
+    """Stage of each source, from 0; the next begins when the held-out loss rises at a level. () draws from all."""
     corruption: Corruption = field(default_factory=Corruption)
     """What is done to the pictures of sources that are clean, once, before training."""
     drop_noisy: bool = False
@@ -104,6 +122,7 @@ class Config:
     """Start from this prior: a folder, an embedded name, a hub id, or the folder of a diffusers pipeline."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     objective: Objective = field(default_factory=Denoise)
+    process: ProcessConfig = field(default_factory=ProcessConfig)
     s_max: float = 4.0
     """Noisy samples are used where sigma^2 / (sigma^2 - sigma_noise^2) stays below this number."""
     level_mean: float = -0.9
@@ -112,6 +131,8 @@ class Config:
     """Standard deviation of ln sigma."""
     crop: int = 64
     """Side in pixels of the squares that training sees."""
+    mirror: bool = True
+    """Mirror half of the samples; not right for latents: those of a mirrored picture are no mirrored latents."""
     drop_small: bool = False
     """Leave out pictures that are smaller than the crop, in place of refusing them."""
     flat: float = 0.0
@@ -249,6 +270,14 @@ def read_config(args: list[str], program: str | None = None) -> Config:
     return tyro.cli(Config, prog=program, args=args, default=default, description="")
 
 
+def planned_process(config: Config) -> SoftSettings | None:
+    """The soft process of a run, before it is fitted to pictures; None where the noise is additive."""
+    if config.process.kind == "additive":
+        return None
+    chosen = {name: getattr(config.process, name) for name in ("family", "strongest", "curve")}
+    return SoftSettings(**chosen, lowest=config.network.sigma_min, highest=config.network.sigma_max)
+
+
 def check(config: Config, processes: int) -> None:
     """Refuse at once a configuration that would fail later.
 
@@ -283,6 +312,12 @@ def check(config: Config, processes: int) -> None:
     if config.seed < 0 or not 0 < low < high:
         raise AmbientSolveError("Expected seed >= 0 and 0 < network.sigma_min < network.sigma_max.")
     check_network(config.network, "The configuration of the network")
+    planned = planned_process(config)
+    config.objective.of_process(Additive() if planned is None else planned.process())
+    if planned is not None and config.init:
+        raise AmbientSolveError(
+            "A soft process starts from no other prior, whose levels mean something else: leave init out."
+        )
     if not (config.ema.half_life > 0 and config.ema.power >= 0):
         raise AmbientSolveError("Expected ema.half_life > 0 and ema.power >= 0.")
     same = (

@@ -20,6 +20,7 @@ from ambient_solve.training.card import denoising_psnr, model_card
 from ambient_solve.training.checkpoints import Checkpoints
 from ambient_solve.training.config import Config, settings_of
 from ambient_solve.training.holding import about_held_out, share_held_out
+from ambient_solve.training.process import fitted_process
 from ambient_solve.training.report import lengths
 from ambient_solve.training.sources import Data, damaged_before
 from ambient_solve.training.weights import starting_prior
@@ -62,7 +63,8 @@ def write_prior(
     Returns:
         Its folder, OUT/prior.
     """
-    prior = starting_prior(config, data.keep_probability(config.objective), torch.device("cpu"))
+    soft = fitted_process(config, data.samples)
+    prior = starting_prior(config, data.keep_probability(config.objective), torch.device("cpu"), soft=soft)
     prior.load_state_dict(averages)
     prior.eval().requires_grad_(False)
     metrics = {} if config.objective.mask_channels else denoising_psnr(prior, data.held_out, config.crop)
@@ -75,6 +77,7 @@ def write_prior(
         seconds,
         metrics,
         computed_in=computed_in,
+        soft=soft,
         damaged_before=damaged_before(config),
         held_out=[inventory.held_out for inventory in data.inventories],
         about_held_out=about_held_out(config, data.inventories),

@@ -40,10 +40,12 @@ from ambient_solve.training.holding import share_held_out
 from ambient_solve.training.inventory import refuse_other_data, remember_data
 from ambient_solve.training.launch import missing_processes
 from ambient_solve.training.locks import only_run_among
+from ambient_solve.training.process import fitted_process
 from ambient_solve.training.progress import Shown, denoised_picture, write_progress
 from ambient_solve.training.report import PROGRESS, about_data, about_files, about_start, remember_length
 from ambient_solve.training.schedule import learning_rate, steps_of, validates
 from ambient_solve.training.sources import read_data, refuse_unsuited
+from ambient_solve.training.stages import current_stage, past_validations
 from ambient_solve.training.stopping import Stopping
 from ambient_solve.training.validation import held_out_loss, sample_sheet
 from ambient_solve.training.weights import about_arithmetic, arithmetic, averaged, starting_prior
@@ -85,22 +87,28 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
     refuse_other_data(out, data.inventories)
     refuse_unsuited(config.objective, data.samples)
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    prior = starting_prior(config, data.keep_probability(config.objective), accelerator.device, sharded)
+    soft = fitted_process(config, data.samples)
+    prior = starting_prior(config, data.keep_probability(config.objective), accelerator.device, sharded, soft)
+    objective = config.objective.of_process(prior.process)
     if compiles(config, accelerator.device, accelerator.num_processes):
         accelerator.print("The network is compiled at the first step, which takes a minute or more.", file=sys.stderr)
         prior.network.compile()
     spec = Levels(config.level_mean, config.level_std, prior.sigma_min, prior.sigma_max)
-    loader = Loader(
-        data.samples,
-        data.share,
-        spec,
-        crop=config.crop,
-        buffer=buffer(config.s_max),
-        batch=config.batch,
-        seed=config.seed,
-        below=config.objective.below,
-        flat=config.flat,
-    )
+    loaders = [
+        Loader(
+            [s for s, own in zip(data.samples, data.stage, strict=True) if own == stage],
+            data.share[data.stage == stage],
+            spec,
+            crop=config.crop,
+            buffer=buffer(config.s_max),
+            batch=config.batch,
+            seed=config.seed,
+            below=config.objective.below,
+            flat=config.flat,
+            mirror=config.mirror,
+        )
+        for stage in range(int(data.stage.max(initial=0)) + 1)
+    ]
     fused = accelerator.device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(prior.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=fused)
     model, optimizer = accelerator.prepare(prior, optimizer)
@@ -124,6 +132,8 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
     statistics = Statistics(out / "stats.jsonl", accelerator)
     statistics.trim(first)
     statistics.go_on(checkpoints.sums())
+    accelerator.wait_for_everyone()
+    validations = past_validations(out / "stats.jsonl")
     bar = tqdm(total=steps * config.batch, initial=first * config.batch, unit="img", disable=not main, desc=config.name)
     started = time.perf_counter()
     step = first
@@ -134,9 +144,10 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
                     group["lr"] = learning_rate(config, step, steps)
                 for micro in range(config.accumulate):
                     at = (micro * accelerator.num_processes + accelerator.process_index) * rows_each
+                    loader = loaders[current_stage(validations, len(loaders))]
                     batch, streams = loader(step, slice(at, at + rows_each))
                     with accelerator.accumulate(model):
-                        losses = config.objective.loss(model, batch.to(accelerator.device), streams)
+                        losses = objective.loss(model, batch.to(accelerator.device), streams)
                         accelerator.backward(losses.mean())
                         if accelerator.sync_gradients:
                             accelerator.clip_grad_norm_(model.parameters(), config.clip)
@@ -152,6 +163,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
                     if validates(config, done, steps):
                         with averaged(prior, ema):
                             held_out = held_out_loss(prior, config, data)
+                            validations += [held_out] if held_out else []
                             if not sharded:
                                 samples = sample_sheet(prior, config, out / f"samples-{done}.png", accelerator)
                                 shown = denoised_picture(prior, config, data)

@@ -17,6 +17,7 @@ from ambient_solve.figures.progress import Denoised, progress_figure
 from ambient_solve.figures.sheet import picture_tile
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior
+from ambient_solve.process import Additive
 from ambient_solve.training.card import centre
 from ambient_solve.training.config import Config
 from ambient_solve.training.schedule import steps_of
@@ -51,13 +52,15 @@ def denoised_picture(prior: Prior, config: Config, data: Data) -> Shown:
     whole = [s for s in data.held_out_noisy if s.mask is None or bool(s.mask.all())]
     if config.objective.mask_channels or not (data.held_out or whole) or config.network.channels > 3:
         return Shown()
+    if not (data.held_out or isinstance(prior.process, Additive)):
+        return Shown()  # a damaged sample may be no state of a soft process
     noise = 0.0 if data.held_out else whole[0].sigma_noise
     stored = centre(prior_units(data.held_out[0] if data.held_out else whole[0].z), config.crop)[None].to(prior.device)
     fresh, levels = Streams([0], 1, prior.device).normal(stored), []
     for level in SHOWN_LEVELS:
         if not max(noise, prior.sigma_min) <= level <= prior.sigma_max:
             continue
-        noisy = stored + math.sqrt(level**2 - noise**2) * fresh
+        noisy = prior.process.perturb(stored, math.sqrt(level**2 - noise**2), fresh)
         clean = prior.denoise(noisy, level)
         captions = ("noisy", "denoised")
         if data.held_out:

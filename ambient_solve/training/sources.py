@@ -31,6 +31,8 @@ from ambient_solve.resume import digest
 from ambient_solve.training.config import Config, Source
 from ambient_solve.training.holding import Picture, is_clean, set_apart
 from ambient_solve.training.inventory import Inventory, content
+from ambient_solve.training.process import at_their_levels
+from ambient_solve.training.stages import stage_of_source
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Data:
         held_out_noisy: Damaged samples, of sources without any clean one, or where a share of all is held out.
         inventories: What each source holds, in the order of the settings.
         notes: Sentences on what was read, to be said before training.
+        stage: Stage of the run at which each sample is drawn, (n,), from 0.
     """
 
     samples: list[Sample]
@@ -50,6 +53,7 @@ class Data:
     held_out_noisy: list[Sample] = field(default_factory=list)
     inventories: list[Inventory] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    stage: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
     def keep_probability(self, objective: Objective) -> float | None:
         """Share of the entries that `objective` lets a network see of these samples, drawn by their share."""
@@ -76,7 +80,7 @@ def read_data(config: Config, main: bool) -> Data:
     pictures = [_pictures(source, config, notes) for source in config.sources]
     stored = [_stored(source, config, notes) for source in config.sources]
     config, pictures, stored, apart = set_apart(config, pictures, stored, notes)
-    samples, share, inventories = [], [], []
+    samples, share, inventories, stage = [], [], [], []
     held_out = [s.z.float() for own in apart for s in own if is_clean(s)]
     noisy = [s for own in apart for s in own if not is_clean(s)]
     for source, own_pictures, own, own_apart in zip(config.sources, pictures, stored, apart, strict=True):
@@ -94,17 +98,19 @@ def read_data(config: Config, main: bool) -> Data:
             own = hide(own, config.corruption.seed, listing(source, config))
         if source.freeze:
             own = freeze(own, source.freeze, config.corruption.seed, buffer(config.s_max), listing(source, config))
+        own = at_their_levels(config, own)
         if config.drop_noisy:
             own = [s for s in own if s.damage == "clean" and s.sigma_noise == 0]
         inventories.append(Inventory(source.path, entries, source.held_out, fingerprint(own)))
         samples += own
-        area = [s.z[0].numel() if source.by_area else 1 for s in own]
-        share += [source.share * a / sum(area) for a in area]
+        area = [s.weight * (s.z[0].numel() if source.by_area else 1) for s in own]
+        share += [source.share * a / (sum(area) or 1) for a in area]
+        stage += [stage_of_source(config, len(inventories) - 1)] * len(own)
     if config.duplicates and main:
         _report_duplicates(config, pictures, stored, apart, [row for i in inventories for row in i.pictures])
     if any(min(picture.shape[-2:]) < config.crop for picture in held_out + [s.z for s in noisy]):
         raise AmbientSolveError(f"A held-out picture is smaller than the crop of {config.crop}. Lower `crop`.")
-    return Data(samples, np.array(share), held_out, noisy, inventories, list(dict.fromkeys(notes)))
+    return Data(samples, np.array(share), held_out, noisy, inventories, list(dict.fromkeys(notes)), np.array(stage))
 
 
 def damaged_before(config: Config) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from ambient_solve.objectives.base import Batch
 from ambient_solve.objectives.denoise import buffer
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.base import Prior
+from ambient_solve.process import Additive
 from ambient_solve.sampling import generate
 from ambient_solve.training.card import centre
 from ambient_solve.training.config import Config
@@ -53,7 +54,8 @@ def held_out_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
 
 
 def _noisy_loss(prior: Prior, config: Config, samples: Sequence[Sample]) -> dict[str, float]:
-    found, objective, crop = {}, config.objective.of_data(), config.crop
+    found, crop = {}, config.crop
+    objective = config.objective.of_process(prior.process).of_data()
     mask_channels = max((len(s.mask) for s in samples if s.mask is not None), default=0)
     for level in LEVELS if samples else ():
         at = [
@@ -74,6 +76,7 @@ def _noisy_loss(prior: Prior, config: Config, samples: Sequence[Sample]) -> dict
                 torch.stack([_mask(s, crop, mask_channels) for s in own]) if mask_channels else None,
                 torch.stack([s.signs.float() for s in own]) if own[0].signs is not None else None,
                 torch.stack([s.maps for s in own]) if own[0].maps is not None else None,
+                torch.tensor([s.blur for s in own]) if any(s.blur for s in own) else None,
             )
             losses.append(objective.loss(prior, batch.to(prior.device), Streams([i for i, _ in rows], 1)))
         found[f"noisy {level:g}"] = float(torch.cat(losses).mean())
@@ -93,7 +96,7 @@ def _clean_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
         masks = torch.stack(
             [_mask(incomplete[i % len(incomplete)], config.crop, config.objective.mask_channels) for i in range(len(z))]
         )
-    found = {}
+    found, objective = {}, config.objective.of_process(prior.process)
     for level in LEVELS:
         if not prior.sigma_min <= level <= prior.sigma_max:
             continue
@@ -102,7 +105,7 @@ def _clean_loss(prior: Prior, config: Config, data: Data) -> dict[str, float]:
             zero = torch.zeros(len(rows))
             clean = Batch(z[rows], zero + level, zero, zero, zero, None if masks is None else masks[rows])
             streams = Streams(rows.tolist(), 1)
-            losses.append(config.objective.held_out(prior, clean.to(prior.device), streams))
+            losses.append(objective.held_out(prior, clean.to(prior.device), streams))
         found[f"{level:g}"] = float(torch.cat(losses).mean())
     return found
 
@@ -132,7 +135,9 @@ def sample_sheet(prior: Prior, config: Config, path: Path, accelerator: Accelera
         if keep_probability
         else prior
     )
-    x = prior.decode(generate(prior, SAMPLES, size=config.crop, steps=STEPS, batch=SAMPLES, progress=False)).clamp(0, 1)
+    order = 2 if isinstance(prior.process, Additive) else 1
+    z = generate(prior, SAMPLES, size=config.crop, steps=STEPS, order=order, batch=SAMPLES, progress=False)
+    x = prior.decode(z).clamp(0, 1)
     if not accelerator.is_main_process:
         return x
     save_image(x, path, nrow=4)

@@ -15,6 +15,7 @@ from ambient_solve.priors.foreign import is_pipeline
 from ambient_solve.priors.load import prior_folder
 from ambient_solve.priors.network import NetworkPrior, multiplies_bfloat16
 from ambient_solve.priors.pipeline import PipelinePrior
+from ambient_solve.process import SoftSettings
 from ambient_solve.training.config import Config
 from ambient_solve.training.growth import deepened
 
@@ -23,7 +24,11 @@ SAME = "channels widths unshuffle groups embedding sigma_data scale offset".spli
 
 
 def starting_prior(
-    config: Config, keep_probability: float | None, device: torch.device, sharded: bool = False
+    config: Config,
+    keep_probability: float | None,
+    device: torch.device,
+    sharded: bool = False,
+    soft: SoftSettings | None = None,
 ) -> NetworkPrior | PipelinePrior:
     """The prior to train, with the mask channels of the objective; from `config.init` where given.
 
@@ -32,6 +37,7 @@ def starting_prior(
         keep_probability: Share in (0, 1] of the pixels that it will be shown; None if it is shown everything.
         device: Where its weights go.
         sharded: Whether its parameters will be: then they keep the plain memory layout, the only one that FSDP takes.
+        soft: Its forward process, where that is no additive noise.
 
     Returns:
         The prior, on `device`.
@@ -61,7 +67,7 @@ def starting_prior(
         missing=missing,
     )
     try:
-        prior = NetworkPrior(wanted, arithmetic(config.precision, device))
+        prior = NetworkPrior(wanted, arithmetic(config.precision, device), soft)
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
         raise AmbientSolveError(f"network: {error}.") from None
     if folder is not None:

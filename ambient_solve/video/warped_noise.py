@@ -31,6 +31,7 @@ from ambient_solve.priors.base import Prior
 from ambient_solve.priors.field import Field
 from ambient_solve.priors.wrapped import WrappedPrior
 from ambient_solve.video.addresses import FRAMES, born, claim, follow, pixels
+from ambient_solve.video.streams import FrameStreams
 
 KINDS = ("fixed", "independent", "nearest", "integral", "field")
 CELLS = 4
@@ -166,23 +167,33 @@ class FramePrior(WrappedPrior):
 
     Draws are counted for each `Streams` by itself, so that a sample does not depend on those drawn before it.
 
+    White noise that an algorithm draws beside it follows, too, where `white` says how.
+
     Args:
         inner: The prior.
         frame: The frame.
+        white: The same frame without a law, for white noise; None leaves that at the pixels.
+        scene: Number of the first frame of this scene, where noise of other sizes begins anew.
     """
 
-    def __init__(self, inner: Prior, frame: Frame) -> None:
+    def __init__(self, inner: Prior, frame: Frame, white: Frame | None = None, scene: int = 0) -> None:
         super().__init__(inner)
-        self.frame = frame
+        self.frame, self.white, self.scene = frame, white, scene
         self._drawn: weakref.WeakKeyDictionary[Streams, int] = weakref.WeakKeyDictionary()
-        if frame.law is not None:
-            self.sigma_jacobian = 0.0  # as for `FieldPrior`: `sigma^2 J` is no covariance
+
+    def correlate(self, v: Tensor) -> Tensor:
+        """See `Prior.correlate`: of the noise at the pixels, with which the denoiser was trained."""
+        return self.inner.correlate(v) if self.frame.law is None else self.frame.law.correlate(v)
 
     def noise(self, shape: tuple[int, ...], streams: Streams) -> Tensor:
         """See `Prior.noise`."""
         number = self._drawn.get(streams, 0)
         self._drawn[streams] = number + 1
         return self.frame.noise(number, shape, streams).to(self.device)
+
+    def streams_of_run(self, streams: Streams) -> Streams:
+        """See `Prior.streams_of_run`."""
+        return streams if self.white is None else FrameStreams(streams, [self.white], self.scene)
 
 
 def _read(frame: Frame) -> Frame:

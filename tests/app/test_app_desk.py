@@ -206,7 +206,7 @@ def counted(name: str, **settings) -> int:
 
 COUNTED = {*PASSES, "time_travel"}
 INNER = [(name, k.name) for name, cls in ALGORITHMS.items() for k in knobs(cls) if k.name in COUNTED]
-PLAIN = [name for name in ALGORITHMS if name not in ("tds", "aos", "fps")]
+PLAIN = [name for name in ALGORITHMS if name not in ("tds", "aos", "fps", "soft")]
 
 
 @pytest.mark.parametrize("name", PLAIN)

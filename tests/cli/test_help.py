@@ -110,7 +110,8 @@ def test_the_example_parses(program, capsys, monkeypatch):
     for command in examples(text):
         words = shlex.split(command)
         assert " ".join(words).startswith((program, "accelerate launch trainers/train.py")), command
-        rest = words[words.index("trainers/train.py") + 1 :] if words[0] == "accelerate" else words[2:]
+        door = words.index("trainers/train.py") + 1 if words[0] == "accelerate" else len(program.split())
+        rest = words[door:]
         with monkeypatch.context() as patch:
             patch.setattr(tyro, "cli", cli)
             assert leave(program, rest, patch) == 0, capsys.readouterr().err

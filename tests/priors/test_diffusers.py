@@ -41,9 +41,9 @@ def saved(folder: Path, network: nn.Module, scheduler: object, **how: object) ->
     return folder
 
 
-def refused(folder: Path | PipelinePrior, *words: str) -> None:
+def refused(folder: Path | PipelinePrior, *words: str, load=load_prior) -> None:
     with pytest.raises(AmbientSolveError) as error:
-        load_prior(folder)
+        load(folder)
     print(f"\n{error.value}")
     assert one_sentence(error) and all(word in str(error.value) for word in words)
 
@@ -238,16 +238,16 @@ def test_a_scheduler_that_is_no_denoisers_is_refused(tmp_path):
 # Folders -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_latent_pipeline_is_refused(tmp_path):
+def test_a_latent_pipeline_is_refused_as_one_of_pixels(tmp_path):
     """Loaded as a prior of pixels it made noise of the right shape."""
     vae = diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4, latent_channels=3)
     diffusers.LDMPipeline(vae, unet(), diffusers.DDIMScheduler()).save_pretrained(tmp_path)
-    refused(tmp_path, "LDMPipeline", "vqvae", "a code of the picture")
+    refused(tmp_path, "LDMPipeline", "vqvae", "a code of the picture", load=PipelinePrior.load)
     (tmp_path / "model_index.json").write_text("[1]")
     refused(tmp_path, "not the index of a pipeline")
 
 
-def test_pipelines_of_words_are_refused(tmp_path):
+def test_pipelines_of_words_are_refused_as_ones_of_pixels(tmp_path):
     network = diffusers.UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(8, 8),
@@ -263,14 +263,15 @@ def test_pipelines_of_words_are_refused(tmp_path):
     index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
     index["text_encoder"] = ["transformers", "CLIPTextModel"]
     (tmp_path / "p" / "model_index.json").write_text(json.dumps(index))
-    refused(tmp_path / "p", "StableDiffusionPipeline", "text_encoder")
+    refused(tmp_path / "p", "StableDiffusionPipeline", "text_encoder", load=PipelinePrior.load)
+    refused(tmp_path / "p", "no folder 'text_encoder'")
     (tmp_path / "p" / "model_index.json").unlink()
     refused(tmp_path / "p", "UNet2DConditionModel", "words")
     network.save_pretrained(tmp_path / "bare")
     refused(tmp_path / "bare", "UNet2DConditionModel", "words")
     index = {"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiTTransformer2DModel"]}
     (tmp_path / "p" / "model_index.json").write_text(json.dumps(index))
-    refused(tmp_path / "p", "DiTPipeline", "transformer")
+    refused(tmp_path / "p", "DiTPipeline", "transformer", load=PipelinePrior.load)
 
 
 def test_half_precision_variants_and_pieces_are_read(tmp_path):

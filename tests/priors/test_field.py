@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ambient_solve import AmbientSolveError, GaussianPrior, Solver, generate, operators
+from ambient_solve import AmbientSolveError, Solver, generate, operators
 from ambient_solve.noise import Streams
 from ambient_solve.priors.base import Prior, reverse
 from ambient_solve.priors.field import Field, FieldPrior
+from ambient_solve.priors.wrapped import WrappedPrior
 from helpers import AffinePrior, rand, randn
 
 SIDE = 4
@@ -154,12 +155,46 @@ def test_generate_draws_the_noise_of_the_prior(eta):
     assert away[1] > 2 * away[0]
 
 
-def test_methods_that_take_the_jacobian_for_a_covariance_do_without():
-    exact = GaussianPrior(torch.zeros(1, SIDE, SIDE), C)
-    prior = FieldPrior(exact, FIELD)
-    assert exact.sigma_jacobian == math.inf and prior.sigma_jacobian == 0
-    found = Solver(prior, "mmps", steps=4).solve(rand(1, 1, SIDE, SIDE), operators.denoise((1, SIDE, SIDE), 0.5))
-    assert found.vjps == 0
+def test_the_product_with_the_covariance_is_that_of_the_dense_one():
+    v = randn(3, 2, SIDE, SIDE)
+    dense = (v.flatten(2).double() @ Q).reshape(v.shape)
+    assert torch.allclose(FIELD.correlate(v).double(), dense, atol=1e-6)
+    assert torch.equal(AffinePrior().correlate(v), v)
+
+
+class Jacobian(Smooth):
+    """With a Jacobian that may be trusted."""
+
+    sigma_jacobian = math.inf
+
+
+@pytest.mark.parametrize("name", ["mmps", "pigdm"])
+def test_the_posterior_under_field_noise_is_exact_with_its_covariance(name):
+    """`Cov[z0 | z] = sigma^2 J Q`: moments of the samples against those of the Gaussian posterior, and a control."""
+    op = operators.inpaint((rand(SIDE, SIDE, seed=2) > 0.4).float(), sigma=0.2, channels=1)
+    y = op.A(randn(1, 1, SIDE, SIDE, seed=4))
+    seen = op.mask.flatten().bool()
+    A = torch.eye(SIDE**2, dtype=torch.float64)[seen]
+    gain = C @ A.T @ torch.linalg.inv(A @ C @ A.T + 0.04 * torch.eye(len(A)))
+    mean = gain @ y.flatten().double()[seen]
+
+    class White(WrappedPrior):
+        def correlate(self, v):
+            return v
+
+    exact = FieldPrior(Jacobian(C, Q), FIELD)
+    settings = {"steps": 60, **({"iterations": 10} if name == "mmps" else {})}
+    found = [
+        Solver(p, name, **settings).solve(y, op, n_samples=200).samples[0].flatten(1).double().mean(0)
+        for p in (exact, White(exact))
+    ]
+    away = [relative(each, mean) for each in found]
+    assert away[1] > 1.2 * away[0]  # the control
+    if name == "mmps":
+        assert away[0] < 0.12  # of 200 samples
+
+
+def test_a_field_needs_states_of_pictures():
     assert FieldPrior(AffinePrior(), FIELD).noise((2, 3, 4, 5), Streams([0], 2)).shape == (2, 3, 4, 5)
 
 

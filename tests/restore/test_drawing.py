@@ -33,7 +33,7 @@ def together(y: torch.Tensor, copies: int = 1, n: int = 5):
 def test_groups_of_samples_are_the_samples_of_one_solve(groups, copies):
     damage = Denoise(sigma=SIGMA)
     picture = Picture(Path("y.png"), rand(1, 3, SIDE, SIDE), (), copies)
-    draw = Drawing(SOLVER, damage.operator(picture), picture, damage, SEED, 2, None, (256, 64))
+    draw = Drawing(SOLVER, damage.measure(picture), picture, damage, SEED, 2, None, (256, 64))
     found, wanted = joined([draw(group) for group in groups], picture), together(picture.y, copies)
     torch.testing.assert_close(found.samples, wanted.samples, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.chi2, copies * wanted.chi2, atol=1e-4, rtol=1e-3)
@@ -45,7 +45,7 @@ def test_groups_of_samples_are_the_samples_of_one_solve(groups, copies):
 
 def test_a_group_alone_is_its_part_of_the_whole():
     damage, picture = Denoise(sigma=SIGMA), Picture(Path("y.png"), rand(1, 3, SIDE, SIDE), ())
-    draw = Drawing(SOLVER, damage.operator(picture), picture, damage, SEED, 2, None, (256, 64))
+    draw = Drawing(SOLVER, damage.measure(picture), picture, damage, SEED, 2, None, (256, 64))
     torch.testing.assert_close(draw(range(3, 5)).samples, together(picture.y).samples[:, 3:], atol=1e-4, rtol=1e-4)
 
 

@@ -14,7 +14,19 @@ HEAVY = ("accelerate", "gradio", "trainers", "apps", "diffusers", "transformers"
 """Never imported when a module of the library is: where used, inside the function that uses it, or not at all."""
 GROUND = ("errors", "knobs", "noise", "transforms", "version", "saving", "distributed", "resume", "progress")
 """The ground floor: anyone may stand on it."""
-ROOT_MODULES = (*GROUND, "process", "budget", "solver", "request", "misfit", "results", "moments", "sampling", "tuning")
+ROOT_MODULES = (
+    *GROUND,
+    "process",
+    "presets",
+    "budget",
+    "solver",
+    "request",
+    "misfit",
+    "results",
+    "moments",
+    "sampling",
+    "tuning",
+)
 """All else of the library is in a room."""
 OF_TRAINING = ("accelerate", "diffusers", "datasets")
 """What the loops of training import at their top: nothing but training needs them, nobody imports training."""
@@ -37,9 +49,10 @@ MAY_IMPORT = {
     "priors": (*GROUND, "process", "reading"),
     "priors.base": ("errors", "noise", "process"),
     "objectives": (*GROUND, "linalg", "priors.base", "process"),
-    "data": (*GROUND, "objectives.base", "operators", "reading"),
+    "data": (*GROUND, "objectives.base", "operators", "process", "reading"),
+    "presets": ("errors",),
     "likelihood": (*GROUND, "linalg", "priors.base"),
-    "algorithms": (*GROUND, "likelihood", "linalg", "priors.base", "process"),
+    "algorithms": (*GROUND, "likelihood", "linalg", "presets", "priors.base", "process"),
     "moments": ("errors",),
     "verdict": (*GROUND, "blind", "likelihood", "operators"),
     "results": (*GROUND, "figures", "moments", "verdict"),
@@ -48,44 +61,42 @@ MAY_IMPORT = {
     "request": ("errors", "likelihood"),
     "solver": (
         *(*GROUND, "algorithms", "blind", "budget", "likelihood", "moments", "priors.base", "priors.counted"),
-        *("misfit", "priors.forwarded", "process", "request", "results", "verdict"),
+        *("misfit", "presets", "priors.forwarded", "process", "request", "results", "verdict"),
     ),
     "sampling": (*GROUND, "priors", "process"),
     "tuning": (*GROUND, "algorithms", "priors.base", "solver"),
     "restore": (
-        *(*GROUND, "algorithms", "blind", "data", "operators", "priors", "reading", "results", "solver", "verdict"),
+        *(*GROUND, "algorithms", "blind", "data", "operators", "presets", "priors", "reading", "results", "solver"),
+        "verdict",
     ),
-    "evaluate": (*GROUND, "algorithms", "data", "operators", "priors", "results", "sampling", "solver", "verdict"),
+    "video": (
+        *(*GROUND, "algorithms", "blind", "budget", "data", "figures", "likelihood", "linalg", "operators", "priors"),
+        *("process", "reading", "request", "restore", "results", "solver"),
+    ),
+    "evaluate": (
+        *(*GROUND, "algorithms", "data", "operators", "priors", "results", "sampling", "solver", "verdict", "video"),
+    ),
     "mri": (
         "algorithms",
         *(*GROUND, "data", "evaluate.baselines", "figures", "linalg", "operators", "priors", "reading"),
         "solver",
     ),
-    "video": (
-        *GROUND,
-        "data",
-        "figures",
-        "likelihood",
-        "linalg",
-        "operators",
-        "priors",
-        "process",
-        "results",
-        "solver",
+    "testbed": (
+        *(*GROUND, "algorithms", "data", "evaluate", "figures", "objectives", "operators", "priors", "reading"),
+        *("results", "sampling", "solver"),
     ),
-    "testbed": (*GROUND, "data", "evaluate", "objectives", "operators", "priors", "results", "sampling", "solver"),
     "training": (
         *(*GROUND, "algorithms", "data", "figures", "likelihood", "linalg", "objectives", "operators", "priors"),
         *("process", "reading", "sampling", "solver"),
     ),
     "app": (
-        *(*GROUND, "algorithms", "data", "figures", "mri", "operators", "priors", "reading", "restore", "results"),
-        *("solver", "verdict"),
+        *(*GROUND, "algorithms", "data", "figures", "mri", "operators", "presets", "priors", "reading", "restore"),
+        *("results", "solver", "verdict"),
     ),
     "cli": (
         *(*GROUND, "algorithms", "app", "budget", "data", "evaluate", "figures", "linalg", "mri", "objectives"),
-        *("operators", "priors", "restore", "results", "sampling", "solver", "testbed", "training", "tuning"),
-        *("verdict", "video"),
+        *("operators", "presets", "priors", "restore", "results", "sampling", "solver", "testbed", "training"),
+        *("tuning", "verdict", "video"),
     ),
     "__main__": ("cli",),
     "ambient_solve": ("version",),

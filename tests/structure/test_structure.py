@@ -45,7 +45,7 @@ def test_an_algorithm_says_what_it_is(name):
 
 def test_every_algorithm_is_registered_and_has_a_file_of_its_own():
     files = {Path(name).stem for name in LIBRARY if name.startswith("ambient_solve/algorithms/")}
-    shared = {"__init__", "base", "auto", "resampling"}
+    shared = {"__init__", "base", "auto", "descent", "resampling", "states"}
     assert sorted(files - shared) == sorted(a.__module__.split(".")[-1] for a in ALGORITHMS.values())
 
 

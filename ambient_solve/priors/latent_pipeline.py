@@ -1,0 +1,112 @@
+"""Folders of latent pipelines of diffusers as priors: LDM, Stable Diffusion 1 to 3 and XL, DiT, Flux."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ambient_solve.errors import AmbientSolveError, reason
+from ambient_solve.priors.autoencoder_diffusers import DiffusersAutoencoder
+from ambient_solve.priors.base import Prior
+from ambient_solve.priors.finite import require_finite
+from ambient_solve.priors.foreign import INDEX, checked_scheduler
+from ambient_solve.priors.latent import LatentPrior
+from ambient_solve.priors.latent_networks import LatentNetwork
+from ambient_solve.priors.pipeline import PipelinePrior
+from ambient_solve.priors.text import Classes, GuidedPrior, Words
+from ambient_solve.reading.limits import read_json
+
+UNCONDITIONAL = "LDMPipeline"
+LABELLED = "DiTPipeline"
+WORDED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline")
+"""Pipelines that are conditioned on words."""
+PARTS = ("unet", "transformer", "vae", "vqvae", "scheduler", "text_encoder", "tokenizer")
+"""How the parts of such a pipeline begin, for what is downloaded."""
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts that are never read."""
+
+
+def is_latent_pipeline(folder: Path) -> bool:
+    """Whether a folder's index is that of a latent pipeline that is read."""
+    path = folder / INDEX
+    index = read_json(path) if path.is_file() else None
+    return isinstance(index, dict) and index.get("_class_name") in (UNCONDITIONAL, LABELLED, *WORDED)
+
+
+def load_latent_pipeline(folder: Path) -> LatentPrior:
+    """Read a latent pipeline as diffusers' `save_pretrained` writes it; safetensors and JSON only.
+
+    Args:
+        folder: With model_index.json.
+
+    Returns:
+        The prior on the CPU, its weights frozen. Its `cond` is words (`Prompt`), a class (`Label`), or nothing.
+
+    Raises:
+        AmbientSolveError: a part is missing or unreadable, or the parts do not fit each other.
+    """
+    index = read_json(folder / INDEX)
+    name = index["_class_name"]
+    _check_folders(folder, index)
+    pipeline = _pipeline(folder, name, index)
+    scheduler = checked_scheduler(dict(pipeline.scheduler.config), folder / "scheduler")
+    network = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+    autoencoder = pipeline.vqvae if name == UNCONDITIONAL else pipeline.vae
+    for part in (network, autoencoder, *(getattr(pipeline, f"text_encoder{i}", None) for i in ("", "_2", "_3"))):
+        if part is not None:
+            require_finite(part, folder)
+            part.eval().requires_grad_(False)
+    code = DiffusersAutoencoder(autoencoder)
+    if name == UNCONDITIONAL:
+        inner: Prior = PipelinePrior(network, scheduler)
+        inner.sigma_data, inner.sigma_jacobian = 1.0, 10.0
+        return LatentPrior(inner, code).eval().requires_grad_(False)
+    inner = LatentNetwork(network, scheduler, code.channels, code.factor)
+    told = bool(getattr(network.config, "guidance_embeds", False))
+    place = lambda: inner.device  # noqa: E731
+    given = (
+        Classes(network.config.num_embeds_ada_norm, place) if name == LABELLED else Words(pipeline, place, told=told)
+    )
+    return LatentPrior(GuidedPrior(inner, given.read, given.embed, told=told), code).eval().requires_grad_(False)
+
+
+def _check_folders(folder: Path, index: dict[str, Any]) -> None:
+    """Raise unless each part of the index has its folder, and no pickle in place of safetensors."""
+    for part, value in index.items():
+        named = isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
+        if not named or part.startswith(LEFT_OUT):
+            continue
+        if value[0] not in ("diffusers", "transformers"):
+            raise AmbientSolveError(
+                f"{folder / INDEX}: the part {part[:40]!r} comes from {value[0][:40]!r}, whose code is never run; "
+                "diffusers and transformers were expected."
+            )
+        if not (folder / part).is_dir():
+            raise AmbientSolveError(f"{folder} has no folder {part[:40]!r}, which its {INDEX} names: copy it whole.")
+        weights = [*(folder / part).glob("*.safetensors")]
+        pickles = [*(folder / part).glob("*.bin")]
+        if pickles and not weights:
+            raise AmbientSolveError(
+                f"{folder / part} holds only {pickles[0].name}, a pickle, which is never read; save it with "
+                "safe_serialization=True."
+            )
+
+
+def _pipeline(folder: Path, name: str, index: dict[str, Any]) -> Any:
+    """The pipeline itself."""
+    try:
+        import diffusers
+    except ImportError:
+        raise AmbientSolveError("This prior needs diffusers: pip install 'ambient-solve[train]'.") from None
+    if name in WORDED:
+        try:
+            import transformers  # noqa: F401
+        except ImportError:
+            raise AmbientSolveError(f"{folder} is conditioned on words: pip install transformers.") from None
+    left_out = {part: None for part in LEFT_OUT if part in index}
+    try:
+        return getattr(diffusers, name).from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, **left_out
+        )
+    except Exception as error:  # noqa: BLE001 - diffusers raises whatever its layers raise
+        raise AmbientSolveError(f"{folder} cannot be read as a {name} ({reason(error)}).") from None

@@ -1,0 +1,244 @@
+r"""Words and classes as conditions, and classifier-free guidance by them.
+
+    D = D(z; c_negative) + g (D(z; c) - D(z; c_negative))           (Ho and Salimans, 2022, arXiv 2207.12598)
+
+What a network predicts is linear in D at a given state, so that this is the published rule for noise, velocity and flow
+alike. At `g = 1` it is `D(z; c)`, and the second pass is not made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.noise import Level
+from ambient_solve.priors.base import Prior, Vjp
+from ambient_solve.priors.latent_networks import Embedded
+from ambient_solve.priors.wrapped import WrappedPrior
+
+MOST_GUIDANCE = 100.0
+"""Largest guidance scale."""
+LONG_TEXTS = {"StableDiffusion3Pipeline": ("tokenizer_3", 256), "FluxPipeline": ("tokenizer_2", 512)}
+"""The tokenizer of the T5 of a pipeline, and the tokens that it takes."""
+
+
+@final
+@dataclass(frozen=True)
+class Prompt:
+    """What a picture shows, in words.
+
+    Args:
+        text: The words; none is the empty prompt.
+        negative: What it does not show; read where `guidance` is not 1.
+        guidance: Scale of classifier-free guidance, 0 to 100. At 1, one pass a call; at any other, two.
+
+    Raises:
+        AmbientSolveError: the words are none, or the scale is out of range.
+    """
+
+    text: str = ""
+    negative: str = ""
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or not isinstance(self.negative, str):
+            raise AmbientSolveError(f"A prompt is words; {self.text!r} and {self.negative!r} were given.")
+        _check_guidance(self.guidance)
+
+
+@final
+@dataclass(frozen=True)
+class Label:
+    """The class of a picture, for a network of classes with guidance.
+
+    Args:
+        number: The class, from 0.
+        guidance: Scale of classifier-free guidance against no class, 0 to 100; at 1, one pass a call.
+
+    Raises:
+        AmbientSolveError: the scale is out of range.
+    """
+
+    number: int
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_guidance(self.guidance)
+
+
+def _check_guidance(scale: Any) -> None:
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale <= MOST_GUIDANCE:
+        raise AmbientSolveError(f"guidance={scale!r} was given; a number from 0 to {MOST_GUIDANCE:g} was expected.")
+
+
+Given = Prompt | Label
+"""A condition with its guidance."""
+
+
+@final
+class GuidedPrior(WrappedPrior):
+    """A conditioned prior, guided: `cond` is words or a class, or a list with one for each measurement.
+
+    Args:
+        inner: The prior; its `cond` is an `Embedded`.
+        read: Turns what was given into `Prompt`s or `Label`s, one for each row: `(cond, rows) -> list`.
+        embed: The condition of each of a list, and that against which it is guided, one row each.
+        told: Whether the network is told its guidance, as a distilled Flux is: then one pass is enough.
+    """
+
+    def __init__(
+        self,
+        inner: Prior,
+        read: Callable[[Any, int], Sequence[Given]],
+        embed: Callable[[Sequence[Given], bool], Embedded],
+        *,
+        told: bool = False,
+    ) -> None:
+        super().__init__(inner)
+        self._read, self._embed, self._told = read, embed, told
+
+    def passes(self, cond: Any = None) -> int:
+        """See `Prior.passes`: 2 where any row is guided."""
+        rows = len(cond) if isinstance(cond, (list, tuple)) or (isinstance(cond, Tensor) and cond.ndim) else 1
+        return 2 if self._guided(self._read(cond, rows)) else 1
+
+    def _guided(self, given: Sequence[Given]) -> bool:
+        return not self._told and any(g.guidance != 1 for g in given)
+
+    def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
+        """See `Prior.denoise`."""
+        given = self._read(cond, len(z))
+        wanted = self.inner.denoise(z, sigma, self._embed(given, False))
+        if not self._guided(given):
+            return wanted
+        other = self.inner.denoise(z, sigma, self._embed(given, True))
+        scale = torch.tensor([g.guidance for g in given], device=z.device)[:, None, None, None]
+        return other + scale * (wanted - other)
+
+    def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
+        """See `Prior.denoise_vjp`: through both passes."""
+        return Prior.denoise_vjp(self, z, sigma, cond, once=once)
+
+
+@final
+class Words:
+    """Reads prompts and embeds them by the text encoders of a pipeline; each text is encoded once.
+
+    Args:
+        pipeline: A diffusers pipeline with `encode_prompt`; its encoders stay on the CPU.
+        device: Where the embeddings go; asked for at each call.
+        told: Whether the network is told its guidance, as a distilled Flux is.
+    """
+
+    def __init__(self, pipeline: Any, device: Callable[[], torch.device], *, told: bool = False) -> None:
+        self._pipeline, self._device, self._told = pipeline, device, told
+        self._known: dict[str, tuple[Tensor | None, Tensor | None]] = {}
+
+    def read(self, cond: Any, rows: int) -> list[Given]:
+        """Prompts, one for each row.
+
+        Args:
+            cond: A string or a `Prompt` for all rows, a list with one for each, or None, the empty prompt.
+            rows: How many.
+
+        Raises:
+            AmbientSolveError: it is something else.
+        """
+        each = list(cond) if isinstance(cond, (list, tuple)) else [cond] * rows
+        prompts = [Prompt(c or "") if c is None or isinstance(c, str) else c for c in each]
+        if len(prompts) != rows or not all(isinstance(p, Prompt) for p in prompts):
+            raise AmbientSolveError(
+                f"cond={str(cond)[:60]!r} was given; a text, a Prompt(text, negative, guidance), or a list with one "
+                "for each measurement was expected."
+            )
+        return prompts
+
+    def embed(self, given: Sequence[Given], negative: bool) -> Embedded:
+        """The embeddings of prompts, or of what they exclude, one row each."""
+        texts = [g.negative if negative else g.text for g in given if isinstance(g, Prompt)]
+        parts = [self._of(text) for text in texts]
+        tokens, pooled = (
+            None if parts[0][i] is None else torch.cat([part[i] for part in parts if part[i] is not None])
+            for i in range(2)
+        )
+        told = torch.tensor([float(g.guidance) for g in given], device=self._device()) if self._told else None
+        return Embedded(tokens=tokens, pooled=pooled, told=told)
+
+    def _of(self, text: str) -> list[Tensor | None]:
+        """Tokens and pooled embedding, one row, where the network is."""
+        if text not in self._known:
+            self._check_length(text)
+            with torch.no_grad():
+                self._known[text] = encoded(self._pipeline, text, torch.device("cpu"))
+        return [None if part is None else part.to(self._device()) for part in self._known[text]]
+
+    def _check_length(self, text: str) -> None:
+        """Refuse words that the encoder would cut off; a T5, which takes long texts, has a limit of its own."""
+        name, most = LONG_TEXTS.get(type(self._pipeline).__name__, ("", 0))
+        long = getattr(self._pipeline, name, None) if name else None
+        tokenizer = self._pipeline.tokenizer if long is None else long
+        held, most = len(tokenizer(text).input_ids), int(tokenizer.model_max_length) if long is None else most
+        if held > most:
+            raise AmbientSolveError(
+                f"The prompt {text[:40]!r}... has {held} tokens, and the text encoder takes {most}: shorten it."
+            )
+
+
+def encoded(pipeline: Any, text: str, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """The tokens and the pooled embedding of a text, by the pipeline's own `encode_prompt`, one row."""
+    kind = type(pipeline).__name__
+    if kind == "StableDiffusionPipeline":
+        return pipeline.encode_prompt(text, device, 1, False)[0], None
+    if kind == "StableDiffusionXLPipeline":
+        found = pipeline.encode_prompt(text, device=device, do_classifier_free_guidance=False)
+        return found[0], found[2]
+    if kind == "StableDiffusion3Pipeline":
+        found = pipeline.encode_prompt(text, None, None, device=device, do_classifier_free_guidance=False)
+        return found[0], found[2]
+    tokens, pooled, _ = pipeline.encode_prompt(text, None, device=device)
+    return tokens, pooled
+
+
+@final
+class Classes:
+    """Reads classes and embeds them, for a network of classes whose last one, `count`, stands for none.
+
+    Args:
+        count: Classes that the network knows.
+        device: Where the numbers go; asked for at each call.
+    """
+
+    def __init__(self, count: int, device: Callable[[], torch.device]) -> None:
+        self._count, self._device = count, device
+
+    def read(self, cond: Any, rows: int) -> list[Given]:
+        """Classes, one for each row.
+
+        Args:
+            cond: A whole number or a `Label` for all rows, or a list or tensor with one for each.
+            rows: How many.
+
+        Raises:
+            AmbientSolveError: it is something else, or no class of the network.
+        """
+        if isinstance(cond, Tensor):
+            cond = cond.tolist()
+        each = list(cond) if isinstance(cond, (list, tuple)) else [cond] * rows
+        labels = [Label(c) if type(c) is int else c for c in each]
+        fine = len(labels) == rows and all(isinstance(c, Label) and 0 <= c.number < self._count for c in labels)
+        if not fine:
+            raise AmbientSolveError(
+                f"cond={str(cond)[:60]} was given; a class from 0 to {self._count - 1}, a Label(number, guidance), or "
+                "a list with one for each measurement was expected."
+            )
+        return labels
+
+    def embed(self, given: Sequence[Given], negative: bool) -> Embedded:
+        """The classes as the network takes them; for `negative` the one that stands for none."""
+        numbers = [self._count if negative else g.number for g in given if isinstance(g, Label)]
+        return Embedded(labels=torch.tensor(numbers, device=self._device()))
