@@ -7,10 +7,10 @@
     python benchmarks/verdicts.py --out runs/verdicts --minutes 7      (stop after the case at which they are over)
 
 Photographs of 64 x 64 pixels are cut out of fourteen that scikit-image ships. Each is damaged, every other time stored
-in 8 bits, and restored as `ambient-solve restore` does it: with a few levels (the preset Fast of the page), and with
-the defaults. Thresholds are set on right statements alone, of these photographs and of half of the test photographs of
-DATA. The other half is what counts: false alarms, and wrong statements that are noticed. Without DATA false alarms are
-counted on photographs of sources that the thresholds have not seen, in FOLDS turns.
+in 8 bits, and restored as `ambient-solve restore` does it, with three of its presets. Thresholds are set on right
+statements alone, of these photographs and of half of the test photographs of DATA. The other half is what counts: false
+alarms, and wrong statements that are noticed. Without DATA false alarms are counted on photographs of sources that the
+thresholds have not seen, in FOLDS turns.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ambient_solve import Solver, load_prior, operators
-from ambient_solve.app.presets import PRESETS
 from ambient_solve.data.images import to_tensor
+from ambient_solve.presets import PRESETS
 from ambient_solve.restore.pictures import Picture
 from ambient_solve.restore.tasks import make_task
 from ambient_solve.verdict import judge, words
@@ -138,12 +138,12 @@ def dirt(mask: str, value: float) -> Callable[[Tensor], Tensor]:
 WRONG: dict[str, Wrong] = {
     "blur 1.5 as 3.0": Wrong(blur(1.5), blur(3.0), (words.BLUR_NARROWER,)),
     "blur 1.5 as 1.0": Wrong(blur(1.5), blur(1.0), (words.BLUR_WIDER,)),
-    "sharp as blur 1.5": Wrong(denoise(0.02), blur(1.5), (words.BLUR_NARROWER,)),
-    "motion as blur 2.0": Wrong(motion(9, 30), blur(2.0), (words.BLUR_NARROWER, words.KERNEL)),
-    "motion 30 degrees off": Wrong(motion(15, 30), motion(15, 0), (words.KERNEL,)),
-    "motion 9 as 15": Wrong(motion(9, 0), motion(15, 0), (words.KERNEL,)),
-    "motion 15 as 9": Wrong(motion(15, 0), motion(9, 0), (words.KERNEL,)),
-    "blur 1.5 as motion": Wrong(blur(1.5), motion(15, 0), (words.KERNEL,)),
+    "sharp as blur 1.5": Wrong(denoise(0.02), blur(1.5), (words.BLUR_NARROWER, words.NO_BLUR)),
+    "motion as blur 2.0": Wrong(motion(9, 30), blur(2.0), (words.MOVEMENT,)),
+    "motion 30 degrees off": Wrong(motion(15, 30), motion(15, 0), (words.DIRECTION,)),
+    "motion 9 as 15": Wrong(motion(9, 0), motion(15, 0), (words.SHORTER,)),
+    "motion 15 as 9": Wrong(motion(15, 0), motion(9, 0), (words.LONGER,)),
+    "blur 1.5 as motion": Wrong(blur(1.5), motion(15, 0), (words.ROUND_BLUR,)),
     "noise stated half": Wrong(denoise(0.1), denoise(0.05), (words.NOISE_HIGHER,)),
     "noise stated double": Wrong(denoise(0.1), denoise(0.2), (words.NOISE_LOWER,)),
     "noise stated a third": Wrong(denoise(0.15), denoise(0.05), (words.NOISE_HIGHER,)),
@@ -163,6 +163,8 @@ WRONG: dict[str, Wrong] = {
 }
 
 
+SAMPLES = {"fast": 2, "balanced": 2, "faithful": 1}
+"""How many are drawn, by preset."""
 NEW = "new"
 """Kind of right statements on the test photographs of DATA that set thresholds."""
 COUNTED = "counted"
@@ -247,10 +249,9 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """One row of numbers for each photograph."""
     task = case.stated[0]
-    algorithm, settings = PRESETS["Fast"].chosen(task) if way == "few levels" else ("auto", {})
+    algorithm, settings = PRESETS[way].chosen(task)
     y = stored(name, case, chosen, seed)
-    n_samples = 2 if way == "few levels" else 1
-    made = Solver(prior, algorithm, **settings).solve(y, operator(case.stated), n_samples=n_samples, seed=seed)
+    made = Solver(prior, algorithm, **settings).solve(y, operator(case.stated), n_samples=SAMPLES[way], seed=seed)
     for b, (photo, place) in enumerate(chosen):
         yield {
             "way": way,
@@ -337,39 +338,44 @@ def held_out(right: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], Any]
 
 def table(measured_rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Print the table; return what the thresholds' file says of it."""
-    right = [r for r in measured_rows if r["kind"] != "wrong"]
-    ranges, alarms = fitted(right), held_out(right)
+    setting = [r for r in measured_rows if r["kind"] in ("right", NEW)]
+    ranges = fitted(setting)
+    counted = [(r, verdict(r, ranges)) for r in measured_rows if r["kind"] == COUNTED] or held_out(setting)
     share = lambda values: sum(values) / max(len(values), 1)  # noqa: E731
-    summary: dict[str, Any] = {"false alarms, sources held out": {}, "false alarms": {}, "caught": {}}
-    for way in dict.fromkeys(r["way"] for r in right):
-        print(f"\n{way}: right statements        alarms   alarms, source held out   misfit outside {judge.FIT}")
+    summary: dict[str, Any] = {"false alarms": {}, "caught": {}}
+    for way in dict.fromkeys(r["way"] for r in measured_rows):
+        print(f"\n| {way}: right statement | alarms | by | misfit outside of {judge.FIT[0]:g} to {judge.FIT[1]:g} |")
+        print("|---|---|---|---|")
         for name in RIGHT:
-            mine = [r for r in right if (r["way"], r["name"]) == (way, name)]
-            seen = [verdict(r, ranges).level != words.RIGHT for r in mine]
-            unseen = [v.level != words.RIGHT for r, v in alarms if (r["way"], r["name"]) == (way, name)]
-            misfits = [not judge.FIT[0] <= r["numbers"]["misfit"] <= judge.FIT[1] for r in mine]
-            print(
-                f"  {name:30} {sum(seen):3} of {len(seen):3}  {sum(unseen):3} of {len(unseen):3}  {share(misfits):.2f}"
-            )
-        unseen = [v.level != words.RIGHT for r, v in alarms if r["way"] == way]
-        seen = [verdict(r, ranges).level != words.RIGHT for r in right if r["way"] == way]
-        summary["false alarms"][way], summary["false alarms, sources held out"][way] = share(seen), share(unseen)
-        print(f"  all: {100 * share(seen):.1f} %, sources held out {100 * share(unseen):.1f} % of {len(seen)}")
-        print(f"\n{way}: wrong statements        caught   level wrong   named cause right   by")
-        all_caught = []
+            mine = [(r, v) for r, v in counted if (r["way"], r["name"]) == (way, name)]
+            alarms = [v for _, v in mine if v.level != words.RIGHT]
+            misfits = [not judge.FIT[0] <= r["numbers"]["misfit"] <= judge.FIT[1] for r, _ in mine]
+            print(f"| {name} | {len(alarms)} of {len(mine)} | {_most(alarms)} | {100 * share(misfits):.0f} % |")
+        alarms = [v.level != words.RIGHT for r, v in counted if r["way"] == way]
+        summary["false alarms"][way] = share(alarms)
+        print(f"\nIn all {sum(alarms)} of {len(alarms)}, {100 * share(alarms):.1f} %.")
+        print(f"\n| {way}: done, and stated | noticed | of these *wrong* | cause named | and right | by |")
+        print("|---|---|---|---|---|---|")
+        caught = []
         for name, case in WRONG.items():
             mine = [r for r in measured_rows if (r["way"], r["kind"], r["name"]) == (way, "wrong", name)]
-            verdicts = [verdict(r, ranges) for r in mine]
-            caught = [v for v in verdicts if v.level != words.RIGHT]
-            named = [v for v in caught if v.keys[0] != words.DAMAGE]
-            right_cause = sum(v.keys[0] in case.causes for v in named)
-            by = ", ".join(f"{s} {n}" for s, n in Counter(v.by for v in caught).most_common(3))
-            bad = sum(v.level == words.WRONG for v in caught)
-            print(f"  {name:26} {len(caught):3} of {len(mine):2} {bad:3}   {right_cause:2} of {len(named):2}   {by}")
-            all_caught += [v.level != words.RIGHT for v in verdicts]
-        summary["caught"][way] = share(all_caught)
-        print(f"  all: {100 * share(all_caught):.0f} % of {len(all_caught)}")
+            found = [v for v in (verdict(r, ranges) for r in mine) if v.level != words.RIGHT]
+            named = [v for v in found if v.keys[0] != words.DAMAGE]
+            counts = (
+                sum(v.level == words.WRONG for v in found),
+                len(named),
+                sum(v.keys[0] in case.causes for v in named),
+            )
+            print(f"| {name} | {len(found)} of {len(mine)} | {' | '.join(map(str, counts))} | {_most(found)} |")
+            caught += [True] * len(found) + [False] * (len(mine) - len(found))
+        summary["caught"][way] = share(caught)
+        print(f"\nIn all {sum(caught)} of {len(caught)}, {100 * share(caught):.0f} %.")
     return {"summary": summary, "ranges": ranges}
+
+
+def _most(verdicts: Sequence[Any]) -> str:
+    """The statistics that were farthest outside most often."""
+    return ", ".join(f"{name} {n}" for name, n in Counter(v.by for v in verdicts).most_common(2))
 
 
 def rounded(values: Any) -> Any:
@@ -393,10 +399,10 @@ def main() -> None:
     if not given.table:
         tests = [(name, 0) for name in tests_of(given.data, TESTS)]
         new, counted = tests[::2], tests[1::2] or pictures(10)
-        plan = [("few levels", COUNTED, tests[1::2]), ("few levels", "wrong", counted[::2])]
-        plan += [("few levels", "right", pictures(20)), ("few levels", NEW, new)]
-        plan += [("default", "right", pictures(4) + new[::3]), ("default", "wrong", counted[:2])]
-        plan += [("default", COUNTED, tests[1::6])]
+        plan = [("fast", COUNTED, tests[1::2]), ("fast", "wrong", counted[::2])]
+        plan += [("fast", "right", pictures(20)), ("fast", NEW, new), ("balanced", "wrong", counted[::3])]
+        plan += [("balanced", COUNTED, tests[1::6]), ("balanced", "right", pictures(4)), ("balanced", NEW, new[::2])]
+        plan += [("faithful", "right", pictures(3)), ("faithful", NEW, new[::4]), ("faithful", "wrong", counted[:1])]
         measure(given.out, plan, given.minutes)
     found = table(read(given.out))
     if given.record:
