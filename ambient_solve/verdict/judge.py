@@ -48,6 +48,8 @@ SMALL = {"outside": 1e-3, "repeated": 1e-2}
 """What is added to a number that may be 0 before its logarithm is taken."""
 FIT = (0.5, 2.0)
 """Misfits between which a statement is right of which nothing else was measured."""
+FITTING = {"proximal": 0.02, "ddnm": 0.02, "reddiff": 0.02, "daps": 0.1}
+"""Least such misfit of algorithms that fit noise that is low."""
 
 
 CORRELATIONS = ("right 1", "down 1", "falling", "rising", "right 2", "down 2")
@@ -201,7 +203,8 @@ def family_of(operator: str, evidence: Evidence | None, image: int) -> str:
     Returns:
         Its name; "" of an operator that was not measured.
     """
-    family = FAMILIES.get(operator, "")
+    other = "blur" if evidence is not None and evidence.spectra is not None else ""
+    family = FAMILIES.get(operator, other)
     if family != "blur" or evidence is None:
         return family
     right, down, falling, rising = evidence.kernel[image].double().mean(0).tolist()[:4]
@@ -298,7 +301,7 @@ def ranges_of(family: str, algorithm: str) -> dict[str, tuple[float, float, floa
     """
     known = thresholds()["ranges"].get(family)
     if known is None:
-        return {"misfit": (FIT[0], 1.0, FIT[1])}
+        return {"misfit": (FITTING.get(algorithm, FIT[0]), 1.0, FIT[1])}
     if algorithm in known:
         return {name: tuple(three) for name, three in known[algorithm].items()}
     every = list(known.values())

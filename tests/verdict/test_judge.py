@@ -182,6 +182,8 @@ def test_a_record_comes_back():
 
 def test_where_nothing_was_measured_the_misfit_alone_counts():
     assert ranges_of("", "mmps") == {"misfit": (*judge.FIT[:1], 1.0, *judge.FIT[1:])}
+    assert judge.judge([0.1], None, 0, "Several", "mmps").level == WRONG
+    assert judge.judge([0.1], None, 0, "Several", "proximal").level == RIGHT, "it fits the noise where that is low"
     assert judge.judge([0.9, 1.1], None, 0, "MRI", "mmps").level == RIGHT
     assert judge.judge([9.0], None, 0, "MRI", "mmps").level == WRONG
 

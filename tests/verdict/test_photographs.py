@@ -55,3 +55,13 @@ def test_a_misstated_blur_is_wrong_and_its_cause_is_the_blur(face, true, stated,
         assert f"--{name} {found.suggested[name]:g}" in found.flags
     right = judged(face, true, true)
     assert not {*right.keys} & {*words.BLURS} and right.numbers["kernel"] < right.limits["kernel"][1]
+
+
+@pytest.mark.filterwarnings("ignore::ambient_solve.errors.MisfitWarning")
+def test_a_blur_of_any_class_is_judged_as_a_blur(face):
+    class Another(type(wide(3.0))):
+        """An operator that a user has written."""
+
+    stated = Another(SHAPE, wide(3.0).filter, noise_model=wide(3.0).noise_model)
+    found = judged(face, wide(1.5), stated)
+    assert found.level == words.WRONG and found.keys == (words.BLUR_NARROWER,)
