@@ -18,6 +18,9 @@ from ambient_solve.errors import AmbientSolveError
 from ambient_solve.figures import restoration as figure
 from ambient_solve.moments import Running
 from ambient_solve.saving import save_png
+from ambient_solve.verdict import evidence
+from ambient_solve.verdict.evidence import Evidence
+from ambient_solve.verdict.judge import Verdict, judge
 
 FAR = (0.5, 2.0)
 """A misfit outside of this range is far from 1."""
@@ -35,6 +38,7 @@ class Restoration:
         vjps: Backward passes per sample.
         seconds: Wall time of the sampling.
         settings: Algorithm, knobs, seed and versions; with these the run can be repeated.
+        evidence: What the samples show of whether the operator and its noise were stated rightly; see `verdict`.
     """
 
     samples: Tensor
@@ -43,6 +47,7 @@ class Restoration:
     vjps: int
     seconds: float
     settings: dict[str, Any]
+    evidence: Evidence | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -53,6 +58,17 @@ class Restoration:
     def std(self) -> Tensor | None:
         """Posterior standard deviation of each pixel, (B, C, *spatial); None with one sample, which has none."""
         return self.samples.std(1) if self.samples.shape[1] > 1 else None
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Whether the operator and the noise level that were stated fit, for each measurement."""
+        asked = self.settings.get("operator", ""), self.settings.get("algorithm", "")
+        return tuple(judge(chi2, self.evidence, b, *asked) for b, chi2 in enumerate(self.chi2.tolist()))
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the measurement that fits worst."""
+        return max(self.verdicts, key=lambda v: v.badness)
 
     def quantile(self, p: float) -> Tensor:
         """The `p`-quantile of each pixel over the samples.
@@ -107,7 +123,7 @@ class Restoration:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         record = {**self.settings, "seconds": self.seconds, "network_calls": self.network_calls, "vjps": self.vjps}
-        record["chi2"] = self.chi2.tolist()
+        record |= {"chi2": self.chi2.tolist(), "verdict": self.verdict.record()}
         text = json.dumps(record, indent=2, default=str)
         written = [folder / "samples.safetensors", folder / "settings.json"]
         save_file({"samples": self.samples.contiguous().cpu(), "chi2": self.chi2.contiguous().cpu()}, written[0])
@@ -134,7 +150,9 @@ def join(parts: list[Restoration]) -> Restoration:
     # Passes may differ from part to part where an algorithm looks at its samples: what no sample exceeds is reported.
     passes = {name: max(getattr(p, name) for p in parts) for name in ("network_calls", "vjps")}
     seconds = sum(p.seconds for p in parts)
-    return dataclasses.replace(first, samples=samples, chi2=chi2, seconds=seconds, settings=settings, **passes)
+    shown = evidence.joined_evidence([p.evidence for p in parts])
+    whole = dataclasses.replace(first, samples=samples, chi2=chi2, seconds=seconds, settings=settings, **passes)
+    return dataclasses.replace(whole, evidence=shown)
 
 
 @dataclass(frozen=True)

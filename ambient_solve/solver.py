@@ -39,6 +39,7 @@ from ambient_solve.priors.forwarded import as_prior
 from ambient_solve.progress import progress_bar
 from ambient_solve.request import Request, condition_of_rows, seeds_of
 from ambient_solve.results import Restoration, Summary, join, summarize
+from ambient_solve.verdict.evidence import of_run
 from ambient_solve.version import __version__
 
 
@@ -408,6 +409,7 @@ class Run:
             vjps=self.prior.vjps,
             seconds=seconds,
             settings=settings,
+            evidence=of_run(self.likelihood, z, samples, self.prior.affine),
         )
 
 

@@ -9,12 +9,19 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ambient_solve.figures.sheet import HEAT
+from ambient_solve.verdict.words import DOUBTFUL, RIGHT, WRONG
 
+if TYPE_CHECKING:
+    from ambient_solve.verdict.judge import Verdict
+
+SIGNS = {RIGHT: "\u2713", DOUBTFUL: "?", WRONG: "\u2717"}
+"""What stands before a verdict: a check mark, a question mark, a cross."""
 INK = (28, 30, 34)
 """Colour of words, RGB from 0 to 255."""
 SOFT = (86, 91, 99)
@@ -266,18 +273,37 @@ def truth_words(truth: np.ndarray, mean: np.ndarray) -> str:
     return f"PSNR against the undamaged picture: {-10 * math.log10(max(error, 1e-10)):.1f} dB."
 
 
-def fit_words(chi2: float, advice: str = "") -> str:
-    """How well the restored picture explains the measurement, as a sentence.
+def fit_words(chi2: float, verdict: Verdict | None = None) -> str:
+    """How well the restored picture explains the measurement, as a sentence, and the numbers of the verdict.
 
     Args:
         chi2: Reduced chi-squared, 1 where the residual is as large as the stated noise.
-        advice: A sentence to add; empty for none.
+        verdict: What follows from it and the other numbers.
 
     Returns:
         Markdown.
     """
-    words = f"The restored picture explains the measurement to **{chi2**0.5:.2f} times** the stated noise (1 is right)."
-    return f"{words} {advice}".rstrip()
+    said = f"The restored picture explains the measurement to **{chi2**0.5:.2f} times** the stated noise (1 is right)."
+    if verdict is None:
+        return said
+    rows = [f"| {name} | {shown} | {span} |" for name, shown, span in verdict.table()]
+    head = ["", "| | measured | of right statements |", "|---|---|---|"] if rows else []
+    return "\n".join([f"{said} {verdict.sentence}".rstrip(), *head, *rows])
+
+
+def verdict_card(verdict: Verdict, controls: str = "") -> str:
+    """The verdict on the stated damage, in words and a color, as HTML.
+
+    Args:
+        verdict: Of the run.
+        controls: A sentence that says which controls of the page to set; empty for none.
+
+    Returns:
+        HTML; the level stands in words, for readers who see no colors.
+    """
+    said = [f"<p>{html.escape(line)}</p>" for line in (*verdict.causes, controls or verdict.advice) if line]
+    title = html.escape(f"{SIGNS[verdict.level]} {verdict.headline}")
+    return f'<div class="as-verdict as-{verdict.level}" role="status"><strong>{title}</strong>{"".join(said)}</div>'
 
 
 def progress_bar(share: float, words: str) -> str:

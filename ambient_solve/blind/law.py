@@ -99,12 +99,25 @@ class SpectralLaw:
         kernels = list(kernels)
         power = periodogram(y.mean(0), SIDE if self.windowed else None)
         h, w = power.shape
-        chosen, weight, terms = frequencies(h, w, LOWEST if self.windowed else 0.0)
         # A kernel that comes again, with another noise level, has the response that it had.
-        once = {id(k): response(k, h, w, windowed=self.windowed)[chosen] for k in {id(k): k for k in kernels}.values()}
-        responses = torch.stack([once[id(k)] for k in kernels])
-        noise = [max(sigma**2 / len(y), QUIET) for sigma in sigmas]
-        return self._laplace(power[chosen], terms, weight, responses, noise)[0]
+        once = {id(k): response(k, h, w, windowed=self.windowed) for k in {id(k): k for k in kernels}.values()}
+        return self.log_evidence_of(power, [once[id(k)] for k in kernels], [sigma**2 / len(y) for sigma in sigmas])
+
+    def log_evidence_of(self, power: Tensor, responses: Iterable[Tensor], variances: Iterable[float]) -> Tensor:
+        """`log_evidence` where the spectrum is at hand.
+
+        Args:
+            power: `spectrum.periodogram` of the mean of the channels, (h, w).
+            responses: `spectrum.response` of each kernel, (h, w) each, M of them.
+            variances: Of the noise of the mean of the channels, M of them.
+
+        Returns:
+            (M,) float64.
+        """
+        chosen, weight, terms = frequencies(*power.shape, LOWEST if self.windowed else 0.0)
+        passed = torch.stack([one[chosen] for one in responses])
+        noise = [max(variance, QUIET) for variance in variances]
+        return self._laplace(power[chosen], terms, weight, passed, noise)[0]
 
     def _laplace(
         self, power: Tensor, terms: Tensor, weight: Tensor, responses: Tensor, noise: list[float]

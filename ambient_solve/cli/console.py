@@ -13,10 +13,14 @@ from rich.markup import escape
 
 from ambient_solve.errors import shown
 from ambient_solve.knobs import knobs
+from ambient_solve.verdict.words import DOUBTFUL, RIGHT, WRONG
 
 if TYPE_CHECKING:
     from ambient_solve.restore.files import Outcome
+    from ambient_solve.verdict.judge import Verdict
 
+COLORS = {RIGHT: "green", DOUBTFUL: "yellow", WRONG: "bold red"}
+"""Of the levels of a verdict, where a terminal shows colors."""
 MAX_CARD = 100_000
 """Bytes of a model card that are printed."""
 
@@ -82,6 +86,7 @@ def tell_outcome(outcome: Outcome, as_json: bool) -> None:
         fit = None if math.isnan(outcome.chi2) else outcome.chi2
         row = {"file": str(outcome.path), "state": state, "folder": outcome.folder and str(outcome.folder)}
         row |= {"algorithm": outcome.algorithm, "chi2": fit, "seconds": outcome.seconds, "notes": outcome.notes}
+        row |= {"verdict": outcome.verdict and outcome.verdict.record()}
         row |= {"warning": outcome.warning, "error": outcome.error}
         print(json.dumps(row), flush=True)
     if outcome.error:
@@ -93,5 +98,17 @@ def tell_outcome(outcome: Outcome, as_json: bool) -> None:
         print(f"{shown(outcome.path)}: {fit}, {how}, {shown(outcome.folder)}", flush=True)
         for note in outcome.notes:
             print(f"  Note: {shown(note)}.")
-        if outcome.warning:
-            print(f"  Warning: {outcome.warning}", flush=True)
+        if outcome.verdict is not None:
+            tell_verdict(outcome.verdict)
+
+
+def tell_verdict(verdict: Verdict) -> None:
+    """The verdict on the stated damage, its level in a color where a terminal shows it."""
+    from rich.console import Console
+
+    lines = [f"[{COLORS[verdict.level]}]{verdict.level}[/]. {escape(verdict.headline)}", *map(escape, verdict.causes)]
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"  Verdict: {' '.join(lines)}")
+    if verdict.advice:
+        given = f" ({verdict.flags})" if verdict.flags else ""
+        console.print(f"  Try: {escape(verdict.advice.removesuffix('.'))}{given}.")

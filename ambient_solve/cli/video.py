@@ -108,9 +108,11 @@ class Video:
 
 
 def _tell(outcome: Any, damage: Any, as_json: bool) -> None:
-    from ambient_solve.restore.estimate import advice
+    from ambient_solve.verdict.judge import judge
 
-    warning = advice(outcome.chi2, damage)
+    # The misfit alone: frames of a clip show no more of it.
+    operator = "Jpeg" if damage.name == "jpeg" else ""
+    warning = judge([outcome.chi2], None, 0, operator, outcome.algorithm).sentence
     if as_json:
         fit = None if math.isnan(outcome.chi2) else outcome.chi2
         row = dataclasses.asdict(outcome) | {"path": str(outcome.path), "chi2": fit, "warning": warning}

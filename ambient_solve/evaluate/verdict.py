@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ambient_solve.errors import AmbientSolveError
+from ambient_solve.verdict.words import FITS_NOISE, MISSES
 
 if TYPE_CHECKING:
     from ambient_solve.evaluate.denoising import DenoisingCheck
@@ -155,7 +156,7 @@ def faults(c: Calibration) -> list[tuple[str, float, str]]:
         kind, size = "overconfident" if c.variance_ratio < 1 else "too wide", abs(math.log(c.variance_ratio))
         found.append((kind, size, f"V/B {c.variance_ratio:.2f}{intervals}"))
     if abs(c.chi2 - 1) > 5 * c.chi2_error:
-        kind = "fits the noise" if c.chi2 < 1 else "misses the measurement"
+        kind = FITS_NOISE if c.chi2 < 1 else MISSES
         found.append((kind, abs(c.chi2 - 1), f"misfit {c.chi2:.2f}"))
     if c.exact is not None:
         low, high = float(c.exact.ratios.min()), float(c.exact.ratios.max())

@@ -98,6 +98,7 @@ class Likelihood:
             Where entries differ in their noise it is the root mean square, and `A`, `y_z` and all residuals are those
             of entries times it over their own level: their noise is the same then.
         gain: Signal of one photon in the operator's units, (1,) or (B,); None for Gaussian noise.
+        y: The measurement as rows of real numbers, (B, *measurement). seen: Entries of it that see anything, as `y`.
         measurements: Entries of one measurement. count: Those observed, (N,).
 
     Raises:
@@ -133,6 +134,7 @@ class Likelihood:
         self.gain = None if levels.gain is None else levels.gain.to(prior.device)
         self.sigma = self._of_rows(self.sigma_y / abs(self._a))
         self.measurements = received.y[0].numel()
+        self.y, self.seen = received.y, received.seen
         self.count = self._repeat(received.seen.flatten(1).sum(1)).float()
         self.noise: GaussianLaw | CountingLaw = GaussianLaw(self.sigma, self.count)
         if self.gain is not None:

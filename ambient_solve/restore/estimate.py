@@ -1,4 +1,4 @@
-r"""What a user need not know: the noise level of a picture, its JPEG quality, and whether the stated damage fits.
+r"""What a user need not know: the noise level of a picture, and its JPEG quality.
 
 Noise: the covariance of small patches is that of the clean picture plus `sigma^2 I`. Patches of weak texture span few
 directions, and are found by turns with the level (Liu, Tanaka and Okutomi, 2013, "Single-image noise level estimation
@@ -22,15 +22,10 @@ from typing import TYPE_CHECKING
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.restore.jpeg_files import jpeg_settings
-from ambient_solve.restore.tasks import JpegBlocks, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIT = (0.5, 2.0)
-"""Outside this range of chi2 the stated damage is doubtful."""
-JPEG_FIT = 3.0
-"""That of a JPEG file ends here: rounding turns the little noise of a sample into whole steps."""
 PATCH = 7
 """Side of a patch, in pixels."""
 DELTA = 1 - 1e-6
@@ -181,28 +176,3 @@ def _evidence(coefficients: Tensor, quality: int) -> float:
     elsewhere = torch.where(r.abs() > 3 * ROUNDING, math.log(OUTLIERS), 0.0)
     ratio = torch.where(nearest == 0, elsewhere, ((1 - OUTLIERS) * peak + OUTLIERS).log()).sum(1)
     return float((torch.logaddexp(ratio, torch.zeros(())) - math.log(2)).sum())
-
-
-def advice(chi2: float, damage: Task) -> str:
-    """What the data misfit says of the stated damage.
-
-    Args:
-        chi2: Reduced chi-squared of the samples, 1 where the residual is as large as the stated noise.
-        damage: The stated damage.
-
-    Returns:
-        One sentence; empty where the damage fits.
-    """
-    jpeg = isinstance(damage, JpegBlocks)
-    if not chi2 <= (JPEG_FIT if jpeg else FIT[1]):
-        return (
-            f"The samples miss the picture by {chi2**0.5:.1f} times the stated noise (misfit {chi2:.2f}, 1 is right): "
-            "the stated damage or noise level is probably wrong, or the run too short."
-        )
-    # A JPEG file has no noise besides its rounding: a misfit below 1 is what one wants there.
-    if chi2 < FIT[0] and not jpeg:
-        return (
-            f"The samples fit the picture far better than the stated noise allows (misfit {chi2:.2f}, 1 is right): "
-            "sigma is probably too large."
-        )
-    return ""

@@ -24,7 +24,6 @@ from ambient_solve.presets import DEFAULT, preset_named
 from ambient_solve.restore import memory
 from ambient_solve.restore.coarse import is_deep, observed_of, with_coarse
 from ambient_solve.restore.coarse import words as hole_words
-from ambient_solve.restore.estimate import advice
 from ambient_solve.restore.memory import Drawing, fitting, joined, size_of
 from ambient_solve.restore.pictures import read_measurement
 from ambient_solve.restore.price import large_words
@@ -38,6 +37,7 @@ from ambient_solve.saving import check_folder, save_png
 if TYPE_CHECKING:
     from ambient_solve.priors.base import Prior
     from ambient_solve.results import Restoration
+    from ambient_solve.verdict.judge import Verdict
 
 
 SAMPLES = 8
@@ -52,7 +52,8 @@ class Outcome:
 
     Attributes:
         folder: Where the pictures are. restoration: The samples; None where the file was skipped or failed.
-        chi2: Mean data misfit of the samples, 1 is right. warning: A sentence where it is far from 1, else empty.
+        chi2: Mean data misfit of the samples, 1 is right.
+        verdict: Whether the stated damage fits; None where nothing was restored. warning: It in words, if it does not.
         notes: What was converted. error: Why the file could not be restored, else empty.
         skipped: Whether an earlier run with the same settings had finished it.
         algorithm: Name of the algorithm that drew the samples: what "auto" took, where that was asked for.
@@ -66,12 +67,17 @@ class Outcome:
     chi2: float = float("nan")
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
-    warning: str = ""
+    verdict: Verdict | None = None
     error: str = ""
     skipped: bool = False
     drawn: int | None = None
     problem: AmbientSolveError | None = None
     algorithm: str = ""
+
+    @property
+    def warning(self) -> str:
+        """What does not fit, and what to try, in words; empty where the stated damage fits."""
+        return "" if self.verdict is None else self.verdict.sentence
 
 
 def restore_file(
@@ -146,7 +152,10 @@ def restore_file(
     folder = None if out is None else Path(out)
     done = None if folder is None else finished(folder, request)
     if done is not None:
-        seen = {"chi2": done["misfit"], "seconds": done["seconds"], "warning": advice(done["misfit"], damage)}
+        from ambient_solve.verdict.judge import Verdict
+
+        verdict = Verdict.from_record(done["verdict"]) if "verdict" in done else None
+        seen = {"chi2": done["misfit"], "seconds": done["seconds"], "verdict": verdict}
         return Outcome(path, folder, notes=picture.notes, skipped=True, algorithm=done["algorithm"], **seen)
     for name, found in damage.masks(picture).items() if folder is not None else ():
         check_folder(folder)
@@ -182,8 +191,8 @@ def restore_file(
         result = finish([draw(group) for group in every])
         if folder is not None:
             _save(result, folder, picture.profile)
-        return _outcome(path, folder, result, damage)
-    return _shared(path, folder, request, every, share or Share(), draw, finish, damage, picture.profile)
+        return _outcome(path, folder, result)
+    return _shared(path, folder, request, every, share or Share(), draw, finish, picture.profile)
 
 
 def chosen(
@@ -222,7 +231,6 @@ def _shared(
     share: Share,
     draw: Callable[[range], Restoration],
     finish: Callable[[list[Restoration]], Restoration],
-    damage: Task,
     profile: bytes,
 ) -> Outcome:
     """Draw what is of this `share` and not stored yet; then, if nothing is missing, save the picture."""
@@ -242,15 +250,15 @@ def _shared(
 
     parts.finish(len(every), lambda: finished(folder, request) is not None, save)
     if saved:
-        return _outcome(path, folder, saved[0], damage)
+        return _outcome(path, folder, saved[0])
     own = finish(drawn)
-    return replace(_outcome(path, folder, own, damage), restoration=None, drawn=own.samples.shape[1])
+    return replace(_outcome(path, folder, own), restoration=None, drawn=own.samples.shape[1])
 
 
-def _outcome(path: Path, folder: Path | None, result: Restoration, damage: Task) -> Outcome:
-    chi2, notes = result.settings["misfit"], tuple(result.settings["notes"])
-    seen = {"chi2": chi2, "seconds": result.seconds, "warning": advice(chi2, damage)}
-    return Outcome(path, folder, result, notes=notes, algorithm=result.settings["algorithm"], **seen)
+def _outcome(path: Path, folder: Path | None, result: Restoration) -> Outcome:
+    settings = result.settings
+    seen = {"chi2": settings["misfit"], "seconds": result.seconds, "verdict": result.verdict}
+    return Outcome(path, folder, result, notes=tuple(settings["notes"]), algorithm=settings["algorithm"], **seen)
 
 
 def restore_files(

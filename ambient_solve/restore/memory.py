@@ -113,7 +113,8 @@ class Drawing:
             part = replace(part, chi2=self.measured.chi2(part.samples))
         how = f"the picture was restored in tiles of {self.tile[0]} pixels"
         said = {} if self.tiled is None else {"tiles": f"{how}, the memory that is free does not hold it whole"}
-        return replace(part, chi2=self.picture.whole_chi2(part.chi2), settings=part.settings | said)
+        chi2, evidence = self.picture.whole_chi2(part.chi2), part.evidence.of_copies(self.picture.copies)
+        return replace(part, chi2=chi2, evidence=evidence, settings=part.settings | said)
 
 
 def joined(parts: list[Restoration], picture: Picture) -> Restoration:

@@ -78,6 +78,7 @@ class Parts:
         from safetensors import SafetensorError, safe_open
 
         from ambient_solve.results import Restoration
+        from ambient_solve.verdict.evidence import from_record
 
         try:
             with safe_open(self.folder / f"{group}.safetensors", "pt") as file:
@@ -85,9 +86,11 @@ class Parts:
                 if written["request"] != self.request:
                     return None
                 tensors = {name: file.get_tensor(name) for name in ("samples", "chi2")}
+                record = json.loads(written["record"])
+                record["evidence"] = record["evidence"] and from_record(record["evidence"])
         except (SafetensorError, OSError, KeyError, TypeError):
             return None
-        return Restoration(**tensors, **json.loads(written["record"]))
+        return Restoration(**tensors, **record)
 
     def write(self, group: int, part: Restoration) -> Restoration:
         """Store one group, whole or not at all.
@@ -103,6 +106,7 @@ class Parts:
         from safetensors.torch import save_file
 
         record = {name: getattr(part, name) for name in ("network_calls", "vjps", "seconds", "settings")}
+        record["evidence"] = None if part.evidence is None else part.evidence.record()
         metadata = {"request": self.request, "record": json.dumps(record, default=str)}
         self.folder.mkdir(parents=True, exist_ok=True)
         part = replace(part, samples=part.samples.contiguous().cpu(), chi2=part.chi2.contiguous().cpu())

@@ -26,6 +26,7 @@ from ambient_solve.operators import inpaint
 from ambient_solve.restore.recipe import read_png
 from ambient_solve.restore.tasks import make_task
 from ambient_solve.solver import Request, Run
+from ambient_solve.verdict.judge import concluded
 
 HEIGHT, WIDTH = 24, 32
 STEPS = {"steps": 3}
@@ -129,6 +130,14 @@ def test_words_say_the_numbers():
     assert "**not** measured" in panels.pixel_words(samples, 0, 0, mask)
     assert "**not** measured" not in panels.pixel_words(samples, 9, 9, mask)
     assert "**1.50 times**" in panels.fit_words(2.25)
+    ranges = {"misfit": (0.5, 1.0, 2.0), "outside": (0.0, 0.01, 0.05)}
+    wrong = concluded({"misfit": 9.0, "outside": 0.23}, ranges, "denoise")
+    assert "| 23.00 % | 0.00 % to 5.00 % |" in panels.fit_words(9.0, wrong)
+    assert wrong.advice in panels.fit_words(9.0, wrong)
+    card = panels.verdict_card(wrong)
+    assert "as-wrong" in card and "The noise is probably higher than stated." in card and wrong.advice in card
+    right = panels.verdict_card(concluded({"misfit": 1.0}, ranges, "denoise"))
+    assert "as-right" in right and "fits the measurement" in right and "<p>" not in right
     assert "20.0 dB" in panels.truth_words(np.zeros((4, 4, 3)), np.full((4, 4, 3), 0.1))
     bar = panels.progress_bar(0.256, "<b>")
     assert 'aria-valuenow="26"' in bar and "<b>" not in bar and "&lt;b&gt;" in bar

@@ -7,7 +7,6 @@ import shutil
 import zipfile
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +16,13 @@ from ambient_solve.app import painter, panels, presets, runs, wiring
 from ambient_solve.app.photographs import choices, controls, estimates, events, history, many, results, run
 from ambient_solve.app.photographs.job import prepare_request
 from ambient_solve.app.photographs.request import RestoreRequest
+from ambient_solve.app.photographs.run import Result
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.uploads import open_upload
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.restore.recipe import Recipe
+from ambient_solve.verdict.judge import concluded
 from test_app import HEIGHT, STEPS, WIDTH, tiny
 
 
@@ -230,23 +231,42 @@ def test_a_picture_that_is_shown_again_is_not_written_again(tmp_path):
 
 
 def test_a_fit_that_is_too_good_is_said_where_something_can_be_done_about_it(picture, prior_folder):
-    def said(task: str, sigma: float, estimated: float | None = None, **changes) -> str:
+    def level(task: str, sigma: float, estimated: float | None = None, **changes) -> str:
         missing = np.zeros((HEIGHT, WIDTH), bool)
         missing[4:9, 5:12] = True
         problem = prepare_request(
             RestoreRequest(task, {"sigma": sigma}, painted=missing, **changes), tiny(), open_upload(picture)
         )
-        return results.misfit_words(SimpleNamespace(problem=problem, misfit=misfit), estimated)
+        made = {"operator": type(problem.op).__name__, "algorithm": "mmps"}
+        blank = np.zeros((1, HEIGHT, WIDTH, 3))
+        result = Result(problem, blank, (misfit,), blank[0], (), made, 0.0, 0, 0)
+        return results.shown_verdict(result, estimated).level
 
-    misfit = 0.1
-    assert "too large" in said("denoise", 0.1) and "too large" in said("denoise", 0.1, 0.2)
-    assert "too large" in said("inpaint", 0.01, keep=False)
-    assert "no harm" in said("inpaint", 0.01) and "too large" not in said("inpaint", 0.01)
-    assert said("denoise", 0.1, 0.1) == "" and said("denoise", 0.001) == ""
+    misfit = 0.01
+    assert level("denoise", 0.1) == level("denoise", 0.1, 0.2) == level("inpaint", 0.01, keep=False) == "wrong"
+    assert level("inpaint", 0.01) == level("denoise", 0.1, 0.1) == level("denoise", 0.001) == "right"
     misfit = 9.0
-    assert all("wrong" in said("inpaint", 0.01, 0.01, keep=keep) for keep in (True, False)), "a bad fit always is"
+    assert all(level("inpaint", 0.01, 0.01, keep=keep) == "wrong" for keep in (True, False)), "a bad fit always is"
     misfit = float("nan")
-    assert "wrong" in said("inpaint", 0.01)
+    assert level("inpaint", 0.01) == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("family", "numbers", "words"),
+    [
+        ("blur", {"better width": 1.52, "narrower": 1.0}, "Set Width of the blur to 1.5, and restore again."),
+        (
+            *("blur", {"better length": 14.2, "better angle": 28.6, "narrower": 1.0}),
+            "Choose \u201cBlurred by a movement\u201d and set Length of the movement to 14, Direction to 29, "
+            "and restore again.",
+        ),
+        ("blur", {"narrower": 1.0}, "Choose \u201cNoise\u201d, and restore again."),
+        ("inpaint", {"misfit": 9.0, "kernel": 0.0}, ""),
+    ],
+)
+def test_a_verdict_says_which_controls_to_set(family, numbers, words):
+    ranges = {"misfit": (0.5, 1.0, 2.0), "kernel": (-8.0, 1.0, 10.0)}
+    assert results.to_set(concluded({"misfit": 1.0, "kernel": 60.0} | numbers, ranges, family)) == words
 
 
 def test_many_pictures_go_in_as_a_zip_and_come_out_as_one(picture, prior_folder):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ambient_solve.app import painter
+from ambient_solve.verdict.words import HEADLINES
 from browsing import choose, open_tab, paint, painted_share, put_in, shot, wait_for_words
 
 pytestmark = pytest.mark.timeout(300)  # seconds: its tests wait for other processes
@@ -30,6 +31,7 @@ def test_a_visit_with_the_mouse(visit, picture, tmp_path):
     visit.wait_for_function("() => [...document.querySelectorAll('#slider img')].every((i) => i.naturalWidth === 128)")
     said = visit.locator("#words").inner_text()
     assert "were not, and are invented" in said and "differ by" in said
+    assert visit.locator("#verdict .as-verdict strong").inner_text()[2:] in HEADLINES.values()
     shot(visit, "restored")
 
     assert visit.locator("#slider img").first.get_attribute("alt") == "Before"

@@ -1,8 +1,7 @@
-"""The noise level, the JPEG quality and the advice, each on pictures that were made with a known one."""
+"""The noise level and the JPEG quality, each on pictures that were made with a known one."""
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import torch
 from PIL import Image
 
 from ambient_solve import AmbientSolveError
-from ambient_solve.restore.estimate import FIT, advice, jpeg_quality, noise_level
-from ambient_solve.restore.tasks import Denoise, JpegBlocks
+from ambient_solve.restore.estimate import jpeg_quality, noise_level
 from helpers import one_sentence, rand, randn
 
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -135,13 +133,3 @@ def test_no_trace_no_quality(tmp_path):
     for name, image in pictures.items():
         image.save(tmp_path / "a.png")
         assert jpeg_quality(tmp_path / "a.png") is None, name
-
-
-def test_advice_is_given_outside_the_range_only():
-    noise, jpeg = Denoise(sigma=0.1), JpegBlocks(quality=10)
-    assert all(advice(chi2, noise) == "" for chi2 in (*FIT, 1.0))
-    assert "1.4 times the stated noise" in advice(2.01, noise)
-    assert all("probably wrong" in advice(chi2, damage) for chi2 in (9.0, math.nan) for damage in (noise, jpeg))
-    assert "sigma is probably too large" in advice(0.49, noise)
-    assert advice(0.1, jpeg) == ""  # a file has no noise of its own
-    assert all(one_sentence(advice(chi2, noise)) for chi2 in (0.1, 5.0))

@@ -14,7 +14,6 @@ from torch import Tensor
 from ambient_solve import AmbientSolveError, GaussianPrior, NetworkConfig, NetworkPrior
 from ambient_solve.knobs import knobs
 from ambient_solve.restore import files
-from ambient_solve.restore.estimate import advice
 from ambient_solve.restore.files import plan, restore_file, restore_files
 from ambient_solve.restore.jpeg_files import jpeg_settings
 from ambient_solve.restore.pictures import Picture, read_kernel, read_mask, read_measurement
@@ -28,6 +27,7 @@ from ambient_solve.restore.tasks import (
     SuperResolution,
     make_task,
 )
+from ambient_solve.verdict.judge import ranges_of
 
 FAST = {"algorithm": "proximal", "options": {"steps": 2}, "n_samples": 2}
 
@@ -206,12 +206,16 @@ def test_a_wrong_noise_level_is_warned_of(tmp_path):
     """The misfit of what the sampler returns tells a stated noise that the picture contradicts."""
     Image.fromarray(np.full((24, 32, 3), 128, np.uint8)).save(tmp_path / "flat.png")
     strict = restore_file(tmp_path / "flat.png", tiny(), Denoise(sigma=3.0), **FAST)
-    assert strict.chi2 < 0.5 and "sigma is probably too large" in strict.warning
+    assert strict.chi2 < 0.5 and strict.verdict.level == "wrong" and "noise is probably lower" in strict.warning
+    out = tmp_path / "out"
+    first, again = (restore_file(tmp_path / "flat.png", tiny(), Denoise(sigma=3.0), out=out, **FAST) for _ in "12")
+    assert again.skipped and again.verdict == first.verdict and again.warning == strict.warning
+    assert json.loads((out / "settings.json").read_text())["verdict"]["level"] == "wrong"
     rgb(tmp_path / "a.png")
     short = restore_file(
         tmp_path / "a.png", tiny(), JpegBlocks(quality=1, sigma=1e-4), algorithm="dps", options={"steps": 1}
     )
-    assert short.chi2 > 2 and "probably wrong" in short.warning
+    assert short.chi2 > 2 and short.verdict.level == "wrong" and "does not fit" in short.warning
 
 
 def test_rounding_enlarges_the_noise_of_a_sample_and_its_misfit_is_no_warning(tmp_path):
@@ -224,9 +228,9 @@ def test_rounding_enlarges_the_noise_of_a_sample_and_its_misfit_is_no_warning(tm
         op, x = damage.operator(picture), 0.25 + read_measurement(tmp_path / "a.png").y / 2
         left[damage.name] = float((op.A(x + noise) - op.A(x)).square().mean() / noise.square().mean())
     assert left["denoise"] == pytest.approx(1) and left["jpeg"] > 2
-    # The misfit that such a sample has is no sign of a wrong statement; of noise, and where it is larger, it is.
-    assert advice(2.2, JpegBlocks()) == ""
-    assert "probably wrong" in advice(4.0, JpegBlocks()) and "probably wrong" in advice(2.2, Denoise())
+    # The misfit that such a sample has is no sign of a wrong statement; of noise it is.
+    misfits = {name: ranges_of(name, "daps" if name == "jpeg" else "proximal")["misfit"] for name in left}
+    assert misfits["jpeg"][2] > left["jpeg"] and misfits["denoise"][2] < 2
 
 
 def test_inputs_that_are_no_pictures_are_known_by_their_headers(tmp_path):

@@ -20,6 +20,7 @@ ALLOWED = {
     "total_variation": "the reconstruction of least total variation: of a picture, and of a scan by sigpy",
     "progress_bar": "how far a run is: in a terminal or a notebook, and on the page in the browser",
     "remember": "stores the settings of what is being made, which nothing else may go on with: a data set, and a run",
+    "Verdict": "whether something will do, in numbers: half precision for a network, and a statement for a measurement",
     "main": "the entry point of a process: the command line, and the reader of one file",
 }
 """Names that several modules define, with the reason."""

@@ -24,7 +24,7 @@ RESTORE = (
     "{'sigma': 0.1}, and what is left out stands as on the page. {options} mask: for inpaint, and only there, a "
     "picture, white where pixels are missing; preset: Fast, Balanced, Faithful, Creative. samples: 0 for those of the "
     "preset; seed: decides the samples. Returns the restored picture (a PNG that carries its settings) and a JSON "
-    "object with the misfit, the settings and the seconds; before that, how far it is."
+    "object with the misfit, the verdict on what was stated, the settings and the seconds; before that, how far it is."
 )
 """Description of the endpoint /restore; {options} lists the knobs of each damage."""
 ESTIMATE = "Estimate the noise level of a picture, and the JPEG quality it was once stored with (null: no trace)."

@@ -42,7 +42,7 @@ DAMAGE = (
 SETTINGS = ("task", "samples", "seed", "algorithm", "knobs", "loaded", "preset", "same_seed")
 """Parts that say how to restore."""
 VIEWS = (
-    *("session", "slider", "words", "gallery", "std", "pixel", "near", "residual", "fit", "steps_strip"),
+    *("session", "slider", "verdict", "words", "gallery", "std", "pixel", "near", "residual", "fit", "steps_strip"),
     *("details", "python", "shell", "download", "archive", "share", "share_words", "invented"),
 )
 """Parts that show a result."""
@@ -156,6 +156,7 @@ def _picture_column(parts: Parts, seen: dict[str, Any]) -> None:
     with gr.Row(elem_id="start"):
         parts["run"] = gr.Button("Restore", variant="primary", elem_id="run", scale=3)
         parts["stop"] = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", scale=1)
+    parts["verdict"] = gr.HTML("", elem_id="verdict")
     parts["price"] = gr.Markdown("", elem_id="price")
     parts["invented"] = gr.Slider(
         0,

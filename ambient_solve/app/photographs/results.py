@@ -13,9 +13,11 @@ from ambient_solve.app.photographs.session import Session, details, hand_out, ho
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.restore.pictures import Picture
+from ambient_solve.verdict.words import MOVEMENT, NO_BLUR, NOISE_LOWER, ROUND_BLUR
 
 if TYPE_CHECKING:
     from ambient_solve.app.photographs.run import Result
+    from ambient_solve.verdict.judge import Verdict
 
 
 SHOWN = 1024
@@ -31,7 +33,7 @@ def nothing(pair: tuple[Any, Any]) -> dict[str, Any]:
     return {
         "slider": panels.slider_pair(*pair),
         **dict.fromkeys(("gallery", "std", "near", "residual", "share", "steps_strip", "details", "python", "shell")),
-        **dict.fromkeys(("words", "pixel", "fit", "share_words"), ""),
+        **dict.fromkeys(("words", "pixel", "fit", "share_words", "verdict"), ""),
         **{name: gr.update(value=None, interactive=False) for name in ("download", "archive")},
         "invented": 0,
     }
@@ -57,7 +59,7 @@ def views(session: Session, before: Any) -> dict[str, Any]:
     if problem.truth is not None:
         words += f" {panels.truth_words(problem.truth, result.mean)}"
     piece_mask = None if problem.piece.mask is None else problem.piece.mask.numpy() > 0
-    many = len(samples) > 1
+    many, said = len(samples) > 1, shown_verdict(result, session.estimated)
     return {
         "session": session,
         **shown_fidelity(session),
@@ -67,7 +69,8 @@ def views(session: Session, before: Any) -> dict[str, Any]:
         "pixel": "Click a pixel of the map." if many else "One sample has no standard deviation: ask for two or more.",
         "near": None,
         "residual": panels.residual_map(result.residual, piece_mask).image,
-        "fit": panels.fit_words(result.misfit, misfit_words(result, session.estimated)),
+        "fit": panels.fit_words(result.misfit, said),
+        "verdict": panels.verdict_card(said, to_set(said)),
         "steps_strip": panels.steps_strip(result.frames),
         "details": details(result),
         "python": python,
@@ -91,26 +94,37 @@ def files(session: Session) -> dict[str, Any]:
     return {name: gr.update(value=str(path), interactive=True) for name, path in found.items()}
 
 
-def misfit_words(result: Result, estimated: float | None = None) -> str:
-    """What the misfit says of the stated damage; too good a fit is no news where nothing is to be done about it.
+def shown_verdict(result: Result, estimated: float | None = None) -> Verdict:
+    """The verdict on a result; that the noise is lower than stated is no news where nothing is to be done about it.
 
     Args:
         result: What was restored.
         estimated: The noise level that was read off the picture, None where it was not.
 
     Returns:
-        A sentence, or none.
+        The verdict that the page shows.
     """
-    from ambient_solve.restore import estimate as restore_estimate
-
     problem, sigma = result.problem, result.problem.request.options.get("sigma")
-    said = restore_estimate.advice(result.misfit, problem.damage)
-    if not said or not result.misfit < 1:
-        return said
-    if problem.mask is not None and problem.request.keep:
-        return "A fit that good does no harm here: the measured pixels are kept as they are."
+    kept = problem.mask is not None and problem.request.keep
     smallest = sigma is not None and sigma <= controls.HANDY["sigma"][0]
-    return "" if smallest or sigma == estimated else said
+    return result.verdict((NOISE_LOWER,) if kept or smallest or sigma == estimated else ())
+
+
+def to_set(said: Verdict) -> str:
+    """Which controls of the page to set after a verdict.
+
+    Args:
+        said: The verdict.
+
+    Returns:
+        A sentence; empty where it suggests no number.
+    """
+    labels, cause = controls.LABELS, said.keys[0] if said.keys else ""
+    parts = [f"{labels[name]} to {value:g}" for name, value in said.suggested.items()]
+    task = {MOVEMENT: "motion-blur", ROUND_BLUR: "gaussian-blur", NO_BLUR: "denoise"}.get(cause)
+    chosen = [f"choose \u201c{controls.TASK_WORDS[task]}\u201d"] if task else []
+    words = " and ".join([*chosen, *([f"set {', '.join(parts)}"] if parts else [])])
+    return f"{words[0].upper()}{words[1:]}, and restore again." if words else ""
 
 
 def choose_sample(values: Controls, index: int) -> dict[str, Any]:

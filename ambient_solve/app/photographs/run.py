@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,9 @@ from ambient_solve.app.panels import duration
 from ambient_solve.app.photographs.job import PreparedRequest
 from ambient_solve.app.watched import watched
 from ambient_solve.solver import Request, Run
+from ambient_solve.verdict import evidence
+from ambient_solve.verdict.evidence import Evidence
+from ambient_solve.verdict.judge import Verdict, judge
 
 INTERVAL = 1 / 3
 """Shortest time between two previews, in seconds."""
@@ -42,6 +45,15 @@ class Result:
     seconds: float
     calls: int
     vjps: int
+    evidence: Evidence | None = None
+
+    def verdict(self, harmless: Collection[str] = ()) -> Verdict:
+        """Whether the stated damage fits the picture.
+
+        Args:
+            harmless: Causes of which nothing is to be said; see `judge`.
+        """
+        return judge(self.chi2, self.evidence, 0, self.settings["operator"], self.settings["algorithm"], harmless)
 
     @property
     def mean(self) -> np.ndarray:
@@ -197,6 +209,8 @@ def _finished(
     restored = part.restoration(z, seconds)
     samples = _handed_out(problem, restored.samples)
     chi2 = tuple(problem.picture.whole_chi2(restored.chi2[0]).tolist())
+    own = restored.evidence.of_copies(problem.picture.copies)
+    shown = evidence.joined_evidence([own] if before is None else [before.evidence, own])
     if before is not None:
         return replace(
             before,
@@ -205,12 +219,14 @@ def _finished(
             seconds=seconds,
             calls=max(before.calls, restored.network_calls),
             vjps=max(before.vjps, restored.vjps),
+            evidence=shown,
         )
     with torch.no_grad():
         explained = problem.op.A(restored.samples[:, 0]).cpu()
     residual = ((problem.piece.picture.y - explained)[0] / problem.damage.sigma).permute(1, 2, 0).numpy()
     made = {**restored.settings, "n_samples": problem.request.samples}
-    return Result(problem, samples, chi2, residual, frames, made, seconds, restored.network_calls, restored.vjps)
+    calls, vjps = restored.network_calls, restored.vjps
+    return Result(problem, samples, chi2, residual, frames, made, seconds, calls, vjps, shown)
 
 
 def _thumbnail(x: np.ndarray) -> np.ndarray:

@@ -178,6 +178,7 @@ def details(result: Result) -> dict[str, Any]:
         # Without missing pixels all are measured, and all are restored.
         **({"measured pixels kept": request.keep} if result.problem.mask is not None else {}),
         **settings,
+        "verdict": result.verdict().record(),
         "misfit of each sample": [round(c, 4) for c in result.chi2],
         "seconds": round(result.seconds, 2),
         "network calls of a sample": {"forward": result.calls, "backward": result.vjps},

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ambient_solve.app import panels
 from ambient_solve.figures.sheet import HEAT
+from ambient_solve.verdict.judge import FIT
 
 if TYPE_CHECKING:
     from ambient_solve.mri.reconstruction import Reconstruction
@@ -286,9 +287,9 @@ def words(seen: ShownSlice, index: int) -> str:
 
 def misfit_words(chi2: float) -> str:
     """What a misfit that is far from 1 means."""
-    if chi2 > 2.0:
+    if chi2 > FIT[1]:
         return "That is too much: part of the scan is left unexplained, by this method or by the coil maps."
-    if chi2 < 0.5:
+    if chi2 < FIT[0]:
         return "That is less than the noise: noise was taken for signal, so look for grain in the picture."
     return ""
 
