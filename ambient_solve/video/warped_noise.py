@@ -167,18 +167,18 @@ class FramePrior(WrappedPrior):
 
     Draws are counted for each `Streams` by itself, so that a sample does not depend on those drawn before it.
 
-    White noise that an algorithm draws beside it follows, too, where `white` says how.
+    White noise that an algorithm draws beside it follows, too, where `white_frame` says how.
 
     Args:
         inner: The prior.
         frame: The frame.
-        white: The same frame without a law, for white noise; None leaves that at the pixels.
+        white_frame: The same frame without a law, for white noise; None leaves that at the pixels.
         scene: Number of the first frame of this scene, where noise of other sizes begins anew.
     """
 
-    def __init__(self, inner: Prior, frame: Frame, white: Frame | None = None, scene: int = 0) -> None:
+    def __init__(self, inner: Prior, frame: Frame, white_frame: Frame | None = None, scene: int = 0) -> None:
         super().__init__(inner)
-        self.frame, self.white, self.scene = frame, white, scene
+        self.frame, self.white_frame, self.scene = frame, white_frame, scene
         self._drawn: weakref.WeakKeyDictionary[Streams, int] = weakref.WeakKeyDictionary()
 
     def correlate(self, v: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class FramePrior(WrappedPrior):
 
     def streams_of_run(self, streams: Streams) -> Streams:
         """See `Prior.streams_of_run`."""
-        return streams if self.white is None else FrameStreams(streams, [self.white], self.scene)
+        return streams if self.white_frame is None else FrameStreams(streams, [self.white_frame], self.scene)
 
 
 def _read(frame: Frame) -> Frame:
