@@ -3,7 +3,8 @@
 A scratch is thin, long, and brighter or darker than what lies on both of its sides. A median over a window that is
 wider than the scratch takes it away and leaves the edges of things; in what it took away, ridges are enhanced (Sato
 et al., 1998, "Three-dimensional multi-scale line filter", Medical Image Analysis 2(2)), compared with the grain and
-the texture round them, and kept where they are long. Hair, wires and masts are thin and long too: look at the mask.
+the texture round them, and kept where they hold a long straight piece. Hair, wires and masts are thin and long too:
+look at the mask.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ FAINT = 0.4
 """Share of that down to which a scratch goes on."""
 FAINTEST = 0.02
 """Least contrast, where pixel values go from 0 to 1."""
-LONG = 0.06
-"""Length of a scratch at least, in shorter sides of the picture."""
+LONG = 0.07
+"""Length of a straight piece at least, in shorter sides of the picture."""
 SHORTEST = 12
 """And in pixels."""
-THICK = 6.0
-"""Area of a scratch over its length at most, in pixels."""
+DIRECTIONS = 24
+"""In which straight pieces are looked for."""
 MARGIN = 2
 """Pixels round a scratch that are taken for missing with it."""
 
@@ -71,19 +72,26 @@ def find_scratches(y: Tensor, readiness: float = 0.5) -> Tensor:
     for ridge in (sato(sign * thin, WIDTHS, black_ridges=False) for sign in (1, -1)):
         contrast = np.where(ridge > FAINTEST, ridge / texture, 0) * (2 * readiness)
         lines = apply_hysteresis_threshold(contrast, FAINT * CONTRAST, CONTRAST)
-        found |= _long(lines)
+        found |= _straight(lines)
     seen = ~binary_dilation(found, iterations=MARGIN) if found.any() else ~found
     return torch.from_numpy(seen).float()
 
 
-def _long(lines: np.ndarray) -> np.ndarray:
-    """Those of the connected parts that are long and thin."""
-    from skimage.measure import label, regionprops
+def _straight(lines: np.ndarray) -> np.ndarray:
+    """What of them holds a straight piece of some direction: a union of openings, in which crossings do no harm."""
+    from scipy.ndimage import binary_opening
 
-    numbers = label(lines, connectivity=2)
-    least, kept = max(SHORTEST, LONG * min(lines.shape)), np.zeros(int(numbers.max()) + 1, bool)
-    for part in regionprops(numbers):
-        height, width = part.bbox[2] - part.bbox[0], part.bbox[3] - part.bbox[1]
-        length = float(np.hypot(height, width))
-        kept[part.label] = length >= least and part.area <= THICK * length
-    return kept[numbers]
+    length = int(max(SHORTEST, LONG * min(lines.shape))) | 1
+    kept = np.zeros_like(lines)
+    for turn in range(DIRECTIONS):
+        kept |= binary_opening(lines, _piece(length, np.pi * turn / DIRECTIONS))
+    return kept
+
+
+def _piece(length: int, angle: float) -> np.ndarray:
+    """A straight line through the middle of a square of `length` pixels, True on it."""
+    reach = np.linspace(-(length // 2), length // 2, 2 * length)
+    places = [np.round(reach * f).astype(int) + length // 2 for f in (np.sin(angle), np.cos(angle))]
+    square = np.zeros((length, length), bool)
+    square[places[0], places[1]] = True
+    return square
