@@ -53,7 +53,7 @@ class Price:
         if self.seconds is not None:
             parts.append(f"about {duration(max(self.seconds, 1.0))}")
         if self.bytes is not None:
-            parts.append(f"{self.bytes / 1e9:.1f} GB of memory")
+            parts.append(f"{max(self.bytes / 1e9, 0.1):.1f} GB of memory")
         if not parts:
             return ""
         hint = ""

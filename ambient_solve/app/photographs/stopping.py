@@ -28,17 +28,17 @@ class StoppablePrior(WrappedPrior):
         asked: Whether the run is to end.
 
     Attributes:
-        passes: Passes through the network so far, forward and backward.
+        made: Passes through the network so far, forward and backward.
     """
 
     def __init__(self, inner: Prior, asked: Callable[[], bool]) -> None:
         super().__init__(inner)
-        self.asked, self.passes = asked, 0
+        self.asked, self.made = asked, 0
 
     def _pass(self) -> None:
         if self.asked():
             raise Stopped
-        self.passes += 1
+        self.made += 1
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         """See `Prior.denoise`."""

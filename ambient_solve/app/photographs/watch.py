@@ -57,7 +57,7 @@ class Watch:
 
     @property
     def _passes(self) -> int:
-        return self.prior.passes if isinstance(self.prior, StoppablePrior) else 0
+        return self.prior.made if isinstance(self.prior, StoppablePrior) else 0
 
     @property
     def words(self) -> str:
