@@ -4,6 +4,7 @@
     python benchmarks/verdicts.py --out runs/verdicts --record         (write ambient_solve/verdict/thresholds.json too)
     python benchmarks/verdicts.py --out runs/verdicts --table          (print what has been measured)
     python benchmarks/verdicts.py --out runs/verdicts --data DATA      (with its photographs: those that count, too)
+    python benchmarks/verdicts.py --out runs/verdicts --spectra        (what needs no samples: which blur is stated)
     python benchmarks/verdicts.py --out runs/verdicts --minutes 7      (stop after the case at which they are over)
 
 Photographs of 64 x 64 pixels are cut out of fourteen that scikit-image ships. Each is damaged, every other time stored
@@ -41,6 +42,7 @@ from ambient_solve.presets import PRESETS
 from ambient_solve.restore.pictures import Picture
 from ambient_solve.restore.tasks import make_task
 from ambient_solve.verdict import judge, words
+from ambient_solve.verdict.blur import spectra_of
 
 SIDE = 64
 SOURCES: dict[str, Callable[[], np.ndarray]] = {
@@ -163,6 +165,8 @@ WRONG: dict[str, Wrong] = {
 }
 
 
+SPECTRUM = "spectrum alone"
+"""What needs no samples: whether a blur is noticed by what `verdict.blur` says of the measurement."""
 SAMPLES = {"fast": 2, "balanced": 2, "faithful": 1}
 """How many are drawn, by preset."""
 NEW = "new"
@@ -267,7 +271,31 @@ def rows(
         }
 
 
-def measure(out: Path, plan: Sequence[tuple[str, str, Sequence[tuple[str, int]]]], minutes: float) -> None:
+def of_spectra(
+    name: str, kind: str, case: Wrong, chosen: Sequence[tuple[str, int]], seed: int
+) -> Iterator[dict[str, Any]]:
+    """One row for each photograph, of what its spectrum alone says of a stated blur."""
+    y, op = stored(name, case, chosen, seed), operator(case.stated)
+    variance = torch.full((len(y),), case.stated[1]["sigma"] ** 2)
+    spectra = spectra_of(y, op.filter[:, 0].expand(len(y), -1, -1), variance)
+    for b, (photo, place) in enumerate(chosen):
+        found = spectra.compared(b)
+        yield {
+            "way": SPECTRUM,
+            "kind": kind,
+            "name": name,
+            "source": photo,
+            "place": place,
+            "seed": seed,
+            "algorithm": SPECTRUM,
+            "family": "blur" if case.stated[0] == "gaussian-blur" else judge.DIRECTED,
+            "numbers": {"sigma": case.stated[1]["sigma"]} | ({} if found is None else found.numbers),
+        }
+
+
+def measure(
+    out: Path, plan: Sequence[tuple[str, str, Sequence[tuple[str, int]]]], only: Sequence[str] | None, minutes: float
+) -> None:
     """Measure what is missing of `plan`: way, kind, photographs; begin nothing after so many minutes."""
     file, prior, seed, started = out / "rows.jsonl", load_prior("photos"), 0, time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
@@ -277,9 +305,17 @@ def measure(out: Path, plan: Sequence[tuple[str, str, Sequence[tuple[str, int]]]
         for name, case in cases.items() if chosen else ():
             if (way, kind, name, seed) in done:
                 continue
+            if only is not None and case.stated[0] not in only:
+                continue
             if time.monotonic() - started > 60 * minutes:
                 raise SystemExit("The time is over; the same command goes on.")
-            lines = [json.dumps(row) for row in rows(way, name, kind, case, chosen, seed, prior)]
+            if way == SPECTRUM and not case.stated[0].endswith("blur"):
+                continue
+            if way == SPECTRUM:
+                found = of_spectra(name, kind, case, chosen, seed)
+            else:
+                found = rows(way, name, kind, case, chosen, seed, prior)
+            lines = [json.dumps(row) for row in found]
             with file.open("a") as opened:
                 opened.write("\n".join(lines) + "\n")
             print(f"{way}, {kind}: {name}", flush=True)
@@ -311,13 +347,17 @@ def calibrated(right: Sequence[dict[str, Any]]) -> Ranges:
 
 
 def fitted(right: Sequence[dict[str, Any]]) -> dict[str, dict[str, Ranges]]:
-    """The ranges by family and algorithm."""
+    """The ranges by family and algorithm; what the spectrum says is the same for all algorithms."""
     groups = defaultdict(list)
     for row in right:
         groups[row["family"], row["algorithm"]].append(row)
     found: dict[str, dict[str, Ranges]] = defaultdict(dict)
     for (family, algorithm), members in sorted(groups.items()):
         found[family][algorithm] = calibrated(members)
+    for algorithms in found.values():
+        own = algorithms.get(SPECTRUM, {})
+        for ranges in algorithms.values():
+            ranges |= {name: three for name, three in own.items() if name in ("kernel", "noise")}
     return dict(found)
 
 
@@ -349,7 +389,9 @@ def table(measured_rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name in RIGHT:
             mine = [(r, v) for r, v in counted if (r["way"], r["name"]) == (way, name)]
             alarms = [v for _, v in mine if v.level != words.RIGHT]
-            misfits = [not judge.FIT[0] <= r["numbers"]["misfit"] <= judge.FIT[1] for r, _ in mine]
+            misfits = [not judge.FIT[0] <= r["numbers"].get("misfit", 1.0) <= judge.FIT[1] for r, _ in mine]
+            if not mine:
+                continue
             print(f"| {name} | {len(alarms)} of {len(mine)} | {_most(alarms)} | {100 * share(misfits):.0f} % |")
         alarms = [v.level != words.RIGHT for r, v in counted if r["way"] == way]
         summary["false alarms"][way] = share(alarms)
@@ -359,6 +401,8 @@ def table(measured_rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         caught = []
         for name, case in WRONG.items():
             mine = [r for r in measured_rows if (r["way"], r["kind"], r["name"]) == (way, "wrong", name)]
+            if not mine:
+                continue
             found = [v for v in (verdict(r, ranges) for r in mine) if v.level != words.RIGHT]
             named = [v for v in found if v.keys[0] != words.DAMAGE]
             counts = (
@@ -370,6 +414,8 @@ def table(measured_rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             caught += [True] * len(found) + [False] * (len(mine) - len(found))
         summary["caught"][way] = share(caught)
         print(f"\nIn all {sum(caught)} of {len(caught)}, {100 * share(caught):.0f} %.")
+    for algorithms in ranges.values():
+        algorithms.pop(SPECTRUM, None)
     return {"summary": summary, "ranges": ranges}
 
 
@@ -394,16 +440,22 @@ def main() -> None:
     )
     parser.add_argument("--record", action="store_true", help="write the thresholds")
     parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--spectra", action="store_true", help="measure what needs no samples")
+    parser.add_argument("--only", nargs="+", metavar="TASK", help="measure statements of these tasks")
     parser.add_argument("--minutes", type=float, default=math.inf, help="after which nothing new is begun")
     given = parser.parse_args()
     if not given.table:
         tests = [(name, 0) for name in tests_of(given.data, TESTS)]
         new, counted = tests[::2], tests[1::2] or pictures(10)
-        plan = [("fast", COUNTED, tests[1::2]), ("fast", "wrong", counted[::2])]
+        plan = [(SPECTRUM, COUNTED, tests[1::2]), (SPECTRUM, "wrong", counted[::2])]
+        plan += [(SPECTRUM, "right", pictures(20)), (SPECTRUM, NEW, new)]
+        plan += [("fast", COUNTED, tests[1::2]), ("fast", "wrong", counted[::2])]
         plan += [("fast", "right", pictures(20)), ("fast", NEW, new), ("balanced", "wrong", counted[::3])]
         plan += [("balanced", COUNTED, tests[1::6]), ("balanced", "right", pictures(4)), ("balanced", NEW, new[::2])]
         plan += [("faithful", "right", pictures(3)), ("faithful", NEW, new[::4]), ("faithful", "wrong", counted[:1])]
-        measure(given.out, plan, given.minutes)
+        measure(
+            given.out, [part for part in plan if part[0] == SPECTRUM or not given.spectra], given.only, given.minutes
+        )
     found = table(read(given.out))
     if given.record:
         source_of = {
