@@ -142,7 +142,7 @@ def sd3(folder: Path) -> Path:
     return folder
 
 
-def flux(folder: Path, told: bool = True) -> Path:
+def flux(folder: Path, as_input: bool = True) -> Path:
     import diffusers
 
     first, tokenizer = clip(folder.parent / "words")
@@ -150,7 +150,7 @@ def flux(folder: Path, told: bool = True) -> Path:
     network = stirred(diffusers.FluxTransformer2DModel(
         patch_size=1, in_channels=4 * CHANNELS, num_layers=1, num_single_layers=1, attention_head_dim=8,
         num_attention_heads=2, joint_attention_dim=8, pooled_projection_dim=8, axes_dims_rope=(2, 2, 4),
-        guidance_embeds=told,
+        guidance_embeds=as_input,
     ))  # fmt: skip
     diffusers.FluxPipeline(
         diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae(shift_factor=0.1), first, tokenizer, second, long,

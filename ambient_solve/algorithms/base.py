@@ -165,7 +165,6 @@ def documented(cls: type) -> type:
 
 NEEDS = {
     "linear": "a linear operator",
-    "affine": "a prior whose decode is affine",
     "gaussian": "Gaussian noise",
     "spectral": "the operator's spectrum in closed form",
     "gradient": "backward passes through the denoiser",

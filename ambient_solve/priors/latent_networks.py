@@ -29,13 +29,13 @@ class Embedded:
         tokens: The words, (B, tokens, features).
         pooled: All words together, (B, features).
         labels: A class, (B,).
-        told: The guidance that a distilled network is told, (B,).
+        guidance: The guidance that a distilled network takes as an input, (B,).
     """
 
     tokens: Tensor | None = None
     pooled: Tensor | None = None
     labels: Tensor | None = None
-    told: Tensor | None = None
+    guidance: Tensor | None = None
 
     def __len__(self) -> int:
         return len(next(t for t in (self.tokens, self.pooled, self.labels) if t is not None))
@@ -43,7 +43,7 @@ class Embedded:
 
 def _unet(network: Any, x: Tensor, t: Tensor, c: Embedded, factor: int) -> Tensor:
     extra = {}
-    if c.pooled is not None:  # SDXL is told the original size, the crop and the target size
+    if c.pooled is not None:  # SDXL takes the original size, the crop and the target size
         height, width = (n * factor for n in x.shape[-2:])
         sizes = x.new_tensor([height, width, 0, 0, height, width]).expand(len(x), -1)
         extra = {"added_cond_kwargs": {"text_embeds": c.pooled, "time_ids": sizes}}
@@ -73,7 +73,7 @@ def _flux(network: Any, x: Tensor, t: Tensor, c: Embedded, factor: int) -> Tenso
     out = network(
         hidden_states=rows,
         timestep=t / 1000,
-        guidance=c.told,
+        guidance=c.guidance,
         pooled_projections=c.pooled,
         encoder_hidden_states=tokens,
         txt_ids=x.new_zeros(tokens.shape[1], 3),

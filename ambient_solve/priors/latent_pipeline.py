@@ -62,12 +62,16 @@ def load_latent_pipeline(folder: Path) -> LatentPrior:
         inner.sigma_data, inner.sigma_jacobian = 1.0, 10.0
         return LatentPrior(inner, code).eval().requires_grad_(False)
     inner = LatentNetwork(network, scheduler, code.channels, code.factor)
-    told = bool(getattr(network.config, "guidance_embeds", False))
+    as_input = bool(getattr(network.config, "guidance_embeds", False))
     place = lambda: inner.device  # noqa: E731
     given = (
-        Classes(network.config.num_embeds_ada_norm, place) if name == LABELLED else Words(pipeline, place, told=told)
+        Classes(network.config.num_embeds_ada_norm, place)
+        if name == LABELLED
+        else Words(pipeline, place, as_input=as_input)
     )
-    return LatentPrior(GuidedPrior(inner, given.read, given.embed, told=told), code).eval().requires_grad_(False)
+    return (
+        LatentPrior(GuidedPrior(inner, given.read, given.embed, as_input=as_input), code).eval().requires_grad_(False)
+    )
 
 
 def _check_folders(folder: Path, index: dict[str, Any]) -> None:

@@ -88,7 +88,7 @@ class GuidedPrior(WrappedPrior):
         inner: The prior; its `cond` is an `Embedded`.
         read: Turns what was given into `Prompt`s or `Label`s, one for each row: `(cond, rows) -> list`.
         embed: The condition of each of a list, and that against which it is guided, one row each.
-        told: Whether the network is told its guidance, as a distilled Flux is: then one pass is enough.
+        as_input: Whether the network takes its guidance as an input, as a distilled Flux does: one pass is enough then.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class GuidedPrior(WrappedPrior):
         read: Callable[[Any, int], Sequence[Given]],
         embed: Callable[[Sequence[Given], bool], Embedded],
         *,
-        told: bool = False,
+        as_input: bool = False,
     ) -> None:
         super().__init__(inner)
-        self._read, self._embed, self._told = read, embed, told
+        self._read, self._embed, self._as_input = read, embed, as_input
 
     def passes(self, cond: Any = None) -> int:
         """See `Prior.passes`: 2 where any row is guided."""
@@ -108,7 +108,7 @@ class GuidedPrior(WrappedPrior):
         return 2 if self._guided(self._read(cond, rows)) else 1
 
     def _guided(self, given: Sequence[Given]) -> bool:
-        return not self._told and any(g.guidance != 1 for g in given)
+        return not self._as_input and any(g.guidance != 1 for g in given)
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         """See `Prior.denoise`."""
@@ -132,11 +132,11 @@ class Words:
     Args:
         pipeline: A diffusers pipeline with `encode_prompt`; its encoders stay on the CPU.
         device: Where the embeddings go; asked for at each call.
-        told: Whether the network is told its guidance, as a distilled Flux is.
+        as_input: Whether the network takes its guidance as an input, as a distilled Flux does.
     """
 
-    def __init__(self, pipeline: Any, device: Callable[[], torch.device], *, told: bool = False) -> None:
-        self._pipeline, self._device, self._told = pipeline, device, told
+    def __init__(self, pipeline: Any, device: Callable[[], torch.device], *, as_input: bool = False) -> None:
+        self._pipeline, self._device, self._as_input = pipeline, device, as_input
         self._known: dict[str, tuple[Tensor | None, Tensor | None]] = {}
 
     def read(self, cond: Any, rows: int) -> list[Given]:
@@ -177,8 +177,8 @@ class Words:
             None if parts[0][i] is None else torch.cat([part[i] for part in parts if part[i] is not None])
             for i in range(2)
         )
-        told = torch.tensor([float(g.guidance) for g in given], device=self._device()) if self._told else None
-        return Embedded(tokens=tokens, pooled=pooled, told=told)
+        scales = torch.tensor([float(g.guidance) for g in given], device=self._device()) if self._as_input else None
+        return Embedded(tokens=tokens, pooled=pooled, guidance=scales)
 
     def _of(self, text: str) -> list[Tensor | None]:
         """Tokens and pooled embedding, one row, where the network is."""

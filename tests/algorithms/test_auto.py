@@ -10,8 +10,9 @@ import pytest
 from ambient_solve.algorithms import ALGORITHMS, DAPS, LATINO, MMPS, TDS
 from ambient_solve.algorithms.auto import check_settings, choose, exact, for_scans
 from ambient_solve.errors import AmbientSolveError, UnknownKnob
+from ambient_solve.process import Additive
 
-EXACT, LEARNED = SimpleNamespace(sigma_jacobian=math.inf), SimpleNamespace(sigma_jacobian=2.0)
+EXACT, LEARNED = (SimpleNamespace(sigma_jacobian=level, process=Additive()) for level in (math.inf, 2.0))
 
 
 def problem(**other):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ambient_solve import AmbientSolveError, LatentPrior, NetworkConfig, NetworkPrior, Solver, load_prior, operators
+from ambient_solve.likelihood import Likelihood
 from ambient_solve.priors.autoencoder import AUTOENCODER, TAEF2, Autoencoder, Pooled
 from ambient_solve.priors.autoencoder_tiled import TiledAutoencoder
 from ambient_solve.priors.latent import CODE
@@ -209,3 +210,15 @@ def test_tiles_of_taef2_show_no_seam(code):
 
 def test_sizes_of_tiles_are_checked():
     refused(lambda: TiledAutoencoder(Twisted(), 8, 5), "overlap")
+
+
+def test_the_curvature_of_a_measurement_goes_through_tiles():
+    """daps differentiates twice, through forward passes that are computed again."""
+    op, y = operators.denoise((3, 12, 16), 0.1), rand(1, 3, 12, 16)
+    found = []
+    for code in (Twisted(), TiledAutoencoder(Twisted(), 4, 2)):
+        prior = LatentPrior(NetworkPrior(NetworkConfig(channels=12, widths=(8,), unshuffle=1)), code)
+        found.append(
+            Likelihood(y, op, prior).curvature(prior.encode(rand(1, 3, 12, 16, seed=1)), randn(1, 12, 6, 8))[0]
+        )
+    torch.testing.assert_close(found[1], found[0])
