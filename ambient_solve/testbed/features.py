@@ -72,5 +72,5 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     values, vectors = np.linalg.eigh(first)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     both = np.linalg.eigvalsh(root @ second @ root).clip(0)
-    apart = np.middle_square(a.mean(0) - b.mean(0)).sum()
+    apart = np.square(a.mean(0) - b.mean(0)).sum()
     return float(max(apart + np.trace(first) + np.trace(second) - 2 * np.sqrt(both).sum(), 0.0))

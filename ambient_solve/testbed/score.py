@@ -65,7 +65,7 @@ def psnr_by_level(prior: Prior, pictures: Tensor) -> dict[str, float]:
     for number, sigma in enumerate(LEVELS):
         noisy = z + sigma * Streams(range(len(z)), 1).branch(number).normal(z)
         parts = [prior.denoise(part.to(prior.device), sigma).cpu() for part in noisy.split(BATCH)]
-        error = (torch.cat(parts).clamp(-1, 1) - z).middle_square().flatten(1).mean(1)
+        error = (torch.cat(parts).clamp(-1, 1) - z).square().flatten(1).mean(1)
         found[f"{sigma:g}"] = float((10 * torch.log10(4 / error.double())).mean())
     return found
 
