@@ -302,7 +302,7 @@ def _read(path: Path) -> Tensor:
     import numpy as np
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=("PNG",)) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
