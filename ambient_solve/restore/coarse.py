@@ -34,7 +34,15 @@ SMALLEST = 8
 
 
 def observed_of(task: Task, picture: Picture) -> Tensor | None:
-    """The measured pixels (H, W) of a task that leaves pixels out and does nothing else to them; None of others."""
+    """The measured pixels of a task that leaves pixels out and does nothing else to them.
+
+    Args:
+        task: What happened to the picture.
+        picture: The picture.
+
+    Returns:
+        (H, W), 1 = measured; None of other tasks.
+    """
     parts = getattr(task, "parts", (type(task),))
     if Inpaint not in parts or not set(parts) <= {Inpaint, Denoise}:
         return None

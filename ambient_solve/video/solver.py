@@ -37,7 +37,7 @@ from ambient_solve.results import Restoration
 from ambient_solve.solver import Run, Solver
 from ambient_solve.video.first_pass import smooth_picture
 from ambient_solve.video.flow import FlowOf, Motion, flow_method, motion, pull
-from ambient_solve.video.guidance import Before, Guidance, EquivariantPrior, measured_pixels, trust_of
+from ambient_solve.video.guidance import Before, EquivariantPrior, Guidance, measured_pixels, trust_of
 from ambient_solve.video.joined import restore_groups
 from ambient_solve.video.results import RestoredFrame, VideoRestoration, join_frames
 from ambient_solve.video.state import ClipState
