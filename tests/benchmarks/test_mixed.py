@@ -23,7 +23,7 @@ def test_a_case_is_measured_once_and_all_methods_are_in_its_rows(small, tmp_path
     assert found["stated"] > found["damaged"] + 1, "it restores"
     first = capsys.readouterr().out
     mixed.main(arguments)
-    assert capsys.readouterr().out == first, "nothing is measured twice"
+    assert capsys.readouterr().out == first[first.index("| damage") :], "nothing is measured twice"
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(rows)
 
 
