@@ -28,6 +28,7 @@ from ambient_solve.training.checkpoints import (
     Checkpoints,
     Statistics,
     agree_on,
+    learned,
     refuse_another_run,
     remember,
     stored_form,
@@ -40,6 +41,7 @@ from ambient_solve.training.holding import share_held_out
 from ambient_solve.training.inventory import refuse_other_data, remember_data
 from ambient_solve.training.launch import missing_processes
 from ambient_solve.training.locks import only_run_among
+from ambient_solve.training.optimizer import made_optimizer
 from ambient_solve.training.process import fitted_process
 from ambient_solve.training.progress import Shown, denoised_picture, write_progress
 from ambient_solve.training.report import PROGRESS, about_data, about_files, about_start, remember_length
@@ -111,10 +113,9 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
         )
         for stage in range(int(data.stage.max(initial=0)) + 1)
     ]
-    fused = accelerator.device.type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW(prior.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=fused)
+    optimizer = made_optimizer(prior, config.lr, config.tuning.eight_bit, accelerator.device)
     model, optimizer = accelerator.prepare(prior, optimizer)
-    ema = {k: v.detach().clone() for k, v in prior.state_dict().items()}
+    ema = {k: v.detach().clone() for k, v in learned(prior).items()}
     checkpoints = Checkpoints(out, main)
     first, seconds = checkpoints.load(prior, ema, optimizer)
     agree_on(first, accelerator)
@@ -158,7 +159,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
                         optimizer.zero_grad()
                     statistics.add(batch.sigma, losses.detach())
                 keep = config.ema.keep(step, config.batch)
-                torch._foreach_lerp_(list(ema.values()), [v.detach() for v in prior.state_dict().values()], 1 - keep)
+                torch._foreach_lerp_(list(ema.values()), [v.detach() for v in learned(prior).values()], 1 - keep)
                 bar.update(config.batch)
                 done, last = step + 1, step + 1 == steps
                 if done % config.stats_every == 0 or last:
