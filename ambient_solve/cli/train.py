@@ -1,4 +1,4 @@
-"""`ambient-solve train`, `finetune`, `em` and `annotate`: the loops of `ambient_solve.training`, and the export of a run.
+"""`ambient-solve train`, `finetune`, `em` and `annotate`: loops of `ambient_solve.training`, and the export of a run.
 
 The files of `trainers/` open the same commands, for `accelerate launch`.
 """

@@ -10,7 +10,7 @@ Two attacks, each by pixels and by the features of a network (`evaluate.features
   the prior that it was fine-tuned from, is the gain. A training picture counts as recalled where its gain exceeds those
   of 95 % of the held-out ones: 5 % are by chance, and everything more is memory.
 
-Of a damaged picture both versions count, that which was stored and the clean one where it is known: whichever is nearer.
+Of a damaged picture both versions count, the stored one and the clean one where it is known: whichever is nearer.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Memorization:
         copies = f"{100 * self.copies_pixels:.1f} % by pixels, {100 * self.copies_features:.1f} % by features"
         return (
             f"near copies among {self.samples} samples: {copies} ({100 * self.copies_by_chance:.1f} % of held-out "
-            f"pictures)\nrecalled at 50 % noise, of {self.known} training pictures: {recalled} ({100 * CHANCE:.0f} % by "
-            "chance)"
+            f"pictures)\nrecalled at 50 % noise, of {self.known} training pictures: {recalled} ({100 * CHANCE:.0f} % "
+            "by chance)"
         )
 
     def as_row(self) -> dict[str, float]:

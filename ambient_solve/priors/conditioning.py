@@ -38,6 +38,10 @@ class Conditioning:
             (folder / CONDITIONING).write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
+NONE = Conditioning()
+"""A network is shown its input alone."""
+
+
 def read_conditioning(folder: Path) -> Conditioning:
     """What the file in a folder says; no channels where there is none.
 
@@ -49,7 +53,7 @@ def read_conditioning(folder: Path) -> Conditioning:
     """
     path = folder / CONDITIONING
     if not path.is_file():
-        return Conditioning()
+        return NONE
     found = read_json(path)
     given = found if isinstance(found, dict) else {}
     channels, share = given.get("mask_channels"), given.get("keep_probability")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.adm import Adm, read_size
 from ambient_solve.priors.autoencoder import mismatch
-from ambient_solve.priors.conditioning import Conditioning, read_conditioning
+from ambient_solve.priors.conditioning import NONE, read_conditioning
 from ambient_solve.priors.denoiser import DenoiserPrior
 from ambient_solve.priors.network import CARD, WEIGHTS
 from ambient_solve.priors.network_config import CONFIG
@@ -77,7 +77,7 @@ def _adm(shapes: Shapes, settings: Mapping[str, Any]) -> tuple[nn.Module, Callab
     size = read_size(shapes, head)
     with torch.device("meta"):
         network = Adm(size)
-    shown = settings.get("conditioning", Conditioning())
+    shown = settings.get("conditioning", NONE)
     return network, lambda filled: PipelinePrior(AdmNetwork(filled), scheduler, shown)  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ import torch
 from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
-from ambient_solve.priors.conditioning import CONDITIONING, Conditioning
+from ambient_solve.priors.conditioning import CONDITIONING, NONE
 from ambient_solve.priors.convert import is_converted, load_converted
 from ambient_solve.priors.denoiser import DenoiserPrior
 from ambient_solve.priors.field import Field, FieldPrior
@@ -130,7 +130,7 @@ def load_prior(
 
 def _of_masks(prior: PipelinePrior | DenoiserPrior) -> PipelinePrior | DenoiserPrior | AmbientPrior:
     """A network of others, as a mask-conditioned prior where fine-tuning has made it one."""
-    shown = prior.conditioning if isinstance(prior, PipelinePrior) else Conditioning()
+    shown = prior.conditioning if isinstance(prior, PipelinePrior) else NONE
     if shown.keep_probability is None:
         return prior
     return AmbientPrior(prior, shown.keep_probability, mask_channels=shown.mask_channels).eval()

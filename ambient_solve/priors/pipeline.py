@@ -15,7 +15,7 @@ from torch import Tensor
 from ambient_solve.errors import AmbientSolveError, reason
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
-from ambient_solve.priors.conditioning import Conditioning, read_conditioning, shown_part
+from ambient_solve.priors.conditioning import NONE, Conditioning, read_conditioning, shown_part
 from ambient_solve.priors.finite import require_finite
 from ambient_solve.priors.foreign import INDEX, Layout, check_unet, checked_scheduler
 from ambient_solve.priors.network import pad_to
@@ -49,7 +49,7 @@ class PipelinePrior(Prior):
     _log_levels: Tensor
     _times: Tensor | None
 
-    def __init__(self, unet: Any, scheduler: Mapping[str, Any], conditioning: Conditioning = Conditioning()) -> None:
+    def __init__(self, unet: Any, scheduler: Mapping[str, Any], conditioning: Conditioning = NONE) -> None:
         super().__init__()
         self.rule, self.conditioning = parameterization(scheduler), conditioning
         self.network, self.scheduler, self.prediction = unet, dict(scheduler), self.rule.prediction

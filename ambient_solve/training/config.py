@@ -118,7 +118,7 @@ class Tuning:
     """Which weights learn, and what that may cost."""
 
     kind: Literal["full", "lora"] = "full"
-    """full: all weights. lora: matrices of low rank beside those of `init`, which stay as they are (arXiv 2106.09685)."""
+    """full: all weights. lora: matrices of low rank beside those of `init`, which stay (arXiv 2106.09685)."""
     rank: int = 8
     """Rank of these matrices."""
     layers: Literal["auto", "attention", "all"] = "auto"
@@ -387,8 +387,8 @@ def check(config: Config, processes: int) -> None:
         )
     if config.tuning.rank < 1 or (config.tuning.kind == "lora" and not config.init):
         raise AmbientSolveError(
-            f"tuning: kind = {config.tuning.kind}, rank = {config.tuning.rank}: LoRA is added to the weights of a prior "
-            "that --init names, with a rank of 1 or more."
+            f"tuning: kind = {config.tuning.kind}, rank = {config.tuning.rank}: LoRA is added to the weights of a "
+            "prior that --init names, with a rank of 1 or more."
         )
     law_of(config)
     if config.noise.kind == "field" and type(config.objective) is not Denoise:

@@ -1,4 +1,4 @@
-"""Priors of others as what a run trains: pipelines of diffusers, of pixels and of latents, and converted checkpoints."""
+"""Priors of others as what a run trains: pipelines of diffusers, in pixels or latents, and converted checkpoints."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ one like any other.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,9 +43,7 @@ def targets(network: nn.Module, layers: str) -> list[str]:
     return every if layers == "all" or not found else found
 
 
-def add_lora(
-    network: nn.Module, rank: int, layers: Literal["auto", "attention", "all"], whole: tuple[str, ...]
-) -> None:
+def add_lora(network: nn.Module, rank: int, layers: str, whole: tuple[str, ...] = ()) -> None:
     """Freeze a network and add what learns beside it, in place.
 
     Args:
