@@ -36,7 +36,7 @@ from ambient_solve.saving import replace_text
 from ambient_solve.training.card import centre
 from ambient_solve.training.config import Config, DiffusionNoise
 from ambient_solve.training.encoding import in_latents
-from ambient_solve.training.foreign import condition_of, is_foreign
+from ambient_solve.training.foreign import checked_condition, condition_of, is_foreign
 from ambient_solve.training.loop import train
 from ambient_solve.training.sources import Data, read_data
 
@@ -91,6 +91,8 @@ def planned(config: Config) -> tuple[Config, LatentPrior | None]:
         prior: Any = load_prior(folder)
         latent = prior if isinstance(prior, LatentPrior) else None
         own = isinstance(getattr(prior, "inner", None), NetworkPrior)
+        if latent is not None:  # before anything is encoded
+            checked_condition(latent, config.objective, config.tuning.cond)
         network = prior.inner.config if own else sizes(prior if latent is None else prior.inner)
     else:
         latent, network = None, read_config_file(folder)

@@ -18,7 +18,8 @@ from ambient_solve.priors.base import Prior, Vjp
 from ambient_solve.priors.conditioning import Conditioning, widened
 from ambient_solve.priors.convert import AdmNetwork, is_converted, load_converted, save_converted
 from ambient_solve.priors.foreign import is_pipeline
-from ambient_solve.priors.latent_networks import LatentNetwork
+from ambient_solve.priors.latent import LatentPrior
+from ambient_solve.priors.latent_networks import Embedded, LatentNetwork
 from ambient_solve.priors.latent_pipeline import is_latent_pipeline, load_latent_pipeline
 from ambient_solve.priors.network import CARD
 from ambient_solve.priors.network_config import CONFIG
@@ -96,12 +97,7 @@ def foreign_prior(
     """
     more = objective.mask_channels
     if is_latent_pipeline(folder):
-        if more:
-            raise AmbientSolveError(
-                f"{folder} is a prior of latents, and a mask of pixels says nothing of them: set objective: {{kind: "
-                "denoise}, or consistency."
-            )
-        return _of_latents(folder, cond)
+        return _of_latents(folder, objective, cond)
     prior = PipelinePrior.load(folder) if is_pipeline(folder) else load_converted(folder)
     if not isinstance(prior, PipelinePrior):
         raise AmbientSolveError(
@@ -174,15 +170,34 @@ def _class(prior: PipelinePrior, cond: str) -> Callable[[int], Any] | None:
     return lambda rows: torch.tensor(int(cond)).expand(rows)
 
 
-def _of_latents(folder: Path, cond: str) -> InTraining:
+def checked_condition(prior: LatentPrior, objective: Objective, cond: str) -> Embedded | None:
+    """The condition of a run on latents, embedded, one row; None where its network has none.
+
+    Args:
+        prior: As `load_latent_pipeline` gives it.
+        objective: Of the run.
+        cond: Words, or the number of a class.
+
+    Raises:
+        AmbientSolveError: the network has no condition, or another; or the objective shows it masks of pixels.
+    """
+    if objective.mask_channels:
+        raise AmbientSolveError(
+            "--init is a prior of latents, and a mask of pixels says nothing of them: set objective: {kind: denoise}, "
+            "or consistency."
+        )
+    if isinstance(prior.inner, GuidedPrior):
+        return prior.inner.condition(condition_of(prior, cond))
+    if cond:
+        raise AmbientSolveError(f"tuning: cond = {cond!r}, and --init is an unconditional network: leave cond out.")
+    return None
+
+
+def _of_latents(folder: Path, objective: Objective, cond: str) -> InTraining:
     whole = load_latent_pipeline(folder)
-    inner: Any = whole.inner
-    given = None
-    if isinstance(inner, GuidedPrior):
-        embedded = inner.condition(condition_of(whole, cond))
-        inner, given = inner.inner, embedded.rows
-    elif cond:
-        raise AmbientSolveError(f"tuning: cond = {cond!r}, and {folder} is an unconditional network: leave cond out.")
+    embedded = checked_condition(whole, objective, cond)
+    inner: Any = whole.inner.inner if isinstance(whole.inner, GuidedPrior) else whole.inner
+    given = None if embedded is None else embedded.rows
     part = "unet" if (folder / "unet").is_dir() else "transformer"
 
     def write(out: Path, card: str, dtype: torch.dtype) -> None:

@@ -69,6 +69,8 @@ def _own(
     config: Config, keep_probability: float | None, device: torch.device, soft: SoftSettings | None
 ) -> NetworkPrior:
     """A network of the settings; with the weights of `config.init` where given."""
+    if config.tuning.cond:
+        raise AmbientSolveError(f"tuning: cond = {config.tuning.cond!r}: our own networks have none, leave cond out.")
     mask_channels = config.objective.mask_channels
     missing = config.objective.missing if isinstance(config.objective, KSpace) else 0.0
     wanted = dataclasses.replace(
