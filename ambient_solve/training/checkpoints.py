@@ -86,8 +86,8 @@ class Checkpoints:
             sums: What `Statistics` has summed up since its last row.
         """
         state = optimizer.state_dict()["state"]
-        # A plain number, such as the count of steps of an 8-bit optimizer, is stored as a whole one.
-        moments = {f"{i}.{k}": torch.as_tensor(v) for i, s in state.items() for k, v in s.items()}
+        # An 8-bit optimizer counts its steps by a plain number, and keeps its moments in a mapping of their own.
+        moments = {f"{i}.{k}": torch.as_tensor(v) for i, s in state.items() for k, v in _flat(s).items()}
         stored = {"model": stored_form(learned(model)), "ema": stored_form(ema), "optimizer": stored_form(moments)}
         if not self.main:
             return
@@ -173,6 +173,9 @@ def _read(
     for name, tensor in load_file(folder / "optimizer.safetensors").items():
         i, key = name.split(".", 1)
         entry = state.setdefault(int(i), {})
+        if "/" in key:
+            outer, key = key.split("/")
+            entry = entry.setdefault(outer, {})
         whole = tensor.shape == parameters[int(i)].shape
         entry[key] = like(tensor, parameters[int(i)]) if whole else tensor
         entry[key] = int(tensor) if tensor.ndim == 0 and not tensor.is_floating_point() else entry[key]
@@ -183,6 +186,13 @@ def _read(
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 moments[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return step, seconds
+
+
+def _flat(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of one parameter; what stands in a mapping in it by OUTER/INNER, copied, as parameters share tables."""
+    inner = [(k, own) for k, own in state.items() if isinstance(own, dict)]
+    nested = {f"{k}/{name}": torch.as_tensor(v).clone() for k, own in inner for name, v in own.items()}
+    return {k: v for k, v in state.items() if not isinstance(v, dict)} | nested
 
 
 def learned(model: nn.Module) -> dict[str, Tensor]:
