@@ -44,7 +44,7 @@ from ambient_solve.training.locks import only_run_among
 from ambient_solve.training.optimizer import made_optimizer
 from ambient_solve.training.process import fitted_process
 from ambient_solve.training.progress import Shown, denoised_picture, write_progress
-from ambient_solve.training.report import PROGRESS, about_data, about_files, about_start, remember_length
+from ambient_solve.training.report import PROGRESS, about_data, about_files, about_levels, about_start, remember_length
 from ambient_solve.training.schedule import learning_rate, steps_of, validates
 from ambient_solve.training.sources import read_data, refuse_noisy, refuse_unsuited
 from ambient_solve.training.stages import current_stage, past_validations
@@ -107,7 +107,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
             buffer=buffer(config.s_max),
             batch=config.batch,
             seed=config.seed,
-            below=config.objective.below,
+            below=config.objective.below or bool(config.init),
             flat=config.flat,
             mirror=config.mirror,
         )
@@ -127,6 +127,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
         accelerator.init_trackers("ambient_solve")
     said = [about_data(config, data), about_arithmetic(config.precision, accelerator.device)]
     said += [missing_processes(os.environ, accelerator.num_processes)]
+    said += [about_levels(config, min(loader.lowest for loader in loaders), prior.sigma_min)]
     said += [about_files(config, [t.name for t in accelerator.trackers]), about_start(config, first, shorter)]
     accelerator.print(*filter(None, said), sep="\n", file=sys.stderr)
 

@@ -172,7 +172,19 @@ def _split(source: Source) -> tuple[str, str]:
 
 
 def pictures_of(source: Source, config: Config, notes: list[str]) -> list[Picture]:
-    """The clean pictures of a source, those that are held out last; none of data that are damaged already."""
+    """The clean pictures of a source, those that are held out last; none of data that are damaged already.
+
+    Args:
+        source: The source.
+        config: Of the run.
+        notes: Gets sentences on what was read.
+
+    Returns:
+        (name, uint8 (C, H, W)).
+
+    Raises:
+        AmbientSolveError: it cannot be read, or has too few pictures.
+    """
     kind, rest = _split(source)
     if kind == "corrupted":
         return []

@@ -21,6 +21,7 @@ pytest.importorskip("peft", reason="LoRA needs peft: pip install 'ambient-solve[
 from ambient_solve import AmbientSolveError, LatentPrior, NetworkConfig, NetworkPrior, load_prior  # noqa: E402
 from ambient_solve.data.corruption import read_corrupted  # noqa: E402
 from ambient_solve.data.loader import Loader  # noqa: E402
+from ambient_solve.objectives.denoise import Denoise  # noqa: E402
 from ambient_solve.priors.adm import Adm, AdmConfig  # noqa: E402
 from ambient_solve.priors.ambient import AmbientPrior  # noqa: E402
 from ambient_solve.priors.autoencoder import TAEF2  # noqa: E402
@@ -303,10 +304,21 @@ def test_the_noise_of_latents_is_in_the_latents_and_drawn_once(root, given, tmp_
     assert (folder / "000000.safetensors").read_bytes() == before
 
 
-def test_the_noise_below_that_of_the_data_is_learned_by_consistency(root, given, tmp_path):
+def test_levels_below_the_noise_of_the_data_are_left_to_the_prior_or_learned_by_consistency(
+    root, given, tmp_path, capsys
+):
     noise = {"clean_share": 0.0, "damages": [{"kind": "noise", "sigma": 0.3}]}
-    with pytest.raises(AmbientSolveError, match="consistency"):
+    seen, loss = [], Denoise.loss
+
+    def recorded(self, denoise, batch, streams):
+        seen.append(batch.sigma)
+        return loss(self, denoise, batch, streams)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Denoise, "loss", recorded)
         finetune(settings(root, tmp_path / "a", given("adm"), corruption=noise))
+    assert float(torch.cat(seen).min()) > 0.3 * (4 / 3) ** 0.5 * 0.999
+    assert "below sigma = 0.346" in capsys.readouterr().err
     objective = {"kind": "consistency", "steps": 1}
     out = finetune(settings(root, tmp_path / "b", given("adm"), corruption=noise, objective=objective, images=8))
     assert load_prior(out).denoise(randn(1, 3, SIDE, SIDE), 0.1).isfinite().all()
