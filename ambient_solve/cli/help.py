@@ -50,8 +50,7 @@ EXAMPLES = {
         "accelerate launch trainers/train.py \\\n    --config trainers/configs/own.yaml --out runs/own"
     ),
     "trainers/finetune.py": (
-        "accelerate launch trainers/finetune.py \\\n"
-        "    --config trainers/configs/finetune.yaml --init photos --out runs/tuned"
+        "python trainers/finetune.py \\\n    --config trainers/configs/finetune.yaml --init photos --out runs/tuned"
     ),
     "trainers/em.py": (
         "python trainers/em.py --config trainers/configs/em_masked.yaml \\\n    --data-root DATA --out runs/em"

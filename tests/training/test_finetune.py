@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip instal
 pytest.importorskip("peft", reason="LoRA needs peft: pip install 'ambient-solve[train]'")
 
 from ambient_solve import AmbientSolveError, LatentPrior, NetworkConfig, NetworkPrior, load_prior  # noqa: E402
+from ambient_solve.cli.dispatch import main  # noqa: E402
 from ambient_solve.data.corruption import read_corrupted  # noqa: E402
 from ambient_solve.data.loader import Loader  # noqa: E402
 from ambient_solve.objectives.denoise import Denoise  # noqa: E402
@@ -37,6 +40,7 @@ from pipelines import BUILDERS, stirred  # noqa: E402
 
 SIDE, STEPS = 16, 8
 CPU = torch.device("cpu")
+TRAINERS = Path(__file__).resolve().parents[2] / "trainers"
 PLAIN = {
     "sources": [{"path": "pictures", "held_out": 3}],
     "corruption": {"clean_share": 0.5, "damages": [{"kind": "noise", "sigma": 0.2}]},
@@ -322,6 +326,19 @@ def test_levels_below_the_noise_of_the_data_are_left_to_the_prior_or_learned_by_
     objective = {"kind": "consistency", "steps": 1}
     out = finetune(settings(root, tmp_path / "b", given("adm"), corruption=noise, objective=objective, images=8))
     assert load_prior(out).denoise(randn(1, 3, SIDE, SIDE), 0.1).isfinite().all()
+
+
+def test_the_command_says_what_was_memorized(root, given, tmp_path, capsys, monkeypatch):
+    changes = {"data_root": str(root), "init": str(given("own")), "tuning": LORA, "out": str(tmp_path / "out")}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**PLAIN, **changes, "images": 8}))
+    assert main(["finetune", "--config", str(tmp_path / "run.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert "The prior is in" in said and "recalled at 50 % noise, of 9 training pictures" in said
+    monkeypatch.syspath_prepend(str(TRAINERS))
+    monkeypatch.setattr(sys, "argv", ["finetune.py", "--config", str(tmp_path / "run.yaml"), "--init", "nowhere"])
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module("finetune").main()
+    assert stop.value.code == 2 and "There is no prior 'nowhere'" in capsys.readouterr().err
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
