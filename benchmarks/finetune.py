@@ -50,7 +50,7 @@ SIDE = 32
 PICTURES = 200
 HELD_OUT = 200
 SAMPLES = 200
-STEPS = 8
+STEPS = 6
 LEVELS = (0.2, 0.5, 1.0)
 DOMAINS: dict[str, dict[str, Any]] = {
     "brain": {
@@ -68,17 +68,17 @@ DOMAINS: dict[str, dict[str, Any]] = {
 }
 LOWEST = {"faces": 0.5}
 """Where nothing but noisy pictures is learned from, the lowest level that they say anything of."""
-ARMS = ("photos", "scratch", "naive", "ambient", "consistency")
+ARMS = ("photos", "naive", "ambient", "scratch", "consistency")
 CONSISTENCY = {"kind": "consistency", "steps": 1}
 RUN = {
     "crop": SIDE,
     "batch": 8,
-    "lr": 3e-4,
-    "warmup": 160,
+    "lr": 5e-4,
+    "warmup": 80,
     "precision": "fp32",
     "validate_every": 0,
-    "stats_every": 25,
-    "checkpoint_every": 25,
+    "stats_every": 20,
+    "checkpoint_every": 20,
     "duplicates": False,
     "tracker": "none",
     "compile": "never",
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--domains", nargs="+", choices=list(DOMAINS), default=list(DOMAINS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
-    parser.add_argument("--images", type=int, default=1200, help="pictures seen by each arm")
+    parser.add_argument("--images", type=int, default=640, help="pictures seen by each arm")
     parser.add_argument("--table", action="store_true", help="only print the table")
     args = parser.parse_args()
     path = args.out / "arms.jsonl"
@@ -200,8 +200,8 @@ def main() -> None:
     if not args.table:
         if args.data is None:
             parser.error("--data is needed to train; --table alone prints what has been measured.")
-        for domain in args.domains:
-            for arm in args.arms:
+        for arm in args.arms:
+            for domain in args.domains:
                 measured = any((r["domain"], r["arm"], r["images"]) == (domain, arm, args.images) for r in rows)
                 if measured or (domain, arm) == ("brain", "consistency"):  # there is no noise to be consistent below
                     continue

@@ -57,7 +57,7 @@ def read_conditioning(folder: Path) -> Conditioning:
     found = read_json(path)
     given = found if isinstance(found, dict) else {}
     channels, share = given.get("mask_channels"), given.get("keep_probability")
-    number = type(share) in (int, float) and 0 < share <= 1
+    number = isinstance(share, (int, float)) and not isinstance(share, bool) and 0 < share <= 1
     if type(channels) is not int or not 1 <= channels <= MOST or not (share is None or number):
         raise AmbientSolveError(
             f"{path} says mask_channels = {str(channels)[:40]} and keep_probability = {str(share)[:40]}; 1 to {MOST} "

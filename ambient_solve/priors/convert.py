@@ -78,7 +78,7 @@ def _adm(shapes: Shapes, settings: Mapping[str, Any]) -> tuple[nn.Module, Callab
     with torch.device("meta"):
         network = Adm(size)
     shown = settings.get("conditioning", NONE)
-    return network, lambda filled: PipelinePrior(AdmNetwork(filled), scheduler, shown)  # type: ignore[arg-type]
+    return network, lambda filled: PipelinePrior(AdmNetwork(filled), scheduler, shown)
 
 
 def _deepinv(shapes: Shapes, settings: Mapping[str, Any]) -> tuple[nn.Module, Callable[[nn.Module], Converted]]:
