@@ -55,7 +55,7 @@ def finetune_command(argv: Sequence[str], program: str = "ambient-solve finetune
         from accelerate import PartialState
 
         module.finetune(config)
-        if PartialState().is_main_process and (found := module.report(config)) is not None:
+        if PartialState().is_main_process and (found := module.memory_report(config)) is not None:
             print(found)
 
     _run(argv, program, f"{module.__doc__}\n\n{SMALLEST}", work)

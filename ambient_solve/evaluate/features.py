@@ -5,6 +5,8 @@ A picture is described by the means over its pixels of what the middle of that U
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -29,10 +31,9 @@ def middle_features(pictures: Tensor, device: str = "cpu") -> Tensor:
     Returns:
         (N, width of the middle) float32, on the CPU.
     """
-    prior = load_prior(NETWORK, device=device)
-    prior.set_precision("float32")  # type: ignore[union-attr] # an embedded prior is a NetworkPrior
+    prior: Any = load_prior(NETWORK, "float32", device=device)
     found: list[Tensor] = []
-    hook = prior.network.middle.register_forward_hook(  # type: ignore[union-attr]
+    hook = prior.network.middle.register_forward_hook(
         lambda _m, _i, out: found.append(out.float().mean((-2, -1)).cpu())
     )
     try:

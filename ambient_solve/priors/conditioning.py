@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +76,8 @@ def widened(layer: nn.Conv2d, more: int) -> nn.Conv2d:
     Returns:
         A new layer.
     """
-    places = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
-    new = nn.Conv2d(layer.in_channels + more, layer.out_channels, bias=layer.bias is not None, **places)  # type: ignore[arg-type]
+    places: dict[str, Any] = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
+    new = nn.Conv2d(layer.in_channels + more, layer.out_channels, bias=layer.bias is not None, **places)
     with torch.no_grad():
         new.weight.zero_()
         new.weight[:, : layer.in_channels] = layer.weight

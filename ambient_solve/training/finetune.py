@@ -126,12 +126,12 @@ def sizes(prior: Prior) -> NetworkConfig:
 def _fitted(objective: Objective, network: NetworkConfig, s_max: float) -> Objective:
     """The objective with what of it follows from the prior."""
     follows = {"sigma_data": network.sigma_data, "sigma_min": network.sigma_min, "channels": network.channels}
-    known = {f.name for f in fields(objective)}  # type: ignore[arg-type] # every objective is a dataclass
+    known = {f.name for f in fields(objective)}
     given = {name: value for name, value in {**follows, "s_max": s_max}.items() if name in known}
-    return replace(objective, **given)  # type: ignore[type-var]
+    return replace(objective, **given)
 
 
-def report(config: Config) -> Memorization | None:
+def memory_report(config: Config) -> Memorization | None:
     """Say what a fine-tuned prior has memorized, and write it to OUT/memorization.json.
 
     Args:

@@ -178,6 +178,9 @@ def checked_condition(prior: LatentPrior, objective: Objective, cond: str) -> Em
         objective: Of the run.
         cond: Words, or the number of a class.
 
+    Returns:
+        The condition.
+
     Raises:
         AmbientSolveError: the network has no condition, or another; or the objective shows it masks of pixels.
     """

@@ -96,7 +96,7 @@ def save_adapter(network: nn.Module, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(network).items()}
     save_tensors(tensors, folder / "adapter_model.safetensors")
-    next(iter(network.peft_config.values())).save_pretrained(str(folder))  # type: ignore[operator, union-attr]
+    next(iter(network.peft_config.values())).save_pretrained(str(folder))
 
 
 def trainable(network: nn.Module) -> tuple[int, int]:
@@ -113,11 +113,11 @@ def add_recomputing(network: nn.Module, blocks: tuple[type, ...]) -> None:
         blocks: Classes of the blocks of others.
     """
     if hasattr(network, "enable_gradient_checkpointing"):
-        network.enable_gradient_checkpointing()  # type: ignore[operator]
+        network.enable_gradient_checkpointing()
         return
     for module in network.modules():
         if isinstance(module, blocks):
-            module.forward = _recomputed(module.forward)  # type: ignore[method-assign]
+            module.forward = _recomputed(module.forward)
 
 
 def _recomputed(forward: Any) -> Any:

@@ -32,7 +32,7 @@ from ambient_solve.priors.convert import convert  # noqa: E402
 from ambient_solve.priors.pipeline import PipelinePrior  # noqa: E402
 from ambient_solve.training.checkpoints import learned  # noqa: E402
 from ambient_solve.training.config import Config, make  # noqa: E402
-from ambient_solve.training.finetune import finetune, planned, report  # noqa: E402
+from ambient_solve.training.finetune import finetune, memory_report, planned  # noqa: E402
 from ambient_solve.training.lora import ADAPTER, merge_lora, targets, trainable  # noqa: E402
 from ambient_solve.training.weights import starting_prior  # noqa: E402
 from helpers import one_sentence, randn  # noqa: E402
@@ -264,7 +264,7 @@ def test_a_fine_tuned_prior_is_of_the_kind_that_it_was(kind, root, given, tmp_pa
         torch.testing.assert_close(before.encode(x), after.encode(x), rtol=1e-2, atol=1e-2)
     assert (tmp_path / "out" / ADAPTER / "adapter_config.json").is_file()
     assert "tuning" in (out / "README.md").read_text()
-    found = report(config)
+    found = memory_report(config)
     assert found is not None and found.held_out == 3
     assert json.loads((tmp_path / "out" / "memorization.json").read_text())["samples"] == found.samples
 
