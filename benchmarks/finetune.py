@@ -73,8 +73,8 @@ CONSISTENCY = {"kind": "consistency", "steps": 1}
 RUN = {
     "crop": SIDE,
     "batch": 8,
-    "lr": 5e-4,
-    "warmup": 80,
+    "lr": 1e-3,
+    "warmup": 160,
     "precision": "fp32",
     "validate_every": 0,
     "stats_every": 20,
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--domains", nargs="+", choices=list(DOMAINS), default=list(DOMAINS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
-    parser.add_argument("--images", type=int, default=640, help="pictures seen by each arm")
+    parser.add_argument("--images", type=int, default=1600, help="pictures seen by each arm")
     parser.add_argument("--table", action="store_true", help="only print the table")
     args = parser.parse_args()
     path = args.out / "arms.jsonl"
