@@ -85,6 +85,23 @@ class Parameterization(abc.ABC):
             return self.time(torch.from_numpy(np.exp(at))).numpy() / self.steps
         return np.interp(at, grid, self.times) / self.steps
 
+    def level(self, share: np.ndarray) -> np.ndarray:
+        """The levels at shares of the network's time, `share` the other way round; a schedule has whole times alone.
+
+        Args:
+            share: In [0, 1), (B,).
+
+        Returns:
+            Levels that the network knows, (B,).
+        """
+        share = np.asarray(share, dtype=float)
+        if not self.steps:
+            return np.exp(np.interp(share, [0.0, 1.0], np.log(self.levels[[0, -1]])))
+        if self.times is None:
+            found = share.clip(1 / self.steps, 1 - 1 / self.steps)
+            return found / (1 - found)
+        return self.levels[np.floor(share * self.steps).astype(int).clip(0, len(self.levels) - 1)]
+
     @abc.abstractmethod
     def denoised(self, z: Tensor, s: Tensor, x: Tensor, out: Tensor) -> Tensor:
         """The denoised state.

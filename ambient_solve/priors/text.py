@@ -248,11 +248,11 @@ class Words:
 
         While a concept is learned nothing is kept, and the embeddings have a gradient.
         """
-        learned = torch.is_grad_enabled() and any(t.requires_grad for c in self.concepts for t in c.tables.values())
+        learned = any(t.requires_grad for concept in self.concepts for t in concept.tables.values())
         if learned or text not in self._known:
             self._check_length(text, prompt)
             place = next((e.device for e, _ in encoders_of(self._pipeline).values()), torch.device("cpu"))
-            with torch.set_grad_enabled(learned):
+            with torch.set_grad_enabled(learned and torch.is_grad_enabled()):
                 found = encoded(self._pipeline, text, place)
             if learned:
                 return self._placed(found)
