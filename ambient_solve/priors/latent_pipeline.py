@@ -8,14 +8,14 @@ from typing import Any
 
 from ambient_solve.errors import AmbientSolveError, reason
 from ambient_solve.priors.autoencoder_diffusers import DiffusersAutoencoder
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import NO_WORDS, Prior
 from ambient_solve.priors.concepts import TimeDependentEmbedding
 from ambient_solve.priors.finite import require_finite
 from ambient_solve.priors.foreign import INDEX, checked_scheduler
 from ambient_solve.priors.latent import LatentPrior
 from ambient_solve.priors.latent_networks import LatentNetwork
 from ambient_solve.priors.pipeline import PipelinePrior
-from ambient_solve.priors.text import NO_WORDS, Classes, GuidedPrior, Words
+from ambient_solve.priors.text import Classes, GuidedPrior, Words
 from ambient_solve.reading.limits import read_json
 
 UNCONDITIONAL = "LDMPipeline"
@@ -90,6 +90,12 @@ def words_of(prior: Prior) -> Words:
     if not isinstance(guided, GuidedPrior) or not isinstance(guided.reader, Words):
         raise AmbientSolveError(NO_WORDS)
     return guided.reader
+
+
+def known_concepts(prior: Prior) -> tuple[TimeDependentEmbedding, ...]:
+    """The concepts that the prompts of a prior may name; none where it takes no words."""
+    guided = prior.inner if isinstance(prior, LatentPrior) else prior
+    return guided.reader.concepts if isinstance(guided, GuidedPrior) and isinstance(guided.reader, Words) else ()
 
 
 def with_concepts(prior: Prior, concepts: Sequence[TimeDependentEmbedding]) -> LatentPrior:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.noise import Level
-from ambient_solve.priors.base import Prior, Vjp
+from ambient_solve.priors.base import NO_WORDS, Prior, Vjp
 from ambient_solve.priors.concepts import Placeholder, TimeDependentEmbedding, band_of, bands_of, concepts_in
 from ambient_solve.priors.latent_networks import Embedded
 from ambient_solve.priors.text_encoders import encoders_of, spelled, with_tokens
@@ -28,11 +28,6 @@ MOST_GUIDANCE = 100.0
 """Largest guidance scale."""
 MOST_CHARACTERS = 4000
 """Characters of the longest prompt that is looked at; what an encoder takes is less."""
-NO_WORDS = (
-    "This prior takes no words: leave out the prompt, or load a latent pipeline with text encoders, such as Stable "
-    "Diffusion."
-)
-"""What is said where a prior without text encoders is given a prompt or a concept."""
 LONG_TEXTS = {"StableDiffusion3Pipeline": ("tokenizer_3", 256), "FluxPipeline": ("tokenizer_2", 512)}
 """The tokenizer of the T5 of a pipeline, and the tokens that it takes."""
 
@@ -109,6 +104,13 @@ class GuidedPrior(WrappedPrior):
         if not isinstance(self.reader, Words):
             raise AmbientSolveError(NO_WORDS)
         return GuidedPrior(self.inner, self.reader.with_concepts(concepts), as_input=self._as_input)
+
+    def check_condition(self, cond: Any) -> None:
+        """See `Prior.check_condition`: reads the condition, and measures the prompts."""
+        rows = len(cond) if isinstance(cond, (list, tuple)) or (isinstance(cond, Tensor) and cond.ndim) else 1
+        for given in self.reader.read(cond, rows):
+            if isinstance(self.reader, Words) and isinstance(given, Prompt):
+                self.reader.check(given)
 
     def passes(self, cond: Any = None) -> int:
         """See `Prior.passes`: 2 where any row is guided."""

@@ -259,31 +259,14 @@ def _learn(
     record: dict[str, Any],
     size: int,
 ) -> Path:
-    rule, place = prior.inner.inner.rule, prior.device
-    half = settings.precision == "bfloat16" or (settings.precision == "auto" and place.type == "cuda")
-    # No weight decay: it would move rows whose gradient is 0.
-    optimizer = torch.optim.Adam(concept.parameters(), lr=settings.lr, weight_decay=0.0)
+    rule, optimizer = prior.inner.inner.rule, optimizer_of(concept, settings)
     checkpoints = Checkpoints(out)
     first, seconds = checkpoints.load(concept, {}, optimizer)
     _trim(out / STATISTICS, first)
-    started, part = time.perf_counter(), settings.batch // settings.accumulate
+    started = time.perf_counter()
     with Stopping(1) as stopping, tqdm(total=settings.steps, initial=first, unit="step", desc=record["token"]) as bar:
         for step in range(first, settings.steps):
-            batch, streams, templates, bands = draw(latents, rule, settings, step)
-            batch = batch.to(str(place))
-            losses: list[float] = []
-            noise = _Drawn(streams.normal(batch.z))
-            for at in range(0, settings.batch, part):
-                rows = slice(at, at + part)
-                prompts = [Prompt(t.format(record["token"])) for t in templates[rows]]
-                denoise = lambda x, s, c=prompts: prior.denoise(x, s, c)  # noqa: E731
-                with torch.autocast(place.type, torch.bfloat16, enabled=half):
-                    errors = squared_errors(denoise, _rows(batch, rows), noise.part(rows))
-                each = errors.flatten(1).mean(1)
-                (each.sum() / settings.batch).backward()
-                losses += each.detach().tolist()
-            optimizer.step()
-            optimizer.zero_grad()
+            losses, bands = take_step(prior, concept, latents, optimizer, settings, step)
             bar.update(1)
             done, last = step + 1, step + 1 == settings.steps
             _write_row(out / STATISTICS, done, losses, bands)
@@ -293,13 +276,73 @@ def _learn(
                 write_sheet(prior, concept, out / SHEET, settings, size)
             if stopping.asked and not last:
                 sys.exit(f"\nStopped after step {done} of {settings.steps}; the same command goes on there.")
-    finest = band_of(lowest_share(latents, rule), settings.bands)
-    with torch.no_grad():
-        for table in concept.tables.values():
-            table[:finest] = table[finest]
+    finest = fill_below(concept, latents, rule)
     pipeline = type(words_of(prior).plain).__name__
     concept.save(out / OUT, {"finest": finest, "learned": {**record, "pictures": len(latents.z), "class": pipeline}})
     return out / OUT
+
+
+def optimizer_of(concept: TimeDependentEmbedding, settings: Inversion) -> torch.optim.Optimizer:
+    """Adam for the rows of a concept, without weight decay, which would move rows whose gradient is 0."""
+    return torch.optim.Adam(concept.parameters(), lr=settings.lr, weight_decay=0.0)
+
+
+def take_step(
+    prior: LatentPrior,
+    concept: TimeDependentEmbedding,
+    latents: Batch,
+    optimizer: torch.optim.Optimizer,
+    settings: Inversion,
+    step: int,
+) -> tuple[list[float], list[int]]:
+    """Take a training step; it depends on (seed, step) and on what was learned before alone.
+
+    Args:
+        prior: Which knows the concept, `with_concepts`.
+        concept: It, learnable.
+        latents: As `latents_of` returns them.
+        optimizer: Of the concept.
+        settings: Of the run.
+        step: From 0.
+
+    Returns:
+        The loss of each row, and its band.
+    """
+    place, part = prior.device, settings.batch // settings.accumulate
+    half = settings.precision == "bfloat16" or (settings.precision == "auto" and place.type == "cuda")
+    batch, streams, templates, bands = draw(latents, prior.inner.inner.rule, settings, step)
+    batch, losses = batch.to(str(place)), []
+    noise = _Drawn(streams.normal(batch.z))
+    for at in range(0, settings.batch, part):
+        rows = slice(at, at + part)
+        prompts = [Prompt(template.format(f"<{concept.name}>")) for template in templates[rows]]
+        denoise = lambda z, sigma, c=prompts: prior.denoise(z, sigma, c)  # noqa: E731
+        with torch.autocast(place.type, torch.bfloat16, enabled=half):
+            errors = squared_errors(denoise, _rows(batch, rows), noise.part(rows))
+        each = errors.flatten(1).mean(1)
+        (each.sum() / settings.batch).backward()
+        losses += each.detach().tolist()
+    optimizer.step()
+    optimizer.zero_grad()
+    return losses, bands
+
+
+@torch.no_grad()
+def fill_below(concept: TimeDependentEmbedding, latents: Batch, rule: Any) -> int:
+    """Give the bands under the level of every picture the embedding of the lowest band that has learned.
+
+    Args:
+        concept: Changed in place.
+        latents: That it has learned from.
+        rule: The `Parameterization` of the network.
+
+    Returns:
+        The lowest band that has learned.
+    """
+    finest = band_of(lowest_share(latents, rule), concept.bands)
+    for table in concept.tables.values():
+        table[:finest] = table[finest].clone()
+    return finest
 
 
 @final
