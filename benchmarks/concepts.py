@@ -1,19 +1,25 @@
 """Concepts by resolution on toy pictures: does a coarse resolution keep the shape of a subject and forget its texture?
 
-    python benchmarks/concepts.py --out runs/concepts --minutes 5      again, until the network is trained
-    python benchmarks/concepts.py --out runs/concepts --table          the table, of five seeds
+    python benchmarks/concepts.py --out runs/concepts                    train the network
+    python benchmarks/concepts.py --out runs/concepts --part modes       shape and texture by mode and resolution
+    python benchmarks/concepts.py --out runs/concepts --part noisy       concepts from noisy pictures
+    python benchmarks/concepts.py --out runs/concepts --part restore     a damaged picture of a subject
+
+Each does so many minutes of its work; the same command goes on, and prints its table when all is done.
 
 Pictures of 16 x 16: four shapes, at a random place, in four faint textures. A conditional U-Net of diffusers with a
 text encoder of CLIP, both small, learns 21 words: one for each pair of shape and texture, one for each shape, and one
 for anything. A subject is one pair, whose word is withheld: it is inverted from six pictures, once from the word for
-anything, once from the word of its shape, as the word of a kind is usual. Samples are classified by the best of all
-templates at all places, which is right on all but the share of true pictures that the table says.
+anything, once from the word of its shape, as the word of a kind is usual. Samples are classified by the nearest of all
+templates at all places; how right that is on true pictures, the first table says.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -26,14 +32,17 @@ from torch.nn import functional as F
 
 from ambient_solve.noise import Streams
 from ambient_solve.objectives.base import Batch
+from ambient_solve.operators import inpaint_random
 from ambient_solve.priors.autoencoder import Autoencoder
+from ambient_solve.priors.concepts import TimeDependentEmbedding
 from ambient_solve.priors.latent import LatentPrior
 from ambient_solve.priors.latent_networks import LatentNetwork
 from ambient_solve.priors.latent_pipeline import with_concepts
 from ambient_solve.priors.text import GuidedPrior, Words
 from ambient_solve.sampling import generate
 from ambient_solve.saving import replace_text, save_tensors
-from ambient_solve.training.inversion import Inversion, new_concept, optimizer_of, take_step
+from ambient_solve.solver import Solver
+from ambient_solve.training.inversion import Inversion, fill_below, new_concept, optimizer_of, take_step
 
 SIDE = 16
 SHAPES = 4
@@ -45,13 +54,16 @@ FAINT = 0.12
 SHIFT = 2
 """Pixels by which a shape may lie off the middle."""
 SCHEDULE = {"_class_name": "DDIMScheduler", "beta_schedule": "linear", "clip_sample": False}
-STEPS = 3000
+STEPS = 1800
 BATCH = 32
 RATE = 2e-3
-SAMPLES = 64
+SAMPLES = 32
 SUBJECTS = ((0, 3), (1, 0), (2, 1), (3, 2), (0, 1))
 """Shape and texture of the subject of each seed."""
 PICTURES = 6
+CONCEPT_STEPS = 250
+NOISE = 0.5
+"""Of the noisy pictures of a subject, in [-1, 1]."""
 PROMPTS = ("<c|0|>", "<c[0]>", "<c[3]>", "<c|6|>", "<c[6]>", "<c(6)>")
 ANYTHING = "u"
 
@@ -156,7 +168,7 @@ def train(folder: Path, minutes: float) -> bool:
         done = json.loads((folder / "train.json").read_text())["step"]
         stored = load_file(state)
         modules.load_state_dict({k.removeprefix("now."): v for k, v in stored.items() if k.startswith("now.")})
-        averages = {k.removeprefix("mean."): v for k, v in stored.items() if k.startswith("mean.")}
+        averages = {k: stored[f"mean.{k}"] for k in averages}  # in the order of the modules
         moments = load_file(folder / "optimizer.safetensors")
         held = {int(k.split(".")[0]): {} for k in moments}
         for key, value in moments.items():
@@ -212,77 +224,125 @@ def trained(folder: Path) -> LatentPrior:
     return prior_of(pipeline, unet)
 
 
-@torch.no_grad()
-def kept(prior: LatentPrior, prompt: str, pair: tuple[int, int], seed: int) -> np.ndarray:
-    """The shares of samples of a prompt with the shape, and with the texture, of a subject."""
-    pictures = generate(
-        prior,
-        SAMPLES,
-        size=SIDE // 2,
-        steps=40,
-        order=1,
-        eta=1.0,
-        seed=seed,
-        batch=SAMPLES,
-        progress=False,
-        cond=prompt,
-    )
-    return (classified(F.pixel_shuffle(pictures, 2)) == np.array(pair)).mean(0)
+def learned(prior: LatentPrior, folder: Path, seed: int, pair: tuple[int, int], init: str, noise: str = "") -> Any:
+    """The prior that knows the concept of a pair as <c>, learned from six pictures; kept in the folder.
 
-
-def of_seed(prior: LatentPrior, seed: int, settings: Inversion) -> dict[str, list[float]]:
-    """Shares by what the concept began as and how it is prompted, and those of the withheld word itself."""
-    pair, rows = SUBJECTS[seed], {}
-    x = F.pixel_unshuffle(drawn(np.random.default_rng((1, seed)), PICTURES, pair)[0], 2)
-    zero = torch.zeros(PICTURES)
-    for init, name in ((ANYTHING, "anything"), (word(pair[0]), "its shape")):
+    Args:
+        prior: The trained one.
+        folder: Of the run.
+        seed: Of the pictures and of the training.
+        pair: Shape and texture.
+        init: Word that the embeddings begin as.
+        noise: "" for clean pictures; "ambient" or "naive" for noisy ones, by what the loss is told of them.
+    """
+    place = folder / f"concept-{seed}-{word(*pair)}-{init}{noise and '-'}{noise}"
+    if not (place / "concept.json").is_file():
+        settings, zero = Inversion(steps=CONCEPT_STEPS, batch=8, lr=2e-2, seed=seed), torch.zeros(PICTURES)
+        x = F.pixel_unshuffle(drawn(np.random.default_rng((1, seed)), PICTURES, pair)[0], 2)
+        if noise:
+            x = x + NOISE * Streams([seed], PICTURES).normal(x)
+        latents = Batch(x, zero, zero + (NOISE if noise == "ambient" else 0.0), zero, zero)
         concept = new_concept(prior, "c", init, settings.bands).requires_grad_(True)
         knowing, optimizer = with_concepts(prior, [concept]), optimizer_of(concept, settings)
         for step in range(settings.steps):
-            take_step(knowing, concept, Batch(x, zero, zero, zero, zero), optimizer, settings, step)
-        concept.requires_grad_(False)
-        for prompt in PROMPTS:
-            rows[f"{name} {prompt}"] = kept(knowing, prompt, pair, seed).tolist()
-    rows["its word "] = kept(prior, word(*pair), pair, seed).tolist()
+            take_step(knowing, concept, latents, optimizer, settings, step)
+        fill_below(concept, latents, prior.inner.inner.rule)
+        concept.save(place)
+    return with_concepts(prior, [TimeDependentEmbedding.load(place)])
+
+
+@torch.no_grad()
+def kept(prior: LatentPrior, prompt: str, pair: tuple[int, int], seed: int) -> list[float]:
+    """The shares of samples of a prompt with the shape, and with the texture, of a subject."""
+    how = {"size": SIDE // 2, "steps": 30, "order": 1, "eta": 1.0, "batch": SAMPLES, "progress": False}
+    pictures = F.pixel_shuffle(generate(prior, SAMPLES, seed=seed, cond=prompt, **how), 2)
+    return (classified(pictures) == np.array(pair)).mean(0).tolist()
+
+
+def modes(prior: LatentPrior, folder: Path, seed: int) -> dict[str, list[float]]:
+    """Shares of shape and texture by what the concept began as and how it is prompted, and those of the word itself."""
+    pair, rows = SUBJECTS[seed], {}
+    for init, name in ((ANYTHING, "anything"), (word(SUBJECTS[seed][0]), "its shape")):
+        knowing = learned(prior, folder, seed, pair, init)
+        rows |= {f"{name} | `{prompt}`": kept(knowing, prompt, pair, seed) for prompt in PROMPTS}
+    return rows | {"the word itself | ": kept(prior, word(*pair), pair, seed)}
+
+
+def noisy(prior: LatentPrior, folder: Path, seed: int) -> dict[str, list[float]]:
+    """The same of concepts from noisy pictures, with the ambient loss and with the naive one, at one budget."""
+    pair = SUBJECTS[seed]
+    return {
+        f"{noise} | `<c>`": kept(learned(prior, folder, seed, pair, ANYTHING, noise), "<c>", pair, seed)
+        for noise in ("ambient", "naive")
+    }
+
+
+def restored(prior: LatentPrior, folder: Path, seed: int) -> dict[str, list[float]]:
+    """PSNR, reduced chi2, V/B, and the shares of shape and texture, of a damaged picture of a subject."""
+    pair = (seed % SHAPES, (seed + seed // SHAPES) % TEXTURES)
+    x = (drawn(np.random.default_rng((2, seed)), 1, pair)[0] + 1) / 2
+    op = inpaint_random((1, SIDE, SIDE), missing=0.5, sigma=0.15, seed=seed)
+    torch.manual_seed(seed)
+    y, rows = op(x), {}
+    knowing = learned(prior, folder, seed, pair, word(pair[0]))
+    for name, prompt in (("the concept", "<c>"), ("the word of its shape", word(pair[0])), ("no prompt", ANYTHING)):
+        found = Solver(knowing, "latino", steps=30).solve(y, op, n_samples=8, cond=prompt, progress=False)
+        samples, mean = found.samples[0], found.mean[0]
+        b, v = float((mean - x[0]).square().mean()), float(samples.var(0).mean())
+        right = (classified(2 * samples - 1) == np.array(pair)).mean(0).tolist()
+        rows[f"{name} | "] = [-10 * math.log10(b), float(found.chi2.mean()), v * (1 + 1 / 8) / b, *right]
     return rows
 
 
-def table(folder: Path) -> None:
-    """Print the table; what was measured of a seed is not measured again."""
+PARTS = {
+    "modes": (modes, len(SUBJECTS), "| began as | prompt | shape kept | texture kept |"),
+    "noisy": (noisy, len(SUBJECTS), "| loss | prompt | shape kept | texture kept |"),
+    "restore": (restored, 10, "| told | | PSNR, dB | chi2 | V/B | shape | texture |"),
+}
+"""What is measured: the function of a seed, how many seeds, and the head of the table."""
+
+
+def measure(folder: Path, part: str, minutes: float) -> None:
+    """Measure seed after seed for so long, and print the table once all are there."""
     import ambient_solve.training.inversion as inversion
 
     inversion.TEMPLATES = ("{}",)  # the network knows single words alone
-    prior, found = trained(folder), []
-    for seed in range(len(SUBJECTS)):
-        settings = Inversion(steps=400, batch=16, lr=2e-2, seed=seed)
-        place = folder / f"seed-{seed}.json"
+    function, seeds, head = PARTS[part]
+    prior, begun, found = trained(folder), time.perf_counter(), []
+    for seed in range(seeds):
+        place = folder / f"{part}-{seed}.json"
         if not place.is_file():
-            replace_text(place, json.dumps(of_seed(prior, seed, settings)))
+            if time.perf_counter() - begun > 60 * minutes:
+                return print(f"{part}: {seed} of {seeds} seeds are done")
+            replace_text(place, json.dumps(function(prior, folder, seed)))
         found.append(json.loads(place.read_text()))
-    x, pairs = drawn(np.random.default_rng(9), 2000)
-    right = (classified(x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))) == pairs).mean(0)
-    print(f"the classifier on true pictures with noise of 0.05: shape {right[0]:.1%}, texture {right[1]:.1%}\n")
-    print("| began as | prompt | shape kept | texture kept |\n| --- | --- | --- | --- |")
+    if part == "modes":
+        x, pairs = drawn(np.random.default_rng(9), 2000)
+        right = (classified(x + 0.05 * Streams([0], len(x)).normal(x)) == pairs).mean(0)
+        print(f"The classifier on true pictures with noise of 0.05: shape {right[0]:.1%}, texture {right[1]:.1%}.\n")
+    print(head, re.sub(r"[^|]+", " --- ", head), sep="\n")
     for key in found[0]:
-        shares = np.array([f[key] for f in found])
-        mean, error = shares.mean(0), shares.std(0, ddof=1) / len(shares) ** 0.5
-        began, _, prompt = key.rpartition(" ")
-        words = [f"{100 * m:.0f} % ± {100 * e:.0f}" for m, e in zip(mean, error, strict=True)]
-        print(f"| {began} | {f'`{prompt}`' if prompt else 'the word'} | {words[0]} | {words[1]} |")
+        values = np.array([f[key] for f in found])
+        mean, error = values.mean(0), values.std(0, ddof=1) / len(values) ** 0.5
+        shares = [i >= len(mean) - 2 for i in range(len(mean))]
+        pairs_of = zip(mean, error, shares, strict=True)
+        words = [f"{100 * m:.0f} ± {100 * e:.0f} %" if s else f"{m:.2f} ± {e:.2f}" for m, e, s in pairs_of]
+        print(f"| {key} | {' | '.join(words)} |")
+    return None
 
 
 def main() -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=5.0, help="of training at a time")
-    parser.add_argument("--table", action="store_true", help="measure, and print the table")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of work at a time")
+    parser.add_argument("--part", default="train", choices=("train", *PARTS), help="what is done")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.table:
-        table(given.out)
-    else:
+    if given.part == "train":
         train(given.out, given.minutes)
+    else:
+        measure(given.out, given.part, given.minutes)
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ class Words:
         texts = [g.negative if negative else g.text for g in given if isinstance(g, Prompt)]
         parts = [self._of(text, shown) for text, shown in zip(self._at_levels(texts, sigma), texts, strict=True)]
         tokens, pooled = (
-            None if parts[0][i] is None else torch.cat([part[i] for part in parts if part[i] is not None])
+            None if parts[0][i] is None else torch.cat([t for part in parts if (t := part[i]) is not None])
             for i in range(2)
         )
         scales = torch.tensor([float(g.guidance) for g in given], device=self._device()) if self._as_input else None
