@@ -54,14 +54,14 @@ FAINT = 0.12
 SHIFT = 2
 """Pixels by which a shape may lie off the middle."""
 SCHEDULE = {"_class_name": "DDIMScheduler", "beta_schedule": "linear", "clip_sample": False}
-STEPS = 1800
+STEPS = 1300
 BATCH = 32
 RATE = 2e-3
 SAMPLES = 32
 SUBJECTS = ((0, 3), (1, 0), (2, 1), (3, 2), (0, 1))
 """Shape and texture of the subject of each seed."""
 PICTURES = 6
-CONCEPT_STEPS = 250
+CONCEPT_STEPS = 150
 NOISE = 0.5
 """Of the noisy pictures of a subject, in [-1, 1]."""
 PROMPTS = ("<c|0|>", "<c[0]>", "<c[3]>", "<c|6|>", "<c[6]>", "<c(6)>")
@@ -281,7 +281,7 @@ def restored(prior: LatentPrior, folder: Path, seed: int) -> dict[str, list[floa
     """PSNR, reduced chi2, V/B, and the shares of shape and texture, of a damaged picture of a subject."""
     pair = (seed % SHAPES, (seed + seed // SHAPES) % TEXTURES)
     x = (drawn(np.random.default_rng((2, seed)), 1, pair)[0] + 1) / 2
-    op = inpaint_random((1, SIDE, SIDE), missing=0.5, sigma=0.15, seed=seed)
+    op = inpaint_random((1, SIDE, SIDE), missing=0.8, sigma=0.25, seed=seed)
     torch.manual_seed(seed)
     y, rows = op(x), {}
     knowing = learned(prior, folder, seed, pair, word(pair[0]))
@@ -327,7 +327,9 @@ def measure(folder: Path, part: str, minutes: float) -> None:
         shares = [i >= len(mean) - 2 for i in range(len(mean))]
         pairs_of = zip(mean, error, shares, strict=True)
         words = [f"{100 * m:.0f} ± {100 * e:.0f} %" if s else f"{m:.2f} ± {e:.2f}" for m, e, s in pairs_of]
-        print(f"| {key} | {' | '.join(words)} |")
+        began, _, prompt = key.partition(" | ")
+        prompt = prompt.replace("|", "\\|")
+        print(f"| {began} | {prompt} | {' | '.join(words)} |")
     return None
 
 
