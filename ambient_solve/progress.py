@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def watched() -> bool:
+def someone_looks() -> bool:
     """Whether someone looks: standard error is a terminal or a notebook, and this is the first of its processes."""
     if os.environ.get("RANK", "0") != "0":
         return False
@@ -33,7 +33,7 @@ def progress_bar(
     Args:
         over: What it counts; None where `update` is called instead.
         what: Words before the bar.
-        show: Whether it is seen; None asks `watched`.
+        show: Whether it is seen; None asks `someone_looks`.
         total: How many there will be, where `over` does not say.
         unit: What is counted.
 
@@ -44,4 +44,4 @@ def progress_bar(
         warnings.filterwarnings("ignore", message="IProgress not found")  # without widgets the bar is one of text
         from tqdm.auto import tqdm
 
-    return tqdm(over, what, total=total, unit=unit, disable=not (watched() if show is None else show))
+    return tqdm(over, what, total=total, unit=unit, disable=not (someone_looks() if show is None else show))

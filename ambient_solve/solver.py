@@ -320,7 +320,7 @@ class Run:
         self.prior.cond = condition_of_rows(request.cond, self.likelihood.rows // n_samples, n_samples)
         chosen, self.why = solver.algorithm, "chosen by the caller"
         if chosen is None and solver.preset is not None:
-            chosen, self.why = auto.choose_preset(solver.preset, solver.prior, self.likelihood, solver._settings)
+            chosen, self.why = auto.choose_of_preset(solver.preset, solver.prior, self.likelihood, solver._settings)
         if chosen is None:
             particles = parts == 1 and first_sample == 0 and solver.budget is None
             chosen, self.why = auto.choose(solver.prior, self.likelihood, solver._settings, particles=particles)

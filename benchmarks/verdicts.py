@@ -70,8 +70,8 @@ TESTS = 24
 """Test photographs of DATA, of which every other one sets thresholds."""
 MARGIN = 1.4
 """Factor by which a range is wider than what was seen on ENOUGH measurements, for pictures that are like none."""
-SHARE = {"kernel": 0.965}
-"""Share of the right statements inside of the range of a statistic, where that is not all: pictures of parallel lines
+DECISIVE = {"kernel": (-8.0, 1.0, 10.0)}
+"""Ranges that are stated: of a logarithm of odds, and not of what photographs happen to show. Those of parallel lines
 show movements of their own, and would hide those of all others."""
 ENOUGH = 150
 """Measurements of which MARGIN holds; of fewer, what is added to a range grows with their square root."""
@@ -337,8 +337,8 @@ def calibrated(right: Sequence[dict[str, Any]]) -> Ranges:
         values = np.array([judge.scale(name, r["numbers"][name]) for r in right if name in r["numbers"]])
         if len(values) >= len(right) / 2:
             low, middle, high = values.min(), float(np.median(values)), values.max()
-            if name in SHARE:
-                ranges[name] = tuple(float(v) for v in (2 * middle - high, middle, np.quantile(values, SHARE[name])))
+            if name in DECISIVE:
+                ranges[name] = DECISIVE[name]
                 continue
             least = judge.LEAST.get(name, 0.02)
             ends = middle - margin * max(middle - low, least), middle, middle + margin * max(high - middle, least)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ambient_solve import DPS, GaussianPrior, Solver, generate, operators, tune
-from ambient_solve.progress import progress_bar, watched
+from ambient_solve.progress import progress_bar, someone_looks
 from tree import LIBRARY, SOURCES
 
 SHAPE = (1, 6, 6)
@@ -56,15 +56,15 @@ def test_what_is_asked_for_counts(monkeypatch, name):
 
 def test_a_notebook_is_watched_and_other_processes_are_not(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert not watched()
+    assert not someone_looks()
     kernel(monkeypatch)
-    assert watched()
+    assert someone_looks()
     monkeypatch.setenv("RANK", "1")
-    assert not watched()
+    assert not someone_looks()
     monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
     monkeypatch.setenv("RANK", "0")
     monkeypatch.delitem(sys.modules, "IPython")
-    assert not watched()
+    assert not someone_looks()
 
 
 def test_a_run_within_a_run_has_no_bar_of_its_own(monkeypatch):

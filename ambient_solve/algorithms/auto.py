@@ -89,7 +89,7 @@ def choose(
     return exact(settings), why + "; that is exact: steps taken twice pay"
 
 
-def choose_preset(
+def choose_of_preset(
     preset: str, prior: Prior, likelihood: Likelihood, settings: Mapping[str, Any]
 ) -> tuple[Algorithm, str]:
     """The algorithm of a preset for this measurement, with the reason in words.
@@ -106,7 +106,7 @@ def choose_preset(
     Raises:
         AmbientSolveError: the algorithm has no such knob.
     """
-    kind = measured(likelihood)
+    kind = kind_of_measurement(likelihood)
     name, own = preset_named(preset).choices[kind]
     if name == AUTO or not likelihood.affine:  # what presets were measured on were priors of pixels
         chosen, why = choose(prior, likelihood, settings, particles=False)
@@ -116,7 +116,7 @@ def choose_preset(
     return build(ALGORITHMS[name], **{**own, **settings}), f"preset {preset}, {KINDS[kind]}"
 
 
-def measured(likelihood: Likelihood) -> str:
+def kind_of_measurement(likelihood: Likelihood) -> str:
     """What was measured, by which presets differ: one of the names of `presets`."""
     if not (likelihood.linear and likelihood.gaussian):
         return OTHER

@@ -88,7 +88,15 @@ def nearest(process: Soft, family: LinearFamily, likelihood: Likelihood, highest
 
 
 def lifts(measurement: tuple[int, ...], picture: tuple[int, ...]) -> Iterator[Lift]:
-    """The ways in which a measurement of a shape may be a picture of another."""
+    """The ways in which a measurement of a shape may be a picture of another.
+
+    Args:
+        measurement: Its shape, (C, h, w).
+        picture: The other shape, (C, H, W).
+
+    Returns:
+        Functions from measurements (B, C, h, w) to pictures (B, C, H, W); none where the shapes do not fit.
+    """
     if measurement == picture:
         yield lambda y: y
     elif len(measurement) == len(picture) == 3 and measurement[0] == picture[0]:

@@ -8,8 +8,12 @@ from typing import Annotated
 import tyro
 
 from ambient_solve.cli.console import describe_prior, print_knobs
-from ambient_solve.restore.tasks import TASKS
+from ambient_solve.restore.several import WHOLE
+from ambient_solve.restore.tasks import TASKS as SINGLE
 from ambient_solve.version import __version__
+
+TASKS = SINGLE | WHOLE
+"""Every damage by its name: single ones, and those whose parts are fixed."""
 
 
 @dataclasses.dataclass(frozen=True)

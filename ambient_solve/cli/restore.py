@@ -18,7 +18,7 @@ from ambient_solve.distributed import enter, worst
 from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.knobs import knobs
 from ambient_solve.presets import DEFAULT, PRESETS
-from ambient_solve.restore.files import chosen, restore_files, unreadable
+from ambient_solve.restore.files import chosen_method, restore_files, unreadable
 from ambient_solve.restore.several import WHOLE, task_class
 from ambient_solve.restore.tasks import TASKS, make_task
 from ambient_solve.saving import check_folder
@@ -79,7 +79,7 @@ class Restore:
                 f"No {missing} was given: ambient-solve restore IMAGE ... --task {'|'.join(TASKS)}."
             )
         given = {name: getattr(self, name) for name in task_options() if getattr(self, name) is not None}
-        name, _, _ = chosen(task_class(self.task).name, self.preset or None, self.algorithm or None)
+        name, _, _ = chosen_method(task_class(self.task).name, self.preset or None, self.algorithm or None)
         options = self._knobs_of_the_algorithm(given, name)
         damage = make_task(self.task, **given)
         for name in ("mask", "kernel"):

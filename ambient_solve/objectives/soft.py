@@ -27,7 +27,7 @@ give the same y. Such samples are used above their level alone (`SoftSettings.le
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor
@@ -100,19 +100,19 @@ class _OfSoft(Objective):
         """Deviation of the noise (B,), the family, the gains `g_t`, and `r`: what is left to do of the corruption."""
         z = batch.z
         if isinstance(self.process, Additive):
-            family: LinearFamily = Identity()
-            gains = family.gains(z, batch.sigma)
-            _refuse(batch.blur is not None and bool((batch.blur > 0).any()), family)
-            return batch.sigma, family, gains, gains
-        family = self.process.corruption
+            none = Identity()
+            gains = none.gains(z, batch.sigma)
+            _refuse(batch.blur is not None and bool((batch.blur > 0).any()), none)
+            return batch.sigma, none, gains, gains
+        family, s = cast(LinearFamily, self.process.corruption), torch.as_tensor(self.process.noise(batch.sigma))
         gains = family.gains(z, self.process.strength(batch.sigma))
         if batch.blur is None:
-            return self.process.noise(batch.sigma), family, gains, gains
+            return s, family, gains, gains
         _refuse(not isinstance(family, GaussianBlur) and bool((batch.blur > 0).any()), family)
         own = family.gains(z, batch.blur)
         # A gain that underflows is one of both: nothing is left of the part in the sample, nor at a blurrier level.
         seen = torch.where(own > 0, gains / own, 0.0)
-        return self.process.noise(batch.sigma), family, gains, seen.clamp(max=1)
+        return s, family, gains, seen.clamp(max=1)
 
     def _of_any(self, process: Soft, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:
         """The loss of clean samples under any function that is linear in the states."""
@@ -120,7 +120,7 @@ class _OfSoft(Objective):
             raise AmbientSolveError(
                 "Noisy or blurred samples need a corruption with a spectrum: a LinearFamily, such as GaussianBlur()."
             )
-        s = process.noise(batch.sigma)
+        s = torch.as_tensor(process.noise(batch.sigma))
         z = process.perturb(batch.z, batch.sigma, streams.normal(batch.z))
         error = process.corrupt(denoise(z, batch.sigma).float() - batch.z, batch.sigma)
         return edm_weight(s, self.sigma_data) * error.square().flatten(1).mean(1)

@@ -44,7 +44,15 @@ class PixelsAndMeans(LinearPhysics):
         self.register_buffer("hidden", hidden, persistent=False)
 
     def measured(self, y: Tensor, coarse: Tensor) -> Tensor:
-        """Pixels (B, C, H, W) and block means (B, C, H // f, W // f) as this operator measures them."""
+        """Pixels and block means as this operator measures them.
+
+        Args:
+            y: Pixels, (B, C, H, W).
+            coarse: Block means, (B, C, H // f, W // f).
+
+        Returns:
+            (B, M).
+        """
         return _flat(y * self.mask.to(y), coarse * self.hidden.to(coarse))
 
     def levels(self, sigma: float, coarse: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -182,8 +182,9 @@ class Adm(nn.Module):
         level = self.time_embed(torch.cat([waves.cos(), waves.sin()], 1))
         if self.label_emb is not None and labels is not None:
             level = level + self.label_emb(labels)
-        h, skips = self.input_blocks[0][0](x), []
-        skips.append(h)
+        first = cast(nn.ModuleList, self.input_blocks[0])
+        h = first[0](x)
+        skips = [h]
         for part in self.input_blocks[1:]:
             h = _through(part, h, level)
             skips.append(h)

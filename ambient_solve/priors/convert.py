@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -76,7 +76,7 @@ def _adm(shapes: Shapes, settings: Mapping[str, Any]) -> tuple[nn.Module, Callab
     size = read_size(shapes, head)
     with torch.device("meta"):
         network = Adm(size)
-    return network, lambda filled: PipelinePrior(AdmNetwork(filled), scheduler)  # type: ignore[arg-type]
+    return network, lambda filled: PipelinePrior(AdmNetwork(cast("Adm", filled)), scheduler)
 
 
 def _deepinv(shapes: Shapes, settings: Mapping[str, Any]) -> tuple[nn.Module, Callable[[nn.Module], Converted]]:
@@ -137,9 +137,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise AmbientSolveError(f"There is no file {path}.")
     try:
-        found = load_file(path) if path.suffix == ".safetensors" else None
-        if found is None:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        found: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
         raise AmbientSolveError(f"{path} cannot be read ({first_line(error)}); copy it again.") from None
     except Exception as error:  # noqa: BLE001 - what torch raises on a file of others
@@ -181,9 +180,9 @@ def convert(
         raise AmbientSolveError(f"kind {kind!r} is not a choice. {suggestion(kind, KINDS)}")
     path, folder = Path(file), Path(out)
     state = read_state(path)
-    settings = {"kind": kind}
+    settings: dict[str, Any] = {"kind": kind}
     if kind == "guided-diffusion":
-        settings |= {"head_channels": head_channels, "schedule": schedule}  # type: ignore[dict-item]
+        settings |= {"head_channels": head_channels, "schedule": schedule}
     filled(state, settings, path)
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({name: t.contiguous() for name, t in state.items()}, folder / WEIGHTS)

@@ -85,7 +85,7 @@ def pinned(name: str) -> str:
 @torch.inference_mode(False)
 def load_prior(
     name: str | Path = "photos", precision: str = "auto", device: str = "cpu"
-) -> NetworkPrior | AmbientPrior | PipelinePrior | LatentPrior | DenoiserPrior:
+) -> NetworkPrior | AmbientPrior | FieldPrior | PipelinePrior | LatentPrior | DenoiserPrior:
     """Load a prior, ready for `Solver`. Only safetensors and JSON are ever read or fetched.
 
     Args:
@@ -95,8 +95,9 @@ def load_prior(
 
     Returns:
         A `NetworkPrior`; around one that is conditioned on masks of pixels an `AmbientPrior`, which draws masks by the
-        `keep_probability` of its config.json; a `LatentPrior` for one of latents with its autoencoder; a
-        `PipelinePrior` for a pipeline of diffusers; what `convert` made of other checkpoints.
+        `keep_probability` of its config.json; around one trained with field noise a `FieldPrior`; a `LatentPrior` for
+        one of latents with its autoencoder; a `PipelinePrior` for a pipeline of diffusers; what `convert` made of other
+        checkpoints.
 
     Raises:
         AmbientSolveError: there is no such prior, or its files are unreadable or do not fit each other.

@@ -208,10 +208,7 @@ class Words:
         """
         texts = [g.negative if negative else g.text for g in given if isinstance(g, Prompt)]
         parts = [self._of(text, shown) for text, shown in zip(self._at_levels(texts, sigma), texts, strict=True)]
-        tokens, pooled = (
-            None if parts[0][i] is None else torch.cat([t for part in parts if (t := part[i]) is not None])
-            for i in range(2)
-        )
+        tokens, pooled = (_joined([part[i] for part in parts]) for i in range(2))
         scales = torch.tensor([float(g.guidance) for g in given], device=self._device()) if self._as_input else None
         return Embedded(tokens=tokens, pooled=pooled, guidance=scales)
 
@@ -298,6 +295,12 @@ def encoded(pipeline: Any, text: str, device: torch.device) -> tuple[Tensor | No
         return found[0], found[2]
     tokens, pooled, _ = pipeline.encode_prompt(text, None, device=device)
     return tokens, pooled
+
+
+def _joined(rows: Sequence[Tensor | None]) -> Tensor | None:
+    """The rows one below the other; None where an encoder has none."""
+    kept = [row for row in rows if row is not None]
+    return torch.cat(kept) if kept else None
 
 
 @final

@@ -143,7 +143,15 @@ class TiledPrior(WrappedPrior):
             self.done += len(places)
 
     def tiles(self, height: int, width: int) -> int:
-        """How many tiles a picture of this size has."""
+        """How many tiles a picture of this size has.
+
+        Args:
+            height: Of the picture, in pixels.
+            width: The same.
+
+        Returns:
+            Their number, 1 or more.
+        """
         tile = [min(self.tile, n) for n in (height, width)]
         return math.prod(len(starts(n, t, self.overlap)) for n, t in zip((height, width), tile, strict=True))
 

@@ -143,7 +143,15 @@ class SoftSettings:
         return ((level / self.lowest).log() / math.log(self.highest / self.lowest)).clamp(0, 1)
 
     def start(self, level: float, n: Tensor) -> Tensor:
-        """States of the terminal law, from unit noise of their shape: a Gaussian mean color, and noise."""
+        """States of the terminal law: a Gaussian mean color, and noise.
+
+        Args:
+            level: The highest one.
+            n: Unit noise, (B, C, H, W).
+
+        Returns:
+            (B, C, H, W).
+        """
         mean = n.new_tensor(self.mean)
         pixels = n[0, 0].numel()
         covariance = n.new_tensor(self.covariance) + level**2 / pixels * torch.eye(len(mean)).to(n)

@@ -34,14 +34,22 @@ SMALLEST = 8
 
 
 def observed_of(task: Task, picture: Picture) -> Tensor | None:
-    """The measured pixels (H, W) of a task that leaves pixels out and does nothing else to them; None of others."""
+    """The measured pixels of a task that leaves pixels out and does nothing else to them.
+
+    Args:
+        task: What happened to the picture.
+        picture: The picture.
+
+    Returns:
+        (H, W), 1 = measured; None of other tasks.
+    """
     parts = getattr(task, "parts", (type(task),))
     if Inpaint not in parts or not set(parts) <= {Inpaint, Denoise}:
         return None
     return Inpaint(mask=task.mask).operator(picture).mask[0, 0]
 
 
-def words(observed: Tensor) -> str:
+def hole_words(observed: Tensor) -> str:
     """What to say of the widest hole before the run; empty where the prior fills it by itself."""
     deep = depth(observed)
     if deep <= REACH:
@@ -107,6 +115,6 @@ def _filled(prior: Prior, y: Tensor, observed: Tensor, sigma_y: float, seed: int
     return found.mean.cpu(), torch.as_tensor(found.std).cpu().clamp_min(LEAST)
 
 
-def is_deep(observed: Tensor) -> bool:
+def needs_coarse(observed: Tensor) -> bool:
     """Whether a hole is so wide that it is filled coarse to fine, in a picture that is large enough for that."""
     return depth(observed) > REACH and min(observed.shape) >= FACTOR * SMALLEST

@@ -23,8 +23,7 @@ from ambient_solve.errors import AmbientSolveError, UnreadableFile, reason, show
 from ambient_solve.knobs import knobs
 from ambient_solve.presets import DEFAULT, preset_named
 from ambient_solve.restore import memory
-from ambient_solve.restore.coarse import is_deep, observed_of, with_coarse
-from ambient_solve.restore.coarse import words as hole_words
+from ambient_solve.restore.coarse import hole_words, needs_coarse, observed_of, with_coarse
 from ambient_solve.restore.memory import Drawing, fitting, joined, size_of
 from ambient_solve.restore.pictures import read_measurement
 from ambient_solve.restore.price import large_words
@@ -133,7 +132,7 @@ def restore_file(
     if prior.affine is None and preset is None:
         algorithm = algorithm or "auto"  # those of the presets need an affine decode
     prior.check_condition(cond)
-    algorithm, options, samples = chosen(damage.name, preset, algorithm, options)
+    algorithm, options, samples = chosen_method(damage.name, preset, algorithm, options)
     n_samples = samples if n_samples is None else n_samples
     solver = make_solver(prior, algorithm, options)
     path = Path(path)
@@ -170,12 +169,12 @@ def restore_file(
     measured, observed = task.measure(small), observed_of(task, small) if prior.affine is not None else None
     at_once, tiled = fitting(solver, measured.op, small, n_samples)
     before = [] if tell is None else [large_words(solver, *size_of(measured.op, small), n_samples, tiled is not None)]
-    if observed is not None and is_deep(observed):
+    if observed is not None and needs_coarse(observed):
         before.append(hole_words(observed))
         small = replace(small, notes=(*small.notes, before[-1]))
     for words in filter(None, before if tell is not None else ()):
         tell(f"{path.name}: {words}.")
-    if observed is not None and is_deep(observed):
+    if observed is not None and needs_coarse(observed):
         measured = with_coarse(prior, small, observed, task.sigma, seed)
     tile = (memory.TILE, memory.OVERLAP)
     draw = Drawing(solver, measured, small, task, seed, at_once, tiled, tile, progress, cond, watch)
@@ -219,7 +218,7 @@ def recorded(cond: Any, prior: Prior) -> Any:
     return {**dataclasses.asdict(cond), **({"concepts": tables} if tables else {})}
 
 
-def chosen(
+def chosen_method(
     task: str, preset: str | None = None, algorithm: str | None = None, options: Mapping[str, Any] | None = None
 ) -> tuple[str, dict[str, Any], int]:
     """What a task is restored with.
@@ -319,7 +318,7 @@ def restore_files(
     out = Path(out)
     check_folder(out)
     own = {name: settings.get(name) for name in ("preset", "algorithm", "options")}
-    make_solver(prior, *chosen(damage.name, **own)[:2])
+    make_solver(prior, *chosen_method(damage.name, **own)[:2])
     pictures = plan(inputs, out, tell if rank == 0 else _silent)
     for number, (path, folder) in enumerate(pictures):
         share = Share(number, len(pictures), rank, world)

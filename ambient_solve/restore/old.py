@@ -46,10 +46,10 @@ class OldPhotograph(Task):
 
     def measure(self, picture: Picture) -> Measured:
         """See `Task.measure`."""
-        from ambient_solve.restore.several import measure
+        from ambient_solve.restore.several import measure_parts
 
         self.require_known()
-        return measure(self._parts(picture), picture, self.sigma)
+        return measure_parts(self._parts(picture), picture, self.sigma)
 
     def operator(self, picture: Picture) -> Physics:
         """See `Task.operator`."""

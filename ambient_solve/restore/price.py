@@ -86,6 +86,9 @@ def pace(prior: Prior, height: int, width: int) -> float:
         prior: Of pictures.
         height: Of the picture, in pixels.
         width: The same.
+
+    Returns:
+        Seconds.
     """
     import torch
 
@@ -143,6 +146,9 @@ def large_words(solver: Solver, height: int, width: int, n_samples: int, tiled: 
         width: The same.
         n_samples: Samples that are drawn.
         tiled: Whether it is denoised in tiles.
+
+    Returns:
+        One sentence without its full stop.
     """
     longer = max(height, width)
     if longer <= LARGE:

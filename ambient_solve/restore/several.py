@@ -122,7 +122,7 @@ class Several(Task):
     def measure(self, picture: Picture) -> Measured:
         """See `Task.measure`."""
         self.require_known()
-        return measure(self.singles(), picture, self.sigma)
+        return measure_parts(self.singles(), picture, self.sigma)
 
     def operator(self, picture: Picture) -> Physics:
         """See `Task.operator`; of what `measure` returns, which for a JPEG is not the picture itself."""
@@ -160,7 +160,7 @@ def _single(task: Task, part: type[Task], changed: dict[str, Any]) -> Task:
     return part(**values)
 
 
-def measure(parts: Sequence[Task], picture: Picture, sigma: float) -> Measured:
+def measure_parts(parts: Sequence[Task], picture: Picture, sigma: float) -> Measured:
     """The measurement of a picture by several damages.
 
     Args:

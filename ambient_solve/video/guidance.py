@@ -74,7 +74,7 @@ class Before:
 
 
 @final
-class GuidedPrior(WrappedPrior):
+class EquivariantPrior(WrappedPrior):
     """A prior that is drawn to its own estimates for the frame before, call by call.
 
     A call is guided where the run of the frame before had a call of that number at that level.

@@ -37,7 +37,7 @@ from ambient_solve.results import Restoration
 from ambient_solve.solver import Run, Solver
 from ambient_solve.video.first_pass import smooth_picture
 from ambient_solve.video.flow import FlowOf, Motion, flow_method, motion, pull
-from ambient_solve.video.guidance import Before, Guidance, GuidedPrior, measured_pixels, trust_of
+from ambient_solve.video.guidance import Before, EquivariantPrior, Guidance, measured_pixels, trust_of
 from ambient_solve.video.joined import restore_groups
 from ambient_solve.video.results import RestoredFrame, VideoRestoration, join_frames
 from ambient_solve.video.state import ClipState
@@ -216,7 +216,7 @@ class VideoSolver:
             most = self.guidance.weight
             kinds = most * torch.ones_like(trust), (support / (support + measured).clamp_min(1e-12)).clamp_max(most)
             before = Before(state.estimates, state.levels, flow, *_resized(trust * torch.stack(kinds), size))
-        guided = GuidedPrior(prior, self.guidance, before)
+        guided = EquivariantPrior(prior, self.guidance, before)
         run = Run(self.solver.with_prior(FramePrior(guided, frame, white, scene)), request)
         if before is not None and run.likelihood.linear and run.likelihood.gaussian:
             guided.left_open = _left_open(run.likelihood)

@@ -122,7 +122,7 @@ def test_the_price_follows_the_pixels_the_samples_and_the_steps(paces):
 
     def asked(size=(256, 256), missing=None, **changes):
         given = {"algorithm": "proximal", "knobs": {"steps": 12}, "samples": 2, "prior": "p"} | changes
-        return price.price(RestoreRequest("denoise", {"sigma": 0.1}, **given), prior, size, missing)
+        return price.quote(RestoreRequest("denoise", {"sigma": 0.1}, **given), prior, size, missing)
 
     one = asked()
     assert asked(samples=4).seconds == 2 * one.seconds and asked(size=(256, 512)).seconds == 2 * one.seconds
@@ -132,7 +132,7 @@ def test_the_price_follows_the_pixels_the_samples_and_the_steps(paces):
     assert asked(size=(768, 768)).bytes < 16 * asked(size=(512, 512)).bytes
     assert "about" in one.words and "GB" in one.words and "smaller" not in one.words
     assert "smaller *Working size*" in asked(size=(4000, 3000)).words
-    small = price.price(
+    small = price.quote(
         RestoreRequest("denoise", {"sigma": 0.1}, size="reduced", prior="p", samples=1), prior, (3000, 4000)
     )
     assert small.seconds < 0.05 * asked(size=(3000, 4000), samples=1, algorithm="auto", knobs={}).seconds
@@ -142,10 +142,10 @@ def test_the_price_of_a_hole_is_that_of_its_surroundings(paces):
     given, prior = RestoreRequest("inpaint", {"sigma": 0.01}, prior="p"), tiny()
     missing = np.zeros((1500, 2000), bool)
     missing[700:710, 900:990] = True
-    found = price.price(given, prior, (1500, 2000), missing)
+    found = price.quote(given, prior, (1500, 2000), missing)
     before, whole = (
-        price.price(given, prior, (1500, 2000)),
-        price.price(replace(given, size="whole"), prior, (1500, 2000)),
+        price.quote(given, prior, (1500, 2000)),
+        price.quote(replace(given, size="whole"), prior, (1500, 2000)),
     )
     assert found.seconds < before.seconds < whole.seconds / 20 and before.hole and not found.hole
     assert "missing part of 256x256" in before.words

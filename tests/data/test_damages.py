@@ -28,6 +28,7 @@ from ambient_solve.data.damages import (
     MotionBlur,
     Noise,
     PatchMask,
+    PeriodicBlur,
     RandomMask,
     make_damage,
 )
@@ -108,6 +109,7 @@ SOME = {
     "box-mask": BoxMask(),
     "patch-mask": PatchMask(),
     "gaussian-blur": GaussianBlur(sigma_min=1.0),
+    "periodic-blur": PeriodicBlur(sigma_min=1.0),
     "motion-blur": MotionBlur(),
     "jpeg": JpegBlocks(),
     "downsampling": Downsampling(),
@@ -131,7 +133,7 @@ def test_damage_is_a_function_of_seed_and_index(name):
     assert (alone.mask is None) == (samples[6].mask is None) and alone.z.dtype == torch.float16
     # The pictures are the same: what differs is random, and only a kind without chance damages two alike.
     hit = [s for s in samples if s.damage == name]
-    assert torch.equal(hit[0].z, hit[1].z) == (name in ("gaussian-blur", "jpeg", "downsampling"))
+    assert torch.equal(hit[0].z, hit[1].z) == (name in ("gaussian-blur", "periodic-blur", "jpeg", "downsampling"))
     assert all(s.mask.dtype == torch.uint8 and s.mask.is_contiguous() for s in samples if s.mask is not None)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ambient_solve import AmbientSolveError, GaussianPrior, Solver
 from ambient_solve.restore import coarse, files, memory, restore_file
-from ambient_solve.restore.coarse import is_deep, observed_of, with_coarse
+from ambient_solve.restore.coarse import needs_coarse, observed_of, with_coarse
 from ambient_solve.restore.files import restore_files
 from ambient_solve.restore.tasks import Denoise, GaussianBlur, Inpaint, make_task
 from helpers import one_sentence
@@ -101,7 +101,7 @@ def test_a_wide_hole_is_said_before_the_run_and_filled_coarse_to_fine(tmp_path):
     (outcome,) = restore_files([path], tiny(), thin, **{**settings, "out": tmp_path / "thin"})
     assert said == [] and not any("wide" in note for note in outcome.notes)
     picture = files.read_measurement(path)
-    assert observed_of(GaussianBlur(), picture) is None and is_deep(observed_of(wide, picture))
+    assert observed_of(GaussianBlur(), picture) is None and needs_coarse(observed_of(wide, picture))
 
 
 def test_what_is_found_at_a_quarter_of_the_size_helps_in_the_middle_of_the_hole(monkeypatch):

@@ -13,7 +13,7 @@ from ambient_solve.app import presets as page
 from ambient_solve.evaluate.exactness import gaussian_prior
 from ambient_solve.knobs import build
 from ambient_solve.presets import DEFAULT, LINEAR, MISSING, NOISE, OTHER, PRESETS, measured_by
-from ambient_solve.restore.files import chosen, restore_file
+from ambient_solve.restore.files import chosen_method, restore_file
 from ambient_solve.restore.tasks import TASKS, Denoise
 from helpers import one_sentence, rand
 from test_restore import rgb, tiny
@@ -64,9 +64,9 @@ def test_the_page_reads_the_same_table():
 
 
 def test_what_is_given_replaces_what_the_preset_has():
-    name, knobs, samples = chosen("gaussian-blur", options={"steps": 7})
+    name, knobs, samples = chosen_method("gaussian-blur", options={"steps": 7})
     assert (name, knobs, samples) == ("proximal", {"steps": 7}, PRESETS[DEFAULT].samples)
-    assert chosen("gaussian-blur", algorithm="auto", options={"steps": 7}) == ("auto", {"steps": 7}, 8)
+    assert chosen_method("gaussian-blur", algorithm="auto", options={"steps": 7}) == ("auto", {"steps": 7}, 8)
     solver = Solver(gaussian_prior(), preset="balanced", n_samples=1, steps=3)
     op = Denoising(GaussianNoise(0.1))
     assert solver.solve(rand(1, *SIZE), op, progress=False).samples.shape[1] == 1
@@ -88,8 +88,8 @@ def test_the_default_of_a_restoration_is_balanced(tmp_path):
     [
         (lambda: Solver(gaussian_prior(), preset="quick"), "There is no preset 'quick'"),
         (lambda: Solver(gaussian_prior(), "mmps", preset="fast"), "chooses the algorithm"),
-        (lambda: chosen("denoise", "fast", "mmps"), "chooses the algorithm"),
-        (lambda: chosen("denoise", "slow"), "There is no preset 'slow'"),
+        (lambda: chosen_method("denoise", "fast", "mmps"), "chooses the algorithm"),
+        (lambda: chosen_method("denoise", "slow"), "There is no preset 'slow'"),
     ],
 )
 def test_what_cannot_be_meant_is_said(make, words):

@@ -25,7 +25,7 @@ def priced(values: Controls, changed: dict[str, Any] | None = None) -> dict[str,
     Returns:
         The update of the price.
     """
-    from ambient_solve.app.photographs.price import price
+    from ambient_solve.app.photographs.price import quote
 
     changed = changed or {}
     known = ("session", "editor", "task", "algorithm", "knobs", "samples")
@@ -34,7 +34,7 @@ def priced(values: Controls, changed: dict[str, Any] | None = None) -> dict[str,
     words = ""
     with contextlib.suppress(AmbientSolveError, OSError):
         request = choices.request_of(values)
-        words = price(request, choices.chosen_prior(values), _size(values), painter.painted(values.editor)).words
+        words = quote(request, choices.chosen_prior(values), _size(values), painter.painted(values.editor)).words
     return {"price": words}
 
 

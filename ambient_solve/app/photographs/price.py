@@ -33,7 +33,7 @@ _paces: dict[tuple[str, str], float] = {}
 
 
 @dataclass(frozen=True)
-class Price:
+class Quote:
     """What a run will take.
 
     Attributes:
@@ -93,7 +93,7 @@ def learn(result: Result) -> None:
         _paces[request.prior, request.algorithm] = result.seconds / work
 
 
-def price(request: RestoreRequest, prior: Prior, size: tuple[int, int], missing: np.ndarray | None = None) -> Price:
+def quote(request: RestoreRequest, prior: Prior, size: tuple[int, int], missing: np.ndarray | None = None) -> Quote:
     """What a restoration of a picture will take.
 
     Args:
@@ -112,7 +112,7 @@ def price(request: RestoreRequest, prior: Prior, size: tuple[int, int], missing:
     backward = _backward(request.algorithm, request.knobs)
     memory = prior.memory(worked, backward)
     memory = None if memory is None else memory + SAMPLE * request.samples * size[0] * size[1]
-    return Price(seconds, memory, hole)
+    return Quote(seconds, memory, hole)
 
 
 def price_of(problem: PreparedRequest) -> float | None:
