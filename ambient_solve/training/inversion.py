@@ -13,7 +13,7 @@ target tau of `objectives.denoise`, whose variance v weighs: `|D - tau|^2 / (sig
 above, bit for bit. Bands under every picture's level have nothing to learn from: they take the embedding of the lowest
 band that has.
 
-The network, the text encoders and their vocabulary are frozen, and no optimiser sees them. The same command resumes an
+The network, the text encoders and their vocabulary are frozen, and no optimizer sees them. The same command resumes an
 interrupted run, bit for bit: every batch and its noise are functions of (seed, step).
 """
 
@@ -135,7 +135,9 @@ def squared_errors(denoise: Callable[[Tensor, Tensor], Tensor], batch: Batch, st
     return errors * batch.mask / batch.mask.mean((1, 2, 3), keepdim=True)
 
 
-def draw(latents: Batch, rule: Any, settings: Inversion, step: int) -> tuple[Batch, Streams, list[str], list[int]]:
+def draw_batch(
+    latents: Batch, rule: Any, settings: Inversion, step: int
+) -> tuple[Batch, Streams, list[str], list[int]]:
     """The batch of a step: first its times, then a latent for each that may be used there.
 
     Args:
@@ -173,6 +175,13 @@ def draw(latents: Batch, rule: Any, settings: Inversion, step: int) -> tuple[Bat
 
 def lowest_share(latents: Batch, rule: Any) -> float:
     """From which share of the network's time on a latent may be used; 0 where one is clean.
+
+    Args:
+        latents: As `latents_of` returns them.
+        rule: The `Parameterization` of the network.
+
+    Returns:
+        The share, 0 to under 1.
 
     Raises:
         AmbientSolveError: none may be used anywhere.
@@ -283,7 +292,15 @@ def _learn(
 
 
 def optimizer_of(concept: TimeDependentEmbedding, settings: Inversion) -> torch.optim.Optimizer:
-    """Adam for the rows of a concept, without weight decay, which would move rows whose gradient is 0."""
+    """Adam for the rows of a concept, without weight decay, which would move rows whose gradient is 0.
+
+    Args:
+        concept: Learnable.
+        settings: Of the run.
+
+    Returns:
+        The optimizer.
+    """
     return torch.optim.Adam(concept.parameters(), lr=settings.lr, weight_decay=0.0)
 
 
@@ -310,7 +327,7 @@ def take_step(
     """
     place, part = prior.device, settings.batch // settings.accumulate
     half = settings.precision == "bfloat16" or (settings.precision == "auto" and place.type == "cuda")
-    batch, streams, templates, bands = draw(latents, prior.inner.inner.rule, settings, step)
+    batch, streams, templates, bands = draw_batch(latents, prior.inner.inner.rule, settings, step)
     batch, losses = batch.to(str(place)), []
     noise = _Drawn(streams.normal(batch.z))
     for at in range(0, settings.batch, part):

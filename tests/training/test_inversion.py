@@ -27,7 +27,7 @@ from ambient_solve.priors.latent_pipeline import words_of
 from ambient_solve.priors.parameterization import parameterization
 from ambient_solve.priors.text_encoders import encoders_of
 from ambient_solve.training.concept_pictures import admissible, latents_of, pictures_of
-from ambient_solve.training.inversion import Inversion, draw, invert, lowest_share, new_concept, squared_errors
+from ambient_solve.training.inversion import Inversion, draw_batch, invert, lowest_share, new_concept, squared_errors
 from helpers import one_sentence, randn
 from latents import LinearCode, latent_prior
 from pipelines import SCALED, flux, sdxl, stable_diffusion
@@ -86,7 +86,7 @@ def test_only_the_rows_of_the_concept_move(made, tmp_path, monkeypatch):
     assert bool(((concept.tables["text_encoder"] - start).abs().amax(1) > 1e-3).all())
 
 
-def test_the_published_optimiser_moves_frozen_rows(made):
+def test_the_published_optimizer_moves_frozen_rows(made):
     """The control: one matrix of all rows, the gradients of others zeroed by hand, and AdamW with its weight decay."""
     vocabulary = words_of(load_prior(made / "pipeline")).plain.text_encoder.get_input_embeddings().weight.clone()
     for decay, moves in ((1e-2, True), (0.0, False)):
@@ -106,7 +106,7 @@ def test_a_band_learns_at_its_own_levels_alone(made):
     knowing, rule = with_concepts(prior, [concept]), prior.inner.inner.rule
     latents = latents_of(prior, pictures_of(str(made / "cat"), SIDE))
     for step in range(3):
-        batch, streams, _, bands = draw(latents, rule, Inversion(bands=4, batch=2), step)
+        batch, streams, _, bands = draw_batch(latents, rule, Inversion(bands=4, batch=2), step)
         squared_errors(lambda z, s: knowing.denoise(z, s, "a <cat>"), batch, streams).mean().backward()
         moved = concept.tables["text_encoder"].grad.abs().amax(1) > 0
         assert moved.tolist() == [j in bands for j in range(4)]
@@ -279,7 +279,7 @@ def test_a_damaged_picture_is_used_above_its_level_alone():
     latents = Batch(z, zero, torch.tensor([0.0, 0.5, 0.0]), torch.tensor([0.0, 0.0, 3.0]), zero)
     levels, settings = [[], [], []], Inversion(batch=50)
     for step in range(20):
-        batch, *_ = draw(latents, rule, settings, step)
+        batch, *_ = draw_batch(latents, rule, settings, step)
         for row, sigma in zip(batch.z, batch.sigma, strict=True):
             (which,) = [i for i in range(3) if torch.equal(row, z[i])]
             levels[which].append(float(sigma))
