@@ -26,6 +26,8 @@ from ambient_solve.priors.wrapped import WrappedPrior
 
 MOST_GUIDANCE = 100.0
 """Largest guidance scale."""
+MOST_KNOWN = 1000
+"""Encodings that are kept; a page sees the prompts of many."""
 MOST_CHARACTERS = 4000
 """Characters of the longest prompt that is looked at; what an encoder takes is less."""
 LONG_TEXTS = {"StableDiffusion3Pipeline": ("tokenizer_3", 256), "FluxPipeline": ("tokenizer_2", 512)}
@@ -255,6 +257,8 @@ class Words:
                 found = encoded(self._pipeline, text, place)
             if learned:
                 return self._placed(found)
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
             self._known[text] = found
         return self._placed(self._known[text])
 

@@ -100,7 +100,7 @@ class WrappedPrior(Prior):
 
     def check_condition(self, cond: Any) -> None:
         """See `Prior.check_condition`."""
-        self.inner.check_condition(cond)
+        return self.inner.check_condition(cond)
 
     def passes(self, cond: Any = None) -> int:
         """See `Prior.passes`."""
