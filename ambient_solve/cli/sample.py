@@ -47,6 +47,7 @@ class SamplePrior:
 
         from ambient_solve.figures.sheet import Row, Tile, contact_sheet, picture_tile
         from ambient_solve.priors.ambient import AmbientPrior
+        from ambient_solve.priors.latent_pipeline import own_side
         from ambient_solve.sampling import Sampling, generate
         from ambient_solve.saving import save_png
 
@@ -60,7 +61,7 @@ class SamplePrior:
         given = (self.prompt, self.negative, self.prompt_guidance, self.concept)
         prior, cond = prompted(prior, *given)
         settings = {k.name: getattr(self, k.name) for k in knobs(Sampling)}
-        size = self.size or (64 if -1 in prior.shape else None)
+        size = self.size or own_side(prior) or (64 if -1 in prior.shape else None)
         size = size if size is None or prior.affine is not None else prior.state_shape((channels, size, size))[-1]
         drawn = generate(prior, self.n, size=size, seed=self.seed, progress=None, cond=cond, **settings)
         with torch.no_grad():

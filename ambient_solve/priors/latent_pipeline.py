@@ -92,6 +92,14 @@ def words_of(prior: Prior) -> Words:
     return guided.reader
 
 
+def own_side(prior: Prior) -> int | None:
+    """The side in pixels of the pictures that a latent pipeline was trained on; None where it does not say."""
+    guided = prior.inner if isinstance(prior, LatentPrior) else prior
+    network = getattr(guided.inner, "network", None) if isinstance(guided, GuidedPrior) else None
+    side = getattr(getattr(network, "config", None), "sample_size", None)
+    return side * prior.autoencoder.factor if isinstance(side, int) and isinstance(prior, LatentPrior) else None
+
+
 def known_concepts(prior: Prior) -> tuple[TimeDependentEmbedding, ...]:
     """The concepts that the prompts of a prior may name; none where it takes no words."""
     guided = prior.inner if isinstance(prior, LatentPrior) else prior

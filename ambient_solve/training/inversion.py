@@ -41,7 +41,7 @@ from ambient_solve.objectives.base import Batch
 from ambient_solve.objectives.denoise import buffer, unbiased_target
 from ambient_solve.priors.concepts import TimeDependentEmbedding, band_of, token_name
 from ambient_solve.priors.latent import LatentPrior
-from ambient_solve.priors.latent_pipeline import with_concepts, words_of
+from ambient_solve.priors.latent_pipeline import own_side, with_concepts, words_of
 from ambient_solve.priors.load import load_prior
 from ambient_solve.priors.text import Prompt
 from ambient_solve.priors.text_encoders import encoders_of
@@ -242,21 +242,15 @@ def invert(
         refuse_another_run(out, record, grows="steps")
         prior = load_prior(pipeline, device=str(place))
         concept = new_concept(prior, name, init, settings.bands)
-        network = prior.inner.inner  # `new_concept` has seen that the prior takes words
-        size = size or _own_size(network, prior)
-        latents = latents_of(prior, pictures_of(data, size, sigma, limit), settings.seed)
+        side = size or own_side(prior)
+        if side is None:
+            raise AmbientSolveError("The network does not say the size of its pictures: give size=512, or --size 512.")
+        latents = latents_of(prior, pictures_of(data, side, sigma, limit), settings.seed)
         for encoder, _ in encoders_of(words_of(prior).plain).values():
             encoder.to(place).requires_grad_(False).eval()
         concept.to(place).requires_grad_(True)
         remember(out, record, True)
-        return _learn(with_concepts(prior, [concept]), concept, latents, out, settings, record, size)
-
-
-def _own_size(network: Any, prior: LatentPrior) -> int:
-    side = getattr(network.network.config, "sample_size", None)
-    if not isinstance(side, int):
-        raise AmbientSolveError("The network does not say the size of its pictures: give size=512, or --size 512.")
-    return side * prior.autoencoder.factor
+        return _learn(with_concepts(prior, [concept]), concept, latents, out, settings, record, side)
 
 
 def _learn(
