@@ -26,6 +26,18 @@ def soft(tmp_path) -> Path:
     return tmp_path / "soft.png"
 
 
+@pytest.fixture
+def old(tmp_path) -> Path:
+    """An old photograph: two scratches, grain, JPEG."""
+    from skimage import data
+
+    x = data.astronaut()[40:168, 120:248].astype(float) + 8 * np.random.default_rng(0).standard_normal((128, 128, 3))
+    for row in range(6, 122):
+        x[row, 20 + row // 2] = x[row, 110 - row // 4] = 255
+    Image.fromarray(x.clip(0, 255).astype(np.uint8)).save(tmp_path / "old.jpg", quality=85)
+    return tmp_path / "old.jpg"
+
+
 def test_the_width_of_a_blur_is_estimated_and_drawn_on_the_picture(visit, soft):
     put_in(visit, soft)
     assert "soft.png" in visit.locator("#card").inner_text() and "176x176" in visit.locator("#card").inner_text()
@@ -80,6 +92,28 @@ def test_the_slider_goes_from_what_is_supported_to_what_is_plausible(visit, soft
     visit.wait_for_function("() => /One plausible/.test(document.querySelector('#share-words').innerText)")
     visit.wait_for_function("(src) => document.querySelectorAll('#slider img')[1].src !== src", arg=before)
     shot(visit, "invented")
+
+
+def test_an_old_photograph_goes_from_upload_to_result_in_three_steps(visit, old):
+    put_in(visit, old)
+    choose(visit, "#task", "An old photograph")
+    visit.locator("#damage-scratches").wait_for()
+    visit.click("#run")
+    wait_for_words(visit, "Finished: 2 samples")
+    assert visit.locator("#verdict").inner_text() and "are invented" in visit.locator("#words").inner_text()
+    shot(visit, "old-photograph")
+
+
+def test_scratches_are_painted_and_a_second_damage_is_ticked(visit, old):
+    put_in(visit, old)
+    choose(visit, "#task", "An old photograph")
+    visit.click("#find")
+    said = wait_for_words(visit, "Scratches were found on")
+    assert "Correct them with the brush" in said
+    choose(visit, "#task", "Noise")
+    visit.get_by_label("JPEG blocks").check()
+    visit.locator("#damage-quality").wait_for()
+    shot(visit, "several")
 
 
 @pytest.mark.parametrize("visit", [(390, 844)], indirect=True)

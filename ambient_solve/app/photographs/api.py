@@ -67,7 +67,7 @@ def endpoints(prior: str, device: str, rules: Rules, sentences: Callable[..., An
         picture, result, record = gr.File(label="picture"), gr.File(label="restored"), gr.JSON(label="record")
         inputs = [
             picture,
-            gr.Dropdown(list(controls.TASK_WORDS), value="denoise", label="task"),
+            gr.Dropdown(list(controls.TASK_WORDS), value="denoise", label="task", allow_custom_value=True),
             gr.JSON({}, label="options"),
             gr.File(label="mask"),
             gr.Dropdown(list(presets.PRESETS), value="Fast", label="preset"),
@@ -124,10 +124,12 @@ def restored(
     known = controls.task_knobs(given["task"])
     if not isinstance(options, dict) or any(name not in known for name in options):
         raise AmbientSolveError(f"options={options!r} was given; knobs of {given['task']} were expected: {known}.")
+    first, others = controls.separated(given["task"])
     standing = {name: controls.start_value(given["task"], name) for name in known}
     values = Controls(
         mask=given["mask"],
-        task=given["task"],
+        task=first,
+        also=others,
         damage={**standing, **options},
         prior=prior,
         device=device,

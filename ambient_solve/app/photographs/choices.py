@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.presets import choose_preset
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
+from ambient_solve.restore.old import OldPhotograph
 from ambient_solve.restore.pictures import Picture
 from ambient_solve.restore.recipe import Recipe
-from ambient_solve.restore.tasks import TASKS, Inpaint
+from ambient_solve.restore.several import WHOLE, task_class
+from ambient_solve.restore.tasks import Inpaint
 
 
 def prior_of(name: str, device: str, lane: str = "quick") -> Any:
@@ -79,7 +82,9 @@ def apply(recipe: Recipe) -> dict[str, Any]:
     """Set the controls as `recipe` says."""
     import gradio as gr
 
-    updates = {**choose_task(recipe.task), "task": recipe.task, "samples": recipe.samples, "seed": recipe.seed}
+    first, others = controls.separated(recipe.task)
+    updates = {**choose_task(first, also=others), "samples": recipe.samples, "seed": recipe.seed}
+    updates |= {"task": first, "also": gr.update(value=others)}
     for name, value in recipe.damage.items():
         if name in controls.HANDY:
             low, high, _ = controls.HANDY[name]
@@ -91,27 +96,43 @@ def apply(recipe: Recipe) -> dict[str, Any]:
     return updates | {"algorithm": recipe.algorithm, "knobs": kept, "loaded": kept, "preset": preset, "same_seed": True}
 
 
-def choose_task(task: str, preset: str | None = None) -> dict[str, Any]:
+def choose_task(task: str, preset: str | None = None, also: Sequence[str] = ()) -> dict[str, Any]:
     """Show the controls of a damage, and take what the lit preset has for it.
 
     Args:
         task: Name of the damage.
         preset: The preset that is lit, or None.
+        also: Names of what comes on top of it.
 
     Returns:
         Updates of the controls by name.
     """
     import gradio as gr
 
+    offered = [] if task in WHOLE else [(words, name) for name, words in controls.ALSO.items() if name != task]
+    if task == "motion-blur":
+        offered = [pair for pair in offered if pair[1] != "gaussian-blur"]
+    also = [name for name in also if name in (pair[1] for pair in offered)]
+    first, task = task, controls.joined(task, also)
     own = controls.task_knobs(task)
     updates = {name: gr.update(visible=name in own) for name in controls.damage_knobs()}
-    updates["sigma"] = gr.update(value=controls.start_value(task, "sigma"), visible=True)
-    missing = task == Inpaint.name
-    updates |= {name: gr.update(visible=missing) for name in ("mask", "mask_file", "keep", "painting")}
-    updates["kernel"] = gr.update(visible="blur" in task)
+    updates["also"] = gr.update(choices=offered, value=also, visible=bool(offered))
+    noise = {"value": controls.start_value(task, "sigma")} if "sigma" in own else {}
+    updates["sigma"] = gr.update(visible="sigma" in own, **noise)
+    missing = Inpaint.name in task.split("+")
+    updates |= {name: gr.update(visible=missing) for name in ("mask", "mask_file")}
+    updates["painting"] = gr.update(visible=missing or task == OldPhotograph.name)
+    updates["find"] = gr.update(visible=task == OldPhotograph.name)
+    updates["keep"] = gr.update(visible=task == Inpaint.name)
+    updates["kernel"] = gr.update(visible="blur" in first)
     updates |= {f"at_{name}": gr.update(visible=name in own) for name in controls.damage_knobs()}
     updates |= {f"estimate_{name}": gr.update(visible=controls.has_button(task, name)) for name in controls.BUTTONS}
     return updates | choose_preset(preset, task)
+
+
+def take_task(values: Controls) -> dict[str, Any]:
+    """What `choose_task` shows for the damage that is chosen, with what is ticked on top of it."""
+    return choose_task(values.task, values.preset, values.also)
 
 
 def request_of(values: Controls) -> RestoreRequest:
@@ -126,7 +147,8 @@ def request_of(values: Controls) -> RestoreRequest:
     Raises:
         AmbientSolveError: it asks for more samples or levels than the page draws.
     """
-    task, known = values.task, {k.name: k for k in knobs(TASKS[values.task])}
+    task = controls.joined(values.task, values.also)
+    known = {k.name: k for k in knobs(task_class(task))}
     options = {name: widgets.knob_value(known[name], values.damage[name]) for name in controls.task_knobs(task)}
     chosen = dict(values.knobs or {})
     samples = int(values.samples)
@@ -151,7 +173,7 @@ def request_of(values: Controls) -> RestoreRequest:
         samples=samples,
         seed=int(values.seed),
         size=values.size,
-        keep=values.keep,
+        keep=values.keep and task == Inpaint.name,
     )
 
 

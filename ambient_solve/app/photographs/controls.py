@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ambient_solve.knobs import Knob, knobs
+from ambient_solve.restore.several import SIGN, WHOLE, task_class
 from ambient_solve.restore.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -18,8 +20,22 @@ TASK_WORDS = {
     "motion-blur": "Blurred by a movement",
     "super-resolution": "Too small",
     "jpeg": "JPEG blocks",
+    "old-photograph": "An old photograph (scratches, grain, JPEG)",
+    "camera-shake": "The camera shook",
 }
 """Words of the page for each damage."""
+ALSO = {
+    "inpaint": "missing parts",
+    "denoise": "noise",
+    "gaussian-blur": "out of focus",
+    "super-resolution": "too small",
+    "jpeg": "JPEG blocks",
+}
+"""Words for a damage that comes on top of another."""
+FOUND = ("mask", "kernel")
+"""Knobs that are files."""
+LEFT = {"old-photograph": ("sigma", "quality", "width"), "camera-shake": ("sigma", "size", "boundary")}
+"""Knobs that the page leaves as they are, so that the picture decides."""
 SIGMAS = {"inpaint": 0.01, "denoise": 0.1}
 """Noise level that the page starts from, where it is not the default of the damage."""
 HANDY = {
@@ -29,6 +45,7 @@ HANDY = {
     "angle": (-180.0, 180.0, 1.0),
     "factor": (2, 8, 1),
     "quality": (0, 100, 1),
+    "scratches": (0.0, 1.0, 0.05),
 }
 """Lower end, upper end and step of the sliders of a damage.
 
@@ -44,6 +61,7 @@ LABELS = {
     "filter": "How it was reduced",
     "alignment": "Where its pixels lie",
     "boundary": "At the edges",
+    "scratches": "How readily a line is taken for a scratch",
 }
 """Label of the control of each knob."""
 HINTS = {
@@ -53,6 +71,7 @@ HINTS = {
     "angle": "in degrees: 0 is along a row, 90 along a column",
     "boundary": "what lay outside the frame was blurred into it, as in a photograph",
     "alignment": "of programs for pictures the centers, of deepinv the corner",
+    "scratches": "0 finds none; what you paint is taken in place of what is found",
 }
 """What is said beside a control where the help of the knob speaks to users of the command line."""
 CHOICES = {
@@ -68,16 +87,41 @@ BUTTONS = ("sigma", "width", "length", "angle", "quality")
 def damage_knobs() -> dict[str, Knob]:
     """Every knob that some damage has, but for files; where several have it, that of the first."""
     found: dict[str, Knob] = {}
-    for cls in TASKS.values():
+    for name, cls in {**TASKS, **WHOLE}.items():
         for k in knobs(cls):
-            if k.name not in ("mask", "kernel"):
+            if k.name not in (*FOUND, *LEFT.get(name, ())):
                 found.setdefault(k.name, k)
     return found
 
 
 def task_knobs(task: str) -> list[str]:
-    """Names of the knobs of a damage that are no files."""
-    return [k.name for k in knobs(TASKS[task]) if k.name not in ("mask", "kernel")]
+    """Names of the knobs of a damage, or of several, that the page shows."""
+    return [k.name for k in knobs(task_class(task)) if k.name not in (*FOUND, *LEFT.get(task, ()))]
+
+
+def joined(task: str, also: Sequence[str]) -> str:
+    """The name of a damage with those that come on top of it.
+
+    Args:
+        task: Name of the damage.
+        also: Names of the others; of a damage that stands alone there are none.
+
+    Returns:
+        One name, in the order of `TASKS`.
+    """
+    return task if task in WHOLE else task_class(SIGN.join(dict.fromkeys((task, *also)))).name
+
+
+def separated(task: str) -> tuple[str, list[str]]:
+    """What `joined` joined: the first damage, and the others."""
+    first, *others = task.split(SIGN)
+    return first, others
+
+
+def task_words(task: str) -> str:
+    """A damage, or several, in a few words."""
+    first, others = separated(task)
+    return " + ".join([TASK_WORDS[first].partition(" (")[0].lower(), *(ALSO.get(one, one) for one in others)])
 
 
 def has_button(task: str, name: str) -> bool:
@@ -90,7 +134,8 @@ def has_button(task: str, name: str) -> bool:
     Returns:
         True where it can.
     """
-    return name in BUTTONS and name in task_knobs(task) and (task, name) != ("jpeg", "sigma")
+    shown = name in BUTTONS and name in task_knobs(task) and (task, name) != ("jpeg", "sigma")
+    return shown and (name in ("sigma", "quality") or SIGN not in task)  # a blur is estimated where it is all there is
 
 
 def start_value(task: str, name: str) -> Any:
@@ -103,8 +148,11 @@ def start_value(task: str, name: str) -> Any:
     Returns:
         The value.
     """
-    default = next(k.default for k in knobs(TASKS[task]) if k.name == name)
-    return SIGMAS.get(task, default) if name == "sigma" else default
+    if name == "sigma":
+        noisy = "denoise" if "denoise" in task.split(SIGN) else task
+        if noisy in SIGMAS:
+            return SIGMAS[noisy]
+    return next(k.default for k in knobs(task_class(task)) if k.name == name)
 
 
 def damage_widget(k: Knob, value: Any, visible: bool) -> Component:

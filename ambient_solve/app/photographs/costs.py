@@ -28,7 +28,7 @@ def priced(values: Controls, changed: dict[str, Any] | None = None) -> dict[str,
     from ambient_solve.app.photographs.price import quote
 
     changed = changed or {}
-    known = ("session", "editor", "task", "algorithm", "knobs", "samples")
+    known = ("session", "editor", "task", "also", "algorithm", "knobs", "samples")
     plain = {name: _plain(changed[name]) for name in known if name in changed}
     values = replace(values, **plain, mask=None)
     words = ""

@@ -152,15 +152,16 @@ def recall(values: Controls, index: int) -> dict[str, Any]:
     painted = entry.folder / "painted.png"
     drawn = np.asarray(Image.open(painted)) if painted.is_file() else None
     pair = tuple(Image.open(entry.folder / f"{name}.jpg").convert("RGB") for name in ("before", "after"))
-    updates = choices.choose_task(entry.controls.task)
+    updates = choices.choose_task(entry.controls.task, also=entry.controls.also)
     for name in controls.damage_knobs():
         updates[name] = {**updates[name], "value": entry.controls.damage[name]}
     for name in FILES:
         file = next((entry.folder / name).glob("*"), None)
         updates[name] = {**updates[name], "value": None if file is None else str(file)}
-    updates |= {name: getattr(entry.controls, name) for name in PLAIN if name != "keep"}
+    updates |= {name: getattr(entry.controls, name) for name in PLAIN if name not in ("keep", "also")}
     chosen, knobs = entry.controls, dict(entry.controls.knobs or {})
-    preset = presets.preset_of(chosen.task, chosen.algorithm, knobs, chosen.samples)
+    task = controls.joined(chosen.task, chosen.also)
+    preset = presets.preset_of(task, chosen.algorithm, knobs, chosen.samples)
     return {**updates, **results.nothing(pair)} | {
         "keep": {**updates["keep"], "value": chosen.keep},
         "session": session,

@@ -22,7 +22,7 @@ MOST = 12
 """Number of runs that are remembered."""
 SIDE = 160
 """Longer side of their thumbnails, in pixels; all else of them lies in files."""
-PLAIN = ("task", "play", "scattered", "prior", "algorithm", "samples", "seed", "size", "keep")
+PLAIN = ("task", "also", "play", "scattered", "prior", "algorithm", "samples", "seed", "size", "keep")
 """Controls that come back as they were."""
 FILES = ("mask", "kernel")
 """Controls that hold a file, of which a copy is kept."""
@@ -55,7 +55,8 @@ def keep_run(session: Session, values: Controls, before: Image.Image, after: Ima
         image.save(folder / f"{name}.jpg", quality=92)
     thumbnail = after.copy()
     thumbnail.thumbnail((SIDE, SIDE))
-    words = f"{session.runs}: {controls.TASK_WORDS[values.task].partition(' (')[0].lower()}, seed {values.seed}"
+    done = controls.task_words(controls.joined(values.task, values.also))
+    words = f"{session.runs}: {done}, seed {values.seed}"
     session.history.insert(0, HistoryEntry(folder, held, thumbnail, words))
     while len(session.history) > MOST:
         shutil.rmtree(session.history.pop().folder, ignore_errors=True)

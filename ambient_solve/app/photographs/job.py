@@ -16,10 +16,23 @@ from ambient_solve.app.photographs.request import SIZES, WORKING, RestoreRequest
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.tiled import TiledPrior
+from ambient_solve.restore.coarse import hole_words, needs_coarse, observed_of, with_coarse
 from ambient_solve.restore.crops import Piece, crop, fit, missing_box
 from ambient_solve.restore.memory import fitting, size_of
+from ambient_solve.restore.old import OldPhotograph
 from ambient_solve.restore.pictures import Picture, mask_notes, read_mask
-from ambient_solve.restore.tasks import Blurred, Denoise, Inpaint, JpegBlocks, SuperResolution, Task, make_task
+from ambient_solve.restore.several import SIGN, WHOLE
+from ambient_solve.restore.tasks import (
+    Blurred,
+    Denoise,
+    Inpaint,
+    JpegBlocks,
+    Measured,
+    SuperResolution,
+    Task,
+    make_task,
+)
+from ambient_solve.restore.unknown import with_estimates
 from ambient_solve.solver import Solver, make_solver
 
 
@@ -28,7 +41,8 @@ class PreparedRequest:
     """A request that was found to fit.
 
     Attributes:
-        picture: The measurement at full size. piece: What of it is restored. damage, op: Those of the piece.
+        picture: The measurement at full size. piece: What of it is restored. damage: That of the piece.
+        measured: What is handed to the solver, with its operator and its noise.
         at_once: How many samples are drawn together.
         mask: Measured pixels (H, W) at full size, True = measured; None where the damage is no mask.
         truth: The undamaged picture (H, W, C), known when playing. notes: What was converted, in words.
@@ -38,12 +52,17 @@ class PreparedRequest:
     picture: Picture
     piece: Piece
     damage: Task
-    op: Physics
+    measured: Measured
     solver: Solver
     at_once: int
     mask: np.ndarray | None
     truth: np.ndarray | None
     notes: tuple[str, ...]
+
+    @property
+    def op(self) -> Physics:
+        """The operator of the piece."""
+        return self.measured.op
 
     @property
     def tiled(self) -> TiledPrior | None:
@@ -82,10 +101,10 @@ def prepare_request(request: RestoreRequest, prior: Prior, picture: Picture) -> 
     if request.size not in SIZES:
         raise AmbientSolveError(f"There is no working size {request.size!r}. {suggestion(request.size, SIZES)}")
     make_solver(prior, request.algorithm, request.knobs)
-    notes, truth, mask, files = list(picture.notes), None, None, {}
-    if request.task == Inpaint.name:
-        mask = ~_missing(request, tuple(picture.y.shape[-2:]), picture.path.name)
-        files = {"mask": torch.from_numpy(mask).float()}
+    notes, truth, files = list(picture.notes), None, {}
+    missing = _missing(request, tuple(picture.y.shape[-2:]), picture.path.name)
+    if missing is not None:
+        files = {"mask": torch.from_numpy(~missing).float()}
         notes += [] if request.mask is None else mask_notes(request.mask, picture.y.shape[-2:])
     elif request.kernel is not None:
         files = {"kernel": str(request.kernel)}
@@ -95,25 +114,33 @@ def prepare_request(request: RestoreRequest, prior: Prior, picture: Picture) -> 
             damage = replace(damage, boundary="circular")
             notes.append("playing, the blur wraps round at the edges of the picture")
         picture, truth = damage_for_play(picture, damage, request.seed)
-    piece, how = _piece(request, damage, picture, mask)
-    if how == "tiles":
-        prior = TiledPrior(prior)
+    damage, found, _ = with_estimates(damage, picture)
+    seen = damage.mask if isinstance(getattr(damage, "mask", None), Tensor) else None
+    piece, how = _piece(request, damage, picture, seen)
+    tiled = TiledPrior(prior) if how == "tiles" else None
     if piece.mask is not None:
         damage = replace(damage, mask=piece.mask)
     damage = replace(damage, sigma=damage.sigma * piece.noise)
-    notes += [*damage.notes(piece.picture), *_size_words(how, piece)]
-    solver = make_solver(prior, request.algorithm, request.knobs)
-    op = damage.operator(piece.picture)
-    at_once, tiled = fitting(solver, op, piece.picture, request.samples)
-    if tiled is not None:
-        solver = make_solver(tiled, request.algorithm, request.knobs)
+    notes += [*map(_on_the_page, found), *damage.notes(piece.picture), *_size_words(how, piece)]
+    solver = make_solver(prior if tiled is None else tiled, request.algorithm, request.knobs)
+    measured, observed = damage.measure(piece.picture), observed_of(damage, piece.picture)
+    at_once, small = fitting(solver, measured.op, piece.picture, request.samples)
+    if small is not None:
+        solver = make_solver(small, request.algorithm, request.knobs)
         notes.append("restored in tiles, the memory that is free does not hold it whole")
     if not (solver.algorithm is not None and solver.algorithm.interacting) and prior.device.type == "cpu":
         at_once = 1  # as fast as several, and a cancelled run keeps what is finished
-    shown = None if truth is None else _array(truth)
-    return PreparedRequest(
-        request, picture, piece, damage, op.to(prior.device), solver, at_once, mask, shown, tuple(notes)
-    )
+    if observed is not None and needs_coarse(observed):
+        notes.append(hole_words(observed))
+        measured = with_coarse(prior, piece.picture, observed, damage.sigma, request.seed)
+    measured = replace(measured, op=measured.op.to(prior.device))
+    shown, mask = None if truth is None else _array(truth), None if seen is None else seen.numpy() > 0
+    return PreparedRequest(request, picture, piece, damage, measured, solver, at_once, mask, shown, tuple(notes))
+
+
+def _on_the_page(note: str) -> str:
+    """What was found in the picture, without the files and flags of the command line."""
+    return note.partition("; ")[0] if "--" in note else note
 
 
 def damage_for_play(picture: Picture, damage: Task, seed: int) -> tuple[Picture, Tensor]:
@@ -128,8 +155,10 @@ def damage_for_play(picture: Picture, damage: Task, seed: int) -> tuple[Picture,
         The damaged picture, and the part of the undamaged one (1, C, H, W) that a restoration is compared with.
 
     Raises:
-        AmbientSolveError: the picture is smaller than the factor of a super-resolution.
+        AmbientSolveError: the picture is smaller than the factor of a super-resolution, or there are several damages.
     """
+    if SIGN in damage.name or damage.name in WHOLE:
+        raise AmbientSolveError("Playing damages a picture in one way at a time: choose one, and untick the others.")
     x = small = picture.y
     if isinstance(damage, SuperResolution):
         height, width = (n // damage.factor for n in x.shape[-2:])
@@ -147,8 +176,11 @@ def damage_for_play(picture: Picture, damage: Task, seed: int) -> tuple[Picture,
     return replace(picture, y=y, copies=1), x
 
 
-def _missing(request: RestoreRequest, size: tuple[int, int], name: str) -> np.ndarray:
-    """The missing pixels (H, W): painted, in the file of the mask, or lost at random."""
+def _missing(request: RestoreRequest, size: tuple[int, int], name: str) -> np.ndarray | None:
+    """The missing pixels (H, W): painted, in the file of the mask, or lost at random; None where there are none."""
+    parts = request.task.split(SIGN)
+    if not {Inpaint.name, OldPhotograph.name} & set(parts):
+        return None
     missing = np.zeros(size, bool)
     if request.painted is not None and request.painted.any():
         drawn = torch.from_numpy(request.painted[None, None].astype(np.float32))
@@ -157,6 +189,8 @@ def _missing(request: RestoreRequest, size: tuple[int, int], name: str) -> np.nd
         missing |= read_mask(request.mask, size, name).numpy() == 0
     if request.play and request.scattered > 0:
         missing |= np.random.default_rng(request.seed).random(size) < request.scattered
+    if not missing.any() and Inpaint.name not in parts:
+        return None  # the scratches are found
     if not missing.any():
         raise AmbientSolveError(
             "Nothing is marked as missing: paint over the missing part of the picture, or upload a mask that is white "
@@ -167,17 +201,17 @@ def _missing(request: RestoreRequest, size: tuple[int, int], name: str) -> np.nd
     return missing
 
 
-def _piece(request: RestoreRequest, damage: Task, picture: Picture, mask: np.ndarray | None) -> tuple[Piece, str]:
-    """The part of the picture to restore, and which of SIZES that is."""
+def _piece(request: RestoreRequest, damage: Task, picture: Picture, seen: Tensor | None) -> tuple[Piece, str]:
+    """The part of the picture to restore, and which of SIZES that is; what is damaged all over has no region."""
     height, width = picture.y.shape[-2:]
-    longer = max(height, width) * (damage.factor if isinstance(damage, SuperResolution) else 1)
-    seen, how = None if mask is None else torch.from_numpy(mask).float(), request.size
-    box = (0, 0, height, width) if seen is None else missing_box(seen)
+    longer, how = max(height, width) * getattr(damage, "factor", 1), request.size
+    missing_alone = isinstance(damage, Inpaint) and seen is not None
+    box = missing_box(seen) if missing_alone else (0, 0, height, width)
     if how == "auto":
-        local = seen is not None and max(box[2] - box[0], box[3] - box[1]) <= WORKING
+        local = missing_alone and max(box[2] - box[0], box[3] - box[1]) <= WORKING
         how = "whole" if longer <= WORKING else "region" if local else "tiles"
     if how == "region":
-        if seen is None:
+        if not missing_alone:
             raise AmbientSolveError("There is no missing region to cut out: choose tiles, or the whole picture.")
         return crop(picture, box, seen), how
     if how == "reduced":

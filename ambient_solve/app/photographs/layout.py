@@ -27,7 +27,7 @@ from ambient_solve.app.wiring import KEPT, MODEL, Parts, connect, connect_select
 from ambient_solve.reading.pictures import SUFFIXES
 
 READ = (
-    *("session", "file", "editor", "mask", "kernel", "task", "play", "scattered", *controls.damage_knobs()),
+    *("session", "file", "editor", "mask", "kernel", "task", "also", "play", "scattered", *controls.damage_knobs()),
     *("prior", "device", "rules", "algorithm", "knobs", "samples", "seed", "same_seed", "size", "keep"),
     *("invented", "kind"),
 )
@@ -36,7 +36,7 @@ ESTIMATES = tuple(f"estimate_{name}" for name in controls.BUTTONS)
 """Buttons that estimate a control."""
 DAMAGE = (
     *(*controls.damage_knobs(), *(f"at_{name}" for name in controls.damage_knobs()), *ESTIMATES),
-    *("mask", "mask_file", "kernel", "keep", "painting"),
+    *("mask", "mask_file", "kernel", "keep", "painting", "also", "find"),
 )
 """Parts that describe the damage."""
 SETTINGS = ("task", "samples", "seed", "algorithm", "knobs", "loaded", "preset", "same_seed")
@@ -107,6 +107,8 @@ def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
         label="What is wrong",
         elem_id="task",
     )
+    offered = [(words, name) for name, words in controls.ALSO.items() if name != "inpaint"]
+    parts["also"] = gr.CheckboxGroup(offered, label="And also", elem_id="also")
     parts["painting"] = gr.Markdown("Paint over what is missing.", elem_id="painting")
     parts["editor"] = gr.HTML(
         painter.value(panels.to_image(seen["picture"]), ~seen["mask"]),
@@ -115,6 +117,7 @@ def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
         label="Picture to paint on",
         elem_id="editor",
     )
+    parts["find"] = gr.Button("Find the scratches", size="sm", visible=False, elem_id="find")
     with gr.Accordion("Upload a mask", open=False) as parts["mask_file"]:
         parts["mask"] = gr.File(label="Mask: a picture of the same size, white where pixels are missing", height=130)
     for name, k in controls.damage_knobs().items():
@@ -321,19 +324,27 @@ def _wire(parts: Parts) -> None:
     seen = ["file", "editor", "status", *VIEWS, *DAMAGE, *SETTINGS, *SHOWS]
     on(parts["file"].upload, events.upload, seen)
     on(parts["mask"].upload, uploaded.draw_mask, ["editor", "mask", "status", "price"])
+    on(parts["find"].click, uploaded.draw_scratches, ["editor", "status", "price"])
     on(parts["use_original"].click, uploaded.use_original, ["file", "mask", "editor", "status", *VIEWS, *SHOWS])
     on(parts["restore_again"].click, uploaded.restore_again, ["status", *SHOWS], queue=False)
     solver, lit = ["algorithm", "knobs", "loaded"], ["preset"]
-    on(parts["task"].input, lambda v: choices.choose_task(v.task, v.preset), [*DAMAGE, *solver], lit, queue=False)
+    for name in ("task", "also"):
+        on(parts[name].input, choices.take_task, [*DAMAGE, *solver], lit, queue=False)
     on(parts["task"].input, estimates.draw_blur, ["editor"], queue=False)
     for name in ("width", "length", "angle"):
         on(parts[name].release, estimates.draw_blur, ["editor"], queue=False)
     on(parts["kernel"].upload, estimates.draw_blur, ["editor"], queue=False)
     presets.samples_follow_preset(parts)
-    on(parts["preset"].input, lambda v: presets.choose_preset(v.preset, v.task), solver, lit, queue=False)
+    on(
+        parts["preset"].input,
+        lambda v: presets.choose_preset(v.preset, controls.joined(v.task, v.also)),
+        solver,
+        lit,
+        queue=False,
+    )
     fresh = {"knobs": {}, "loaded": {}, "preset": None}
     on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
-    for name in ("knobs", "samples", "size", "algorithm", "task"):
+    for name in ("knobs", "samples", "size", "algorithm", "task", "also"):
         on(parts[name].change, costs.priced, ["price"], queue=False)
     on(parts["editor"].input, costs.priced, ["price"], queue=False)
     on(parts["play"].input, lambda v: {"scattered": gr.update(visible=v.play)}, ["scattered"], queue=False)

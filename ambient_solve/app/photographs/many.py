@@ -47,12 +47,12 @@ def restore_many(values: Controls) -> Iterator[dict[str, Any]]:
     if values.play:
         raise AmbientSolveError("Many pictures are restored as they are: untick 'damage it for me'.")
     files = {} if request.kernel is None else {"kernel": request.kernel}
-    if request.task == "inpaint":
+    if "inpaint" in request.task.split("+"):
         files = {"mask": request.mask}
     options = {**request.options, **({"sigma": AUTO} if values.each_noise else {})}
     if values.each_noise and request.task in ("inpaint", "jpeg"):
         raise AmbientSolveError(
-            f"The noise of each picture is not estimated where {controls.TASK_WORDS[request.task].lower()}: untick it."
+            f"The noise of each picture is not estimated where it is {controls.task_words(request.task)}: untick it."
         )
     damage = make_task(request.task, **options, **files)
     pictures, left = _received(values.many or [], session.folder / "many-in")

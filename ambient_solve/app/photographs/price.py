@@ -137,7 +137,7 @@ def _pixels(request: RestoreRequest, size: tuple[int, int], missing: np.ndarray 
     from ambient_solve.restore.memory import AT_ONCE, OVERLAP, TILE
 
     height, width = size
-    factor = int(request.options.get("factor", 1)) if request.task == "super-resolution" else 1
+    factor = int(request.options.get("factor", 1)) if "super-resolution" in request.task.split("+") else 1
     how, longer = request.size, max(size) * factor
     if request.task == "inpaint" and missing is not None and missing.any() and how in ("auto", "region"):
         scale = (height / missing.shape[0], width / missing.shape[1])

@@ -68,7 +68,7 @@ def views(session: Session, before: Any) -> dict[str, Any]:
         "std": panels.std_map(samples).image if many else panels.one_sample(samples[0]),
         "pixel": "Click a pixel of the map." if many else "One sample has no standard deviation: ask for two or more.",
         "near": None,
-        "residual": panels.residual_map(result.residual, piece_mask).image,
+        "residual": None if result.residual is None else panels.residual_map(result.residual, piece_mask).image,
         "fit": panels.fit_words(result.misfit, said),
         "verdict": panels.verdict_card(said, to_set(said)),
         "steps_strip": panels.steps_strip(result.frames),

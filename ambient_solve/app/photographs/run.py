@@ -33,13 +33,14 @@ LATEST = 5
 class Result:
     """The samples finished so far (S, H, W, C) at full size, and what the panels say about them.
 
-    `residual` (h, w, C) is that of the first sample in units of the noise; `frames` are captions and estimates.
+    `residual` (h, w, C) is that of the first sample in units of the noise, None where no picture was measured, as of
+    JPEG coefficients; `frames` are captions and estimates.
     """
 
     problem: PreparedRequest
     samples: np.ndarray
     chi2: tuple[float, ...]
-    residual: np.ndarray
+    residual: np.ndarray | None
     frames: tuple[tuple[str, np.ndarray], ...]
     settings: dict[str, Any]
     seconds: float
@@ -93,12 +94,11 @@ def run(problem: PreparedRequest) -> Iterator[Progress]:
         An iterator over a `Progress` at most every INTERVAL seconds and whenever a sample is finished. Closing it ends
         the run.
     """
-    request, picture = problem.request, problem.piece.picture
-    sigma_y = picture.sigma_of_each(problem.damage.sigma)
+    request, given = problem.request, problem.measured
     clock, shown, result, frames = _Clock(request.samples), 0.0, None, []
     for first in range(0, request.samples, problem.at_once):
         size = min(problem.at_once, request.samples - first)
-        part = Run(problem.solver, Request(picture.y, problem.op, size, request.seed, sigma_y, first_sample=first))
+        part = Run(problem.solver, Request(given.y, given.op, size, request.seed, given.sigma_y, first_sample=first))
         clock.begin([part.algorithm.gradient and s <= part.prior.sigma_jacobian for s in part.sigmas[:-1]])
         kept = {round(i) for i in np.linspace(1, part.algorithm.steps, FRAMES)} if first == 0 else set()
         for state in watched(part.states(), problem.tiled, INTERVAL):
@@ -208,7 +208,9 @@ def _finished(
     """What is known after one more part of the samples."""
     restored = part.restoration(z, seconds)
     samples = _handed_out(problem, restored.samples)
-    chi2 = tuple(problem.picture.whole_chi2(restored.chi2[0]).tolist())
+    given = problem.measured
+    misfits = restored.chi2 if given.chi2 is None else given.chi2(restored.samples)
+    chi2 = tuple(problem.picture.whole_chi2(misfits[0].cpu()).tolist())
     own = restored.evidence.of_copies(problem.picture.copies)
     shown = evidence.joined_evidence([own] if before is None else [before.evidence, own])
     if before is not None:
@@ -221,9 +223,11 @@ def _finished(
             vjps=max(before.vjps, restored.vjps),
             evidence=shown,
         )
-    with torch.no_grad():
-        explained = problem.op.A(restored.samples[:, 0]).cpu()
-    residual = ((problem.piece.picture.y - explained)[0] / problem.damage.sigma).permute(1, 2, 0).numpy()
+    residual = None
+    if given.y.shape == problem.piece.picture.y.shape:
+        with torch.no_grad():
+            explained = problem.op.A(restored.samples[:, 0]).cpu()
+        residual = ((given.y - explained)[0] / problem.damage.sigma).permute(1, 2, 0).numpy()
     made = {**restored.settings, "n_samples": problem.request.samples}
     calls, vjps = restored.network_calls, restored.vjps
     return Result(problem, samples, chi2, residual, frames, made, seconds, calls, vjps, shown)

@@ -16,6 +16,7 @@ from ambient_solve.app.folders import MAX_PIXELS, new_folder, tame
 from ambient_solve.app.uploads import open_upload, zip_folder
 from ambient_solve.restore.pictures import Picture
 from ambient_solve.restore.recipe import Recipe, cli_command, python_snippet, to_json
+from ambient_solve.restore.several import SIGN
 from ambient_solve.restore.tasks import Inpaint
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def recipe_of(result: Result) -> Recipe:
 
     request, files = result.problem.request, {}
     stem = result.problem.picture.path.stem
-    if request.task == Inpaint.name:
+    painted = request.painted is not None or request.mask is not None
+    if result.problem.mask is not None and (painted or Inpaint.name in request.task.split(SIGN)):
         files = {"mask": f"{stem}-mask.png"}
     elif request.kernel is not None:
         files = {"kernel": request.kernel.name}
@@ -139,6 +141,8 @@ def save(result: Result, folder: Path, kind: str = "PNG") -> tuple[Path, Path]:
         hand_out(result, x, out / f"sample-{s}")
     if problem.mask is not None:
         Image.fromarray(np.where(problem.mask, 0, 255).astype(np.uint8)).save(out / f"{stem}-mask.png")
+    for name, found in problem.damage.masks(problem.piece.picture).items() if problem.mask is None else ():
+        Image.fromarray((255 * found.clamp(0, 1)).round().byte().numpy()).save(out / f"{stem}-{name}.png")
     if problem.request.play:
         panels.to_image(problem.before).save(out / f"{stem}-damaged.png")
     if len(result.samples) > 1:
@@ -190,7 +194,7 @@ def how_to_repeat(result: Result) -> tuple[str, str]:
     """Python and a command line that repeat a result, with a word on what they need beside the picture."""
     recipe, problem = recipe_of(result), result.problem
     needs, tail, lacking = [], "", ""
-    if problem.mask is not None:
+    if "mask" in recipe.damage:
         needs.append(f"{recipe.damage['mask']} is in the zip")
     if problem.request.play:
         needs.append(

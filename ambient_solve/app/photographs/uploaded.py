@@ -220,3 +220,26 @@ def _holes(path: Path) -> np.ndarray | None:
     alpha = output.transparency(path)
     missing = None if alpha is None else alpha < OPAQUE
     return missing if missing is not None and missing.any() and not missing.all() else None
+
+
+def draw_scratches(values: Controls) -> dict[str, Any]:
+    """Find the scratches of the picture and paint them on it, in place of what was painted; to be corrected by hand.
+
+    Args:
+        values: Of the tab.
+
+    Returns:
+        Updates by the name of the part.
+    """
+    from ambient_solve.restore.scratches import find_scratches
+
+    given = choices.picture(values)
+    readiness = float(values.damage["scratches"])
+    missing = find_scratches(given.y, readiness).numpy() == 0 if readiness > 0 else None
+    if missing is None or not missing.any():
+        words = "No scratches were found: paint them, or let a line be taken for one more readily."
+        return {"status": panels.progress_bar(0, words)}
+    updates = {"editor": painter.value(panels.to_image(array(given)), missing)}
+    words = f"Scratches were found on {100 * missing.mean():.2g} % of the picture."
+    words += " Correct them with the brush, then restore it."
+    return {**updates, "status": panels.progress_bar(0, words), **costs.priced(values, updates)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -20,7 +20,7 @@ class Controls(RunControls):
         file: Path of the picture that was just put in. many: Paths of pictures or zips of them.
         editor: What the painter holds, see `painter.painted`.
         mask: Path of a picture of the missing pixels. kernel: Path of a picture of the blur.
-        task: Name of the damage. damage: A value for each knob that some damage has.
+        task: Name of the damage. also: Names of those on top of it. damage: A value for each knob that some damage has.
         play: Damage the picture before it is restored. scattered: Share of the pixels then lost at random, 0 to 1.
         prior: Name or folder of the prior. samples: How many are drawn.
         size: One of `request.SIZES`. keep: Copy measured pixels into the samples.
@@ -35,6 +35,7 @@ class Controls(RunControls):
     mask: str | None = None
     kernel: str | None = None
     task: str = "inpaint"
+    also: Sequence[str] = ()
     damage: Mapping[str, Any] = field(default_factory=dict)
     play: bool = False
     scattered: float = 0.0
