@@ -32,11 +32,13 @@ from .errors import AmbientSolveError as AmbientSolveError
 from .errors import MisfitWarning as MisfitWarning
 from .priors.ambient import AmbientPrior as AmbientPrior
 from .priors.base import Prior as Prior
+from .priors.concepts import TimeDependentEmbedding as TimeDependentEmbedding
 from .priors.denoiser import DenoiserPrior as DenoiserPrior
 from .priors.denoiser import as_deepinv as as_deepinv
 from .priors.gaussian import GaussianPrior as GaussianPrior
 from .priors.gaussian import MixturePrior as MixturePrior
 from .priors.latent import LatentPrior as LatentPrior
+from .priors.latent_pipeline import with_concepts as with_concepts
 from .priors.load import load_prior as load_prior
 from .priors.network import NetworkConfig as NetworkConfig
 from .priors.network import NetworkPrior as NetworkPrior

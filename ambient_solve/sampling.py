@@ -103,6 +103,7 @@ def generate(
     prior = as_prior(prior)
     sampling = Sampling(steps=steps, order=order, sampler=sampler, eta=eta, guidance=guidance, masks=masks)
     shape = _check(prior, n, size, sampling, seed, batch)
+    prior.check_condition(cond)
     drawn = []
     with progress_bar(None, "sample", show=progress, total=n * steps) as bar:
         for first in range(0, n, batch):

@@ -147,8 +147,8 @@ class Solver(Reconstructor):
             sigma_y: Level of Gaussian noise in the operator's units, > 0: a number, one per measurement, or a map that
                 broadcasts to `y`; of stacked operators a list with one of these for each. By default that of
                 `op.noise_model`.
-            cond: Passed on to the prior, which says what it takes, such as a class: one for all measurements, or one
-                for each, the leading axis B.
+            cond: Passed on to the prior, which says what it takes, such as a class or a prompt: one for all
+                measurements, or one for each, the leading axis B.
             at_once: Samples of each measurement that are drawn together; fewer need less memory, for the same result
                 (but for the particles of "auto", which are drawn at once or not at all). Where the device runs out of
                 memory they are halved, down to 1, with a warning and a note in `settings`.
@@ -314,6 +314,7 @@ class Run:
     def __init__(self, solver: Solver, request: Request, *, parts: int = 1, plan: Plan | None = None) -> None:
         started = time.perf_counter()
         n_samples, first_sample = request.n_samples, request.first_sample
+        solver.prior.check_condition(request.cond)
         self.prior = CountedPrior(solver.prior, request.cond)
         self.likelihood = Likelihood(request.y, request.op, self.prior, sigma_y=request.sigma_y, n_samples=n_samples)
         self.prior.cond = condition_of_rows(request.cond, self.likelihood.rows // n_samples, n_samples)

@@ -53,6 +53,7 @@ def t5(hidden: int = 8) -> tuple[Any, Any]:
 
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -1.0)]
     pieces += [(chr(c), -2.0) for c in range(97, 123)]
+    pieces.append(("\u2581q", -1.0))  # a word of one piece, as nearly all of a T5 are
     tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512)
     config = T5Config(vocab_size=len(pieces), d_model=hidden, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     return stirred(T5EncoderModel(config), 0.3), tokenizer

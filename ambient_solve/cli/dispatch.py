@@ -47,6 +47,12 @@ def _convert() -> type:
     return Convert
 
 
+def _invert() -> type:
+    from ambient_solve.cli.invert import invert_command
+
+    return invert_command()
+
+
 def _evaluate() -> type:
     from ambient_solve.cli.evaluate import Evaluate
 
@@ -80,6 +86,7 @@ COMMANDS: dict[str, Callable[[], type]] = {
     "mri": lambda: _mri(False),
     "mri-train": lambda: _mri(True),
     "convert": _convert,
+    "invert": _invert,
     "info": lambda: Info,
     "app": _app,
     **{f"testbed {name}": partial(_testbed, cls) for name, cls in TESTBED.items()},
@@ -106,6 +113,7 @@ USAGE = """usage: ambient-solve COMMAND ...
   em        learn a prior from damaged pictures alone, restoring and training in
             turn; takes a YAML file
   annotate  find the noise levels at which training may use damaged pictures
+  invert    learn a subject from a few pictures, as a word for prompts
   convert   make a prior folder of a checkpoint of others
   info      list priors, tasks and algorithms with their knobs, or describe one
   app       open the page that restores pictures in a browser

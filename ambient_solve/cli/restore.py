@@ -13,6 +13,7 @@ import tyro
 
 from ambient_solve.cli.console import tell_outcome
 from ambient_solve.cli.flags import Device, knob_values, task_options, with_knobs
+from ambient_solve.cli.prompts import Concepts, Text, prompted
 from ambient_solve.distributed import enter, worst
 from ambient_solve.errors import AmbientSolveError, shown
 from ambient_solve.knobs import knobs
@@ -47,6 +48,14 @@ class Restore:
     """In place of a preset: auto (settings.json says which, and why), or one that `ambient-solve info` lists."""
     cond: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: none)")] = None
     """Class of the pictures, a whole number, where the prior was trained with classes."""
+    prompt: Text = ""
+    """What the pictures show, in words, where the prior takes them: "a photo of <cat(3)>"."""
+    negative: Text = ""
+    """What they do not show; counts where the guidance is not 1."""
+    prompt_guidance: float = 1.0
+    """Scale of classifier-free guidance by the prompt; 1 is none."""
+    concept: Concepts = ()
+    """Folder of a concept that the prompt may name, as `ambient-solve invert` writes it."""
     prior: str = "photos"
     """Embedded prior, folder, or hub id (owner/name)."""
     size: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all of it)")] = None
@@ -80,6 +89,8 @@ class Restore:
             raise AmbientSolveError(f"--size {self.size} was given, at least 16 pixels were expected.")
         if self.samples is not None and self.samples < 1:
             raise AmbientSolveError(f"--samples {self.samples} was given, at least 1 was expected.")
+        if self.prompt and self.cond is not None:
+            raise AmbientSolveError("--cond is a class and --prompt words: give the one that the prior takes.")
         check_folder(self.out)
         rank, world = enter(os.environ)
         # Until here torch, which takes seconds, has not been imported.
@@ -92,9 +103,10 @@ class Restore:
             settings |= {"tell": partial(print, file=sys.stderr)}
             from ambient_solve.priors.load import named_prior
 
-            outcomes = restore_files(
-                self.images, named_prior(self.prior, self.device), damage, out=self.out, **settings
-            )
+            prior = named_prior(self.prior, self.device)
+            prior, words = prompted(prior, self.prompt, self.negative, self.prompt_guidance, self.concept)
+            settings |= {"cond": words} if words else {}
+            outcomes = restore_files(self.images, prior, damage, out=self.out, **settings)
         for outcome in outcomes:
             tell_outcome(outcome, self.json)
             bad += [outcome] if outcome.error else []

@@ -18,6 +18,13 @@ Vjp = Callable[[Tensor], Tensor]
 """`v -> J' v`, `J` the Jacobian of the denoiser at the point where it was taken; `v` and the result are (B, *shape)."""
 
 
+NO_WORDS = (
+    "This prior takes no words: leave out the prompt, or load a latent pipeline with text encoders, such as Stable "
+    "Diffusion."
+)
+"""What is said where a prior without text encoders is given a prompt or a concept."""
+
+
 class Prior(nn.Module, abc.ABC):
     """A distribution over `z` that can be denoised at any level in `[sigma_min, sigma_max]`.
 
@@ -192,6 +199,24 @@ class Prior(nn.Module, abc.ABC):
             Bytes; None where that is not known.
         """
         return None
+
+    @property
+    def picture_channels(self) -> int:
+        """Channels of the pictures that `decode` makes."""
+        return self.shape[0]
+
+    def check_condition(self, cond: Any) -> None:
+        """Check a condition before the first network call, as far as that can be done without one.
+
+        Args:
+            cond: As `Solver.solve` is given it: one for all rows, or a list with one for each measurement.
+
+        Raises:
+            AmbientSolveError: it is words, and this prior takes none; or words that it cannot take.
+        """
+        each = cond if isinstance(cond, (list, tuple)) else [cond]
+        if any(isinstance(c, str) or isinstance(getattr(c, "text", None), str) for c in each):
+            raise AmbientSolveError(NO_WORDS)
 
     def passes(self, cond: Any = None) -> int:
         """Passes through the network that one call of `denoise` takes under a condition: 1, or 2 where it is guided."""

@@ -100,6 +100,11 @@ class LatentPrior(WrappedPrior):
             )
         return (self.autoencoder.channels, *(n // factor for n in image_shape[1:]))
 
+    @property
+    def picture_channels(self) -> int:
+        """See `Prior.picture_channels`."""
+        return self.autoencoder.pictures
+
     def memory(self, pixels: int, backward: bool) -> float | None:
         """See `Prior.memory`: that of the network or of the autoencoder, whichever is more."""
         own = self.autoencoder.memory(pixels * self.autoencoder.factor**2, backward)

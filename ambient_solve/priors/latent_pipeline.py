@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ambient_solve.errors import AmbientSolveError, reason
 from ambient_solve.priors.autoencoder_diffusers import DiffusersAutoencoder
-from ambient_solve.priors.base import Prior
+from ambient_solve.priors.base import NO_WORDS, Prior
+from ambient_solve.priors.concepts import TimeDependentEmbedding
 from ambient_solve.priors.finite import require_finite
 from ambient_solve.priors.foreign import INDEX, checked_scheduler
 from ambient_solve.priors.latent import LatentPrior
@@ -67,11 +69,63 @@ def load_latent_pipeline(folder: Path) -> LatentPrior:
     given = (
         Classes(network.config.num_embeds_ada_norm, place)
         if name == LABELLED
-        else Words(pipeline, place, as_input=as_input)
+        else Words(pipeline, place, as_input=as_input, share=inner.rule.share)
     )
-    return (
-        LatentPrior(GuidedPrior(inner, given.read, given.embed, as_input=as_input), code).eval().requires_grad_(False)
+    return LatentPrior(GuidedPrior(inner, given, as_input=as_input), code).eval().requires_grad_(False)
+
+
+def words_of(prior: Prior) -> Words:
+    """What reads the prompts of a prior.
+
+    Args:
+        prior: Any prior.
+
+    Returns:
+        Its reader.
+
+    Raises:
+        AmbientSolveError: it takes no words.
+    """
+    guided = prior.inner if isinstance(prior, LatentPrior) else prior
+    if not isinstance(guided, GuidedPrior) or not isinstance(guided.reader, Words):
+        raise AmbientSolveError(NO_WORDS)
+    return guided.reader
+
+
+def own_side(prior: Prior) -> int | None:
+    """The side in pixels of the pictures that a latent pipeline was trained on; None where it does not say."""
+    guided = prior.inner if isinstance(prior, LatentPrior) else prior
+    network = getattr(guided.inner, "network", None) if isinstance(guided, GuidedPrior) else None
+    side = getattr(getattr(network, "config", None), "sample_size", None)
+    return side * prior.autoencoder.factor if isinstance(side, int) and isinstance(prior, LatentPrior) else None
+
+
+def known_concepts(prior: Prior) -> tuple[TimeDependentEmbedding, ...]:
+    """The concepts that the prompts of a prior may name; none where it takes no words."""
+    guided = prior.inner if isinstance(prior, LatentPrior) else prior
+    return guided.reader.concepts if isinstance(guided, GuidedPrior) and isinstance(guided.reader, Words) else ()
+
+
+def with_concepts(prior: Prior, concepts: Sequence[TimeDependentEmbedding]) -> LatentPrior:
+    """A prior whose prompts may name concepts, such as "a photo of <cat(3)>"; see `ambient_solve.priors.concepts`.
+
+    Args:
+        prior: A latent prior with text encoders, as `load_prior` reads one; it stays as it is.
+        concepts: What its prompts may name, and no others; their embeddings are read at each call.
+
+    Returns:
+        A prior with the same network, which shares all weights.
+
+    Raises:
+        AmbientSolveError: the prior takes no words, or a concept does not fit it.
+    """
+    words_of(prior)
+    if not isinstance(prior, LatentPrior) or not isinstance(prior.inner, GuidedPrior):
+        raise AmbientSolveError(NO_WORDS)
+    made = LatentPrior(
+        prior.inner.with_concepts(concepts), prior.autoencoder, prior.mean.flatten(), prior.std.flatten()
     )
+    return made.eval()
 
 
 def _check_folders(folder: Path, index: dict[str, Any]) -> None:

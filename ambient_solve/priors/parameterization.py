@@ -43,11 +43,13 @@ class Parameterization(abc.ABC):
         times: The network's time of each, or None where it follows from the level in closed form.
         affine: `(a, b)` of the picture `a z + b` in [0, 1].
         sigma_data: Standard deviation of one entry of the data, in units of z.
+        steps: T, where the network's time goes from 0 to T; 0 where it is continuous in ln(sigma).
     """
 
     prediction: str
     levels: np.ndarray
     times: np.ndarray | None = None
+    steps: int = 0
     affine: ClassVar[tuple[float, float]] = SAMPLE_UNITS
     sigma_data: float = 0.5
 
@@ -66,6 +68,39 @@ class Parameterization(abc.ABC):
     def time(self, sigma: Tensor) -> Tensor:
         """The network's time of level `sigma` (B,), where `times` is None."""
         return sigma.log() / 4
+
+    def share(self, sigma: np.ndarray) -> np.ndarray:
+        """How far along the network's time levels lie: `t / T`, or the share of ln(sigma) where there is no T.
+
+        Args:
+            sigma: Levels above 0, (B,); what lies beyond those that the network knows counts as the nearest.
+
+        Returns:
+            Shares in [0, 1], (B,).
+        """
+        at, grid = np.log(np.asarray(sigma, dtype=float)), np.log(self.levels)
+        if not self.steps:
+            return np.interp(at, grid[[0, -1]], [0.0, 1.0])
+        if self.times is None:
+            return self.time(torch.from_numpy(np.exp(at))).numpy() / self.steps
+        return np.interp(at, grid, self.times) / self.steps
+
+    def level(self, share: np.ndarray) -> np.ndarray:
+        """The levels at shares of the network's time, `share` the other way round; a schedule has whole times alone.
+
+        Args:
+            share: In [0, 1), (B,).
+
+        Returns:
+            Levels that the network knows, (B,).
+        """
+        share = np.asarray(share, dtype=float)
+        if not self.steps:
+            return np.exp(np.interp(share, [0.0, 1.0], np.log(self.levels[[0, -1]])))
+        if self.times is None:
+            found = share.clip(1 / self.steps, 1 - 1 / self.steps)
+            return found / (1 - found)
+        return self.levels[np.floor(share * self.steps).astype(int).clip(0, len(self.levels) - 1)]
 
     @abc.abstractmethod
     def denoised(self, z: Tensor, s: Tensor, x: Tensor, out: Tensor) -> Tensor:
@@ -90,6 +125,7 @@ class Preserving(Parameterization):
     prediction: str
     levels: np.ndarray
     times: np.ndarray | None
+    steps: int = 0
 
     def state(self, z: Tensor, s: Tensor) -> Tensor:
         """See `Parameterization.state`."""
@@ -223,7 +259,7 @@ def _preserving(made: Any, config: dict[str, Any], name: str, prediction: str) -
     if config.get("timestep_type") == "continuous" and prediction == "v_prediction":
         given = config.get("sigma_min") is not None and config.get("sigma_max") is not None
         return Preserving(prediction, _ends(config, name) if given else levels[[0, -1]], None)
-    return Preserving(prediction, levels, np.arange(float(len(levels))))
+    return Preserving(prediction, levels, np.arange(float(len(levels))), len(made.alphas_cumprod))
 
 
 def _ends(config: dict[str, Any], name: str) -> np.ndarray:

@@ -12,17 +12,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.noise import Level
-from ambient_solve.priors.base import Prior, Vjp
+from ambient_solve.priors.base import NO_WORDS, Prior, Vjp
+from ambient_solve.priors.concepts import Placeholder, TimeDependentEmbedding, band_of, bands_of, concepts_in
 from ambient_solve.priors.latent_networks import Embedded
+from ambient_solve.priors.text_encoders import encoders_of, spelled, with_tokens
 from ambient_solve.priors.wrapped import WrappedPrior
 
 MOST_GUIDANCE = 100.0
 """Largest guidance scale."""
+MOST_KNOWN = 1000
+"""Encodings that are kept; a page sees the prompts of many."""
+MOST_CHARACTERS = 4000
+"""Characters of the longest prompt that is looked at; what an encoder takes is less."""
 LONG_TEXTS = {"StableDiffusion3Pipeline": ("tokenizer_3", 256), "FluxPipeline": ("tokenizer_2", 512)}
 """The tokenizer of the T5 of a pipeline, and the tokens that it takes."""
 
@@ -86,26 +93,31 @@ class GuidedPrior(WrappedPrior):
 
     Args:
         inner: The prior; its `cond` is an `Embedded`.
-        read: Turns what was given into `Prompt`s or `Label`s, one for each row: `(cond, rows) -> list`.
-        embed: The condition of each of a list, and that against which it is guided, one row each.
+        reader: Turns what was given into `Prompt`s or `Label`s, one for each row, and embeds them.
         as_input: Whether the network takes its guidance as an input, as a distilled Flux does: one pass is enough then.
     """
 
-    def __init__(
-        self,
-        inner: Prior,
-        read: Callable[[Any, int], Sequence[Given]],
-        embed: Callable[[Sequence[Given], bool], Embedded],
-        *,
-        as_input: bool = False,
-    ) -> None:
+    def __init__(self, inner: Prior, reader: Words | Classes, *, as_input: bool = False) -> None:
         super().__init__(inner)
-        self._read, self._embed, self._as_input = read, embed, as_input
+        self.reader, self._as_input = reader, as_input
+
+    def with_concepts(self, concepts: Sequence[TimeDependentEmbedding]) -> GuidedPrior:
+        """The same prior, which knows these concepts and no others; see `latent_pipeline.with_concepts`."""
+        if not isinstance(self.reader, Words):
+            raise AmbientSolveError(NO_WORDS)
+        return GuidedPrior(self.inner, self.reader.with_concepts(concepts), as_input=self._as_input)
+
+    def check_condition(self, cond: Any) -> None:
+        """See `Prior.check_condition`: reads the condition, and measures the prompts."""
+        rows = len(cond) if isinstance(cond, (list, tuple)) or (isinstance(cond, Tensor) and cond.ndim) else 1
+        for given in self.reader.read(cond, rows):
+            if isinstance(self.reader, Words) and isinstance(given, Prompt):
+                self.reader.check(given)
 
     def passes(self, cond: Any = None) -> int:
         """See `Prior.passes`: 2 where any row is guided."""
         rows = len(cond) if isinstance(cond, (list, tuple)) or (isinstance(cond, Tensor) and cond.ndim) else 1
-        return 2 if self._guided(self._read(cond, rows)) else 1
+        return 2 if self._guided(self.reader.read(cond, rows)) else 1
 
     def condition(self, cond: Any) -> Embedded:
         """What the network inside is conditioned on, one row, without guidance.
@@ -120,11 +132,11 @@ class GuidedPrior(WrappedPrior):
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         """See `Prior.denoise`."""
-        given = self._read(cond, len(z))
-        wanted = self.inner.denoise(z, sigma, self._embed(given, False))
+        given = self.reader.read(cond, len(z))
+        wanted = self.inner.denoise(z, sigma, self.reader.embed(given, False, sigma))
         if not self._guided(given):
             return wanted
-        other = self.inner.denoise(z, sigma, self._embed(given, True))
+        other = self.inner.denoise(z, sigma, self.reader.embed(given, True, sigma))
         scale = torch.tensor([g.guidance for g in given], device=z.device)[:, None, None, None]
         return other + scale * (wanted - other)
 
@@ -137,15 +149,36 @@ class GuidedPrior(WrappedPrior):
 class Words:
     """Reads prompts and embeds them by the text encoders of a pipeline; each text is encoded once.
 
+    A prompt with concepts is one text in each of their bands of noise levels: at most K texts, whatever the levels.
+
     Args:
-        pipeline: A diffusers pipeline with `encode_prompt`; its encoders stay on the CPU.
+        pipeline: A diffusers pipeline with `encode_prompt`.
         device: Where the embeddings go; asked for at each call.
         as_input: Whether the network takes its guidance as an input, as a distilled Flux does.
+        share: How far along the network's time levels lie, see `Parameterization.share`.
+        concepts: What prompts may name beside the vocabulary.
+
+    Raises:
+        AmbientSolveError: two concepts have one name, or one belongs to other text encoders.
     """
 
-    def __init__(self, pipeline: Any, device: Callable[[], torch.device], *, as_input: bool = False) -> None:
-        self._pipeline, self._device, self._as_input = pipeline, device, as_input
+    def __init__(
+        self,
+        pipeline: Any,
+        device: Callable[[], torch.device],
+        *,
+        as_input: bool = False,
+        share: Callable[[np.ndarray], np.ndarray] | None = None,
+        concepts: Sequence[TimeDependentEmbedding] = (),
+    ) -> None:
+        self._device, self._as_input, self._share = device, as_input, share
+        self._bands, self.concepts = bands_of(concepts), tuple(concepts)
+        self.plain, self._pipeline = pipeline, with_tokens(pipeline, concepts) if concepts else pipeline
         self._known: dict[str, tuple[Tensor | None, Tensor | None]] = {}
+
+    def with_concepts(self, concepts: Sequence[TimeDependentEmbedding]) -> Words:
+        """Another reader of the same encoders, which knows these concepts and no others."""
+        return Words(self.plain, self._device, as_input=self._as_input, share=self._share, concepts=concepts)
 
     def read(self, cond: Any, rows: int) -> list[Given]:
         """Prompts, one for each row.
@@ -169,31 +202,78 @@ class Words:
             )
         return prompts
 
-    def embed(self, given: Sequence[Given], negative: bool) -> Embedded:
+    def embed(self, given: Sequence[Given], negative: bool, sigma: Level) -> Embedded:
         """The embeddings of prompts, or of what they exclude.
 
         Args:
             given: Prompts.
             negative: Whether what they exclude is wanted.
+            sigma: Their noise level, a float, () or (B,): it decides the band of a concept.
 
         Returns:
             One row for each prompt.
+
+        Raises:
+            AmbientSolveError: a prompt is too long, or names what there is not.
         """
         texts = [g.negative if negative else g.text for g in given if isinstance(g, Prompt)]
-        parts = [self._of(text) for text in texts]
+        parts = [self._of(text, shown) for text, shown in zip(self._at_levels(texts, sigma), texts, strict=True)]
         tokens, pooled = (_joined([part[i] for part in parts]) for i in range(2))
         scales = torch.tensor([float(g.guidance) for g in given], device=self._device()) if self._as_input else None
         return Embedded(tokens=tokens, pooled=pooled, guidance=scales)
 
-    def _of(self, text: str) -> list[Tensor | None]:
-        """Tokens and pooled embedding, one row, where the network is."""
-        if text not in self._known:
-            self._check_length(text)
-            with torch.no_grad():
-                self._known[text] = encoded(self._pipeline, text, torch.device("cpu"))
-        return [None if part is None else part.to(self._device()) for part in self._known[text]]
+    def check(self, prompt: Prompt) -> None:
+        """Raise `AmbientSolveError` where a prompt cannot be embedded, before any network is called."""
+        for text in (prompt.text, prompt.negative):
+            for band in (0.0, 1.0):
+                self._check_length(self._spelled(self._parts(text), band), text)
 
-    def _check_length(self, text: str) -> None:
+    def _parts(self, text: str) -> list[str | Placeholder]:
+        """The words and the concepts of a prompt, which is not trusted."""
+        if len(text) > MOST_CHARACTERS or not "".join(text.split()).isprintable():
+            what = f"has {len(text)} characters" if len(text) > MOST_CHARACTERS else "holds signs that are no text"
+            raise AmbientSolveError(
+                f"The prompt {text[:40]!r}... {what}; at most {MOST_CHARACTERS} printable characters were expected."
+            )
+        return concepts_in(text, self._bands)
+
+    def _at_levels(self, texts: Sequence[str], sigma: Level) -> list[str]:
+        """The texts with the tokens that stand for their concepts, each at its own level."""
+        parts = {text: self._parts(text) for text in set(texts)}
+        if self._share is None or all(isinstance(p, str) for own in parts.values() for p in own):
+            return list(texts)
+        levels = sigma.detach().double().cpu().numpy() if isinstance(sigma, Tensor) else np.asarray(sigma, dtype=float)
+        shares = self._share(np.broadcast_to(levels, (len(texts),)))
+        return [self._spelled(parts[text], share) for text, share in zip(texts, shares.tolist(), strict=True)]
+
+    def _spelled(self, parts: Sequence[str | Placeholder], share: float) -> str:
+        found = [
+            p if isinstance(p, str) else spelled(p.name, p.row(band_of(share, self._bands[p.name]))) for p in parts
+        ]
+        return "".join(found)
+
+    def _of(self, text: str, prompt: str) -> list[Tensor | None]:
+        """Tokens and pooled embedding of the text that a prompt is at a level, one row, where the network is.
+
+        While a concept is learned nothing is kept, and the embeddings have a gradient.
+        """
+        learned = any(t.requires_grad for concept in self.concepts for t in concept.tables.values())
+        if learned or text not in self._known:
+            self._check_length(text, prompt)
+            place = next((e.device for e, _ in encoders_of(self._pipeline).values()), torch.device("cpu"))
+            with torch.set_grad_enabled(learned and torch.is_grad_enabled()):
+                found = encoded(self._pipeline, text, place)
+            if learned:
+                return self._placed(found)
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[text] = found
+        return self._placed(self._known[text])
+
+    def _placed(self, parts: Sequence[Tensor | None]) -> list[Tensor | None]:
+        return [None if part is None else part.to(self._device()) for part in parts]
+
+    def _check_length(self, text: str, prompt: str) -> None:
         """Refuse words that the encoder would cut off; a T5, which takes long texts, has a limit of its own."""
         name, most = LONG_TEXTS.get(type(self._pipeline).__name__, ("", 0))
         long = getattr(self._pipeline, name, None) if name else None
@@ -201,7 +281,7 @@ class Words:
         held, most = len(tokenizer(text).input_ids), int(tokenizer.model_max_length) if long is None else most
         if held > most:
             raise AmbientSolveError(
-                f"The prompt {text[:40]!r}... has {held} tokens, and the text encoder takes {most}: shorten it."
+                f"The prompt {prompt[:40]!r}... has {held} tokens, and the text encoder takes {most}: shorten it."
             )
 
 
@@ -272,12 +352,13 @@ class Classes:
             )
         return labels
 
-    def embed(self, given: Sequence[Given], negative: bool) -> Embedded:
+    def embed(self, given: Sequence[Given], negative: bool, sigma: Level) -> Embedded:
         """The classes as the network takes them.
 
         Args:
             given: Labels.
             negative: Whether the class that stands for none is wanted.
+            sigma: Their noise level, on which classes do not depend.
 
         Returns:
             One row for each label.

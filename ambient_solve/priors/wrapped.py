@@ -93,6 +93,15 @@ class WrappedPrior(Prior):
         """See `Prior.memory`."""
         return self.inner.memory(pixels, backward)
 
+    @property
+    def picture_channels(self) -> int:
+        """See `Prior.picture_channels`."""
+        return self.inner.picture_channels
+
+    def check_condition(self, cond: Any) -> None:
+        """See `Prior.check_condition`."""
+        return self.inner.check_condition(cond)
+
     def passes(self, cond: Any = None) -> int:
         """See `Prior.passes`."""
         return self.inner.passes(cond)

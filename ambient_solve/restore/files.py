@@ -9,6 +9,7 @@ processes share the work, with the results of one: `torchrun --nproc-per-node 2 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import shutil
@@ -111,7 +112,7 @@ def restore_file(
         options: Knobs of the algorithm, in place of those of the preset.
         n_samples: Posterior samples, 1 or more; by default those of the preset, or 8.
         seed: Sample s depends on `(seed, s)` alone.
-        cond: Passed on to the prior, such as a class, a whole number.
+        cond: Passed on to the prior, such as a class, a whole number, or a prompt.
         out: Folder to save into; what the same request has finished there is not done again. None saves nothing.
         progress: Show a progress bar; None shows one in a terminal and in a notebook.
         share: The part of this process, of several that share the work; needs `out`. The last one saves the picture.
@@ -128,11 +129,14 @@ def restore_file(
     """
     from ambient_solve.solver import make_solver
 
+    if prior.affine is None and preset is None:
+        algorithm = algorithm or "auto"  # those of the presets need an affine decode
+    prior.check_condition(cond)
     algorithm, options, samples = chosen_method(damage.name, preset, algorithm, options)
     n_samples = samples if n_samples is None else n_samples
     solver = make_solver(prior, algorithm, options)
     path = Path(path)
-    picture = read_measurement(path, prior.shape[0], max_pixels)
+    picture = read_measurement(path, prior.picture_channels, max_pixels)
     damage, said, estimated = with_estimates(damage, picture)
     damage.measure(picture)  # says what does not fit
     picture = replace(picture, notes=picture.notes + said + damage.notes(picture))
@@ -147,7 +151,7 @@ def restore_file(
         "sources": [digest(part) for part in (path.read_bytes(), *damage.sources(path))],
         "prior": digest(*(p.detach().cpu().contiguous().numpy().tobytes() for p in prior.state_dict().values())),
     }
-    request |= {name: value for name, value in (("cond", cond), ("size", size)) if value is not None}
+    request |= {name: value for name, value in (("cond", recorded(cond, prior)), ("size", size)) if value is not None}
     folder = None if out is None else Path(out)
     done = None if folder is None else finished(folder, request)
     if done is not None:
@@ -162,7 +166,7 @@ def restore_file(
         save_png(found[None], folder / f"{name}.png")
     task, piece = at_size(damage, picture, size)
     small, full = piece.picture, picture
-    measured, observed = task.measure(small), observed_of(task, small)
+    measured, observed = task.measure(small), observed_of(task, small) if prior.affine is not None else None
     at_once, tiled = fitting(solver, measured.op, small, n_samples)
     before = [] if tell is None else [large_words(solver, *size_of(measured.op, small), n_samples, tiled is not None)]
     if observed is not None and needs_coarse(observed):
@@ -192,6 +196,26 @@ def restore_file(
             _save(result, folder, picture.profile)
         return _outcome(path, folder, result)
     return _shared(path, folder, request, every, share or Share(), draw, finish, picture.profile)
+
+
+def recorded(cond: Any, prior: Prior) -> Any:
+    """A condition as settings.json holds it: the words of a prompt, and what its concepts are.
+
+    Args:
+        cond: As for `restore_file`.
+        prior: That it conditions.
+
+    Returns:
+        What JSON can hold; None for no condition.
+    """
+    if not dataclasses.is_dataclass(cond) or isinstance(cond, type):
+        return cond
+    from ambient_solve.priors.latent_pipeline import known_concepts
+
+    tables = {
+        c.name: digest(*(t.cpu().numpy().tobytes() for t in c.state_dict().values())) for c in known_concepts(prior)
+    }
+    return {**dataclasses.asdict(cond), **({"concepts": tables} if tables else {})}
 
 
 def chosen_method(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -171,7 +172,9 @@ def fitting(solver: Solver, op: Physics, picture: Picture, n_samples: int) -> tu
 
     backward = isinstance(op, LinearPhysics) if solver.algorithm is None else solver.algorithm.gradient
     height, columns = size_of(op, picture)
-    one, free = solver.prior.memory(height * columns, backward), _free_memory(solver.prior)
+    prior = solver.prior
+    pixels = math.prod(prior.state_shape((prior.picture_channels, height, columns))[1:])
+    one, free = prior.memory(pixels, backward), _free_memory(prior)
     if one is None or free is None:
         return n_samples, None
     # A part of what is free: other programs want some, and the estimate is one.

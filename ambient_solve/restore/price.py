@@ -96,12 +96,15 @@ def pace(prior: Prior, height: int, width: int) -> float:
 
     fixed = [n for n in prior.shape[1:] if n != -1]
     sides = tuple(fixed) if fixed else tuple(min(n, TILE) for n in (height, width))
+    pixels = math.prod(sides)
+    if not fixed and prior.picture_channels != prior.shape[0]:  # states are smaller than pictures
+        sides = prior.state_shape((prior.picture_channels, *sides))[1:]
     z = torch.zeros(1, prior.shape[0], *sides, device=prior.device)
     with torch.no_grad():
         prior.denoise(z[..., :SMALL, :SMALL] if not fixed else z, 1.0)  # what the first call alone takes
         started = time.perf_counter()
         wait(prior.denoise(z, 1.0))
-    return (time.perf_counter() - started) / math.prod(sides)
+    return (time.perf_counter() - started) / pixels
 
 
 def cost(solver: Solver) -> tuple[int, int]:
@@ -120,7 +123,9 @@ def cost(solver: Solver) -> tuple[int, int]:
     from ambient_solve.priors.base import start
 
     prior = solver.prior
-    size = (prior.shape[0], *(SMALL if n == -1 else n for n in prior.shape[1:]))
+    size: tuple[int, ...] = (prior.shape[0], *(SMALL if n == -1 else n for n in prior.shape[1:]))
+    if prior.affine is None:  # states are smaller than pictures
+        size = tuple(prior.decode(torch.zeros(1, *size, device=prior.device)).shape[1:])
     op = gaussian_blur(size, 1.0, 0.05)
     stand = StandIn(prior, None)
     likelihood, algorithm = Likelihood(torch.full((1, *size), 0.5), op, prior), solver.algorithm or MMPS()
