@@ -84,8 +84,8 @@ def about_levels(config: Config, lowest: float, least: float) -> str:
     if not config.init or config.objective.below or lowest <= least:
         return ""
     return (
-        f"No picture may be used below sigma = {lowest:.3g}: of these levels {config.init} knows what it knew, and "
-        "nothing is learned; objective: {kind: consistency} learns them too."
+        f"No picture may be used below sigma = {lowest:.3g}: nothing is learned of these levels, which may suffer "
+        "from what is learned above; objective: {kind: consistency} learns them too."
     )
 
 
