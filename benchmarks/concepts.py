@@ -49,19 +49,19 @@ SHAPES = 4
 TEXTURES = 4
 AMPLITUDE = 0.7
 """Of a shape against its ground."""
-FAINT = 0.2
+FAINT = 0.3
 """Of a texture inside a shape."""
 SHIFT = 2
 """Pixels by which a shape may lie off the middle."""
 SCHEDULE = {"_class_name": "DDIMScheduler", "beta_schedule": "linear", "clip_sample": False}
-STEPS = 2100
+STEPS = 3000
 BATCH = 32
 RATE = 2e-3
-SAMPLES = 32
+SAMPLES = 24
 SUBJECTS = ((0, 3), (1, 0), (2, 1), (3, 2), (0, 1))
 """Shape and texture of the subject of each seed."""
 PICTURES = 6
-CONCEPT_STEPS = 120
+CONCEPT_STEPS = 100
 NOISE = 0.5
 """Of the noisy pictures of a subject, in [-1, 1]."""
 PROMPTS = ("<c|0|>", "<c[0]>", "<c[6]>", "<c(6)>")
@@ -187,7 +187,9 @@ def train(folder: Path, minutes: float) -> bool:
         x = F.pixel_unshuffle(x, 2)
         kind, pick = rng.random(BATCH), pairs[:, 0] * TEXTURES + pairs[:, 1]
         pick = np.where(kind < 0.2, SHAPES * TEXTURES + pairs[:, 0], np.where(kind < 0.3, len(names) - 1, pick))
-        sigma = torch.from_numpy(rule.level((rng.permutation(BATCH) + rng.random(BATCH)) / BATCH)).float()
+        shares = (rng.permutation(BATCH) + rng.random(BATCH)) / BATCH
+        shares[::2] = 0.15 + 0.35 * shares[::2]  # half of them where a texture is decided
+        sigma = torch.from_numpy(rule.level(shares)).float()
         s = sigma[:, None, None, None]
         noise = Streams([step], BATCH).normal(x)
         state_of, time_of = rule.state(x + s * noise, s), torch.from_numpy(rule.share(sigma.numpy()) * rule.steps)
