@@ -84,6 +84,12 @@ BUTTONS = ("sigma", "width", "length", "angle", "quality")
 """Controls with a button beside them that estimates them."""
 
 
+def label_words(name: str) -> str:
+    """The label of a knob as it stands inside of a sentence."""
+    label = LABELS[name]
+    return label if label[:2].isupper() else label[0].lower() + label[1:]
+
+
 def damage_knobs() -> dict[str, Knob]:
     """Every knob that some damage has, but for files; where several have it, that of the first."""
     found: dict[str, Knob] = {}

@@ -139,7 +139,7 @@ def _moved(name: str, value: float) -> Any:
 def _words(name: str, value: float, interval: Any) -> str:
     unit = UNITS.get(name, "")
     within = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
-    return f"{controls.LABELS[name].lower()} {value:.3g}{unit}{within}"
+    return f"{controls.label_words(name)} {value:.3g}{unit}{within}"
 
 
 def _kernel_words(task: Task) -> str:

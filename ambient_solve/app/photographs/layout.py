@@ -126,7 +126,7 @@ def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
         with gr.Group(visible=shown) as parts[f"at_{name}"]:
             parts[name] = controls.damage_widget(k, value, shown)
             if name in controls.BUTTONS:
-                words, visible = f"Estimate the {controls.LABELS[name].lower()}", controls.has_button("inpaint", name)
+                words, visible = f"Estimate the {controls.label_words(name)}", controls.has_button("inpaint", name)
                 parts[f"estimate_{name}"] = gr.Button(words, size="sm", visible=visible, elem_id=f"estimate-{name}")
     with gr.Accordion("More about the damage", open=False):
         parts["kernel"] = gr.File(label="Picture of the blur, bright where the light went", height=130, visible=False)
