@@ -117,7 +117,7 @@ class Restore:
     def _knobs_of_the_algorithm(self, given: dict[str, Any], algorithm: str) -> dict[str, Any]:
         """Take out of `given` what the task does not have and the algorithm does, such as the width of pigdm."""
         own = [k.name for k in knobs(task_class(self.task))]
-        if algorithm == "auto" or set(given) <= set(own):
+        if not self.algorithm or algorithm == "auto" or set(given) <= set(own):
             return {}
         from ambient_solve.algorithms import ALGORITHMS
 

@@ -47,3 +47,7 @@ class CountedPrior(WrappedPrior):
     def shown(self, z: Tensor, cond: Any = None) -> Tensor:
         """See `Prior.shown`; under the condition of this run."""
         return self.inner.shown(z, self.cond)
+
+    def check_condition(self, cond: Any) -> None:
+        """See `Prior.check_condition`; of the condition of this run."""
+        self.inner.check_condition(self.cond)

@@ -24,7 +24,7 @@ from ambient_solve.figures import sheet
 from ambient_solve.knobs import knobs
 from ambient_solve.operators import inpaint
 from ambient_solve.restore.recipe import read_png
-from ambient_solve.restore.tasks import make_task
+from ambient_solve.restore.tasks import TASKS, make_task
 from ambient_solve.solver import Request, Run
 from ambient_solve.verdict.judge import concluded
 
@@ -189,7 +189,7 @@ def test_closing_a_run_ends_it_and_what_is_finished_is_kept(picture, monkeypatch
     assert list(reports) == []
 
 
-@pytest.mark.parametrize("task", controls.TASK_WORDS)
+@pytest.mark.parametrize("task", TASKS)
 def test_playing_damages_the_picture_and_knows_the_truth(task, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 41, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     upload = open_upload(tmp_path / "a.png")
@@ -283,7 +283,7 @@ def test_every_knob_has_a_control_that_holds_its_default(name):
             assert widget.minimum == k.lo and widget.maximum == k.hi
 
 
-@pytest.mark.parametrize("task", controls.TASK_WORDS)
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_a_preset_is_one_that_the_solver_takes_for_the_task(name, task, tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)

@@ -114,7 +114,8 @@ def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
         assert pinned(plain) == plain
     request = SimpleNamespace(prior="owner/name", task="denoise", options={"sigma": 0.1}, kernel=None)
     request.algorithm, request.knobs, request.samples, request.seed = "proximal", {}, 1, 0
-    problem = SimpleNamespace(request=request, picture=SimpleNamespace(path=Path("a.png")))
+    request.painted = request.mask = None
+    problem = SimpleNamespace(request=request, mask=None, picture=SimpleNamespace(path=Path("a.png")))
     recipe = recipe_of(SimpleNamespace(problem=problem))
     assert recipe.prior == f"owner/name@{COMMIT}"
 

@@ -29,7 +29,7 @@ def old(tmp_path):
     x = data.astronaut()[0:256:2, 100:356:2].astype(float)
     x += 10 * np.random.default_rng(0).standard_normal(x.shape)
     for row in range(4, 124):
-        x[row, 20 + row // 2] = x[row, 100 - row // 4] = 255
+        x[row, 20 + row // 2 : 22 + row // 2] = x[row, 100 - row // 4 : 102 - row // 4] = 255
     Image.fromarray(x.clip(0, 255).astype(np.uint8)).save(tmp_path / "old.jpg", quality=85)
     return tmp_path / "old.jpg"
 

@@ -122,13 +122,13 @@ def test_the_command_follows_only_where_it_is_asked_to(secret, tmp_path, capsys)
 
 def test_training_follows_only_where_it_is_asked_to(secret, tmp_path):
     from ambient_solve.training.config import Config, Source
-    from ambient_solve.training.sources import _pictures
+    from ambient_solve.training.sources import pictures_of
 
     image_folder(tmp_path / "linked", secret)
     saved(tmp_path / "set", str(secret))
     for path, found in (("imagefolder:linked", 2), ("dataset:set", 1)):
         config = Config(out=str(tmp_path / "run"), data_root=str(tmp_path))
         with pytest.raises(AmbientSolveError, match="leads out of the folder"):
-            _pictures(Source(path), config, [])
-        pictures = _pictures(Source(path, follow_outside=True), config, [])
+            pictures_of(Source(path), config, [])
+        pictures = pictures_of(Source(path, follow_outside=True), config, [])
         assert len(pictures) == found and any(float(x.float().mean()) == FOREIGN for _, x in pictures)

@@ -28,7 +28,7 @@ def test_exact_samples_surround_the_posterior_mean(gaussian):
     assert found.error.mean() == pytest.approx(variance * prior.scale**2, rel=0.15), "one call is the posterior mean"
 
 
-@pytest.mark.parametrize("algorithm", [DPS(steps=100), MMPS(steps=5, iterations=1, covariance_noise=False)])
+@pytest.mark.parametrize("algorithm", [DPS(steps=100), Proximal(steps=5)])
 def test_samples_of_something_else_do_not(gaussian, algorithm):
     prior, x = gaussian
     found = check_denoising(Solver(prior, algorithm), prior, x)

@@ -62,6 +62,8 @@ def source_of(path: str | Path) -> RestoredFrom | None:
     """What a picture was restored from, as it says itself; None where it says nothing."""
     try:
         with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:  # a PNG is decoded to find its EXIF
+                return None
             text = image.getexif().get(SOFTWARE)
         if not isinstance(text, str) or not text.startswith(WRITTEN_BY) or len(text) > MOST:
             return None
