@@ -31,7 +31,7 @@ EXAMPLES = {
     "mri": "ambient-solve mri scan.h5 --samples 4 --out reconstructed",
     "mri-train": "ambient-solve mri-train scans/ --out runs/mri --train",
     "convert": "ambient-solve convert ffhq.pt --kind guided-diffusion --out ffhq",
-    "invert": 'ambient-solve invert my_cat/ --pipeline my_pipeline/ --token "<cat>" --init cat --out runs/cat',
+    "invert": 'ambient-solve invert my_cat/ --pipeline my_pipeline/ --token "<cat>" --out cat',
     "info": "ambient-solve info mmps",
     "app": "ambient-solve app --more-priors runs/own/prior",
     "testbed pool": "ambient-solve testbed pool testbed/photographs --domain photographs",

@@ -22,7 +22,7 @@ class Invert:
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Pictures of the subject, or corrupted:FOLDER, as `ambient-solve corrupt` writes it."""
-    pipeline: Annotated[str, tyro.conf.arg(metavar="DIR")] = ""
+    pipeline: Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="(required)")] = ""
     """A latent pipeline of diffusers with text encoders: folder, or hub id (owner/name)."""
     token: str = "<concept>"
     """What prompts call the subject, between < and >."""

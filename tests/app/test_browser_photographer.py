@@ -33,7 +33,7 @@ def old(tmp_path) -> Path:
 
     x = data.astronaut()[40:168, 120:248].astype(float) + 8 * np.random.default_rng(0).standard_normal((128, 128, 3))
     for row in range(6, 122):
-        x[row, 20 + row // 2] = x[row, 110 - row // 4] = 255
+        x[row, 20 + row // 2 : 22 + row // 2] = x[row, 110 - row // 4 : 112 - row // 4] = 255
     Image.fromarray(x.clip(0, 255).astype(np.uint8)).save(tmp_path / "old.jpg", quality=85)
     return tmp_path / "old.jpg"
 

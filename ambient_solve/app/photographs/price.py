@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ambient_solve.app.panels import duration
 from ambient_solve.app.photographs.request import WORKING
 from ambient_solve.app.work import asked
+from ambient_solve.knobs import knobs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,4 +161,7 @@ def _backward(algorithm: str, settings: Mapping[str, Any]) -> bool:
     from ambient_solve.algorithms import ALGORITHMS
 
     cls = ALGORITHMS.get(algorithm)
-    return True if cls is None else bool(cls(**settings).gradient)
+    if cls is None:
+        return True
+    own = [k.name for k in knobs(cls)]  # while a preset changes, the knobs may still be those of another algorithm
+    return bool(cls(**{name: value for name, value in settings.items() if name in own}).gradient)
