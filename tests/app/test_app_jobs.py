@@ -14,6 +14,7 @@ from PIL import Image
 
 from ambient_solve.app import streams
 from ambient_solve.app.photographs import choices, events
+from ambient_solve.app.presets import PRESETS
 from ambient_solve.errors import AmbientSolveError
 from attacks import BASE, call, listen, model_events, png, restore_body, upload, wait_until, web
 from fairness import beside_a_giant
@@ -125,7 +126,8 @@ def test_a_job_ends_after_its_minutes_with_what_there_is(prior_folder, tmp_path,
         rules = Rules((prior_folder,), minutes=minutes)
         return [*api.restored({**given, "samples": 16, "seed": 0}, prior_folder, "cpu", rules)][-1][1]
 
-    ended = ended_after(20 / 60)  # of 12 levels a sample
+    steps = PRESETS["Fast"].chosen("denoise")[1]["steps"]
+    ended = ended_after(1.3 * steps / 60)
     assert ended["samples"]["finished"] == 1 and "minutes" in ended["ended"]
     whole = ended_after(0)
     assert whole["samples"]["finished"] == 16 and "ended" not in whole

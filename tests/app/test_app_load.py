@@ -20,13 +20,14 @@ from ambient_solve.app.photographs.job import PreparedRequest, prepare_request
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.run import Result
 from ambient_solve.app.photographs.session import Session
+from ambient_solve.app.presets import PRESETS
 from ambient_solve.app.uploads import open_upload
 from test_app import last, tiny
 from test_app_endpoints import ask, connect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]  # seconds: its tests wait for other processes
 STATUS = Path("/proc/self/status")
-JOBS, SIDE, STEPS = 50, 64, 12
+JOBS, SIDE = 50, 64
 WARM, LAST, EVERY = 10, 50, 4
 """Memory is measured between these two jobs after every fourth, of one client, once all threads are there."""
 LEAK = 1
@@ -100,9 +101,8 @@ def test_fifty_jobs_of_ten_clients_are_answered_not_mixed_up_and_leave_nothing(s
     print(f"\n{JOBS} jobs of 10 clients: {left} objects of them left")
     prior, upload = tiny(), open_upload(picture)
     for seed in range(0, JOBS, 7):
-        request = RestoreRequest(
-            "denoise", {"sigma": 0.1}, algorithm="proximal", knobs={"steps": STEPS}, samples=1, seed=seed
-        )
+        algorithm, own = PRESETS["Fast"].chosen("denoise")
+        request = RestoreRequest("denoise", {"sigma": 0.1}, algorithm=algorithm, knobs=own, samples=1, seed=seed)
         want = np.asarray(panels.to_image(last(prepare_request(request, prior, upload)).mean))
         assert (np.asarray(Image.open(answers[seed][0])) == want).all()
         assert (np.asarray(Image.open(answers[(seed + 1) % JOBS][0])) != want).any(), "control: seeds differ"
