@@ -20,7 +20,8 @@ class LinearCode(Autoencoder):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        self.register_buffer("S", torch.linalg.qr(randn(32, 8, seed=seed, dtype=torch.float64))[0].float())
+        q, r = torch.linalg.qr(randn(32, 8, seed=seed, dtype=torch.float64))
+        self.register_buffer("S", (q * r.diagonal().sign()).float())  # the one with a positive diagonal
 
     def encode(self, x: Tensor) -> Tensor:
         return torch.einsum("pc,bphw->bchw", self.S, x)
