@@ -92,7 +92,7 @@ COMMANDS: dict[str, Callable[[], type]] = {
     **{f"testbed {name}": partial(_testbed, cls) for name, cls in TESTBED.items()},
 }
 """What makes the class of a command, by its name; only that of the command that runs is imported."""
-RAW = ("train", "em", "annotate")
+RAW = ("train", "finetune", "em", "annotate")
 """Commands that read what was typed themselves, with a configuration in YAML."""
 WITH_KNOBS = ("restore", "video", "check", "mri")
 """Commands that take the knobs of an algorithm beside their own options."""
@@ -108,6 +108,8 @@ USAGE = """usage: ambient-solve COMMAND ...
   mri       reconstruct undersampled MRI scans
   mri-train make training data of undersampled scans, and train a prior
   train     train a prior from clean, noisy or damaged data; takes a YAML file
+  finetune  train a prior that there is further, full or LoRA, on pictures of
+            your own; takes a YAML file
   em        learn a prior from damaged pictures alone, restoring and training in
             turn; takes a YAML file
   annotate  find the noise levels at which training may use damaged pictures

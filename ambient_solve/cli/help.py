@@ -41,10 +41,16 @@ EXAMPLES = {
     "testbed submit": "ambient-solve testbed submit runs/entry --name my-entry --board board",
     "testbed board": "ambient-solve testbed board board --against everything-as-clean",
     "train": "ambient-solve train --config trainers/configs/own.yaml --out runs/own",
+    "finetune": (
+        "ambient-solve finetune --config trainers/configs/finetune.yaml \\\n    --init photos --out runs/tuned"
+    ),
     "em": "ambient-solve em --config trainers/configs/em_masked.yaml \\\n    --data-root DATA --out runs/em",
     "annotate": "ambient-solve annotate --data corrupted:damaged --out table.jsonl",
     "trainers/train.py": (
         "accelerate launch trainers/train.py \\\n    --config trainers/configs/own.yaml --out runs/own"
+    ),
+    "trainers/finetune.py": (
+        "python trainers/finetune.py \\\n    --config trainers/configs/finetune.yaml --init photos --out runs/tuned"
     ),
     "trainers/em.py": (
         "python trainers/em.py --config trainers/configs/em_masked.yaml \\\n    --data-root DATA --out runs/em"

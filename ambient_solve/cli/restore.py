@@ -116,11 +116,11 @@ class Restore:
 
     def _knobs_of_the_algorithm(self, given: dict[str, Any], algorithm: str) -> dict[str, Any]:
         """Take out of `given` what the task does not have and the algorithm does, such as the width of pigdm."""
-        if algorithm == "auto":
+        own = [k.name for k in knobs(task_class(self.task))]
+        if algorithm == "auto" or set(given) <= set(own):
             return {}
         from ambient_solve.algorithms import ALGORITHMS
 
-        own = [k.name for k in knobs(task_class(self.task))]
         theirs = [k.name for k in knobs(ALGORITHMS[algorithm])] if algorithm in ALGORITHMS else []
         return {name: given.pop(name) for name in list(given) if name not in own and name in theirs}
 

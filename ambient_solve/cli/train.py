@@ -1,4 +1,4 @@
-"""`ambient-solve train`, `em` and `annotate`: the loops of `ambient_solve.training`, and the export of a run.
+"""`ambient-solve train`, `finetune`, `em` and `annotate`: loops of `ambient_solve.training`, and the export of a run.
 
 The files of `trainers/` open the same commands, for `accelerate launch`.
 """
@@ -6,8 +6,9 @@ The files of `trainers/` open the same commands, for `accelerate launch`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 import yaml
@@ -16,6 +17,9 @@ from ambient_solve.cli.help import help_page
 from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.knobs import knobs
+
+if TYPE_CHECKING:
+    from ambient_solve.training.config import Config
 
 SMALLEST = """A configuration names the data at least, and may hold every option below:
 
@@ -34,19 +38,43 @@ def train_command(argv: Sequence[str], program: str = "ambient-solve train") -> 
         program: What --help calls the command, such as `ambient-solve train`.
     """
     from ambient_solve.training import loop
+
+    _run(argv, program, f"{loop.__doc__}\n\n{SMALLEST}", lambda config: loop.train(config))
+
+
+def finetune_command(argv: Sequence[str], program: str = "ambient-solve finetune") -> None:
+    """Entry point of `finetune`: bad input is one sentence and exit code 2.
+
+    Args:
+        argv: What was typed after `program`.
+        program: What --help calls the command, such as `ambient-solve finetune`.
+    """
+    from ambient_solve.training import finetune as module
+
+    def work(config: Config) -> None:
+        from accelerate import PartialState
+
+        module.finetune(config)
+        if PartialState().is_main_process and (found := module.memory_report(config)) is not None:
+            print(found)
+
+    _run(argv, program, f"{module.__doc__}\n\n{SMALLEST}", work)
+
+
+def _run(argv: Sequence[str], program: str, about: str, work: Callable[[Config], object]) -> None:
+    """Read a configuration and do something with it."""
     from ambient_solve.training.checkpoints import Checkpoints
     from ambient_solve.training.config import check, read_config, settings_of
-    from ambient_solve.training.loop import train
 
     config = None
     try:
-        with help_page(program, f"{loop.__doc__}\n\n{SMALLEST}", config=True):
+        with help_page(program, about, config=True):
             config = read_config(list(argv), program)
         if config.dry_run:
             check(config, 1)
             print(yaml.safe_dump(settings_of(config), sort_keys=False))
             return
-        train(config)
+        work(config)
     except AmbientSolveError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -41,10 +41,14 @@ class Loader:
         batch: Samples of a batch.
         seed: Decides all draws, with the step.
         buffer: How far above its own noise a noisy sample may be used (`objectives.denoise.buffer`).
-        below: Whether the objective reaches levels under the noise of all samples by itself (`Objective.below`).
+        below: Whether levels under the noise of all samples need not be drawn: the objective reaches them by itself
+            (`Objective.below`), or the prior that training starts from knows them.
         flat: A crop with a smaller deviation, its noise taken off, is drawn once more: half of many photographs is sky.
             Of complete samples alone.
         mirror: Whether half of the samples are mirrored.
+
+    Attributes:
+        lowest: The lowest level that is drawn.
 
     Raises:
         AmbientSolveError: samples that are too small, or cannot be trained on together.
@@ -91,7 +95,6 @@ class Loader:
         self._admission = Admission(*map(np.array, columns), share, buffer)
         low, high = self._admission.gap()
         if below and low < levels.sigma_min:
-            # The objective reaches the levels under the noise of all samples by itself: they need not be drawn.
             levels = replace(levels, sigma_min=max(levels.sigma_min, high * (1 + 1e-6)))
         elif max(low, levels.sigma_min) <= min(high, levels.sigma_max):
             mask_channels = max((s.mask.shape[0] for s in samples if s.mask is not None and s.signs is None), default=0)
@@ -104,7 +107,7 @@ class Loader:
                 f"damaged. {choice}"
             )
         self._samples, self._levels, self._crop, self.batch, self._seed = samples, levels, crop, batch, seed
-        self._flat, self._mirror = flat, mirror
+        self._flat, self._mirror, self.lowest = flat, mirror, levels.sigma_min
         self._channels = max((s.mask.shape[0] for s in samples if s.mask is not None), default=0)
 
     def __call__(self, step: int, rows: slice = slice(None)) -> tuple[Batch, Streams]:

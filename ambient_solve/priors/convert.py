@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.adm import Adm, read_size
 from ambient_solve.priors.autoencoder import mismatch
+from ambient_solve.priors.conditioning import NONE, read_conditioning
 from ambient_solve.priors.denoiser import DenoiserPrior
 from ambient_solve.priors.network import CARD, WEIGHTS
 from ambient_solve.priors.network_config import CONFIG
@@ -76,7 +77,8 @@ def _adm(shapes: Shapes, settings: Mapping[str, Any]) -> tuple[nn.Module, Callab
     size = read_size(shapes, head)
     with torch.device("meta"):
         network = Adm(size)
-    return network, lambda filled: PipelinePrior(AdmNetwork(cast("Adm", filled)), scheduler)
+    shown = settings.get("conditioning", NONE)
+    return network, lambda filled: PipelinePrior(AdmNetwork(cast("Adm", filled)), scheduler, shown)
 
 
 def _deepinv(shapes: Shapes, settings: Mapping[str, Any]) -> tuple[nn.Module, Callable[[nn.Module], Converted]]:
@@ -249,7 +251,28 @@ def load_converted(folder: Path) -> Converted:
             state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise AmbientSolveError(f"{path} is not a readable safetensors file ({first_line(error)}).") from None
-    return filled(state, read_json(folder / CONFIG), path)
+    return filled(state, {**read_json(folder / CONFIG), "conditioning": read_conditioning(folder)}, path)
+
+
+def save_converted(
+    prior: PipelinePrior, settings: Mapping[str, Any], folder: Path, card: str, dtype: torch.dtype
+) -> None:
+    """Write a prior of a converted checkpoint, trained further, as `convert` wrote it.
+
+    Args:
+        prior: With an `AdmNetwork`.
+        settings: What config.json held.
+        folder: Where to; made where it is missing.
+        card: Text of the model card.
+        dtype: Type of the stored weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = prior.network.network.state_dict()
+    save_tensors({name: t.to(dtype).contiguous().cpu() for name, t in weights.items()}, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)
+    (folder / CONFIG).write_text(json.dumps(dict(settings), indent=2) + "\n")
+    prior.conditioning.write(folder)
+    (folder / CARD).write_text(card)
 
 
 def _card(path: Path, kind: str, state: Mapping[str, Tensor]) -> str:

@@ -40,6 +40,11 @@ class Embedded:
     def __len__(self) -> int:
         return len(next(t for t in (self.tokens, self.pooled, self.labels) if t is not None))
 
+    def rows(self, count: int) -> Embedded:
+        """One row, `count` times."""
+        made = {k: None if t is None else t.expand(count, *t.shape[1:]) for k, t in vars(self).items()}
+        return Embedded(**made)
+
 
 def _unet(network: Any, x: Tensor, t: Tensor, c: Embedded, factor: int) -> Tensor:
     extra = {}

@@ -10,6 +10,7 @@ import torch
 from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
+from ambient_solve.priors.conditioning import CONDITIONING, NONE
 from ambient_solve.priors.convert import is_converted, load_converted
 from ambient_solve.priors.denoiser import DenoiserPrior
 from ambient_solve.priors.field import Field, FieldPrior
@@ -24,6 +25,7 @@ EMBEDDED = Path(__file__).parent / "weights"
 """Folder of the embedded priors."""
 PIPELINE = (
     INDEX,
+    CONDITIONING,
     "unet/*.safetensors",
     "unet/*.json",
     "scheduler/*.json",
@@ -106,9 +108,9 @@ def load_prior(
     if is_latent_pipeline(folder):
         return load_latent_pipeline(folder).to(device)
     if is_pipeline(folder):
-        return PipelinePrior.load(folder).to(device)
+        return _of_masks(PipelinePrior.load(folder).to(device))
     if is_converted(folder):
-        return load_converted(folder).to(device)
+        return _of_masks(load_converted(folder).to(device))
     if is_latent(folder):
         return LatentPrior.load(folder, precision).to(device)
     network = NetworkPrior.load(folder, precision).to(device)
@@ -125,6 +127,14 @@ def load_prior(
     if keep_probability is None:
         return network
     return AmbientPrior(network, keep_probability, mask_channels=mask_channels).eval()
+
+
+def _of_masks(prior: PipelinePrior | DenoiserPrior) -> PipelinePrior | DenoiserPrior | AmbientPrior:
+    """A network of others, as a mask-conditioned prior where fine-tuning has made it one."""
+    shown = prior.conditioning if isinstance(prior, PipelinePrior) else NONE
+    if shown.keep_probability is None:
+        return prior
+    return AmbientPrior(prior, shown.keep_probability, mask_channels=shown.mask_channels).eval()
 
 
 def _is_hub_id(text: str) -> bool:

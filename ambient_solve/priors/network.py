@@ -159,7 +159,11 @@ class NetworkPrior(Prior):
 
     @property
     def _frozen(self) -> bool:
-        return not self._weights[0].requires_grad and not self.training
+        return not self.training and not any(w.requires_grad for w in self._weights)
+
+    def take_notice(self) -> None:
+        """Take notice of layers that were put into the network."""
+        self._weights = tuple(self.network.parameters())
 
     def _state(self, *more: Any) -> tuple[Any, ...]:
         """Changes with the weights, which count how often they were written to."""

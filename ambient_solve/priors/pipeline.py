@@ -15,6 +15,7 @@ from torch import Tensor
 from ambient_solve.errors import AmbientSolveError, reason
 from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
+from ambient_solve.priors.conditioning import NONE, Conditioning, read_conditioning, shown_part
 from ambient_solve.priors.finite import require_finite
 from ambient_solve.priors.foreign import INDEX, Layout, check_unet, checked_scheduler
 from ambient_solve.priors.network import pad_to
@@ -35,6 +36,7 @@ class PipelinePrior(Prior):
     Args:
         unet: A diffusers `UNet2DModel`. Channels that predict a variance, as many as the picture has, are not used.
         scheduler: The scheduler's configuration (`scheduler.config`): noise schedule and what the network predicts.
+        conditioning: The channels that fine-tuning has widened its input by, `cond` of `denoise`.
 
     Raises:
         AmbientSolveError: an unknown scheduler or prediction, channels that are no denoiser's, or a condition other
@@ -47,11 +49,11 @@ class PipelinePrior(Prior):
     _log_levels: Tensor
     _times: Tensor | None
 
-    def __init__(self, unet: Any, scheduler: Mapping[str, Any]) -> None:
+    def __init__(self, unet: Any, scheduler: Mapping[str, Any], conditioning: Conditioning = NONE) -> None:
         super().__init__()
-        self.rule = parameterization(scheduler)
+        self.rule, self.conditioning = parameterization(scheduler), conditioning
         self.network, self.scheduler, self.prediction = unet, dict(scheduler), self.rule.prediction
-        channels = unet.config.in_channels
+        channels = unet.config.in_channels - conditioning.mask_channels
         _check_channels(channels, getattr(unet.config, "out_channels", channels))
         self.classes = _classes(unet.config)
         self.stride = 2 ** (len(getattr(unet.config, "block_out_channels", (0,))) - 1)
@@ -68,19 +70,40 @@ class PipelinePrior(Prior):
         return self.rule.affine
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
-        """See `Prior.denoise`. `cond` is the class, a whole number or (B,), where the network knows classes."""
-        labels = self._labels(cond, z)
+        """See `Prior.denoise`.
+
+        `cond` is the class, a whole number or (B,), where the network knows classes; where its input was widened, what
+        it is shown beside z, (B, mask_channels, H, W).
+        """
+        shown = self._shown(cond)
+        labels = self._labels(cond if shown is None else None, z)
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=z.device).expand(len(z))
         s = sigma[:, None, None, None]
         x = self.rule.state(z, s)
         height, width = z.shape[-2:]
+        u = x if shown is None else torch.cat([x, shown.to(x)], 1)
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self.half):
-            out = self.network(pad_to(x, self.stride), self._time(sigma), return_dict=False, **labels)[0]
-        return self.rule.denoised(z, s, x, out[:, : z.shape[1], :height, :width].float())
+            out = self.network(pad_to(u, self.stride), self._time(sigma), return_dict=False, **labels)[0]
+        out = out[:, : z.shape[1], :height, :width].float()
+        z0 = self.rule.denoised(z, s, x, out)
+        if shown is None or self.conditioning.keep_probability is None:
+            return z0
+        return shown_part(z0, out if self.prediction == "sample" else self.sigma_data * out, shown.to(z0))
 
     def _time(self, sigma: Tensor) -> Tensor:
         """The network's time of level `sigma`, (B,)."""
         return self.rule.time(sigma) if self._times is None else interpolated(self._log_levels, self._times, sigma)
+
+    def _shown(self, cond: Any) -> Tensor | None:
+        """What the network is shown beside its input, checked; None where its input was not widened."""
+        channels = self.conditioning.mask_channels
+        given = cond.shape[1] if isinstance(cond, Tensor) and cond.ndim == 4 else 0
+        if channels and given != channels:
+            raise AmbientSolveError(
+                f"This network is shown {channels} mask_channels beside the picture, not {given}: wrap it in "
+                "AmbientPrior, or pass them as cond=..."
+            )
+        return cond if channels else None
 
     def _labels(self, cond: Any, z: Tensor) -> dict[str, Tensor]:
         """The classes, as the network takes them, checked."""
@@ -118,6 +141,7 @@ class PipelinePrior(Prior):
             "scheduler": ["diffusers", self.scheduler["_class_name"]],
         }
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        self.conditioning.write(folder)
         if card:
             (folder / CARD).write_text(card)
 
@@ -153,7 +177,7 @@ class PipelinePrior(Prior):
                 f"{folder} cannot be read ({reason(error)}); expected safetensors and JSON."
             ) from None
         require_finite(unet, folder)
-        return cls(unet, scheduler).eval().requires_grad_(False)
+        return cls(unet, scheduler, read_conditioning(folder)).eval().requires_grad_(False)
 
 
 def _check_channels(taken: int, given: int) -> None:

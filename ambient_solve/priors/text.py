@@ -119,6 +119,14 @@ class GuidedPrior(WrappedPrior):
         rows = len(cond) if isinstance(cond, (list, tuple)) or (isinstance(cond, Tensor) and cond.ndim) else 1
         return 2 if self._guided(self.reader.read(cond, rows)) else 1
 
+    def condition(self, cond: Any) -> Embedded:
+        """What the network inside is conditioned on at the highest level, one row, without guidance.
+
+        Args:
+            cond: Words or a class, for one picture.
+        """
+        return self.reader.embed(self.reader.read(cond, 1), False, self.sigma_max)
+
     def _guided(self, given: Sequence[Given]) -> bool:
         return not self._as_input and any(g.guidance != 1 for g in given)
 

@@ -8,26 +8,18 @@ features, and the distance is no FID.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ambient_solve.data.seeds import generator
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.priors.load import load_prior
+from ambient_solve.evaluate.features import NETWORK, middle_features
 
-NETWORK = "photos"
-"""The embedded prior whose features are taken."""
 FEATURES = f"{NETWORK}-middle-16"
 """What records call the features."""
 AXES = 16
 """Numbers that picture_features a picture."""
-LEVEL = 0.1
-"""Noise level that the network is told, in units of z; no noise is added."""
-BATCH = 64
-"""Pictures at once."""
 
 
-@torch.no_grad()
 def picture_features(pictures: Tensor, device: str = "cpu") -> np.ndarray:
     """Describe pictures.
 
@@ -38,18 +30,7 @@ def picture_features(pictures: Tensor, device: str = "cpu") -> np.ndarray:
     Returns:
         (N, AXES) float64.
     """
-    prior = load_prior(NETWORK, device=device)
-    prior.set_precision("float32")
-    found: list[Tensor] = []
-    hook = prior.network.middle.register_forward_hook(
-        lambda _m, _i, out: found.append(out.float().mean((-2, -1)).cpu())
-    )
-    try:
-        for part in pictures.expand(-1, 3, -1, -1).split(BATCH):
-            prior.denoise(part.to(device), LEVEL)
-    finally:
-        hook.remove()
-    features = torch.cat(found).double().numpy()
+    features = middle_features(pictures, device).double().numpy()
     axes, _ = np.linalg.qr(generator(12).standard_normal((features.shape[1], AXES)))
     return features @ axes
 

@@ -32,6 +32,14 @@ ADDED = {
     "noise": {"kind": "white", "length": 0.64, "features": 500},
     "process": {"kind": "additive", "family": "blur", "strongest": 16.0, "curve": 2.0},
     "stages": [],
+    "tuning": {
+        "kind": "full",
+        "rank": 8,
+        "layers": "auto",
+        "checkpointing": False,
+        "eight_bit": False,
+        "cond": "",
+    },
 }
 """Settings that runs of before did not have, with what they did."""
 NAMED = 4
@@ -78,8 +86,9 @@ class Checkpoints:
             sums: What `Statistics` has summed up since its last row.
         """
         state = optimizer.state_dict()["state"]
-        moments = {f"{i}.{k}": v for i, s in state.items() for k, v in s.items()}
-        stored = {"model": stored_form(model.state_dict()), "ema": stored_form(ema), "optimizer": stored_form(moments)}
+        # An 8-bit optimizer counts its steps by a plain number, and keeps its moments in a mapping of their own.
+        moments = {f"{i}.{k}": torch.as_tensor(v) for i, s in state.items() for k, v in _flat(s).items()}
+        stored = {"model": stored_form(learned(model)), "ema": stored_form(ema), "optimizer": stored_form(moments)}
         if not self.main:
             return
         part = self.out / "checkpoint.part"
@@ -156,7 +165,7 @@ def _read(
     record = json.loads((folder / "state.json").read_text())
     step, seconds = record["step"], record["seconds"]
     with torch.no_grad():
-        for own, name in ((model.state_dict(), "model"), (ema, "ema")):
+        for own, name in ((learned(model), "model"), (ema, "ema")):
             found = load_file(folder / f"{name}.safetensors")
             for key, tensor in own.items():
                 tensor.copy_(like(found[key], tensor))
@@ -164,15 +173,47 @@ def _read(
     for name, tensor in load_file(folder / "optimizer.safetensors").items():
         i, key = name.split(".", 1)
         entry = state.setdefault(int(i), {})
+        if "/" in key:
+            outer, key = key.split("/")
+            entry = entry.setdefault(outer, {})
         whole = tensor.shape == parameters[int(i)].shape
         entry[key] = like(tensor, parameters[int(i)]) if whole else tensor
+        entry[key] = int(tensor) if tensor.ndim == 0 and not tensor.is_floating_point() else entry[key]
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     # In the parameter's memory layout, as Adam makes its moments: a resumed step then runs the same kernels.
     for parameter, moments in optimizer.state.items():
         for key, value in moments.items():
-            if value.shape == parameter.shape:
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
                 moments[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return step, seconds
+
+
+def _flat(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of one parameter; what stands in a mapping in it by OUTER/INNER, copied, as parameters share tables."""
+    inner = [(k, own) for k, own in state.items() if isinstance(own, dict)]
+    nested = {f"{k}/{name}": torch.as_tensor(v).clone() for k, own in inner for name, v in own.items()}
+    return {k: v for k, v in state.items() if not isinstance(v, dict)} | nested
+
+
+def learned(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that a run changes, by name: those of `model` that ask for a gradient."""
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in names}
+
+
+def put(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put weights into a model, in place.
+
+    Args:
+        model: The model.
+        weights: Those that it learns, all of them, by name.
+
+    Raises:
+        KeyError: they are others.
+    """
+    if other := weights.keys() ^ learned(model).keys():
+        raise KeyError(f"{sorted(other)[0]} is in the model or in the weights alone")
+    model.load_state_dict(weights, strict=False)
 
 
 def stored_form(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ CORRUPTED = "corrupted:"
 """Before a folder of damaged pictures, as `write_corrupted` writes them."""
 
 
-def pictures_of(data: str, size: int, sigma: float = 0.0, limit: int = 0) -> list[Sample]:
+def concept_samples(data: str, size: int, sigma: float = 0.0, limit: int = 0) -> list[Sample]:
     """The pictures of a concept, square and of one size.
 
     Args:
@@ -90,7 +90,7 @@ def latents_of(prior: LatentPrior, samples: Sequence[Sample], seed: int = 0) -> 
 
     Args:
         prior: Whose autoencoder encodes.
-        samples: As `pictures_of` returns them.
+        samples: As `concept_samples` returns them.
         seed: Of the noise by which levels are found.
 
     Returns:

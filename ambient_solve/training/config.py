@@ -114,6 +114,24 @@ class DiffusionNoise:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """Which weights learn, and what that may cost."""
+
+    kind: Literal["full", "lora"] = "full"
+    """full: all weights. lora: matrices of low rank beside those of `init`, which stay (arXiv 2106.09685)."""
+    rank: int = 8
+    """Rank of these matrices."""
+    layers: Literal["auto", "attention", "all"] = "auto"
+    """Where they go: into the projections of attention, or into all layers; auto: attention where there is any."""
+    checkpointing: bool = False
+    """Compute what the blocks of the network hold once more in the backward pass: less memory, a third more time."""
+    eight_bit: bool = False
+    """Moments of the optimizer in 8 bits (bitsandbytes): a quarter of the memory."""
+    cond: str = ""
+    """What a network of words or classes is conditioned on throughout: a prompt, or the number of a class."""
+
+
+@dataclass(frozen=True)
 class Config:
     """All of a training run."""
 
@@ -134,6 +152,7 @@ class Config:
     """A sentence for the model card: what these weights must not be measured on, say."""
     init: str = ""
     """Start from this prior: a folder, an embedded name, a hub id, or the folder of a diffusers pipeline."""
+    tuning: Tuning = field(default_factory=Tuning)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     objective: Objective = field(default_factory=Denoise)
     process: ProcessConfig = field(default_factory=ProcessConfig)
@@ -365,6 +384,11 @@ def check(config: Config, processes: int) -> None:
     if planned is not None and config.init:
         raise AmbientSolveError(
             "A soft process starts from no other prior, whose levels mean something else: leave init out."
+        )
+    if config.tuning.rank < 1 or (config.tuning.kind == "lora" and not config.init):
+        raise AmbientSolveError(
+            f"tuning: kind = {config.tuning.kind}, rank = {config.tuning.rank}: LoRA is added to the weights of a "
+            "prior that --init names, with a rank of 1 or more."
         )
     law_of(config)
     if config.noise.kind == "field" and type(config.objective) is not Denoise:

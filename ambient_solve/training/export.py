@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.training.card import denoising_psnr, model_card
-from ambient_solve.training.checkpoints import Checkpoints
+from ambient_solve.training.checkpoints import Checkpoints, put
 from ambient_solve.training.config import Config, settings_of
 from ambient_solve.training.holding import about_held_out, share_held_out
+from ambient_solve.training.lora import ADAPTER, merge_lora, save_adapter
 from ambient_solve.training.process import fitted_process
 from ambient_solve.training.report import lengths
 from ambient_solve.training.sources import Data, damaged_before
@@ -65,7 +66,10 @@ def write_prior(
     """
     soft = fitted_process(config, data.samples)
     prior = starting_prior(config, data.keep_probability(config.objective), torch.device("cpu"), soft=soft)
-    prior.load_state_dict(averages)
+    put(prior, averages)
+    if config.tuning.kind == "lora":
+        save_adapter(prior.network, Path(config.out) / ADAPTER)
+        merge_lora(prior.network)
     prior.eval().requires_grad_(False)
     metrics = {} if config.objective.mask_channels else denoising_psnr(prior, data.held_out, config.crop, config)
     folder = Path(config.out) / "prior"

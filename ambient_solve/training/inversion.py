@@ -47,7 +47,7 @@ from ambient_solve.priors.text import Prompt
 from ambient_solve.priors.text_encoders import encoders_of
 from ambient_solve.saving import replace_text
 from ambient_solve.training.checkpoints import Checkpoints, refuse_another_run, remember
-from ambient_solve.training.concept_pictures import admissible, latents_of, pictures_of
+from ambient_solve.training.concept_pictures import admissible, concept_samples, latents_of
 from ambient_solve.training.locks import only_run_in
 from ambient_solve.training.stopping import Stopping
 
@@ -245,7 +245,7 @@ def invert(
         side = size or own_side(prior)
         if side is None:
             raise AmbientSolveError("The network does not say the size of its pictures: give size=512, or --size 512.")
-        latents = latents_of(prior, pictures_of(data, side, sigma, limit), settings.seed)
+        latents = latents_of(prior, concept_samples(data, side, sigma, limit), settings.seed)
         for encoder, _ in encoders_of(words_of(prior).plain).values():
             encoder.to(place).requires_grad_(False).eval()
         concept.to(place).requires_grad_(True)

@@ -28,6 +28,7 @@ from ambient_solve.training.checkpoints import (
     Checkpoints,
     Statistics,
     agree_on,
+    learned,
     refuse_another_run,
     remember,
     stored_form,
@@ -40,9 +41,10 @@ from ambient_solve.training.holding import share_held_out
 from ambient_solve.training.inventory import refuse_other_data, remember_data
 from ambient_solve.training.launch import missing_processes
 from ambient_solve.training.locks import only_run_among
+from ambient_solve.training.optimizer import made_optimizer
 from ambient_solve.training.process import fitted_process
 from ambient_solve.training.progress import Shown, denoised_picture, write_progress
-from ambient_solve.training.report import PROGRESS, about_data, about_files, about_start, remember_length
+from ambient_solve.training.report import PROGRESS, about_data, about_files, about_levels, about_start, remember_length
 from ambient_solve.training.schedule import learning_rate, steps_of, validates
 from ambient_solve.training.sources import read_data, refuse_noisy, refuse_unsuited
 from ambient_solve.training.stages import current_stage, past_validations
@@ -105,16 +107,15 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
             buffer=buffer(config.s_max),
             batch=config.batch,
             seed=config.seed,
-            below=config.objective.below,
+            below=config.objective.below or bool(config.init),
             flat=config.flat,
             mirror=config.mirror,
         )
         for stage in range(int(data.stage.max(initial=0)) + 1)
     ]
-    fused = accelerator.device.type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW(prior.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=fused)
+    optimizer = made_optimizer(prior, config.lr, config.tuning.eight_bit, accelerator.device)
     model, optimizer = accelerator.prepare(prior, optimizer)
-    ema = {k: v.detach().clone() for k, v in prior.state_dict().items()}
+    ema = {k: v.detach().clone() for k, v in learned(prior).items()}
     checkpoints = Checkpoints(out, main)
     first, seconds = checkpoints.load(prior, ema, optimizer)
     agree_on(first, accelerator)
@@ -126,6 +127,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
         accelerator.init_trackers("ambient_solve")
     said = [about_data(config, data), about_arithmetic(config.precision, accelerator.device)]
     said += [missing_processes(os.environ, accelerator.num_processes)]
+    said += [about_levels(config, min(loader.lowest for loader in loaders), prior.sigma_min)]
     said += [about_files(config, [t.name for t in accelerator.trackers]), about_start(config, first, shorter)]
     accelerator.print(*filter(None, said), sep="\n", file=sys.stderr)
 
@@ -158,7 +160,7 @@ def _train(config: Config, accelerator: Accelerator) -> Path:
                         optimizer.zero_grad()
                     statistics.add(batch.sigma, losses.detach())
                 keep = config.ema.keep(step, config.batch)
-                torch._foreach_lerp_(list(ema.values()), [v.detach() for v in prior.state_dict().values()], 1 - keep)
+                torch._foreach_lerp_(list(ema.values()), [v.detach() for v in learned(prior).values()], 1 - keep)
                 bar.update(config.batch)
                 done, last = step + 1, step + 1 == steps
                 if done % config.stats_every == 0 or last:

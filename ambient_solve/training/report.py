@@ -70,6 +70,25 @@ def about_files(config: Config, trackers: Sequence[str]) -> str:
     return "\n".join([f"In {out}:", *(f"  {name:<17} {what}" for name, what in rows)])
 
 
+def about_levels(config: Config, lowest: float, least: float) -> str:
+    """What becomes of the levels at which a run that starts from a prior may use no picture.
+
+    Args:
+        config: Of the run.
+        lowest: The lowest level that is drawn.
+        least: The lowest level of the prior.
+
+    Returns:
+        A sentence; empty where all levels are learned.
+    """
+    if not config.init or config.objective.below or lowest <= least:
+        return ""
+    return (
+        f"No picture may be used below sigma = {lowest:.3g}: nothing is learned of these levels, which may suffer "
+        "from what is learned above; objective: {kind: consistency} learns them too."
+    )
+
+
 def about_start(config: Config, first: int, before: int | None) -> str:
     """Where a run that is not new goes on, and whether its schedule bears that it is longer than it was.
 

@@ -77,7 +77,7 @@ def read_data(config: Config, main: bool) -> Data:
         AmbientSolveError: a source that cannot be read, or that the objective cannot learn from.
     """
     notes: list[str] = []
-    pictures = [_pictures(source, config, notes) for source in config.sources]
+    pictures = [pictures_of(source, config, notes) for source in config.sources]
     stored = [_stored(source, config, notes) for source in config.sources]
     config, pictures, stored, apart = set_apart(config, pictures, stored, notes)
     samples, share, inventories, stage = [], [], [], []
@@ -171,8 +171,20 @@ def _split(source: Source) -> tuple[str, str]:
     return kind, rest
 
 
-def _pictures(source: Source, config: Config, notes: list[str]) -> list[Picture]:
-    """The clean pictures of a source, those that are held out last; none of data that are damaged already."""
+def pictures_of(source: Source, config: Config, notes: list[str]) -> list[Picture]:
+    """The clean pictures of a source, those that are held out last; none of data that are damaged already.
+
+    Args:
+        source: The source.
+        config: Of the run.
+        notes: Gets sentences on what was read.
+
+    Returns:
+        (name, uint8 (C, H, W)).
+
+    Raises:
+        AmbientSolveError: it cannot be read, or has too few pictures.
+    """
     kind, rest = _split(source)
     if kind == "corrupted":
         return []

@@ -128,7 +128,7 @@ def sample_sheet(prior: Prior, config: Config, path: Path, accelerator: Accelera
     Returns:
         The samples, (SAMPLES, C, crop, crop) in [0, 1]; None where none can be drawn or shown.
     """
-    keep_probability = prior.config.keep_probability if hasattr(prior, "config") else None
+    keep_probability = getattr(getattr(prior, "config", None), "keep_probability", None)
     if config.network.channels not in (1, 3) or (config.objective.mask_channels and keep_probability is None):
         return None
     prior = (

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.objectives.kspace import KSpace
-from ambient_solve.priors.foreign import is_pipeline
 from ambient_solve.priors.load import prior_folder
 from ambient_solve.priors.network import NetworkPrior, multiplies_bfloat16
 from ambient_solve.priors.pipeline import PipelinePrior
 from ambient_solve.process import SoftSettings
+from ambient_solve.training.checkpoints import learned, put
 from ambient_solve.training.config import Config
+from ambient_solve.training.foreign import BLOCKS, InTraining, foreign_prior, input_layer, is_foreign
 from ambient_solve.training.growth import deepened
+from ambient_solve.training.lora import add_lora, add_recomputing
 
 SAME = "channels widths unshuffle groups embedding sigma_data scale offset".split()
 """Settings of the network that weights to start from must share."""
@@ -29,7 +31,7 @@ def starting_prior(
     device: torch.device,
     sharded: bool = False,
     soft: SoftSettings | None = None,
-) -> NetworkPrior | PipelinePrior:
+) -> NetworkPrior | PipelinePrior | InTraining:
     """The prior to train, with the mask channels of the objective; from `config.init` where given.
 
     Args:
@@ -40,25 +42,36 @@ def starting_prior(
         soft: Its forward process, where that is no additive noise.
 
     Returns:
-        The prior, on `device`.
+        The prior, on `device`; what of it learns asks for a gradient.
 
     Raises:
         AmbientSolveError: the prior to start from does not fit the settings.
     """
-    mask_channels = config.objective.mask_channels
     folder = prior_folder(config.init) if config.init else None
-    if folder is not None and is_pipeline(folder):
-        if mask_channels:
-            raise AmbientSolveError(
-                f"init: {config.init} is a diffusers pipeline and cannot be shown {mask_channels} mask channels."
-            )
-        prior = PipelinePrior.load(folder)
-        if prior.shape[0] != config.network.channels:
-            raise AmbientSolveError(
-                f"init: {config.init} has {prior.shape[0]} channels, network.channels says otherwise."
-            )
-        prior.half = arithmetic(config.precision, device) == "bfloat16"
-        return prior.to(device).train().requires_grad_(True)
+    foreign = folder is not None and is_foreign(folder)
+    prior = _foreign(config, keep_probability, device) if foreign else _own(config, keep_probability, device, soft)
+    network = prior.network
+    if config.tuning.kind == "lora":
+        whole = (input_layer(network),) if config.objective.mask_channels else ()
+        add_lora(network, config.tuning.rank, config.tuning.layers, whole)
+    else:
+        network.requires_grad_(True)
+    if config.tuning.checkpointing:
+        add_recomputing(network, BLOCKS)
+    if isinstance(prior, NetworkPrior):
+        prior.take_notice()
+        prior.channels_last = not sharded
+        prior.to(device).match_layout(device)
+    return prior.to(device).train()
+
+
+def _own(
+    config: Config, keep_probability: float | None, device: torch.device, soft: SoftSettings | None
+) -> NetworkPrior:
+    """A network of the settings; with the weights of `config.init` where given."""
+    if config.tuning.cond:
+        raise AmbientSolveError(f"tuning: cond = {config.tuning.cond!r}: our own networks have none, leave cond out.")
+    mask_channels = config.objective.mask_channels
     missing = config.objective.missing if isinstance(config.objective, KSpace) else 0.0
     wanted = dataclasses.replace(
         config.network,
@@ -71,11 +84,21 @@ def starting_prior(
         prior = NetworkPrior(wanted, arithmetic(config.precision, device), soft)
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
         raise AmbientSolveError(f"network: {error}.") from None
-    if folder is not None:
-        _start_from(prior, NetworkPrior.load(folder), config.init)
-    prior.channels_last = not sharded
-    prior.to(device).match_layout(device)
-    return prior.train()
+    if config.init:
+        _start_from(prior, NetworkPrior.load(prior_folder(config.init)), config.init)
+    return prior
+
+
+def _foreign(config: Config, keep_probability: float | None, device: torch.device) -> PipelinePrior | InTraining:
+    """The prior of others that `config.init` names."""
+    folder = prior_folder(config.init)
+    prior = foreign_prior(folder, config.objective, keep_probability, config.tuning.cond)
+    if prior.shape[0] != config.network.channels:
+        raise AmbientSolveError(f"init: {config.init} has {prior.shape[0]} channels, network.channels says otherwise.")
+    inner = prior.inner if isinstance(prior, InTraining) else prior
+    if isinstance(inner, PipelinePrior):
+        inner.half = arithmetic(config.precision, device) == "bfloat16"
+    return prior
 
 
 def arithmetic(precision: str, device: torch.device) -> str:
@@ -146,12 +169,12 @@ def averaged(prior: nn.Module, ema: dict[str, Tensor]) -> Iterator[None]:
         prior: The network in training.
         ema: Its averaged weights by name.
     """
-    own = {k: v.detach().clone() for k, v in prior.state_dict().items()}
-    prior.load_state_dict(ema)
+    own = {k: v.detach().clone() for k, v in learned(prior).items()}
+    put(prior, ema)
     prior.eval()
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
-        prior.load_state_dict(own)
+        put(prior, own)
         prior.train()

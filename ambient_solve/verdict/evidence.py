@@ -181,7 +181,7 @@ def responses_to_impulse(likelihood: Likelihood) -> Tensor | None:
     (height, width), size = likelihood.image_shape[-2:], likelihood.y.shape[2:]
     if not likelihood.linear or len(size) != 2 or not bool(likelihood.seen.all()):
         return None
-    if size[0] > height or size[1] > width or 2 * size[0] <= height or 2 * size[1] <= width:
+    if min(height, width) < 3 or size[0] > height or size[1] > width or 2 * size[0] <= height or 2 * size[1] <= width:
         return None
     seen = []
     for shift in (0, 1):

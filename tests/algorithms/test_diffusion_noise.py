@@ -26,6 +26,7 @@ WHITE = {
     "DAPS._langevin": "Langevin noise of a draw around an estimate, not of the forward process",
     "FPS.iterate": "noise of the measurement",
     "MMPS._guide": "probe of the Jacobian",
+    "MMPS._denoised": "probe of the Jacobian, and a draw around an estimate, of priors with white noise alone",
 }
 """The functions of algorithms, of the solver and of `generate` that may draw white noise, and what of."""
 OF_THE_LIKELIHOOD = ("Likelihood.draw", "Likelihood.fluctuation", "Likelihood._draw_counted")

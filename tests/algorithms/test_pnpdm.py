@@ -145,7 +145,7 @@ def test_a_distance_outside_the_levels_of_the_prior_is_refused(settings):
 def test_it_takes_linear_operators_only():
     likelihood, _ = problem("mask")
     PnPDM().check(likelihood)
-    likelihood.linear = False
+    likelihood.operator_linear = False
     with pytest.raises(AmbientSolveError, match="pnpdm needs a linear operator"):
         PnPDM().check(likelihood)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ambient_solve.app import panels
+from ambient_solve.app import panels, presets
 from ambient_solve.app.photographs.job import prepare_request
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.uploads import open_upload
@@ -43,13 +43,9 @@ def test_the_endpoint_gives_what_the_solver_gives(server, picture):
 
     client = connect(server)
     path, record = ask(client, picture, 7).result()
-    want = last(
-        prepare_request(
-            RestoreRequest("denoise", {"sigma": 0.1}, algorithm="proximal", knobs={"steps": 12}, samples=1, seed=7),
-            tiny(),
-            open_upload(picture),
-        )
-    )
+    algorithm, settings = presets.PRESETS["Fast"].chosen("denoise")
+    request = RestoreRequest("denoise", {"sigma": 0.1}, algorithm=algorithm, knobs=settings, samples=1, seed=7)
+    want = last(prepare_request(request, tiny(), open_upload(picture)))
     assert (np.asarray(Image.open(path)) == np.asarray(panels.to_image(want.mean))).all()
     assert record["misfit"] == pytest.approx(want.misfit) and record["seed"] == 7
     assert read_png(path).seed == 7

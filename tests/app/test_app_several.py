@@ -35,9 +35,9 @@ def old(tmp_path):
 
 
 def test_damages_are_joined_in_one_order_and_separated_again():
-    assert controls.joined("jpeg", ["denoise", "inpaint"]) == "inpaint+denoise+jpeg"
-    assert controls.joined("denoise", []) == "denoise"
-    assert controls.joined("old-photograph", ["denoise"]) == "old-photograph", "it stands alone"
+    assert controls.joined_tasks("jpeg", ["denoise", "inpaint"]) == "inpaint+denoise+jpeg"
+    assert controls.joined_tasks("denoise", []) == "denoise"
+    assert controls.joined_tasks("old-photograph", ["denoise"]) == "old-photograph", "it stands alone"
     assert controls.separated("inpaint+denoise+jpeg") == ("inpaint", ["denoise", "jpeg"])
     assert controls.task_words("inpaint+jpeg") == "parts are missing + JPEG blocks"
 

@@ -109,6 +109,7 @@ def test_a_picture_that_is_zoomed_is_moved_and_comes_back_whole(visit, picture):
     assert scale(visit) > 2.5 * whole, "the picture fills the screen"
     visit.keyboard.press("Escape")
     visit.wait_for_function("() => document.querySelector('#editor .painter').getBoundingClientRect().width < 600")
+    visit.wait_for_timeout(500)  # it is laid out anew
     assert scale(visit) == pytest.approx(whole)
 
 

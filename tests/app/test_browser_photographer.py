@@ -65,6 +65,7 @@ def test_a_restored_picture_leads_back_to_its_original(visit, soft, tmp_path):
     kept = tmp_path / "soft-restored.png"
     download.value.save_as(kept)
     put_in(visit, kept)
+    visit.wait_for_function("() => document.querySelectorAll('#again').length === 1")  # two while it is laid out
     assert "soft-restored.png is a restoration of soft.png" in visit.locator("#again").inner_text()
     shot(visit, "put-back")
     visit.click("#run")

@@ -21,7 +21,7 @@ from ambient_solve.objectives import OBJECTIVES
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (*dispatch.COMMANDS, *dispatch.RAW)
-DOORS = ("train", "em", "annotate", "export")
+DOORS = ("train", "finetune", "em", "annotate", "export")
 PAGES = [f"ambient-solve {name}" for name in COMMANDS] + [f"python trainers/{name}.py" for name in DOORS]
 WIDTH = 80
 

@@ -207,3 +207,29 @@ def test_an_untrusted_configuration_is_refused(tmp_path, settings):
     convert(tmp_path / "net.pt", "guided-diffusion", tmp_path / "p", head_channels=4)
     (tmp_path / "p" / "config.json").write_text(json.dumps(settings))
     refused(lambda: load_prior(tmp_path / "p"), list(settings)[1])
+
+
+def test_a_converted_folder_whose_parts_do_not_fit_is_refused(tmp_path):
+    torch.save(checkpoint(), tmp_path / "net.pt")
+    folder = tmp_path / "p"
+    convert(tmp_path / "net.pt", "guided-diffusion", folder, head_channels=4)
+    weights, settings = folder / "model.safetensors", (folder / "config.json").read_text()
+    state, whole = checkpoint(), weights.read_bytes()
+    for changed, words in (
+        ({k: v for k, v in state.items() if k != "out.0.bias"}, "1 tensors are missing, such as out.0.bias"),
+        ({**state, "more": torch.zeros(1)}, "1 tensors are not expected, such as more"),
+        ({**state, "out.0.bias": torch.zeros(3)}, "has shape (3,)"),
+    ):
+        save_file(changed, weights)
+        refused(lambda: load_prior(folder), words)
+    weights.write_bytes(whole[:100])
+    refused(lambda: load_prior(folder), "safetensors")
+    weights.write_bytes(whole)
+    (folder / "config.json").write_text(json.dumps({**json.loads(settings), "kind": "deepinv"}))
+    refused(lambda: load_prior(folder), "m_head.weight")
+    (folder / "config.json").write_text(json.dumps({**json.loads(settings), "kind": "edm"}))
+    refused(lambda: load_prior(folder), "config.json")
+    weights.unlink()
+    torch.save({"state_dict": state, "config": Code()}, folder / "model.pt")
+    (folder / "config.json").write_text(settings)
+    refused(lambda: load_prior(folder), "model.safetensors")

@@ -64,7 +64,7 @@ def test_a_picture_in_a_zip_is_no_larger_than_one_alone(tmp_path, prior_folder, 
     given, rows = values(None, prior_folder, samples=1, many=[str(tmp_path / "both.zip")]), []
     for update in many.restore_many(given):
         rows = update.get("table", rows)
-    table = {row[0]: row[2] for row in rows}
+    table = {row[0]: row[3] for row in rows}
     assert "9000x7000; at most 12 million pixels" in table["wide.png"] and "s" in table["small.png"]
     assert "/" not in table["wide.png"], "the folder of the server is not shown"
     assert (9000, 7000) not in decoded and (24, 24) in decoded

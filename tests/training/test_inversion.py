@@ -26,7 +26,7 @@ from ambient_solve.objectives.base import Batch
 from ambient_solve.priors.latent_pipeline import words_of
 from ambient_solve.priors.parameterization import parameterization
 from ambient_solve.priors.text_encoders import encoders_of
-from ambient_solve.training.concept_pictures import admissible, latents_of, pictures_of
+from ambient_solve.training.concept_pictures import admissible, concept_samples, latents_of
 from ambient_solve.training.inversion import Inversion, draw_batch, invert, lowest_share, new_concept, squared_errors
 from helpers import one_sentence, randn
 from latents import LinearCode, latent_prior
@@ -104,7 +104,7 @@ def test_a_band_learns_at_its_own_levels_alone(made):
     prior = load_prior(made / "pipeline")
     concept = new_concept(prior, "cat", "q", 4).requires_grad_(True)
     knowing, rule = with_concepts(prior, [concept]), prior.inner.inner.rule
-    latents = latents_of(prior, pictures_of(str(made / "cat"), SIDE))
+    latents = latents_of(prior, concept_samples(str(made / "cat"), SIDE))
     for step in range(3):
         batch, streams, _, bands = draw_batch(latents, rule, Inversion(bands=4, batch=2), step)
         squared_errors(lambda z, s: knowing.denoise(z, s, "a <cat>"), batch, streams).mean().backward()

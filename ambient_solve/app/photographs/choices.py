@@ -113,7 +113,7 @@ def choose_task(task: str, preset: str | None = None, also: Sequence[str] = ()) 
     if task == "motion-blur":
         offered = [pair for pair in offered if pair[1] != "gaussian-blur"]
     also = [name for name in also if name in (pair[1] for pair in offered)]
-    first, task = task, controls.joined(task, also)
+    first, task = task, controls.joined_tasks(task, also)
     own = controls.task_knobs(task)
     updates = {name: gr.update(visible=name in own) for name in controls.damage_knobs()}
     updates["also"] = gr.update(choices=offered, value=also, visible=bool(offered))
@@ -147,7 +147,7 @@ def request_of(values: Controls) -> RestoreRequest:
     Raises:
         AmbientSolveError: it asks for more samples or levels than the page draws.
     """
-    task = controls.joined(values.task, values.also)
+    task = controls.joined_tasks(values.task, values.also)
     known = {k.name: k for k in knobs(task_class(task))}
     options = {name: widgets.knob_value(known[name], values.damage[name]) for name in controls.task_knobs(task)}
     chosen = dict(values.knobs or {})

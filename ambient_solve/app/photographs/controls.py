@@ -99,7 +99,7 @@ def task_knobs(task: str) -> list[str]:
     return [k.name for k in knobs(task_class(task)) if k.name not in (*FOUND, *LEFT.get(task, ()))]
 
 
-def joined(task: str, also: Sequence[str]) -> str:
+def joined_tasks(task: str, also: Sequence[str]) -> str:
     """The name of a damage with those that come on top of it.
 
     Args:
@@ -113,7 +113,7 @@ def joined(task: str, also: Sequence[str]) -> str:
 
 
 def separated(task: str) -> tuple[str, list[str]]:
-    """What `joined` joined: the first damage, and the others."""
+    """What `joined_tasks` joined: the first damage, and the others."""
     first, *others = task.split(SIGN)
     return first, others
 

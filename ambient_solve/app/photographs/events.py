@@ -160,7 +160,7 @@ def recall(values: Controls, index: int) -> dict[str, Any]:
         updates[name] = {**updates[name], "value": None if file is None else str(file)}
     updates |= {name: getattr(entry.controls, name) for name in PLAIN if name not in ("keep", "also")}
     chosen, knobs = entry.controls, dict(entry.controls.knobs or {})
-    task = controls.joined(chosen.task, chosen.also)
+    task = controls.joined_tasks(chosen.task, chosen.also)
     preset = presets.preset_of(task, chosen.algorithm, knobs, chosen.samples)
     return {**updates, **results.nothing(pair)} | {
         "keep": {**updates["keep"], "value": chosen.keep},

@@ -55,7 +55,7 @@ def keep_run(session: Session, values: Controls, before: Image.Image, after: Ima
         image.save(folder / f"{name}.jpg", quality=92)
     thumbnail = after.copy()
     thumbnail.thumbnail((SIDE, SIDE))
-    done = controls.task_words(controls.joined(values.task, values.also))
+    done = controls.task_words(controls.joined_tasks(values.task, values.also))
     words = f"{session.runs}: {done}, seed {values.seed}"
     session.history.insert(0, HistoryEntry(folder, held, thumbnail, words))
     while len(session.history) > MOST:

@@ -337,7 +337,7 @@ def _wire(parts: Parts) -> None:
     presets.samples_follow_preset(parts)
     on(
         parts["preset"].input,
-        lambda v: presets.choose_preset(v.preset, controls.joined(v.task, v.also)),
+        lambda v: presets.choose_preset(v.preset, controls.joined_tasks(v.task, v.also)),
         solver,
         lit,
         queue=False,
