@@ -235,7 +235,7 @@ def learned(prior: LatentPrior, folder: Path, seed: int, pair: tuple[int, int], 
         seed: Of the pictures and of the training.
         pair: Shape and texture.
         init: Word that the embeddings begin as.
-        noise: "" for clean pictures; "ambient" or "naive" for noisy ones, by what the loss is told of them.
+        noise: "" for clean pictures; "ambient" or "naive" for noisy ones, by what is stated of them.
     """
     place = folder / f"concept-{seed}-{word(*pair)}-{init}{noise and '-'}{noise}"
     if not (place / "concept.json").is_file():
@@ -299,7 +299,7 @@ def restored(prior: LatentPrior, folder: Path, seed: int) -> dict[str, list[floa
 PARTS = {
     "modes": (modes, len(SUBJECTS), "| | prompt | shape kept | texture kept |"),
     "noisy": (noisy, len(SUBJECTS), "| loss | prompt | shape kept | texture kept |"),
-    "restore": (restored, 10, "| told | | PSNR, dB | chi2 | V/B | shape | texture |"),
+    "restore": (restored, 10, "| stated | | PSNR, dB | chi2 | V/B | shape | texture |"),
 }
 """What is measured: the function of a seed, how many seeds, and the head of the table."""
 

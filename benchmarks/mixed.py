@@ -3,6 +3,7 @@
     python benchmarks/mixed.py --out runs/mixed --data DATA
     python benchmarks/mixed.py --out runs/mixed --table                    (print what has been measured)
     python benchmarks/mixed.py --jpeg                                      (a JPEG by its coefficients, or by `daps`)
+    python benchmarks/mixed.py --scratches                                 (how many of them are found, and what else)
 
 The photographs are scikit-image's, 256 pixels a side; the damaged files are written, and restored as a user restores
 them. *stated* is given the true numbers; *auto* estimates noise and blur, reads the quality from the file and, of the
@@ -29,6 +30,7 @@ import skimage.data
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.nn import functional as F
 
 from ambient_solve import Solver, load_prior, operators
 from ambient_solve.data.images import to_tensor
@@ -37,6 +39,7 @@ from ambient_solve.evaluate.baselines import total_variation
 from ambient_solve.evaluate.metrics import Metrics
 from ambient_solve.noise import Streams
 from ambient_solve.restore import OldPhotograph, Picture, Task, make_task, read_measurement, restore_file
+from ambient_solve.restore.scratches import find_scratches
 
 SIDE = 256
 METHODS = ("damaged", "filled", "non-local means", "tv", "richardson-lucy", "auto", "stated")
@@ -275,6 +278,25 @@ def of_jpeg() -> None:
         print(f"| {sigma:g} | {quality} | {' | '.join(found)} |", flush=True)
 
 
+def of_scratches() -> None:
+    """Scratches drawn on noisy photographs: the share that is found, and the share of the picture found beside them."""
+    print("| photograph | found | of the rest |\n|---|---|---|")
+    for seed, name, width, value in (
+        (3, "astronaut", 2, 1.0),
+        (4, "coffee", 2, 1.0),
+        (5, "chelsea", 1, 1.0),
+        (6, "rocket", 2, 0.05),
+        (7, "camera", 2, 1.0),
+    ):
+        x = photograph(name)[:, BORDER:-BORDER, BORDER:-BORDER]
+        y = x + 0.04 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+        drawn = torch.from_numpy(scratches((SIDE, SIDE), seed, width=width))
+        found = find_scratches(torch.where(drawn, value, y).clamp(0, 1)[None]) == 0
+        near = F.max_pool2d(drawn[None, None].float(), 7, 1, 3)[0, 0] > 0
+        rest = float((found & ~near).float().mean())
+        print(f"| {name}, {width} px | {float(found[drawn].float().mean()):.2f} | {rest:.3f} |")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/mixed"))
@@ -284,9 +306,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, help="of ours, by default those of the preset")
     parser.add_argument("--table", action="store_true", help="only print what has been measured")
     parser.add_argument("--jpeg", action="store_true", help="two ways to measure a JPEG, and nothing else")
+    parser.add_argument("--scratches", action="store_true", help="how well they are found, and nothing else")
     given = parser.parse_args(arguments)
-    if given.jpeg:
-        of_jpeg()
+    if given.jpeg or given.scratches:
+        (of_jpeg if given.jpeg else of_scratches)()
         return
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "rows.jsonl"

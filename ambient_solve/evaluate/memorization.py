@@ -180,7 +180,7 @@ def memorization(
         AmbientSolveError: fewer than two pictures are known, or none is held out.
     """
     if not held_out or not len(held_out[0]):
-        raise AmbientSolveError("No picture is held out, without which memory is not told from chance: hold some out.")
+        raise AmbientSolveError("No picture is held out, without which memory and chance look alike: hold some out.")
 
     def shown(z: Tensor) -> Tensor:
         return torch.cat([(2 * prior.decode(part.to(prior.device)) - 1).cpu() for part in z.float().split(BATCH)])

@@ -123,6 +123,6 @@ def _next(frame: Frame, white: Frame, flow: Tensor, moved: Motion | None, cut: b
 
 
 def _frame(result: Restoration, i: int) -> Restoration:
-    """Frame i of a group; what the group has cost is told once, with its first frame."""
+    """Frame i of a group; what the group has cost is stated once, with its first frame."""
     once = {} if i == 0 else {"network_calls": 0, "vjps": 0, "seconds": 0.0}
     return dataclasses.replace(result, samples=result.samples[:, :, :, i], **once)

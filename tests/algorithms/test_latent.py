@@ -34,12 +34,12 @@ def latent_error(algorithm: Algorithm, keep: int, problems: int = 32) -> float:
 
 
 @pytest.mark.filterwarnings("ignore::ambient_solve.MisfitWarning")
-@pytest.mark.parametrize("keep", [10, 16, 24])
-def test_squares_find_the_latent_of_a_linear_autoencoder_and_norms_never_settle(keep):
-    squares, norms = (latent_error(PSLD(squared=s, eta=0.0), keep) for s in (True, False))
-    print(f"keep {keep}: squares {squares:.5f}, norms {norms:.3f}")
-    assert squares < 1e-3
-    assert norms > 0.1  # .15 to .25 on several machines; it wanders
+def test_squares_find_the_latent_of_a_linear_autoencoder_and_norms_never_settle():
+    """The bounds are those of the paper; norms wander about, so that theirs is held by the mean of 96 problems."""
+    squares, norms = ([latent_error(PSLD(squared=s, eta=0.0), k) for k in (10, 16, 24)] for s in (True, False))
+    print(f"squares {squares}, norms {norms}")
+    assert max(squares) < 1e-3
+    assert sum(norms) / 3 > 0.15
 
 
 @pytest.mark.filterwarnings("ignore::ambient_solve.MisfitWarning")

@@ -142,3 +142,17 @@ def test_a_shaken_picture_is_sharpened_by_a_kernel_that_is_found(tmp_path):
     made = [m.result for m in run.run(problem) if m.result is not None][-1]
     save(made, tmp_path)
     assert (tmp_path / "results" / "shaken" / "shaken-kernel.png").is_file()
+
+
+def test_a_mask_and_a_picture_of_the_blur_are_both_used(old, tmp_path):
+    kernel = np.zeros((5, 5), np.uint8)
+    kernel[2] = 255
+    Image.fromarray(kernel).save(tmp_path / "kernel.png")
+    painted = np.zeros((128, 128), bool)
+    painted[10:14, 10:14] = True
+    options = {"sigma": 0.02, "width": 1.0, "boundary": "valid"}
+    given = {"painted": painted, "kernel": tmp_path / "kernel.png", "keep": False}
+    problem = prepare_request(
+        RestoreRequest("inpaint+gaussian-blur", options, **given, **SMALL), tiny(), open_upload(old)
+    )
+    assert (problem.mask == ~painted).all() and str(problem.damage.kernel) == str(tmp_path / "kernel.png")

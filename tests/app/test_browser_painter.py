@@ -109,7 +109,10 @@ def test_a_picture_that_is_zoomed_is_moved_and_comes_back_whole(visit, picture):
     assert scale(visit) > 2.5 * whole, "the picture fills the screen"
     visit.keyboard.press("Escape")
     visit.wait_for_function("() => document.querySelector('#editor .painter').getBoundingClientRect().width < 600")
-    visit.wait_for_timeout(500)  # it is laid out anew
+    for _ in range(100):  # until it is laid out anew
+        if scale(visit) == pytest.approx(whole):
+            break
+        visit.wait_for_timeout(100)
     assert scale(visit) == pytest.approx(whole)
 
 

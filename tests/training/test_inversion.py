@@ -196,7 +196,7 @@ class Given:
 def saving(sigma_noise: float, said: float, bands: range, count: int = 40_000) -> tuple[torch.Tensor, torch.Tensor]:
     """What knowing the concept saves of the loss, and v / (v + sigma^2), in each band and coordinate.
 
-    The pictures hold noise `sigma_noise`, and the loss is told that they hold `said`.
+    The pictures hold noise `sigma_noise`, and are stated to hold `said`.
     """
     rule, v = parameterization({"_class_name": "DDIMScheduler", **SCALED}), VARIANCES[None, :, None, None]
     found, expected = [], []

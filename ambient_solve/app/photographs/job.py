@@ -106,8 +106,8 @@ def prepare_request(request: RestoreRequest, prior: Prior, picture: Picture) -> 
     if missing is not None:
         files = {"mask": torch.from_numpy(~missing).float()}
         notes += [] if request.mask is None else mask_notes(request.mask, picture.y.shape[-2:])
-    elif request.kernel is not None:
-        files = {"kernel": str(request.kernel)}
+    if request.kernel is not None:
+        files["kernel"] = str(request.kernel)
     damage = make_task(request.task, **request.options, **files)
     if request.play:
         if isinstance(damage, Blurred) and damage.boundary != "circular":

@@ -21,7 +21,7 @@ from ambient_solve.reading.pictures import has_alpha, open_image
 from ambient_solve.restore.recipe import KEY
 
 KINDS = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp", "TIFF": ".tif"}
-"""Formats of files that are handed out, with their suffixes."""
+"""Formats of the downloaded picture, with their suffixes."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},

@@ -52,7 +52,7 @@ class Session:
         again: The visitor wants such a picture restored once more.
         chosen: Which picture of the result is shown and handed out: 0 is the mean, 1 and more a sample.
         invented: How much of what it invents is shown, 0 to 1.
-        kind: Format of the file that is handed out.
+        kind: Format of the downloaded picture.
     """
 
     folder: Path = field(default_factory=new_folder)
@@ -107,9 +107,9 @@ def recipe_of(result: Result) -> Recipe:
     stem = result.problem.picture.path.stem
     painted = request.painted is not None or request.mask is not None
     if result.problem.mask is not None and (painted or Inpaint.name in request.task.split(SIGN)):
-        files = {"mask": f"{stem}-mask.png"}
-    elif request.kernel is not None:
-        files = {"kernel": request.kernel.name}
+        files["mask"] = f"{stem}-mask.png"
+    if request.kernel is not None:
+        files["kernel"] = request.kernel.name
     return Recipe(
         prior=pinned(request.prior),
         task=request.task,

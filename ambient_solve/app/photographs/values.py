@@ -24,7 +24,7 @@ class Controls(RunControls):
         play: Damage the picture before it is restored. scattered: Share of the pixels then lost at random, 0 to 1.
         prior: Name or folder of the prior. samples: How many are drawn.
         size: One of `request.SIZES`. keep: Copy measured pixels into the samples.
-        invented: How much of what a sample invents is shown, 0 to 100. kind: Format of the file that is handed out.
+        invented: How much of what a sample invents is shown, 0 to 100. kind: Format of the downloaded picture.
         each_noise: Estimate the noise of each of many pictures.
     """
 
