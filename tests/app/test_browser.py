@@ -59,7 +59,7 @@ def test_a_visit_with_the_mouse(visit, picture, tmp_path):
     kept = tmp_path / "restored-meadow.png"
     download.value.save_as(kept)
     assert Image.open(kept).size == (128, 96)
-    visit.get_by_label("Balanced").check()
+    visit.get_by_role("radio", name="Balanced").check()
     visit.wait_for_function("() => document.querySelector('input[aria-label*=\"Samples\"]').value === '4'")
     put_in(visit, kept)
     # The settings came back with the picture: two samples, as it was made.

@@ -112,7 +112,7 @@ def test_scratches_are_painted_and_a_second_damage_is_ticked(visit, old):
     said = wait_for_words(visit, "Scratches were found on")
     assert "Correct them with the brush" in said
     choose(visit, "#task", "Noise")
-    visit.get_by_label("JPEG blocks").check()
+    visit.get_by_role("checkbox", name="JPEG blocks").check()
     visit.locator("#damage-quality").wait_for()
     shot(visit, "several")
 

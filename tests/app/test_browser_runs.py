@@ -31,7 +31,7 @@ def test_a_run_that_is_stopped_keeps_what_is_finished(visit, picture, monkeypatc
     monkeypatch.setattr(NetworkPrior, "denoise_vjp", held)
     put_in(visit, picture)
     paint(visit)
-    visit.get_by_label("Faithful").check()
+    visit.get_by_role("radio", name="Faithful").check()
     samples(visit).fill("16")
     visit.click("#run")
     wait_for_words(visit, "of 16 samples finished|Sample 2 of 16")
@@ -52,7 +52,7 @@ def test_a_number_that_is_typed_outlives_a_late_answer(visit, monkeypatch):
         return plain(*args)
 
     monkeypatch.setattr(presets, "choose_preset", late)
-    visit.get_by_label("Faithful").check()
+    visit.get_by_role("radio", name="Faithful").check()
     samples(visit).fill("16")
     assert answered.wait(PATIENCE / 1000)
     visit.wait_for_timeout(500)
