@@ -1,7 +1,7 @@
 """The U-Nets of EDM (Karras et al., 2022, arXiv 2206.00364, tables 7 and 8), under the names of their checkpoints.
 
-DDPM++ and NCSN++ (Song et al., 2021, arXiv 2011.13456) and ADM (Dhariwal and Nichol, 2021, arXiv 2105.05233). Their size
-follows from the shapes in a checkpoint, but for the channels of an attention head of ADM, which no tensor shows.
+DDPM++ and NCSN++ (Song et al., 2021, arXiv 2011.13456) and ADM (Dhariwal and Nichol, 2021, arXiv 2105.05233). Their
+size follows from the shapes in a checkpoint, but for the channels of an attention head of ADM, which no tensor shows.
 """
 
 from __future__ import annotations
@@ -191,7 +191,9 @@ class Edm(nn.Module):
         self.config, wide, top = config, config.widths, len(config.widths) - 1
         noise, embedding, adm = config.noise, config.embedding, config.adm
         self.map_noise = EdmFrequencies(noise // 2) if config.fourier else None
-        self.map_label = nn.Linear(config.classes, embedding if adm else noise, bias=not adm) if config.classes else None
+        self.map_label = (
+            nn.Linear(config.classes, embedding if adm else noise, bias=not adm) if config.classes else None
+        )
         self.map_augment = nn.Linear(config.augment, noise, bias=False) if config.augment else None
         self.map_layer0, self.map_layer1 = nn.Linear(noise, embedding), nn.Linear(embedding, embedding)
         names = [f"{config.resolution >> i}x{config.resolution >> i}" for i in range(top + 1)]
@@ -265,13 +267,13 @@ class Edm(nn.Module):
             angles = times[:, None] * (1 / POSITIONS) ** steps
         waves = [angles.cos(), angles.sin()]
         e = torch.cat(waves if config.adm else waves[::-1], 1)
-        known = None
+        known: Tensor | float = 0.0
         if self.map_label is not None and labels is not None:
-            known = self.map_label(F.one_hot(labels, config.classes) * (1.0 if config.adm else math.sqrt(config.classes)))
-        if known is not None and not config.adm:
-            e = e + known
-        e = self.map_layer1(F.silu(self.map_layer0(e)))
-        return F.silu(e + known if known is not None and config.adm else e)
+            one = F.one_hot(labels, config.classes).to(e)
+            known = self.map_label(one if config.adm else one * math.sqrt(config.classes))
+        if not config.adm:
+            return F.silu(self.map_layer1(F.silu(self.map_layer0(e + known))))
+        return F.silu(self.map_layer1(F.silu(self.map_layer0(e))) + known)
 
 
 def read_edm(shapes: Mapping[str, tuple[int, ...]], head_channels: int) -> EdmConfig:
