@@ -99,7 +99,8 @@ def convert(
     prior, words = _filled(state, settings, path)
     left = noise_left(prior)
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors({name: t.contiguous() for name, t in state.items()}, folder / WEIGHTS)
+    apart = {name: t.clone(memory_format=torch.contiguous_format) for name, t in state.items()}  # none shares memory
+    save_tensors(apart, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)
     (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
     (folder / CARD).write_text(_card(path, kind, state, words, _tried(prior, left)))

@@ -103,6 +103,11 @@ def _guided_diffusion(state: State, settings: Mapping[str, Any]) -> Made:
 
 
 def _edm(state: State, settings: Mapping[str, Any]) -> Made:
+    if "u" in state and "model.map_layer0.weight" in state:
+        raise AmbientSolveError(
+            "The checkpoint was trained under the preconditioning of iDDPM (it holds its schedule u), which is not "
+            "read: kind edm expects that of EDM."
+        )
     size = read_edm(_shapes(state), _head(settings))
     try:
         with torch.device("meta"):
@@ -117,8 +122,8 @@ def _edm(state: State, settings: Mapping[str, Any]) -> Made:
     words = [
         f"Trained on pictures of {size.resolution} by {size.resolution}, as its names say. Taken as given, since the "
         "file does not say it: the preconditioning of EDM with sigma_data = 0.5, pictures in [-1, 1], and levels from "
-        "0.002 to 80. A network that was trained under the preconditioning of VP, VE or iDDPM has the same names, and "
-        "would be read wrongly."
+        "0.002 to 80. A network that was trained under the preconditioning of VP or VE has the same names, and is read "
+        "wrongly."
     ]
     if size.adm:
         words.append(f"An attention head has {size.head_channels} channels.")

@@ -107,8 +107,8 @@ def read_restoration(state: Mapping[str, Tensor]) -> tuple[RestorationNetwork, i
     channels, out, size = found.input_channels, found.output_channels, found.size_requirements
     if name not in KNOWN or found.scale != 1 or channels != out:
         raise AmbientSolveError(
-            f"The checkpoint is a {name} that makes {out} channels of {channels}, enlarged by {found.scale}; a denoiser, "
-            f"which keeps both, was expected: {', '.join(KNOWN)}."
+            f"The checkpoint is a {name} that makes {out} channels of {channels}, enlarged by {found.scale}; a "
+            f"denoiser, which keeps both, was expected: {', '.join(KNOWN)}."
         )
     told = name == "DRUNet" or getattr(network, "mode", "") == "FDnCNN"
     return RestorationNetwork(network, told, size.multiple_of, size.minimum, size.square), channels, name
@@ -171,6 +171,6 @@ def what_is_lost(told: bool) -> str:
     )
     return (
         f"{level} It is a denoiser of low noise and no generator: levels up to {SIGMA_MAX:.2g} (50 of 255) are taken "
-        "as good, sampling starts there, and the samples lean on the measurement. What else than noise it was trained to "
-        "remove, such as blocks of JPEG, the file does not say; a prior that removes more than noise is biased."
+        "as good, sampling starts there, and the samples lean on the measurement. What else than noise it was trained "
+        "to remove, such as blocks of JPEG, the file does not say; a prior that removes more than noise is biased."
     )
