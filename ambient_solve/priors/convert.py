@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError, first_line, suggestion
+from ambient_solve.errors import AmbientSolveError, first_line, reason, suggestion
 from ambient_solve.priors.autoencoder import mismatch
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.conditioning import read_conditioning
@@ -97,7 +97,11 @@ def convert(
     given = {"head_channels": head_channels, "schedule": schedule}
     settings: dict[str, Any] = {"kind": kind, **{name: given[name] for name in known.settings}}
     prior, words = _filled(state, settings, path)
-    left = noise_left(prior)
+    try:
+        left = noise_left(prior)
+    except (ValueError, RuntimeError, IndexError) as error:
+        why = reason(error)
+        raise AmbientSolveError(f"{path}: its network fails on a picture ({why}): choose another --kind.") from None
     folder.mkdir(parents=True, exist_ok=True)
     apart = {name: t.clone(memory_format=torch.contiguous_format) for name, t in state.items()}  # none shares memory
     save_tensors(apart, folder / WEIGHTS)
