@@ -29,7 +29,7 @@ STATES = ("state_dict", "model", "ema", "params", "params_ema", "model_state_dic
 PICKLED = b"\x80"
 """First byte of an older torch file."""
 SIDE = 64
-"""Pixels along one side of the grey picture on which a prior is tried."""
+"""Pixels along one side of the gray picture on which a prior is tried."""
 MOST_LEFT = 0.5
 """Share of the noise at level `sigma_data` that is left by the best estimate that knows nothing but the level."""
 
@@ -112,7 +112,7 @@ def convert(
 
 
 def noise_left(prior: Prior) -> float:
-    """The share of the noise that a prior leaves on a grey picture: a network that was read wrongly leaves most of it.
+    """The share of the noise that a prior leaves on a gray picture: a network that was read wrongly leaves most of it.
 
     Args:
         prior: Any prior; where it knows classes, the first is taken.
@@ -136,7 +136,7 @@ def _tried_at(prior: Prior) -> float:
 
 def _tried(prior: Prior, left: float) -> str:
     """What a trial has shown, in sentences for the model card."""
-    words = f"Tried on a grey picture with noise of level {_tried_at(prior):.2g}, it leaves {left:.0%} of the noise."
+    words = f"Tried on a gray picture with noise of level {_tried_at(prior):.2g}, it leaves {left:.0%} of the noise."
     if left <= MOST_LEFT:
         return words
     return (

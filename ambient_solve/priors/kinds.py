@@ -167,7 +167,7 @@ def _spandrel(state: State, settings: Mapping[str, Any]) -> Made:
 
 def _restoring(network: RestorationNetwork, channels: int, name: str) -> Made:
     prior = lambda filled: DenoiserPrior(filled, channels, sigma_max=SIGMA_MAX)  # noqa: E731
-    return Made(network, prior, f"The network is a {name}. {what_is_lost(network.told)}", "network")
+    return Made(network, prior, f"The network is a {name}. {what_is_lost(network.takes_level)}", "network")
 
 
 KINDS = {

@@ -1,4 +1,4 @@
-"""Restoration networks of others, blind or told the noise level, on pictures of any size.
+"""Restoration networks of others, blind or given the noise level, on pictures of any size.
 
 Through spandrel, which knows an architecture by the names of its tensors: SwinIR (Liang et al., 2021, arXiv
 2108.10257), SCUNet (Zhang et al., 2022, arXiv 2203.13278), DRUNet (Zhang et al., 2021, arXiv 2008.13751), DnCNN and
@@ -34,15 +34,17 @@ class RestorationNetwork(nn.Module):
 
     Args:
         network: Takes pictures in [0, 1].
-        told: Whether it is given a map of the level as one more channel; a blind network is not.
+        takes_level: Whether it is given a map of the level as one more channel; a blind network is not.
         multiple: Height and width that it takes are multiples of this.
         least: Height and width that it takes, at least.
         square: Whether they are the same.
     """
 
-    def __init__(self, network: nn.Module, told: bool, multiple: int = 1, least: int = 0, square: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, takes_level: bool, multiple: int = 1, least: int = 0, square: bool = False
+    ) -> None:
         super().__init__()
-        self.network, self.told = network, told
+        self.network, self.takes_level = network, takes_level
         self.multiple, self.least, self.square = multiple, least, square
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -60,7 +62,7 @@ class RestorationNetwork(nn.Module):
         if self.square:
             rows = columns = max(rows, columns)
         u = _extended(x, rows - height, columns - width)
-        if self.told:
+        if self.takes_level:
             u = torch.cat([u, sigma[:, None, None, None].to(u).expand(-1, 1, rows, columns)], 1)
         return self.network(u)[..., :height, :width]
 
@@ -110,8 +112,8 @@ def read_restoration(state: Mapping[str, Tensor]) -> tuple[RestorationNetwork, i
             f"The checkpoint is a {name} that makes {out} channels of {channels}, enlarged by {found.scale}; a "
             f"denoiser, which keeps both, was expected: {', '.join(KNOWN)}."
         )
-    told = name == "DRUNet" or getattr(network, "mode", "") == "FDnCNN"
-    return RestorationNetwork(network, told, size.multiple_of, size.minimum, size.square), channels, name
+    takes_level = name == "DRUNet" or getattr(network, "mode", "") == "FDnCNN"
+    return RestorationNetwork(network, takes_level, size.multiple_of, size.minimum, size.square), channels, name
 
 
 def read_restormer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[RestorationNetwork, int]:
@@ -154,19 +156,19 @@ def read_restormer(shapes: Mapping[str, tuple[int, ...]]) -> tuple[RestorationNe
         raise AmbientSolveError(
             f"This Restormer makes {given} channels of {taken}; a denoiser, which keeps them, was expected."
         )
-    return RestorationNetwork(network, told=False, multiple=8, least=8), taken
+    return RestorationNetwork(network, takes_level=False, multiple=8, least=8), taken
 
 
-def what_is_lost(told: bool) -> str:
+def what_is_lost(takes_level: bool) -> str:
     """What a restoration network is not, as a prior, in sentences for the model card.
 
     Args:
-        told: Whether it is told the level.
+        takes_level: Whether it is given the level.
     """
     level = (
-        "It is told the noise level."
-        if told
-        else "It is blind: it guesses the noise level from the picture and is not told the one that the sampler asks "
+        "It is given the noise level."
+        if takes_level
+        else "It is blind: it guesses the noise level from the picture and is not given the one that the sampler asks "
         "for. At a level other than those of its training, its answer is no posterior mean."
     )
     return (

@@ -1,4 +1,4 @@
-"""Restoration networks of others as priors: what they are told, the sizes they take, and files refused."""
+"""Restoration networks of others as priors: what they are given, the sizes they take, and files refused."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def restormer() -> dict[str, Tensor]:
 
 
 BLIND = {"SwinIR": swinir, "SCUNet": scunet, "DnCNN": dncnn, "Restormer": restormer}
-TOLD = {"DRUNet": drunet, "DnCNN": fdncnn}
+GIVEN = {"DRUNet": drunet, "DnCNN": fdncnn}
 
 
 def made(state: dict[str, Tensor], folder, kind: str = "spandrel") -> DenoiserPrior:
@@ -102,9 +102,9 @@ def test_a_blind_network_is_called_as_it_is(name, tmp_path):
     assert name in card and "It is blind" in card and "no generator" in card and "leaves" in card
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_a_network_that_is_told_the_level_is_told_the_one_of_the_sampler(name, tmp_path):
-    state = TOLD[name]()
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_network_that_is_given_the_level_is_given_the_one_of_the_sampler(name, tmp_path):
+    state = GIVEN[name]()
     prior, x = made(state, tmp_path), rand(2, 3, 32, 40)  # below 32 pixels deepinv's network is padded first
     if name == "DRUNet":  # the network a second time, of another library
         network = deepinv.models.DRUNet(3, 3, nc=(8, 8, 16, 16), nb=2, pretrained=None).eval()
@@ -125,7 +125,7 @@ def test_a_network_that_is_told_the_level_is_told_the_one_of_the_sampler(name, t
         assert relative(restored(prior, x, 0.15), expected(0.15)) < 1e-5
         assert relative(restored(prior, x, 0.15), expected(0.05)) > 3e-5
     card = (tmp_path / "prior" / "README.md").read_text()
-    assert name in card and "told the noise level" in card and "blind" not in card
+    assert name in card and "given the noise level" in card and "blind" not in card
     assert prior.sigma_max == pytest.approx(100 / 255)
 
 
@@ -138,14 +138,14 @@ def test_pictures_of_any_size_are_extended_and_cut_again():
             return x[:, :1]
 
     x, sigma = rand(2, 1, 5, 9), torch.tensor([0.1, 0.2])
-    network = RestorationNetwork(Seen(), told=True, multiple=4, least=12)
+    network = RestorationNetwork(Seen(), takes_level=True, multiple=4, least=12)
     assert torch.equal(network(x, sigma), x) and seen[-1].shape == (2, 2, 12, 12)
     assert torch.equal(seen[-1][:, 1], sigma[:, None, None].expand(-1, 12, 12))
     picture = seen[-1][:, 0]
     assert torch.equal(picture[:, 5:9, :9], x[:, 0, :4].flip(1)) and torch.equal(picture[:, 9], picture[:, 8])
-    assert RestorationNetwork(Seen(), told=False, multiple=4, square=True)(x, sigma).shape == x.shape
+    assert RestorationNetwork(Seen(), takes_level=False, multiple=4, square=True)(x, sigma).shape == x.shape
     assert seen[-1].shape == (2, 1, 12, 12)
-    RestorationNetwork(Seen(), told=False)(x, sigma)
+    RestorationNetwork(Seen(), takes_level=False)(x, sigma)
     assert torch.equal(seen[-1], x)
 
 

@@ -29,6 +29,7 @@ from ambient_solve.priors.adm import Adm, AdmConfig  # noqa: E402
 from ambient_solve.priors.ambient import AmbientPrior  # noqa: E402
 from ambient_solve.priors.autoencoder import TAEF2  # noqa: E402
 from ambient_solve.priors.convert import convert  # noqa: E402
+from ambient_solve.priors.edm import Edm, EdmConfig  # noqa: E402
 from ambient_solve.priors.pipeline import PipelinePrior  # noqa: E402
 from ambient_solve.training.checkpoints import learned  # noqa: E402
 from ambient_solve.training.config import Config, make  # noqa: E402
@@ -88,6 +89,16 @@ def adm(folder: Path, classes: int = 0) -> Path:
     return folder
 
 
+def edm(folder: Path, residual: bool = False) -> Path:
+    size = EdmConfig(SIDE, 3, 3, 8, (8, 16), 1, (1,), 16, 32, taps=4, fourier=True, residual=residual)
+    network = stirred(Edm(size))
+    network.map_noise.freqs.copy_(torch.linspace(0.1, 2.0, 8))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), folder.with_suffix(".pt"))
+    convert(folder.with_suffix(".pt"), "edm", folder)
+    return folder
+
+
 def latent(folder: Path) -> Path:
     torch.manual_seed(0)
     network = NetworkPrior(NetworkConfig(channels=32, widths=(8,), unshuffle=1, embedding=8, scale=1.0, offset=0.0))
@@ -96,7 +107,7 @@ def latent(folder: Path) -> Path:
     return folder
 
 
-PIXELS = {"own": own, "pipeline": pipeline, "adm": adm}
+PIXELS = {"own": own, "pipeline": pipeline, "adm": adm, "edm": edm}
 LATENTS = {"latent": latent, **{name: BUILDERS[name] for name in ("LDMPipeline", "StableDiffusionPipeline")}}
 LATENTS |= {"DiTPipeline": BUILDERS["DiTPipeline"]}
 COND = {"StableDiffusionPipeline": "a cat", "DiTPipeline": "3"}
@@ -397,6 +408,11 @@ def test_priors_that_do_not_fit_the_run_are_refused(root, given, tmp_path):
         adm(root / "classes", 5)
     refused(lambda: finetune(settings(root, tmp_path, root / "classes")), "cond = ''", "0 to 4")
     refused(lambda: finetune(settings(root, tmp_path, root / "classes", **MASKED)), "network of classes")
+    if not (root / "residual").is_dir():
+        edm(root / "residual", residual=True)
+    refused(
+        lambda: finetune(settings(root, tmp_path, root / "residual", **MASKED)), "picture at every level", "denoise"
+    )
     refused(lambda: finetune(settings(root, tmp_path, root / "nothing")), "no prior", "nothing")
     masked = finetune(settings(root, tmp_path / "masked", given("own"), **MASKED, images=4))
     refused(lambda: finetune(settings(root, tmp_path / "next", masked)), "shown 1 mask channels", "kind: masked")
