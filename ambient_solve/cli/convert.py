@@ -16,26 +16,36 @@ class Convert:
     """Turn a checkpoint of others into the folder of a prior, with a model card; no code in it is run.
 
     guided-diffusion reads the U-Nets of ADM, DPS and their kin; edm those of Karras et al. (2022): DDPM++, NCSN++ and
-    ADM; deepinv reads DRUNet, DnCNN and Restormer; spandrel SwinIR, SCUNet, DRUNet and DnCNN.
+    ADM; score-sde DDPM++ and NCSN++ of Song et al. (2021); deepinv DRUNet, DnCNN and Restormer; spandrel SwinIR,
+    SCUNet, DRUNet and DnCNN.
     """
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The checkpoint: a state dict, as torch.save or safetensors write it."""
-    kind: Literal["guided-diffusion", "edm", "deepinv", "spandrel"]
+    kind: Literal["guided-diffusion", "edm", "score-sde", "deepinv", "spandrel"]
     """What network it is of."""
     out: Path = Path("converted")
     """The folder to write."""
-    head_channels: int = 64
-    """Channels of an attention head of ADM (guided-diffusion, edm), which the file does not say."""
-    schedule: Literal["linear", "cosine"] = "linear"
-    """Noise schedule of guided-diffusion."""
+    head_channels: int | None = None
+    """Channels of an attention head of ADM (guided-diffusion, edm), which the file does not say: 64 unless given."""
+    schedule: Literal["linear", "cosine"] | None = None
+    """Noise schedule of guided-diffusion: linear unless given."""
+    preconditioning: Literal["edm", "vp", "ve"] | None = None
+    """How a network of edm or score-sde was trained: edm unless given; score-sde must be given vp or ve."""
 
     def run(self) -> int:
         """See the class."""
         from ambient_solve.priors.convert import convert
         from ambient_solve.priors.network import CARD
 
-        prior = convert(self.file, self.kind, self.out, head_channels=self.head_channels, schedule=self.schedule)
+        prior = convert(
+            self.file,
+            self.kind,
+            self.out,
+            head_channels=self.head_channels,
+            schedule=self.schedule,
+            preconditioning=self.preconditioning,
+        )
         print(f"{prior!r}\n\n{shown((self.out / CARD).read_text(), lines=True)}")
         print(f"The prior is in {self.out}: ambient-solve info {self.out}")
         return 0

@@ -17,10 +17,11 @@ from ambient_solve.errors import AmbientSolveError, first_line, reason, suggesti
 from ambient_solve.priors.autoencoder import mismatch
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.conditioning import read_conditioning
-from ambient_solve.priors.kinds import HEAD_CHANNELS, KINDS, Converted
+from ambient_solve.priors.kinds import KINDS, Converted
 from ambient_solve.priors.network import CARD, WEIGHTS
 from ambient_solve.priors.network_config import CONFIG
 from ambient_solve.priors.pipeline import PipelinePrior
+from ambient_solve.priors.score_sde import averaged
 from ambient_solve.reading.limits import read_json
 from ambient_solve.saving import save_tensors
 
@@ -28,8 +29,8 @@ STATES = ("state_dict", "model", "ema", "params", "params_ema", "model_state_dic
 """Names under which checkpoints keep their state dict beside other things."""
 PICKLED = b"\x80"
 """First byte of an older torch file."""
-SIDE = 64
-"""Pixels along one side of the gray picture on which a prior is tried."""
+SIDE = 32
+"""Pixels along one side of the gray picture on which a prior is tried, at least."""
 MOST_LEFT = 0.5
 """Share of the noise at level `sigma_data` that is left by the best estimate that knows nothing but the level."""
 
@@ -60,6 +61,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise AmbientSolveError(
             f"{path} {what}; load it where you trust it, and save its state_dict() by torch.save or as safetensors."
         ) from None
+    found = (averaged(found) if isinstance(found, dict) else None) or found
     for name in STATES:
         if isinstance(found, dict) and isinstance(found.get(name), dict):
             found = found[name]
@@ -71,7 +73,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def convert(
-    file: str | Path, kind: str, out: str | Path, *, head_channels: int = HEAD_CHANNELS, schedule: str = "linear"
+    file: str | Path,
+    kind: str,
+    out: str | Path,
+    *,
+    head_channels: int | None = None,
+    schedule: str | None = None,
+    preconditioning: str | None = None,
 ) -> Converted:
     """Write a checkpoint of others as a prior folder: model.safetensors, config.json and a model card.
 
@@ -79,8 +87,10 @@ def convert(
         file: The checkpoint: a state dict as torch or safetensors write it, alone or under a usual name.
         kind: One of `KINDS`.
         out: The folder.
-        head_channels: Of ADM alone (guided-diffusion, edm): channels of an attention head, which no tensor shows.
-        schedule: Of guided-diffusion alone: "linear" or "cosine".
+        head_channels: Of ADM alone (guided-diffusion, edm): channels of an attention head, which no tensor shows; 64
+            unless given.
+        schedule: Of guided-diffusion alone: "linear", which it is unless given, or "cosine".
+        preconditioning: Of edm and score-sde alone: "edm", which it is for edm unless given, "vp" or "ve".
 
     Returns:
         The prior, as `load_prior(out)` gives it.
@@ -91,11 +101,16 @@ def convert(
     if kind not in KINDS:
         raise AmbientSolveError(f"kind {kind!r} is not a choice. {suggestion(kind, KINDS)}")
     path, folder, known = Path(file), Path(out), KINDS[kind]
+    given = {"head_channels": head_channels, "schedule": schedule, "preconditioning": preconditioning}
+    other = next((name for name, value in given.items() if value is not None and name not in known.settings), None)
+    if other:
+        raise AmbientSolveError(f"{other} says nothing of kind {kind}: leave it out.")
     state = read_state(path)
     if known.prefix and all(name.startswith(known.prefix) for name in state):
         state = {name.removeprefix(known.prefix): t for name, t in state.items()}
-    given = {"head_channels": head_channels, "schedule": schedule}
-    settings: dict[str, Any] = {"kind": kind, **{name: given[name] for name in known.settings}}
+    chosen = {name: value if given[name] is None else given[name] for name, value in known.settings.items()}
+    state, more = known.named(state)
+    settings: dict[str, Any] = {"kind": kind, **chosen, **more}
     prior, words = _filled(state, settings, path)
     try:
         left = noise_left(prior)
@@ -121,7 +136,8 @@ def noise_left(prior: Prior) -> float:
         The error beside the noise, root mean square each, at level `sigma_data` or the nearest that it knows.
     """
     level = _tried_at(prior)
-    sides = [n if n > 0 else SIDE for n in prior.shape[1:]]
+    side = max(SIDE, 2 * getattr(prior, "stride", 1))
+    sides = [n if n > 0 else side for n in prior.shape[1:]]
     noise = torch.randn(1, prior.shape[0], *sides, generator=torch.Generator().manual_seed(0))
     cond = 0 if getattr(prior, "classes", None) else None
     z = prior.encode(torch.full_like(noise, 0.5))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from ambient_solve.priors.restoration import (
     read_restormer,
     what_is_lost,
 )
+from ambient_solve.priors.score_sde import as_edm
 
 Converted = PipelinePrior | DenoiserPrior
 """What a checkpoint of others becomes."""
@@ -35,8 +36,14 @@ HEAD_CHANNELS = 64
 """Channels of an attention head in the published networks."""
 MAX_HEAD = 4096
 """Channels of an attention head, at most."""
-EDM_LEVELS = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
-"""Levels and standard deviation of the data in the paper of EDM (Karras et al., 2022, table 1)."""
+EDM = {"_class_name": "EDMEulerScheduler", "prediction_type": "epsilon", "sigma_data": 0.5}
+"""What diffusers calls the preconditioning of EDM."""
+PRECONDITIONINGS: dict[str, dict[str, Any]] = {
+    "edm": {**EDM, "sigma_min": 0.002, "sigma_max": 80.0},
+    "vp": {"_class_name": "song-vp", "sigma_min": 0.0105, "sigma_max": 152.0},
+    "ve": {"_class_name": "song-ve", "sigma_min": 0.02, "sigma_max": 100.0},
+}
+"""Preconditionings with their levels (Karras et al., 2022, table 1); those of VP belong to its times 0.001 and 1."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +70,16 @@ class Kind:
     Attributes:
         make: What becomes of a state dict under some settings.
         words: What it is, for the model card.
+        settings: Names of its settings, and what they are unless given.
         prefix: What may stand before all of its names.
-        settings: Names of its settings.
+        named: The tensors under the names that `make` takes, with more settings.
     """
 
     make: Callable[[State, Mapping[str, Any]], Made]
     words: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
-    settings: tuple[str, ...] = ()
+    named: Callable[[State], tuple[dict[str, Tensor], dict[str, Any]]] = lambda state: (dict(state), {})
 
 
 def _shapes(state: State) -> dict[str, tuple[int, ...]]:
@@ -106,34 +115,53 @@ def _edm(state: State, settings: Mapping[str, Any]) -> Made:
     if "u" in state and "model.map_layer0.weight" in state:
         raise AmbientSolveError(
             "The checkpoint was trained under the preconditioning of iDDPM (it holds its schedule u), which is not "
-            "read: kind edm expects that of EDM."
+            "read: kind edm expects that of EDM, VP or VE."
         )
-    size = read_edm(_shapes(state), _head(settings))
+    size, scheduler = read_edm(_shapes(state), _head(settings)), _preconditioning(settings)
     try:
         with torch.device("meta"):
             network = Edm(size)
     except (ValueError, ZeroDivisionError) as error:
-        raise AmbientSolveError(
-            f"The checkpoint is no network of EDM ({reason(error)}): choose another --kind."
-        ) from None
-    scheduler = {"_class_name": "EDMEulerScheduler", "prediction_type": "epsilon", **EDM_LEVELS}
+        why = reason(error)
+        raise AmbientSolveError(f"The checkpoint is no network of EDM ({why}): choose another --kind.") from None
     shown = settings.get("conditioning", NONE)
     many = (size.channels, size.out_channels, len(size.widths), size.classes, not size.residual)
+    name, low, high = settings.get("preconditioning"), scheduler["sigma_min"], scheduler["sigma_max"]
     words = [
-        f"Trained on pictures of {size.resolution} by {size.resolution}, as its names say. Taken as given, since the "
-        "file does not say it: the preconditioning of EDM with sigma_data = 0.5, pictures in [-1, 1], and levels from "
-        "0.002 to 80. A network that was trained under the preconditioning of VP or VE has the same names, and is read "
-        "wrongly."
+        f"Taken as given, since the file does not say it: the preconditioning of {str(name).upper()} (table 1 of "
+        f"Karras et al., 2022), pictures in [-1, 1], and levels from {low:g} to {high:g}. The names are the same under "
+        "another preconditioning, under which the weights mean something else."
     ]
+    if name == "edm":
+        words.append("The standard deviation of the data, sigma_data, is 0.5.")
+    if settings.get("kind") == "edm":
+        words.append(f"Its names say that it was trained on pictures of {size.resolution} by {size.resolution}.")
     if size.adm:
         words.append(f"An attention head has {size.head_channels} channels.")
     if size.width < GROUPS * GROUP_CHANNELS:
-        words.append(f"A normalisation has at least {GROUP_CHANNELS} channels in a group, as EDM has it.")
+        words.append(f"A normalization has at least {GROUP_CHANNELS} channels in a group, as EDM has it.")
     return Made(
         network,
         lambda filled: PipelinePrior(AdaptedNetwork(filled, network.entry, *many), scheduler, shown),
         " ".join(words),
     )
+
+
+def _preconditioning(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network of EDM is called by, as `parameterization` takes it."""
+    name = settings.get("preconditioning")
+    if name not in PRECONDITIONINGS or (name == "edm" and settings.get("kind") == "score-sde"):
+        most = [n for n in PRECONDITIONINGS if n != "edm" or settings.get("kind") != "score-sde"]
+        given = "not given" if name is None else f"{str(name)[:60]!r}"
+        raise AmbientSolveError(
+            f"preconditioning is {given}, and the file does not say under which process it was trained: say "
+            f"--preconditioning {' or '.join(most)}."
+        )
+    ends = {key: settings[key] for key in ("sigma_min", "sigma_max") if name == "ve" and key in settings}
+    bad = next((key for key, value in ends.items() if type(value) not in (int, float)), None)
+    if bad:
+        raise AmbientSolveError(f"{bad} = {str(ends[bad])[:60]!r}; a number above 0 was expected.")
+    return {**PRECONDITIONINGS[name], **ends}
 
 
 def _deepinv(state: State, settings: Mapping[str, Any]) -> Made:
@@ -174,13 +202,19 @@ KINDS = {
     "guided-diffusion": Kind(
         _guided_diffusion,
         "U-Net of guided-diffusion (ADM), which predicts the noise of pictures in [-1, 1]",
-        settings=("head_channels", "schedule"),
+        settings={"head_channels": HEAD_CHANNELS, "schedule": "linear"},
     ),
     "edm": Kind(
         _edm,
-        "U-Net of EDM (DDPM++, NCSN++ or ADM) behind its preconditioning",
+        "U-Net of EDM (DDPM++, NCSN++ or ADM)",
+        settings={"head_channels": HEAD_CHANNELS, "preconditioning": "edm"},
         prefix="model.",
-        settings=("head_channels",),
+    ),
+    "score-sde": Kind(
+        _edm,
+        "network of score_sde (DDPM++, or NCSN++ for small pictures), under the names of EDM",
+        settings={"preconditioning": None},
+        named=as_edm,
     ),
     "deepinv": Kind(_deepinv, "restoration network, read by deepinv: a denoiser of low noise, no generator"),
     "spandrel": Kind(_spandrel, "restoration network, read by spandrel"),

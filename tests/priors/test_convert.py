@@ -195,8 +195,17 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     refused(change(store({k: v for k, v in state.items() if "time_embed" not in k})), "time_embed.0.weight is missing")
     refused(lambda: convert(store(state), "deepinv", tmp_path / "p"), "no DRUNet and no DnCNN", "Restormer", "--kind")
     refused(lambda: convert(path, "edm3", tmp_path / "p"), "edm3")
+    refused(
+        lambda: convert(path, "deepinv", tmp_path / "p", schedule="linear"), "schedule says nothing", "leave it out"
+    )
     refused(lambda: convert(path, "guided-diffusion", tmp_path / "p", head_channels=0), "head_channels = 0")
-    assert not (tmp_path / "p").exists() and set(KINDS) == {"guided-diffusion", "edm", "deepinv", "spandrel"}
+    assert not (tmp_path / "p").exists() and set(KINDS) == {
+        "guided-diffusion",
+        "edm",
+        "score-sde",
+        "deepinv",
+        "spandrel",
+    }
 
 
 @pytest.mark.parametrize(

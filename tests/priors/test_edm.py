@@ -185,8 +185,8 @@ def test_the_prior_is_the_preconditioning_of_the_paper(config, prefix, tmp_path)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_every_tensor_counts(config):
-    """The control: with one tensor changed, the network answers otherwise than it did."""
+def test_every_weight_counts(config):
+    """The control: with one tensor of weights changed, the network answers otherwise than it did."""
     state, x = checkpoint(config), randn(1, config.channels, 8, 8)
     label = torch.tensor([1]) if config.classes else None
     network = Edm(config).eval().requires_grad_(False)
@@ -194,6 +194,8 @@ def test_every_tensor_counts(config):
     before = network(x, torch.tensor([0.3]), label)
     assert relative(before, answer(state, x, 0.3, 1 if config.classes else None, config.head_channels)) < 1e-5
     for name, t in network.state_dict(keep_vars=True).items():
+        if name.endswith("bias"):
+            continue
         kept = t.data.clone()
         t.data.mul_(1.5).add_(0.1)
         gap = relative(network(x, torch.tensor([0.3]), label), before)
@@ -237,6 +239,30 @@ def test_the_published_sizes():
         assert read_edm(held, 64) == config
 
 
+VP = (0.1, 19.9)
+"""beta_min and beta_d of table 1."""
+
+
+@pytest.mark.parametrize("name", ["vp", "ve"])
+def test_the_other_preconditionings_of_table_1(name, tmp_path):
+    state = checkpoint(NCSN)
+    torch.save(state, tmp_path / "net.pt")
+    convert(tmp_path / "net.pt", "edm", tmp_path / "prior", preconditioning=name)
+    prior = load_prior(tmp_path / "prior")
+    assert (prior.sigma_min, prior.sigma_max) == pytest.approx((0.0105, 152) if name == "vp" else (0.02, 100))
+    for sigma in (0.05, 2.0, 60.0):
+        z = randn(2, 2, 8, 8) * math.sqrt(DATA**2 + sigma**2)
+        if name == "ve":
+            expected = z + sigma * answer(state, z, math.log(sigma / 2))
+        else:
+            slowest, rise = VP
+            u = (math.sqrt(slowest**2 + 2 * rise * math.log(1 + sigma**2)) - slowest) / rise
+            assert math.sqrt(math.exp(rise * u**2 / 2 + slowest * u) - 1) == pytest.approx(sigma)  # sigma(t) of table 1
+            expected = z - sigma * answer(state, z / math.sqrt(1 + sigma**2), 999 * u)
+        assert relative(prior.denoise(z, sigma), expected) < 2e-4  # 999 u times frequencies, in float32
+        assert relative(prior.denoise(z, 1.1 * sigma), expected) > 1e-3
+
+
 # What the card says ---------------------------------------------------------------------------------------------------
 
 
@@ -252,7 +278,9 @@ def test_a_network_that_knows_nothing_but_the_level_leaves_half_of_the_noise(tmp
     said = capsys.readouterr().out
     card = (tmp_path / "b" / "README.md").read_text()
     assert "untrained" in card and "untrained" in said and "untrained" not in (tmp_path / "a" / "README.md").read_text()
-    assert all(word in card for word in ("sigma_data = 0.5", "8 by 8", "VP or VE", "4 channels in a group"))
+    assert all(
+        word in card for word in ("preconditioning of EDM", "sigma_data, is 0.5", "8 by 8", "4 channels in a group")
+    )
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
@@ -283,5 +311,8 @@ def test_what_is_no_such_checkpoint_is_refused(tmp_path):
     refused({n.replace("8x8", "9x7"): t for n, t in state.items()}, "no network of EDM")
     refused({"map_layer0.weight": torch.zeros(2, 2)}, "no network of EDM")
     refused({**state, "enc.4x4_down.conv0.resample_filter": torch.ones(1, 1, 3, 3)}, "filter")
+    with pytest.raises(AmbientSolveError, match="preconditioning is 'vq'"):
+        torch.save(state, tmp_path / "net.pt")
+        convert(tmp_path / "net.pt", "edm", tmp_path / "p", preconditioning="vq")
     five = checkpoint(dataclasses.replace(DDPM, channels=5))
     refused(five, "takes 5 channels and gives 3")
