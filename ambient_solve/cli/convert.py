@@ -26,26 +26,22 @@ class Convert:
     """What network it is of."""
     out: Path = Path("converted")
     """The folder to write."""
-    head_channels: int | None = None
-    """Channels of an attention head of ADM (guided-diffusion, edm), which the file does not say: 64 unless given."""
-    schedule: Literal["linear", "cosine"] | None = None
-    """Noise schedule of guided-diffusion: linear unless given."""
-    preconditioning: Literal["edm", "vp", "ve"] | None = None
-    """How a network of edm or score-sde was trained: edm unless given; score-sde must be given vp or ve."""
+    head_channels: int = 64
+    """Channels of an attention head of ADM (guided-diffusion, edm), which the file does not say."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Noise schedule of guided-diffusion."""
+    preconditioning: Literal["auto", "edm", "vp", "ve"] = "auto"
+    """How a network of edm or score-sde was trained: edm unless given, and vp or ve must be given for score-sde."""
 
     def run(self) -> int:
         """See the class."""
         from ambient_solve.priors.convert import convert
         from ambient_solve.priors.network import CARD
 
-        prior = convert(
-            self.file,
-            self.kind,
-            self.out,
-            head_channels=self.head_channels,
-            schedule=self.schedule,
-            preconditioning=self.preconditioning,
-        )
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        given = {name: getattr(self, name) for name in ("head_channels", "schedule", "preconditioning")}
+        given = {name: None if value == usual[name] else value for name, value in given.items()}
+        prior = convert(self.file, self.kind, self.out, **given)
         print(f"{prior!r}\n\n{shown((self.out / CARD).read_text(), lines=True)}")
         print(f"The prior is in {self.out}: ambient-solve info {self.out}")
         return 0

@@ -21,7 +21,7 @@ from ambient_solve.priors.kinds import KINDS, Converted
 from ambient_solve.priors.network import CARD, WEIGHTS
 from ambient_solve.priors.network_config import CONFIG
 from ambient_solve.priors.pipeline import PipelinePrior
-from ambient_solve.priors.score_sde import averaged
+from ambient_solve.priors.score_sde import averaged_state
 from ambient_solve.reading.limits import read_json
 from ambient_solve.saving import save_tensors
 
@@ -61,7 +61,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise AmbientSolveError(
             f"{path} {what}; load it where you trust it, and save its state_dict() by torch.save or as safetensors."
         ) from None
-    found = (averaged(found) if isinstance(found, dict) else None) or found
+    found = (averaged_state(found) if isinstance(found, dict) else None) or found
     for name in STATES:
         if isinstance(found, dict) and isinstance(found.get(name), dict):
             found = found[name]

@@ -178,7 +178,7 @@ def _walked(walk: _Walk) -> None:
         raise _no_network(f"module {walk.at} is not expected")
 
 
-def averaged(found: Mapping[str, Any]) -> dict[str, Tensor] | None:
+def averaged_state(found: Mapping[str, Any]) -> dict[str, Tensor] | None:
     """The averaged weights of a checkpoint of training, which keeps them as a list without names.
 
     Args:
