@@ -16,18 +16,18 @@ class Convert:
     """Turn a checkpoint of others into the folder of a prior, with a model card; no code in it is run.
 
     guided-diffusion reads the U-Nets of ADM, DPS and their kin; edm those of Karras et al. (2022): DDPM++, NCSN++ and
-    ADM; score-sde DDPM++ and NCSN++ of Song et al. (2021); deepinv DRUNet, DnCNN and Restormer; spandrel SwinIR,
-    SCUNet, DRUNet and DnCNN.
+    ADM; edm2 those of Karras et al. (2024) for pictures; score-sde DDPM++ and NCSN++ of Song et al. (2021); deepinv
+    DRUNet, DnCNN and Restormer; spandrel SwinIR, SCUNet, DRUNet and DnCNN.
     """
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The checkpoint: a state dict, as torch.save or safetensors write it."""
-    kind: Literal["guided-diffusion", "edm", "score-sde", "deepinv", "spandrel"]
+    kind: Literal["guided-diffusion", "edm", "edm2", "score-sde", "deepinv", "spandrel"]
     """What network it is of."""
     out: Path = Path("converted")
     """The folder to write."""
     head_channels: int = 64
-    """Channels of an attention head of ADM (guided-diffusion, edm), which the file does not say."""
+    """Channels of an attention head of guided-diffusion, edm2 and the ADM of edm, which the file does not say."""
     schedule: Literal["linear", "cosine"] = "linear"
     """Noise schedule of guided-diffusion."""
     preconditioning: Literal["auto", "edm", "vp", "ve"] = "auto"

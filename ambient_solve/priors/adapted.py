@@ -22,7 +22,7 @@ class AdaptedNetwork(nn.Module):
         out_channels: That it gives.
         levels: Of its resolutions.
         classes: That it knows; 0 is none.
-        widens: Whether the picture enters at `entry` alone, so that it may be shown more channels there.
+        widens: Whether the picture enters at `entry` alone, a plain convolution, which may be shown more channels.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class AdaptedNetwork(nn.Module):
         """Widen the convolution that takes the picture by channels whose weights are 0, in place."""
         if not self.widens:
             raise AmbientSolveError(
-                f"This {type(self.network).__name__} takes the picture at every level and cannot be shown {more} mask "
-                "channels beside it: choose another prior, or objective: {kind: denoise}."
+                f"This {type(self.network).__name__} cannot be shown {more} mask channels beside the picture: choose "
+                "another prior, or objective: {kind: denoise}."
             )
         layer = self.network.get_submodule(self.entry)
         if isinstance(layer, nn.Conv2d):

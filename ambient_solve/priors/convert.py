@@ -87,8 +87,8 @@ def convert(
         file: The checkpoint: a state dict as torch or safetensors write it, alone or under a usual name.
         kind: One of `KINDS`.
         out: The folder.
-        head_channels: Of ADM alone (guided-diffusion, edm): channels of an attention head, which no tensor shows; 64
-            unless given.
+        head_channels: Of guided-diffusion, edm and edm2 alone: channels of an attention head, which no tensor shows;
+            64 unless given.
         schedule: Of guided-diffusion alone: "linear", which it is unless given, or "cosine".
         preconditioning: Of edm and score-sde alone: "edm", which it is for edm unless given, "vp" or "ve".
 

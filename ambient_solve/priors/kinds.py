@@ -15,6 +15,7 @@ from ambient_solve.priors.adm import Adm, read_size
 from ambient_solve.priors.conditioning import NONE
 from ambient_solve.priors.denoiser import DenoiserPrior
 from ambient_solve.priors.edm import GROUP_CHANNELS, GROUPS, Edm, read_edm
+from ambient_solve.priors.edm2 import Edm2, named_edm2, read_edm2
 from ambient_solve.priors.pipeline import PipelinePrior
 from ambient_solve.priors.restoration import (
     RESTORMER,
@@ -147,6 +148,22 @@ def _edm(state: State, settings: Mapping[str, Any]) -> Made:
     )
 
 
+def _edm2(state: State, settings: Mapping[str, Any]) -> Made:
+    size = read_edm2(_shapes(state), _head(settings))
+    with torch.device("meta"):
+        network = Edm2(size)
+    scheduler, shown = PRECONDITIONINGS["edm"], settings.get("conditioning", NONE)
+    many = (size.channels, size.channels, len(size.widths), size.classes, False)
+    return Made(
+        network,
+        lambda filled: PipelinePrior(AdaptedNetwork(filled, network.entry, *many), scheduler, shown),
+        f"Its names say that it was trained on pictures of {size.resolution} by {size.resolution}. Taken as given, "
+        "since the file does not say it: the preconditioning of EDM with sigma_data = 0.5, pictures in [-1, 1], levels "
+        f"from 0.002 to 80, {size.head_channels} channels of an attention head, and the shares of the paper in sums "
+        "(0.3) and concatenations (0.5).",
+    )
+
+
 def _preconditioning(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a network of EDM is called by, as `parameterization` takes it."""
     name = settings.get("preconditioning")
@@ -209,6 +226,12 @@ KINDS = {
         "U-Net of EDM (DDPM++, NCSN++ or ADM)",
         settings={"head_channels": HEAD_CHANNELS, "preconditioning": "edm"},
         prefix="model.",
+    ),
+    "edm2": Kind(
+        _edm2,
+        "magnitude-preserving U-Net of EDM2",
+        settings={"head_channels": HEAD_CHANNELS},
+        named=named_edm2,
     ),
     "score-sde": Kind(
         _edm,

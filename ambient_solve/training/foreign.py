@@ -19,6 +19,7 @@ from ambient_solve.priors.base import Prior, Vjp
 from ambient_solve.priors.conditioning import Conditioning, widened
 from ambient_solve.priors.convert import is_converted, load_converted, save_converted
 from ambient_solve.priors.edm import EdmBlock
+from ambient_solve.priors.edm2 import Edm2Block
 from ambient_solve.priors.foreign import is_pipeline
 from ambient_solve.priors.latent import LatentPrior
 from ambient_solve.priors.latent_networks import Embedded, LatentNetwork
@@ -31,7 +32,7 @@ from ambient_solve.priors.unet import Block
 from ambient_solve.priors.wrapped import WrappedPrior
 from ambient_solve.reading.limits import read_json
 
-BLOCKS = (Block, AdmBlock, AdmAttention, EdmBlock)
+BLOCKS = (Block, AdmBlock, AdmAttention, EdmBlock, Edm2Block)
 """Blocks of our own networks, which gradient checkpointing computes twice."""
 Write = Callable[[Path, str, torch.dtype], None]
 """Writes a prior: folder, card, type of the weights."""
