@@ -34,8 +34,8 @@ WIDTHS = tuple(np.geomspace(0.4, 5.0, 13).tolist())
 LENGTHS = (3.0, 5.0, 8.0, 12.0, 17.0, 24.0, 34.0)
 """Of movements, in pixels."""
 LONGEST = 20.0
-"""Length of a movement from which on it is none, but lines of the picture that all run one way: these look the more moved
-the longer the movement is, while a real movement fits best at its own length."""
+"""Length of a movement from which on it is none, but lines of the picture that all run one way: these look the more
+moved the longer the movement is, while a real movement fits best at its own length."""
 DIRECTIONS = 18
 """Most directions of a movement that are tried; of a short one fewer differ."""
 VARIANCES = tuple(2.0 ** (k / 2) for k in range(-8, 13))
