@@ -176,7 +176,7 @@ COUNTED = "counted"
 
 
 def tests_of(data: Path | None) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """The photographs of DATA/eval/eval256.npz, which are then sources too: those that set thresholds, and all others."""
+    """The photographs of DATA/eval/eval256.npz, which are sources then: those that set thresholds, and all others."""
     if data is None:
         return [], []
     with np.load(data / "eval" / "eval256.npz", allow_pickle=False) as pack:
