@@ -411,7 +411,7 @@ def test_priors_that_do_not_fit_the_run_are_refused(root, given, tmp_path):
     if not (root / "residual").is_dir():
         edm(root / "residual", residual=True)
     refused(
-        lambda: finetune(settings(root, tmp_path, root / "residual", **MASKED)), "picture at every level", "denoise"
+        lambda: finetune(settings(root, tmp_path, root / "residual", **MASKED)), "cannot be shown 1 mask", "denoise"
     )
     refused(lambda: finetune(settings(root, tmp_path, root / "nothing")), "no prior", "nothing")
     masked = finetune(settings(root, tmp_path / "masked", given("own"), **MASKED, images=4))
