@@ -30,6 +30,7 @@ from ambient_solve.priors.ambient import AmbientPrior  # noqa: E402
 from ambient_solve.priors.autoencoder import TAEF2  # noqa: E402
 from ambient_solve.priors.convert import convert  # noqa: E402
 from ambient_solve.priors.edm import Edm, EdmConfig  # noqa: E402
+from ambient_solve.priors.edm2 import Edm2, Edm2Config  # noqa: E402
 from ambient_solve.priors.pipeline import PipelinePrior  # noqa: E402
 from ambient_solve.training.checkpoints import learned  # noqa: E402
 from ambient_solve.training.config import Config, make  # noqa: E402
@@ -278,6 +279,17 @@ def test_a_fine_tuned_prior_is_of_the_kind_that_it_was(kind, root, given, tmp_pa
     found = memory_report(config)
     assert found is not None and found.held_out == 3
     assert json.loads((tmp_path / "out" / "memorization.json").read_text())["samples"] == found.samples
+
+
+def test_a_network_that_preserves_magnitudes_learns_as_a_whole(root, tmp_path):
+    network = stirred(Edm2(Edm2Config(SIDE, 3, (8, 8), 1, (1,), 8, 16)))
+    torch.save(network.state_dict(), tmp_path / "net.pt")
+    before = convert(tmp_path / "net.pt", "edm2", tmp_path / "prior")
+    refused(lambda: finetune(settings(root, tmp_path / "lora", tmp_path / "prior", tuning=LORA)), "choose kind: full")
+    after = load_prior(finetune(settings(root, tmp_path / "out", tmp_path / "prior")))
+    z = randn(1, 3, SIDE, SIDE)
+    one, two = before.denoise(z, 1.0), after.denoise(z, 1.0)
+    assert type(after.network.network) is Edm2 and 1e-6 < float((one - two).norm() / one.norm()) < 1
 
 
 @pytest.mark.parametrize("kind", PIXELS)
