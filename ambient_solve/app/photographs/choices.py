@@ -110,7 +110,7 @@ def take_preset(values: Controls) -> dict[str, Any]:
     Returns:
         Updates of the controls by name.
     """
-    return that_work(values, choose_preset(values.preset, controls.joined_tasks(values.task, values.also)))
+    return that_work(values, presets.choose_preset(values.preset, controls.joined_tasks(values.task, values.also)))
 
 
 def that_work(values: Controls, chosen: dict[str, Any]) -> dict[str, Any]:
