@@ -12,7 +12,7 @@ from ambient_solve.app.desk import DESK, LONG
 from ambient_solve.app.folders import MAX_PIXELS, MAX_SAMPLES, MAX_STEPS
 from ambient_solve.app.loaded import kept_prior
 from ambient_solve.app.photographs import controls, example
-from ambient_solve.app.photographs.prompts import NAMES, words_of
+from ambient_solve.app.photographs.prompts import NAMES, typed_words
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.presets import choose_preset
@@ -231,7 +231,7 @@ def request_of(values: Controls) -> RestoreRequest:
         seed=int(values.seed),
         size=values.size,
         keep=values.keep and task == Inpaint.name,
-        **words_of(values),
+        **typed_words(values),
     )
 
 

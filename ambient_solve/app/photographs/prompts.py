@@ -41,7 +41,7 @@ def prompt_controls(parts: Parts) -> None:
         )  # fmt: skip
 
 
-def words_of(values: Controls) -> dict[str, Any]:
+def typed_words(values: Controls) -> dict[str, Any]:
     """The words of a request; what belongs to a prompt is left out where there is none.
 
     Args:
