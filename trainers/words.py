@@ -1,9 +1,9 @@
 """A small pipeline of words and latents: the start of its training, and a sheet of what it draws.
 
-    python trainers/words.py start --latents runs/words-latents --vocabulary bpe_simple_vocab_16e6.txt.gz --out runs/words-start
+    python trainers/words.py start --latents runs/words-latents --vocabulary clip_merges.txt.gz --out runs/words-start
     python trainers/words.py sheet --prior runs/words/prior --prompts "a photo of a goldfish" "a photo of a bullfrog"
 
-What it does is `ambient_solve.training.words`; trainers/finetune.py trains it, trainers/configs/words_latent.yaml says how.
+What it does is `ambient_solve.training.words`; trainers/finetune.py trains it by trainers/configs/words_latent.yaml.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ def load_latent_pipeline(folder: Path) -> LatentPrior:
     for part in (network, autoencoder, *(getattr(pipeline, f"text_encoder{i}", None) for i in ("", "_2", "_3"))):
         if part is not None:
             require_finite(part, folder)
-            part.eval().requires_grad_(False)
-    code: Autoencoder = TAEF2.load(folder, "float32") if own else DiffusersAutoencoder(autoencoder)
+            part.float().eval().requires_grad_(False)  # text encoders keep the type that they were stored in
+    code: Autoencoder = TAEF2.load(folder) if own else DiffusersAutoencoder(autoencoder)
     units = read_code(folder) if own else (None, None)
     if name == UNCONDITIONAL:
         inner: Prior = PipelinePrior(network, scheduler)
@@ -169,6 +169,7 @@ def _pipeline(folder: Path, name: str, index: dict[str, Any]) -> Any:
         except ImportError:
             raise AmbientSolveError(f"{folder} is conditioned on words: pip install 'ambient-solve[latent]'.") from None
     left_out = {part: None for part in LEFT_OUT if part in index}
+    left_out |= {"vae": None} if index.get("vae") in (None, [None, None]) and is_latent(folder) else {}
     try:
         return getattr(diffusers, name).from_pretrained(
             folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, **left_out

@@ -2,13 +2,13 @@
 
     python trainers/latents.py encode --data PACK.npz --autoencoder taef2.safetensors --captions classes.txt \\
         --template "a photo of a {}" --enlarge 2 --out runs/words-latents
-    python trainers/words.py start --latents runs/words-latents --vocabulary bpe_simple_vocab_16e6.txt.gz --out runs/words-start
+    python trainers/words.py start --latents runs/words-latents --vocabulary clip_merges.txt.gz --out runs/words-start
     python trainers/finetune.py --config trainers/configs/words_latent.yaml --data-root runs --out runs/words
     python trainers/words.py sheet --prior runs/words/prior --prompts "a photo of a goldfish"
 
-The classes are those of Stable Diffusion 1 (CLIPTokenizer, CLIPTextModel, UNet2DConditionModel, a scheduler), but for the
-autoencoder: diffusers has no class for TAEF2, so that the index of the folder names none, and `autoencoder.safetensors`
-and `autoencoder.json` lie beside it as `LatentPrior.save` writes them.
+The classes are those of Stable Diffusion 1 (CLIPTokenizer, CLIPTextModel, UNet2DConditionModel, a scheduler), but for
+the autoencoder: diffusers has no class for TAEF2. The index of the folder names none, and `autoencoder.safetensors` and
+`autoencoder.json` lie beside it, as `LatentPrior.save` writes them.
 """
 
 from __future__ import annotations
@@ -196,11 +196,11 @@ def _side(latents: Path) -> int:
 
 
 def _vocabulary(path: Path, most: int, folder: Path) -> tuple[Path, Path]:
-    """The files of a tokenizer of CLIP from a list of merges: all bytes, all bytes that end a word, and their merges."""
+    """The files of a tokenizer of CLIP from a list of merges: all bytes, those that end a word, and the merges."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             held = file.read(MAX_VOCABULARY + 1)
-        lines = held.decode("utf-8").splitlines()[1 : most + 1]
+        lines = held.decode("utf-8").split("\n")[1 : most + 1]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise AmbientSolveError(f"The vocabulary {path} cannot be read ({reason(error)}).") from None
     pairs = [tuple(line.split()) for line in lines if line.strip()]
