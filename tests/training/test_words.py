@@ -161,9 +161,9 @@ def test_words_are_learned_and_the_finished_folder_is_a_prior_with_card_and_shee
         assert near < 0.8 * far, f"{own}: {near}, and {far} from the other"
         assert not torch.equal(prior.denoise(z, 5.0, Prompt(own, guidance=2.0)), found)
     rows = [json.loads(line) for line in (tmp_path / "out" / "stats.jsonl").read_text().splitlines()]
-    assert rows[-1]["held_out"], "of pictures whose words are not asked for"
+    assert rows[-1]["held out"], "of pictures whose words are not asked for"
     card = (folder / "README.md").read_text()
-    assert "# tiny words" in card and '"kind": "captioned"' in card and "made here" in card and str(root) not in card
+    assert "# tiny words" in card and '"kind": "captioned"' in card and "| corrupted:toy | 1.0 |" in card
     made = sheet(folder, ("a red thing", ""), each=2, steps=4)
     assert made == folder / "samples.png" and Image.open(made).width > 256
     op = operators.inpaint_random((3, 32, 32), missing=0.5, sigma=0.1)
