@@ -13,13 +13,13 @@ import sys
 import tyro
 
 from ambient_solve.errors import AmbientSolveError
-from ambient_solve.training.words import sheet, start
+from ambient_solve.training.words import sheet, start_pipeline
 
 
 def main() -> None:
     """Entry point: bad input is one sentence and exit code 2."""
     try:
-        print(tyro.extras.subcommand_cli_from_dict({"start": start, "sheet": sheet}))
+        print(tyro.extras.subcommand_cli_from_dict({"start": start_pipeline, "sheet": sheet}))
     except AmbientSolveError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -1,4 +1,4 @@
-r"""Denoising that is told what the picture shows, and at times is not, for classifier-free guidance.
+r"""Denoising that is given what the picture shows in words, and at times is not, for classifier-free guidance.
 
 A sample `z0` comes with a caption `c`. With a chance `p` the network is given the empty caption in its place (Ho and
 Salimans, 2022, arXiv 2207.12598, algorithm 1), so that one network learns

@@ -54,7 +54,7 @@ MAX_VOCABULARY = 50_000_000
 """Bytes of the longest vocabulary that is read, unpacked."""
 
 
-def start(
+def start_pipeline(
     latents: str | Path,
     vocabulary: str | Path,
     out: str | Path,

@@ -24,7 +24,7 @@ from ambient_solve.priors.latent_pipeline import words_of
 from ambient_solve.training.config import Config, make, read_config
 from ambient_solve.training.finetune import finetune
 from ambient_solve.training.latents import encode_pictures
-from ambient_solve.training.words import sheet, start
+from ambient_solve.training.words import sheet, start_pipeline
 from helpers import one_sentence, rand, randn
 
 SIDE, STEPS = 16, 6
@@ -80,7 +80,7 @@ def root(tmp_path_factory) -> Path:
 
 def begun(root: Path, out: Path, **changes) -> Path:
     small = {"widths": (8, 16), "heads": 8, "text_width": 16, "text_layers": 1, "tokens": 16} | changes
-    return start(root / "latents", root / "merges.txt", out, **small)
+    return start_pipeline(root / "latents", root / "merges.txt", out, **small)
 
 
 @pytest.fixture(autouse=True)
@@ -199,8 +199,8 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(root, tmp_path):
         (lambda: encode_pictures(pack, code, tmp_path / "a", captions=str(tmp_path / "none.txt")), "cannot be read"),
         (lambda: encode_pictures(pack, code, tmp_path / "a", captions=str(root / "classes.txt"), template="a"), "{}"),
         (lambda: encode_pictures(pack, code, tmp_path / "a", enlarge=9), "1 to 8"),
-        (lambda: start(root / "latents", tmp_path / "bad.txt", tmp_path / "b"), "two tokens"),
-        (lambda: start(root / "latents", tmp_path / "none.gz", tmp_path / "b"), "cannot be read"),
+        (lambda: start_pipeline(root / "latents", tmp_path / "bad.txt", tmp_path / "b"), "two tokens"),
+        (lambda: start_pipeline(root / "latents", tmp_path / "none.gz", tmp_path / "b"), "cannot be read"),
         (lambda: begun(root, tmp_path / "c", widths=(7, 9)), "no network can be made"),
         (lambda: begun(root, root / "start"), "choose another folder"),
         (lambda: run(root, tmp_path / "d", **unworded), "samples without captions"),
