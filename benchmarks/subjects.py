@@ -1,5 +1,7 @@
 """A damaged picture of a subject, restored with its concept, with the name of its class, and without words.
 
+A control is the concept of the subject that follows: what it gains is no knowledge of this one.
+
     python benchmarks/concepts.py --restore my_pipeline/ --subjects SUBJECTS --out runs/subjects --lpips FEATURES
 
 SUBJECTS holds a folder for each subject, which is called by its class: `goldfish`, `goldfish.2`, `steel_bridge`. Of its
@@ -36,11 +38,19 @@ from ambient_solve.priors.latent_pipeline import own_side
 from ambient_solve.reading.pictures import SUFFIXES
 from ambient_solve.saving import replace_text, save_png
 from ambient_solve.training.concept_pictures import concept_samples
+from ambient_solve.training.inversion import OUT as CONCEPT
 from ambient_solve.training.inversion import Inversion, invert
 
 TOKEN = "s"
 """What the concept is called."""
-STATED = {"the concept": "a photo of <s>", "the name of its class": "a photo of a {}", "no words": ""}
+OTHER = "other"
+"""What that of another subject is called."""
+STATED = {
+    "the concept": f"a photo of <{TOKEN}>",
+    "the name of its class": "a photo of a {}",
+    "no words": "",
+    "another's concept": f"a photo of <{OTHER}>",
+}
 """What is said of the picture, and the prompt."""
 TASKS: dict[str, Callable[[int], Physics]] = {
     "holes": lambda side: operators.inpaint_random((3, side, side), missing=0.8, sigma=0.05, seed=0),
@@ -98,12 +108,20 @@ def learned(subject: Path, plan: Plan, out: Path) -> TimeDependentEmbedding:
     shown.mkdir(parents=True, exist_ok=True)
     for path in pictures_of(subject, plan.pictures)[: plan.pictures]:
         shutil.copyfile(path, shown / path.name)
-    folder = invert(str(shown), plan.pipeline, f"<{TOKEN}>", out / "run", plan.inversion, init=class_of(subject))
+    folder = out / "run" / CONCEPT
+    if not (folder / "concept.json").is_file():
+        folder = invert(str(shown), plan.pipeline, f"<{TOKEN}>", out / "run", plan.inversion, init=class_of(subject))
     return TimeDependentEmbedding.load(folder)
 
 
 def measured(
-    prior: Any, subject: Path, plan: Plan, out: Path, seed: int, lpips: Callable[[Tensor, Tensor], dict] | None
+    prior: Any,
+    subject: Path,
+    other: Path,
+    plan: Plan,
+    out: Path,
+    seed: int,
+    lpips: Callable[[Tensor, Tensor], dict] | None,
 ) -> dict[str, dict[str, float]]:
     """What each prompt gives for the last picture of a subject: PSNR and LPIPS of the mean, chi2, V/B.
 
@@ -113,7 +131,8 @@ def measured(
     side = own_side(prior)
     if side is None:
         raise AmbientSolveError(f"{plan.pipeline} does not say the size of its pictures.")
-    knowing = with_concepts(prior, [learned(subject, plan, out)])
+    theirs = TimeDependentEmbedding(OTHER, learned(other, plan, out.parent / other.name).tables)
+    knowing = with_concepts(prior, [learned(subject, plan, out), theirs])
     held = pictures_of(subject, plan.pictures)[-1]
     (out / "held").mkdir(exist_ok=True)
     shutil.copyfile(held, out / "held" / held.name)
@@ -141,7 +160,7 @@ def table(rows: Sequence[dict[str, dict[str, float]]]) -> str:
     for stated in STATED:
         lines.append(f"| {stated} | {' | '.join(_words([r[stated][n] for r in rows], COLUMNS[n][1]) for n in names)} |")
     lines.append("")
-    for other in ("the name of its class", "no words"):
+    for other in [stated for stated in STATED if stated != "the concept"]:
         gains = []
         for name in ("psnr", "lpips"):
             if name in names:
@@ -174,8 +193,8 @@ def restore_subjects(
         The table, or how far it is.
     """
     folders = sorted(folder for folder in subjects.iterdir() if folder.is_dir())
-    if not folders:
-        raise AmbientSolveError(f"{subjects} holds no folder; one for each subject was expected.")
+    if len(folders) < 2:
+        raise AmbientSolveError(f"{subjects} holds {len(folders)} folders; one for each of two subjects was expected.")
     for folder in folders:
         pictures_of(folder, plan.pictures)
     asked, known = json.dumps(repr(plan)), out / "plan.json"
@@ -189,7 +208,8 @@ def restore_subjects(
         if not place.is_file():
             if time.perf_counter() - begun > 60 * minutes:
                 return f"{seed} of {len(folders)} subjects are done"
-            rows = measured(prior, folder, plan, place.parent, seed, lpips)
+            other = folders[(seed + 1) % len(folders)]
+            rows = measured(prior, folder, other, plan, place.parent, seed, lpips)
             replace_text(place, json.dumps(rows))
         found.append(json.loads(place.read_text()))
     return table(found)

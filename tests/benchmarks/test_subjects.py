@@ -58,9 +58,9 @@ def test_every_subject_is_restored_with_each_prompt_and_a_stopped_run_goes_on(ro
 
     monkeypatch.setattr(subjects.Solver, "solve", solve)
     text = run(root, tmp_path / "out")
-    assert [cond.text for cond in asked] == 2 * ["a photo of <s>", "a photo of a fish", ""]
+    assert [cond.text for cond in asked] == 2 * ["a photo of <s>", "a photo of a fish", "", "a photo of <other>"]
     lines = text.splitlines()
-    assert lines[0] == "| stated | PSNR, dB | LPIPS | chi2 | V/B |" and len(lines) == 8
+    assert lines[0] == "| stated | PSNR, dB | LPIPS | chi2 | V/B |" and len(lines) == 10
     rows = [json.loads((tmp_path / "out" / name / "result.json").read_text()) for name in ("fish", "fish.2")]
     psnr = [row["the concept"]["psnr"] for row in rows]
     assert f"{np.mean(psnr):.2f} ± {np.std(psnr, ddof=1) / 2**0.5:.2f}" in lines[2]
@@ -79,8 +79,9 @@ def test_what_the_concept_gains_is_compared_in_pairs():
     text = subjects.table([row, other])
     # The pictures differ by 5 dB, the pairs by nothing: no error of a gain.
     assert "The concept less the name of its class, over 2 subjects: PSNR, dB -1.00 ± 0.00." in text
+    assert "The concept less another's concept, over 2 subjects: PSNR, dB -3.00 ± 0.00." in text
     assert "The concept less no words, over 2 subjects: PSNR, dB -2.00 ± 0.00." in text and "LPIPS" not in text
-    assert "| 22.50 ± 2.50 |" in text
+    assert "| the concept | 22.50 ± 2.50 |" in text
 
 
 def test_the_part_of_the_command_and_what_is_missing_are_said(root, tmp_path, monkeypatch, capsys):
