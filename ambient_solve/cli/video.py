@@ -40,6 +40,8 @@ class Video:
     """Frames to restore, counted from 0 and without the last: 25:50 are 25 of them."""
     side: int = 0
     """Make frames smaller first, until the longer side has at most so many pixels; 0 does not."""
+    follow: bool = False
+    """The mask is that of the first frame, and follows what it covers along the motion."""
     samples: int = 1
     """Posterior samples, whose mean is written; one keeps the texture."""
     algorithm: str = "proximal"
@@ -94,6 +96,7 @@ class Video:
             first=first,
             last=last,
             side=self.side or None,
+            follow=self.follow,
             n_samples=self.samples,
             algorithm=self.algorithm,
             options=options,

@@ -91,7 +91,7 @@ MAY_IMPORT = {
     ),
     "app": (
         *(*GROUND, "algorithms", "data", "figures", "mri", "operators", "presets", "priors", "reading", "restore"),
-        *("results", "solver", "verdict"),
+        *("results", "solver", "verdict", "video"),
     ),
     "cli": (
         *(*GROUND, "algorithms", "app", "budget", "data", "evaluate", "figures", "linalg", "mri", "objectives"),
