@@ -147,7 +147,29 @@ def write_measured(clip: Clip, out: Path) -> Path:
     """
     with VideoWriter(out, clip.path, sound=False) as writer:
         for frame in clip.frames():
-            pixels = (clip.picture(frame).y[0] * 255).round().to(torch.uint8)
-            height, width = (max(n - n % SHARE, 1) for n in pixels.shape[1:])
-            writer.write(pixels[:, :height, :width], frame.time)
+            writer.write(_even((clip.picture(frame).y[0] * 255).round().to(torch.uint8)), frame.time)
     return out
+
+
+def playable(path: Path, to: Path) -> Path:
+    """A restored video as browsers play it: in MP4, with an even number of rows and columns.
+
+    Args:
+        path: What `restore_video` wrote.
+        to: Where a copy is written, if one is needed.
+
+    Returns:
+        The file itself, or the copy, which has no sound.
+    """
+    height, width = next(read_video(path)).pixels.shape[1:]
+    if path.suffix.lower() == ".mp4" and height % SHARE == width % SHARE == 0:
+        return path
+    with VideoWriter(to, path, sound=False) as writer:
+        for frame in read_video(path):
+            writer.write(_even(frame.pixels), frame.time)
+    return to
+
+
+def _even(pixels: Tensor) -> Tensor:
+    height, width = (max(n - n % SHARE, 1) for n in pixels.shape[1:])
+    return pixels[:, :height, :width]

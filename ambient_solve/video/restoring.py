@@ -251,21 +251,15 @@ def _as_text(path: Path, request: ClipRequest, prior: Prior) -> str:
 
 
 def _with_notes(outcome: VideoOutcome, request: ClipRequest, path: Path, said: tuple[str, ...]) -> VideoOutcome:
-    """The outcome with what a reader should know of it."""
+    """The outcome with what was made of the files."""
     notes = list(said)
-    if outcome.still:
-        notes.append("nothing moves in these frames, so that one of them shows as much as all of them")
-    if request.follow and outcome.cuts:
-        notes.append(
-            f"the mask was not followed past frame {request.first + outcome.cuts[0]}, where another scene begins: give "
-            "that scene a mask of its own, with --frames"
-        )
+    ends = request.first + outcome.cuts[0] if request.follow and outcome.cuts else None
     suffix = outcome.path.suffix.lower()
     if not takes_sound(path, suffix):
         others = [other for other in WRITTEN if other != suffix and takes_sound(path, other)]
         where = f"; a name that ends in {others[0]} keeps it" if others else ""
         notes.append(f"a {suffix} file does not take the sound of {path.name}, which was left out{where}")
-    return replace(outcome, notes=tuple(notes))
+    return replace(outcome, notes=tuple(notes), mask_ends=ends)
 
 
 def _check(path: Path, out: Path, damage: Task, prior: Prior) -> None:

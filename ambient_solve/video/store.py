@@ -16,6 +16,7 @@ from torch import Tensor
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.resume import digest
 from ambient_solve.saving import replace_text, save_png
+from ambient_solve.verdict.judge import judge
 from ambient_solve.video.files import VideoWriter, comment_of
 from ambient_solve.video.state import ClipState
 
@@ -36,6 +37,7 @@ class VideoOutcome:
         begun: Frames that an earlier run had finished; all of them where it had finished the clip.
         algorithm: Name of the algorithm. notes: What was made of the files, in words.
         moved: Mean motion of the frame that moves most, in pixels.
+        mask_ends: Frame of the file at which a scene begins into which a mask was not followed, None for none.
     """
 
     path: Path
@@ -47,6 +49,24 @@ class VideoOutcome:
     algorithm: str
     notes: tuple[str, ...] = ()
     moved: float = 0.0
+    mask_ends: int | None = None
+
+    @property
+    def warning(self) -> str:
+        """What the misfit says against what was stated; empty where it says nothing."""
+        # The misfit alone: frames of a clip show no more of it.
+        return judge([self.chi2], None, 0, "", self.algorithm).sentence
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What of the result may not be what was meant, in words."""
+        found = ["nothing moves in these frames, so that one of them shows as much as all"] if self.still else []
+        if self.mask_ends is not None:
+            found.append(
+                f"the mask was not followed past frame {self.mask_ends}, where another scene begins: give that scene a "
+                "mask of its own, with --frames"
+            )
+        return tuple(found)
 
     @property
     def still(self) -> bool:

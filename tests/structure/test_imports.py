@@ -71,7 +71,7 @@ MAY_IMPORT = {
     ),
     "video": (
         *(*GROUND, "algorithms", "blind", "budget", "data", "figures", "likelihood", "linalg", "operators", "priors"),
-        *("process", "reading", "request", "restore", "results", "solver"),
+        *("process", "reading", "request", "restore", "results", "solver", "verdict"),
     ),
     "evaluate": (
         *(*GROUND, "algorithms", "data", "operators", "priors", "results", "sampling", "solver", "verdict", "video"),
