@@ -59,8 +59,8 @@ def build_page(prior: str = "photos", device: str = "auto", rules: Rules | None 
     ]
     with quiet_blocks(title="ambient_solve", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
         gr.Markdown(
-            "# ambient_solve\nRestores damaged pictures, clips and undersampled scans, and shows what was measured, what "
-            "was invented, and how sure it is. Files stay on this machine and are deleted after an hour.",
+            "# ambient_solve\nRestores damaged pictures, clips and undersampled scans, and shows what was measured, "
+            "what was invented, and how sure it is. Files stay on this machine and are deleted after an hour.",
             elem_id="head",
         )
         with gr.Tabs(elem_id="tabs"):

@@ -60,6 +60,10 @@ WRONG = {
 """What may be wrong with a clip, by name."""
 SIZES = (128, 192, 256, 384, 512, 768, 0)
 """Longer sides at which frames are restored, in pixels; 0 leaves them as they are."""
+ALGORITHM = "proximal"
+"""The algorithm of the qualities."""
+QUALITIES = {"Quick look": 8, "Good": 20, "Thorough": 50}
+"""Noise levels of each frame, by the name of a quality."""
 TO_BEGIN = 24
 """Frames that are chosen when a clip is put in: a part first shows whether the settings are right."""
 SMALL = 192
@@ -118,6 +122,19 @@ def choose_wrong(values: ClipControls) -> dict[str, Any]:
     return updates
 
 
+def choose_quality(values: ClipControls) -> dict[str, Any]:
+    """Set algorithm and knobs as a quality has them.
+
+    Args:
+        values: The preset is read.
+
+    Returns:
+        Updates by the name of the part.
+    """
+    chosen = {"steps": QUALITIES[values.preset]}
+    return {"algorithm": ALGORITHM, "knobs": chosen, "loaded": dict(chosen)}
+
+
 def choose_found(values: ClipControls) -> dict[str, Any]:
     """Show the knobs that are set by hand, once it is chosen which are.
 
@@ -160,10 +177,10 @@ def part(values: ClipControls) -> dict[str, Any]:
         values: Of the tab.
 
     Returns:
-        The update of that sentence; none without a clip.
+        The update of that sentence; empty without a clip.
     """
     if values.session is None or values.session.facts is None:
-        return {}
+        return {"part": ""}
     from ambient_solve.video.clip import working_size
 
     facts = values.session.facts

@@ -16,8 +16,8 @@ CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts"
 """Suffixes of clips."""
 MASKS = (".png", ".jpg", ".webp", ".bmp", ".tif", ".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 """Suffixes of masks, pictures and videos."""
-ALGORITHM = "proximal"
-"""The algorithm that the tab starts with."""
+QUALITY = "Quick look"
+"""The quality that the tab starts with."""
 NOISES = {
     "integral": "with the motion, by area (best)",
     "nearest": "with the motion, by pixel (faster)",
@@ -48,8 +48,8 @@ def clip_tab(prior: str, device: str, rules: Rules) -> None:
         "session": gr.State(None, time_to_live=KEPT, delete_callback=forget),
         "device": gr.State(device),
         "rules": gr.State(rules),
-        "knobs": gr.State({}),
-        "loaded": gr.State({}),
+        "knobs": gr.State({"steps": choices.QUALITIES[QUALITY]}),
+        "loaded": gr.State({"steps": choices.QUALITIES[QUALITY]}),
     }
     with gr.Row(elem_id="clip-columns"):
         with gr.Column(scale=5, min_width=300):
@@ -169,6 +169,12 @@ def _part_column(parts: Parts, prior: str, open_priors: bool) -> None:
         sizes, value=256, label="Working size", info="time and memory grow with its square", elem_id="clip-size"
     )
     parts["part"] = gr.Markdown("", elem_id="clip-part")
+    parts["preset"] = gr.Radio(
+        [(f"{name}: {levels} levels a frame", name) for name, levels in choices.QUALITIES.items()],
+        value=QUALITY,
+        label="How well",
+        elem_id="clip-quality",
+    )
     parts["prior"] = gr.Dropdown(
         [prior],
         value=prior,
@@ -194,15 +200,15 @@ def _part_column(parts: Parts, prior: str, open_priors: bool) -> None:
         with gr.Row():
             parts["seed"] = gr.Number(0, precision=0, minimum=0, label="Seed", min_width=90)
             parts["same_seed"] = gr.Checkbox(True, label="Same seed next time", min_width=120)
-        widgets.algorithm_controls(parts, ALGORITHM)
+        widgets.algorithm_controls(parts, choices.ALGORITHM)
 
 
 def _wire(parts: Parts) -> None:
     """Connect the events. Those that only change what is shown do not wait for the model."""
     import gradio as gr
 
-    def on(trigger: Any, event: Any, changes: Any, **settings: Any) -> None:
-        connect(parts, trigger, event, ClipControls.read, READ, changes, **settings)
+    def on(trigger: Any, event: Any, changes: Any, extra: Any = (), **settings: Any) -> None:
+        connect(parts, trigger, event, ClipControls.read, [*READ, *extra], changes, **settings)
 
     on(gr.context.Context.root_block.load, choices.offers, ["algorithm", "prior"])
     taken = ["file", "mask", "about", "editor", "first", "last", "part", "status", *SHOWN]
@@ -213,10 +219,13 @@ def _wire(parts: Parts) -> None:
     on(parts["found"].input, choices.choose_found, list(KNOBS), queue=False)
     on(parts["find"].click, uploaded.draw_scratches, ["editor", "status"])
     on(parts["editor"].input, uploaded.paint, ["status"], queue=False)
-    on(parts["first"].release, uploaded.show_first, ["editor", "part"])
-    for name in ("first", "last", "size"):
+    on(parts["first"].change, uploaded.show_first, ["editor", "part"], trigger_mode="always_last")
+    for name in ("last", "size"):
         on(parts[name].change, choices.part, ["part"], queue=False, trigger_mode="always_last")
-    on(parts["algorithm"].input, lambda v: {"knobs": {}, "loaded": {}}, ["knobs", "loaded"], queue=False)
+    solver = ["algorithm", "knobs", "loaded"]
+    on(parts["preset"].input, choices.choose_quality, solver, extra=["preset"], queue=False)
+    fresh = {"knobs": {}, "loaded": {}, "preset": None}
+    on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
     waiting = {"show_progress": "minimal", "show_progress_on": [parts["status"]], **MODEL}
     on(parts["run"].click, events.restore_clip, ["seed", "status", "run", "stop", "last", *SHOWN], **waiting)
     on(parts["stop"].click, events.stop_clip, ["stop", "status"], queue=False)

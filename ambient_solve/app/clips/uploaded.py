@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +86,6 @@ def upload(values: ClipControls) -> dict[str, Any]:
         "status": panels.progress_bar(0, f"{kept.name} was read. Say what is wrong with it, then restore it."),
         **nothing(),
     }
-    from dataclasses import replace
-
     return updates | choices.part(replace(values, session=session, first=0, last=last))
 
 
@@ -130,9 +129,8 @@ def show_first(values: ClipControls) -> dict[str, Any]:
     Returns:
         Updates by the name of the part.
     """
-    session = values.session
-    if session is None or session.path is None:
-        return {}
+    if values.session is None or values.session.path is None:
+        return {"part": ""}
     clip = choices.clip_of(values)
     standing = painter.painted(values.editor) if not choices.WRONG[values.wrong].follow else None
     image = frame_of(clip.path, int(values.first))
@@ -184,11 +182,13 @@ def paint(values: ClipControls) -> dict[str, Any]:
         values: The session is read.
 
     Returns:
-        Updates by the name of the part; none where there is no such video.
+        Updates by the name of the part, which say nothing where there is no such video.
     """
+    import gradio as gr
+
     session = values.session
     if session is None or session.masks is None:
-        return {}
+        return {"status": gr.skip()}
     name, session.masks = session.masks.name.removeprefix("masks-"), None
     return {"status": panels.progress_bar(0, f"What you paint is taken in place of {name}.")}
 
