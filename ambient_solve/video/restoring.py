@@ -10,6 +10,7 @@ The command and the page restore through `restored_frames`.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +23,11 @@ from ambient_solve.errors import AmbientSolveError, own_words_for_misfit
 from ambient_solve.knobs import knobs
 from ambient_solve.progress import progress_bar
 from ambient_solve.restore.memory import fitting
+from ambient_solve.restore.pictures import Picture
 from ambient_solve.restore.tasks import Inpaint, JpegBlocks, Task
 from ambient_solve.restore.unknown import with_estimates
 from ambient_solve.resume import digest
+from ambient_solve.saving import save_png
 from ambient_solve.video.clip import Clip
 from ambient_solve.video.files import WRITTEN, count_frames, takes_sound
 from ambient_solve.video.masks import is_video
@@ -114,7 +117,7 @@ def restored_frames(
     follow = request.flow if request.follow else None
     clip = Clip(path, request.damage, request.first, request.last, request.side, follow)
     opening = clip.picture(next(iter(clip.frames())))
-    damage, said, _ = with_estimates(request.damage, opening)
+    damage, said = _estimated(request.damage, opening)
     clip = replace(clip, damage=damage)
     asked = _as_text(path, replace(request, damage=damage), prior)
     earlier = finished_before(out, asked)
@@ -225,6 +228,18 @@ def restore_video(
             bar.update(frame.number + 1 - bar.n)
             if on_frame is not None:
                 on_frame(frame.number, frame.pixels)
+
+
+def _estimated(damage: Task, opening: Picture) -> tuple[Task, tuple[str, ...]]:
+    """The damage without unknown numbers, and what to say of them."""
+    if not damage.unknown:
+        return damage, ()
+    # What reads a picture for its noise asks its file whether it was a JPEG: a clip is no file of a picture.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"{opening.path.stem}.png")
+        save_png(opening.y[0], path)
+        damage, said, _ = with_estimates(damage, replace(opening, path=path))
+    return damage, said
 
 
 def _as_text(path: Path, request: ClipRequest, prior: Prior) -> str:

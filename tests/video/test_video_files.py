@@ -198,6 +198,15 @@ def test_a_playlist_is_no_video(tmp_path):
         next(read_video(tmp_path / "list.m3u8"))
 
 
+def test_what_is_not_known_is_estimated_from_the_first_frame(tmp_path):
+    noise = 0.1 * torch.randn(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+    noisy = scene(2).float() / 255 + noise
+    path = write(tmp_path / "noisy.mp4", (255 * noisy.clamp(0, 1)).byte())
+    outcome = restore(path, tmp_path / "out.mp4", damage=make_task("denoise", sigma="auto"))
+    said = next(note for note in outcome.notes if "noise level" in note)
+    assert abs(float(said.split("estimated: ")[1].split()[0]) - 0.1) < 0.04
+
+
 def mask_file(path: Path, at: tuple[int, int], size: tuple[int, int] = (HEIGHT, WIDTH)) -> Path:
     picture = np.zeros(size, np.uint8)
     picture[at[0] : at[0] + 8, at[1] : at[1] + 8] = 255
