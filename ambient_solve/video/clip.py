@@ -82,7 +82,15 @@ class Clip:
             yield mask
 
     def operator(self, picture: Picture, mask: Tensor | None) -> Physics:
-        """The operator of a frame."""
+        """The operator of a frame.
+
+        Args:
+            picture: The frame.
+            mask: Its mask (H, W), 1 = observed; None where the damage is no mask.
+
+        Returns:
+            The operator.
+        """
         if mask is None:
             return self.damage.operator(picture)
         if bool(mask.all()):  # nothing is missing in this frame

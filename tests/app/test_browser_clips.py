@@ -60,7 +60,7 @@ def test_what_is_painted_once_is_followed_and_the_clip_is_played_and_taken_home(
     times = "() => [...document.querySelectorAll('#clip-player video')].map((v) => v.currentTime)"
     before, after = visit.evaluate(times)
     assert before == after == pytest.approx(0.15, abs=0.01)
-    line = player.get_by_role("slider", name="Where before ends")
+    line = player.get_by_role("slider", name="Line: where before ends")
     line.focus()
     line.press("Home")
     cut = "() => document.querySelector('#clip-player [data-part=after]').style.clipPath"

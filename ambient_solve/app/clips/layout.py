@@ -164,9 +164,13 @@ def _part_column(parts: Parts, prior: str, open_priors: bool) -> None:
     gr.Markdown("## 3 · Which part, and how")
     parts["first"] = gr.Slider(0, 1, value=0, step=1, label="First frame", interactive=False, elem_id="clip-first")
     parts["last"] = gr.Slider(0, 1, value=0, step=1, label="Last frame", interactive=False, elem_id="clip-last")
-    sizes = [(f"{size} pixels along the longer side" if size else "as it is", size) for size in choices.SIZES]
+    sizes = [(f"{size} pixels" if size else "as it is", size) for size in choices.SIZES]
     parts["size"] = gr.Dropdown(
-        sizes, value=256, label="Working size", info="time and memory grow with its square", elem_id="clip-size"
+        sizes,
+        value=256,
+        label="Working size",
+        info="of the longer side; time grows with its square",
+        elem_id="clip-size",
     )
     parts["part"] = gr.Markdown("", elem_id="clip-part")
     parts["preset"] = gr.Radio(

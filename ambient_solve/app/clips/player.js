@@ -18,6 +18,8 @@ function place() {
   const share = Number(divider.value);
   after.style.clipPath = `inset(0 0 0 ${share}%)`;
   line.style.left = `${share}%`;
+  find(".player-left").hidden = share < 15;
+  find(".player-right").hidden = share > 85;
 }
 
 // The middle of a frame: its edges belong to it in one browser, and to its neighbor in another.
