@@ -169,7 +169,7 @@ def _part_column(parts: Parts, prior: str, open_priors: bool) -> None:
         sizes,
         value=256,
         label="Working size",
-        info="of the longer side; time grows with its square",
+        info="of the longer side; time grows as its square",
         elem_id="clip-size",
     )
     parts["part"] = gr.Markdown("", elem_id="clip-part")
