@@ -109,6 +109,8 @@ def read_video(path: str | Path, first: int = 0, last: int | None = None) -> Ite
             for number, frame in enumerate(container.decode(stream)):
                 if last is not None and number >= last:
                     break
+                if frame.width * frame.height > MAX_PIXELS:  # a file may change its mind on the way
+                    raise UnreadableFile(path, f"has frames of more than {MAX_PIXELS:,} pixels.")
                 if number < first:
                     continue
                 time = number / rate if frame.pts is None else frame.pts * Fraction(frame.time_base)

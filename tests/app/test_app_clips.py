@@ -130,6 +130,17 @@ def test_a_run_that_is_stopped_within_a_frame_keeps_what_is_finished_and_goes_on
     assert Path(whole["download"]["value"]).read_bytes() == Path(again["download"]["value"]).read_bytes()
 
 
+def test_another_clip_ends_the_run_of_the_one_before_without_a_word(given, clip, tmp_path):
+    values, said = with_clip(given, clip), []
+    other = write(tmp_path / "other.mp4", scene(3, seed=8))
+    for update in events.restore_clip(values):
+        if not said and "latest" in update:
+            said.append(merged(uploaded.put_in(replace(values, file=str(other))))["about"])
+    assert said[0].startswith("other.mp4") and "words" not in update and "status" not in update
+    assert update["run"]["interactive"] and values.session.path.name == "other.mp4"
+    assert "Finished: 3 of 3" in merged(events.restore_clip(replace(values, last=2)))["status"]
+
+
 def test_a_job_that_takes_too_long_is_ended_with_what_it_has(given, clip):
     rules = replace(given.rules, minutes=1e-9)
     seen = merged(events.restore_clip(with_clip(replace(given, rules=rules), clip)))
@@ -219,7 +230,7 @@ def test_masks_are_painted_found_or_given_for_each_frame(given, clip, tmp_path):
     write(tmp_path / "masks.mp4", torch.from_numpy(missing).expand(4, 3, -1, -1))
     merged(uploaded.put_in(replace(values, mask=str(tmp_path / "masks.mp4"))))
     request = choices.request_of(replace(values, wrong="thing"))
-    assert Path(request.damage.mask).name == "masks-masks.mp4" and not request.follow, "there is one for each frame"
+    assert Path(request.damage.mask).name == "masks.mp4" and not request.follow, "there is one for each frame"
     assert "in place of masks.mp4" in uploaded.paint(values)["status"]
     assert not choices.request_of(replace(values, editor=seen["editor"])).damage.mask.endswith(".mp4")
 

@@ -82,9 +82,11 @@ def _restore(values: ClipControls) -> Iterator[dict[str, Any]]:
             elif session.stopped or job.over or session.taken != taken:
                 raise Stopped
             yield updates
-    except Stopped:
+    except (Stopped, AmbientSolveError, OSError) as error:
         served.close()
-        if session.taken == taken:
+        if session.taken == taken:  # with another clip, the files of this one are gone, and so is what it would say
+            if not isinstance(error, Stopped):
+                raise
             shown = _stopped(session, request, out, job.over_words if job.over else "Stopped.")
             yield shown
     finally:

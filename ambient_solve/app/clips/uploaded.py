@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -162,9 +163,10 @@ def draw_mask(values: ClipControls) -> dict[str, Any]:
                 f"The mask {path.name} is {facts.size[1]}x{facts.size[0]}, but the clip is {width}x{height}: both must "
                 "have the same size."
             )
-        name = session.work / f"masks-{tame(path.name)}"
-        name.unlink(missing_ok=True)
-        session.masks = linked(path, name)
+        kept = session.work / "masks" / tame(path.name)
+        shutil.rmtree(kept.parent, ignore_errors=True)
+        kept.parent.mkdir()
+        session.masks = linked(path, kept)
         words = f"{path.name} says frame by frame what is missing: white is. Nothing needs to be painted."
         return {"session": session, "mask": None, "status": panels.progress_bar(0, words)}
     missing = read_mask(path, session.facts.size, session.path.name).numpy() == 0
@@ -189,7 +191,7 @@ def paint(values: ClipControls) -> dict[str, Any]:
     session = values.session
     if session is None or session.masks is None:
         return {"status": gr.skip()}
-    name, session.masks = session.masks.name.removeprefix("masks-"), None
+    name, session.masks = session.masks.name, None
     return {"status": panels.progress_bar(0, f"What you paint is taken in place of {name}.")}
 
 
