@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ambient_solve.video.flow import FlowOf, flow_method, motion, pull
+from ambient_solve.errors import AmbientSolveError
+from ambient_solve.video.flow import FlowOf, flow_method, is_cut, pull
 
 MARGIN = 1
 """Pixels by which a mask that was moved is larger: too much that is missing does less harm than too little."""
@@ -48,17 +49,24 @@ def followed_masks(
     parts = _parts(mask < 0.5)
     maps = [torch.eye(3, dtype=torch.float64) for _ in parts]
     nothing, opening, before, ended = torch.ones_like(mask, dtype=torch.float32), None, None, False
-    for number, frame in enumerate(frames):
+    for frame in frames:
         if opening is None or before is None:
             opening = before = frame
             yield mask.float(), False
             continue
-        began = not ended and motion(flow, number, before, frame).cut
-        if began or ended:
-            ended = True
-            yield nothing, began
+        if ended:
+            yield nothing, False
             continue
-        forth = estimate(before, frame)
+        if frame.shape != before.shape:
+            raise AmbientSolveError(
+                f"A frame of shape {tuple(frame.shape)} follows one of {tuple(before.shape)}: all of a clip have "
+                "one size."
+            )
+        back, forth = estimate(frame, before), estimate(before, frame)
+        ended = is_cut(before, frame, back, forth)
+        if ended:
+            yield nothing, True
+            continue
         maps = [_step(forth, _moved(part, m)) @ m for part, m in zip(parts, maps, strict=True)]
         maps = [_corrected(estimate, opening, frame, part, m) for part, m in zip(parts, maps, strict=True)]
         before, missing = frame, torch.zeros_like(nothing)

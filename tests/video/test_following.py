@@ -121,3 +121,5 @@ def test_what_cannot_be_followed_is_said():
         Clip("a.mp4", make_task("denoise", sigma=0.1), follow="dis")
     with pytest.raises(AmbientSolveError, match="There is no flow"):
         list(followed_masks(torch.ones(8, 8), [rand(3, 8, 8)] * 2, "nowhere"))
+    with pytest.raises(AmbientSolveError, match="one size"):
+        list(followed_masks(torch.ones(8, 8), [rand(3, 8, 8), rand(3, 8, 9)], "ilk"))

@@ -66,7 +66,7 @@ QUALITIES = {"Quick look": 8, "Good": 20, "Thorough": 50}
 """Noise levels of each frame, by the name of a quality."""
 TO_BEGIN = 24
 """Frames that are chosen when a clip is put in: a part first shows whether the settings are right."""
-SMALL = 192
+SMALL = 96
 """Longer side, in pixels, up to which the motion is found by a slower and better rule."""
 
 
