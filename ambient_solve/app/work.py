@@ -108,18 +108,25 @@ def clip_work(request: ClipRequest, height: int, width: int) -> float:
     rows, columns = working_size((height, width), request.side)
     pixels = rows * columns * getattr(request.damage, "factor", 1) ** 2
     frames = (request.last or 1) - request.first
-    return checked(frames * request.n_samples * passes(request.algorithm, request.options) * pixels)
+    return checked(frames * request.n_samples * passes(request.algorithm, request.options) * pixels, "frames or levels")
 
 
-def checked(work: float) -> float:
+def checked(work: float, less: str = "samples or levels") -> float:
     """`work`, refused where it is more than MOST.
+
+    Args:
+        work: Passes times pixels.
+        less: What there may be fewer of.
+
+    Returns:
+        `work`.
 
     Raises:
         AmbientSolveError: with what was asked for, and what lessens it.
     """
     if work > MOST:
         raise AmbientSolveError(
-            f"This asks for {work:.1e} passes times pixels, the page takes {MOST:.0e}: take fewer samples, levels or "
-            "frames, smaller knobs or a smaller working size, or the command line."
+            f"This asks for {work:.1e} passes times pixels, the page takes {MOST:.0e}: take fewer {less}, "
+            "smaller knobs or a smaller working size, or the command line."
         )
     return work
