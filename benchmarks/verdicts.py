@@ -9,9 +9,9 @@
 
 Photographs of 64 x 64 pixels are cut out of fourteen that scikit-image ships. Each is damaged, every other time stored
 in 8 bits, and restored as `ambient-solve restore` does it, with three of its presets. Thresholds are set on right
-statements alone, of these photographs and of half of the test photographs of DATA. The other half is what counts: false
-alarms, and wrong statements that are noticed. Without DATA false alarms are counted on photographs of sources that the
-thresholds have not seen, in FOLDS turns.
+statements alone, of these photographs and of TESTS of DATA. The other ones of DATA are what counts: false alarms, and
+wrong statements that are noticed. Without DATA false alarms are counted on photographs of sources that the thresholds
+have not seen, in FOLDS turns.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ PLACES = ((0.5, 0.5), (0.25, 0.3), (0.7, 0.65))
 FOLDS = 10
 """Turns in which sources are left out of the thresholds."""
 TESTS = 24
-"""Test photographs of DATA, of which every other one sets thresholds."""
+"""Test photographs of DATA that set thresholds, evenly spread over the pack; all others are counted."""
 MARGIN = 1.4
 """Factor by which a range is wider than what was seen on ENOUGH measurements, for pictures that are like none."""
 DECISIVE = {"kernel": (-8.0, 1.0, 10.0)}
@@ -175,17 +175,20 @@ COUNTED = "counted"
 """Kind of right statements on the other ones."""
 
 
-def tests_of(data: Path | None, count: int) -> list[str]:
-    """Names of `count` test photographs of DATA/eval/eval256.npz, which are then sources too."""
+def tests_of(data: Path | None) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """The photographs of DATA/eval/eval256.npz, which are sources then: those that set thresholds, and all others."""
     if data is None:
-        return []
+        return [], []
     with np.load(data / "eval" / "eval256.npz", allow_pickle=False) as pack:
         files, offsets = pack["data"], pack["offsets"]
-    chosen = np.linspace(0, len(offsets) - 2, count).round().astype(int)
-    for i in chosen:
+    setting: list[tuple[str, int]] = []
+    counted: list[tuple[str, int]] = []
+    chosen = set(np.linspace(0, len(offsets) - 2, TESTS).round().astype(int).tolist())
+    for i in range(len(offsets) - 1):
         raw = files[offsets[i] : offsets[i + 1]].tobytes()
         SOURCES[f"test {i}"] = lambda raw=raw: np.asarray(Image.open(io.BytesIO(raw)).convert("RGB"))
-    return [f"test {i}" for i in chosen]
+        (setting if i in chosen else counted).append((f"test {i}", 0))
+    return setting, counted
 
 
 def pictures(count: int) -> list[tuple[str, int]]:
@@ -445,14 +448,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="after which nothing new is begun")
     given = parser.parse_args()
     if not given.table:
-        tests = [(name, 0) for name in tests_of(given.data, TESTS)]
-        new, counted = tests[::2], tests[1::2] or pictures(10)
-        plan = [(SPECTRUM, COUNTED, tests[1::2]), (SPECTRUM, "wrong", counted[::2])]
+        new, counted = tests_of(given.data)
+        wrong = (counted or pictures(10))[::2]
+        plan = [(SPECTRUM, COUNTED, counted), (SPECTRUM, "wrong", wrong)]
         plan += [(SPECTRUM, "right", pictures(20)), (SPECTRUM, NEW, new)]
-        plan += [("fast", COUNTED, tests[1::2]), ("fast", "wrong", counted[::2])]
-        plan += [("fast", "right", pictures(20)), ("fast", NEW, new), ("balanced", "wrong", counted[::3])]
-        plan += [("balanced", COUNTED, tests[1::6]), ("balanced", "right", pictures(4)), ("balanced", NEW, new[::2])]
-        plan += [("faithful", "right", pictures(3)), ("faithful", NEW, new[::4]), ("faithful", "wrong", counted[:1])]
+        plan += [("fast", COUNTED, counted), ("fast", "wrong", wrong)]
+        plan += [("fast", "right", pictures(20)), ("fast", NEW, new), ("balanced", "wrong", wrong[::3])]
+        plan += [("balanced", COUNTED, counted[1::4]), ("balanced", "right", pictures(4)), ("balanced", NEW, new[::3])]
+        plan += [("faithful", "right", pictures(3)), ("faithful", NEW, new[::8]), ("faithful", "wrong", wrong[:1])]
         measure(
             given.out, [part for part in plan if part[0] == SPECTRUM or not given.spectra], given.only, given.minutes
         )

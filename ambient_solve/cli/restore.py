@@ -39,7 +39,8 @@ class Restore:
     """Damaged pictures, or folders of them."""
     task: Annotated[str, tyro.conf.arg(metavar="|".join([*TASKS, *WHOLE]), help_behavior_hint="(required)")] = ""
     """What happened to them; several are joined by +, in any order: inpaint+denoise+jpeg. old-photograph finds
-    scratches by itself, and estimates grain and JPEG; camera-shake finds the path of the camera."""
+    scratches by itself, and estimates grain and JPEG; camera-shake finds the path of the camera; enlarged how many
+    times a program has enlarged them."""
     preset: Annotated[str, tyro.conf.arg(metavar="|".join(PRESETS), help_behavior_hint=f"(default: {DEFAULT})")] = ""
     """How much time is taken, and whether samples are to be right on average or varied."""
     samples: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: of the preset)")] = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ambient_solve.errors import AmbientSolveError, UnreadableFile, suggestion
 from ambient_solve.knobs import Knob, knob, knobs
+from ambient_solve.restore.enlarged import Enlarged
 from ambient_solve.restore.old import OldPhotograph
 from ambient_solve.restore.shake import CameraShake
 from ambient_solve.restore.tasks import TASKS, Blurred, Denoise, Inpaint, JpegBlocks, Measured, SuperResolution, Task
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 SIGN = "+"
 """Between the names of damages."""
-WHOLE: dict[str, type[Task]] = {cls.name: cls for cls in (OldPhotograph, CameraShake)}
+WHOLE: dict[str, type[Task]] = {cls.name: cls for cls in (OldPhotograph, CameraShake, Enlarged)}
 """Damages that stand alone: what they are is found in the picture."""
 
 

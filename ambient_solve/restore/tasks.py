@@ -359,7 +359,7 @@ def make_task(task: str, **options: Any) -> Task:
 
     Args:
         task: One of `TASKS`, several joined by "+" in any order ("inpaint+denoise"), or one that stands
-            alone: "old-photograph", "camera-shake".
+            alone: "old-photograph", "camera-shake", "enlarged".
         options: Its knobs. Where one is "auto", the noise level is too unless it is given.
 
     Returns:

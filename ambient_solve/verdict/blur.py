@@ -5,7 +5,8 @@ The stated blur `k0`, round blurs and movements along a line have, under the law
 
     against = max_k,s log p(y | k, s) - max_s log p(y | k0, s)
 
-is what speaks against the stated blur, and the blur of the largest evidence is what fits better.
+is what speaks against the stated blur, and the blur of the largest evidence is what fits better. Movements are left out
+where the longest one fits best.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from ambient_solve.operators import gaussian_blur, line_blur
 
 ROUND = Family(gaussian_blur, width=Unknown(0.4, 5.0), sigma=0.0)
 """Round blurs that are compared with the stated one."""
-LINE = Family(line_blur, length=Unknown(3.0, 24.0), angle=Unknown(0.0, 180.0, periodic=True), sigma=0.0)
+LINE = Family(line_blur, length=Unknown(3.0, 34.0), angle=Unknown(0.0, 180.0, periodic=True), sigma=0.0)
 """Movements that are."""
 WIDTHS = tuple(np.geomspace(0.4, 5.0, 13).tolist())
 """Standard deviations of round blurs, in pixels."""
-LENGTHS = (3.0, 5.0, 8.0, 12.0, 17.0, 24.0)
+LENGTHS = (3.0, 5.0, 8.0, 12.0, 17.0, 24.0, 34.0)
 """Of movements, in pixels."""
+LONGEST = 20.0
+"""Length of a movement from which on it is none, but lines of the picture that all run one way: these look the more
+moved the longer the movement is, while a real movement fits best at its own length."""
 DIRECTIONS = 18
 """Most directions of a movement that are tried; of a short one fewer differ."""
 VARIANCES = tuple(2.0 ** (k / 2) for k in range(-8, 13))
@@ -218,18 +222,25 @@ def _compare(power: Tensor, passed: Tensor, variance: float) -> Compared:
     shapes, responses = candidates(*size)
     own = evidence(passed.expand(len(VARIANCES), *size), VARIANCES)
     noise = _peak(own)
-    best, better = -math.inf, shapes[0]
-    for times in sorted({VARIANCES[int(own.argmax())], 1.0}):
-        found = evidence(responses, [times] * len(shapes))
-        if float(found.max()) > best:
-            best, better, quiet = float(found.max()), shapes[int(found.argmax())], times
-    for turn in range(CLOSER):
-        around = _around(better, 2.0**-turn)
-        found = evidence(_responses(around, *size), [quiet] * len(around))
-        if float(found.max()) > best:
-            best, better = float(found.max()), around[int(found.argmax())]
-    other = response(better.kernel(), *size)
-    best = max(best, float(evidence(other.expand(len(VARIANCES), *size), VARIANCES).max()))
+
+    def fitting(which: Sequence[int]) -> tuple[float, Shape, Tensor]:
+        """The evidence of the best of some candidates and of those beside it, this blur, and its response."""
+        best, better, some = -math.inf, shapes[0], responses[list(which)]
+        for times in sorted({VARIANCES[int(own.argmax())], 1.0}):
+            found = evidence(some, [times] * len(which))
+            if float(found.max()) > best:
+                best, better, quiet = float(found.max()), shapes[which[int(found.argmax())]], times
+        for turn in range(CLOSER):
+            around = _around(better, 2.0**-turn)
+            found = evidence(_responses(around, *size), [quiet] * len(around))
+            if float(found.max()) > best:
+                best, better = float(found.max()), around[int(found.argmax())]
+        other = response(better.kernel(), *size)
+        return max(best, float(evidence(other.expand(len(VARIANCES), *size), VARIANCES).max())), better, other
+
+    best, better, other = fitting(range(len(shapes)))
+    if better.length > LONGEST:
+        best, better, other = fitting([i for i, shape in enumerate(shapes) if not shape.line])
     apart = (responses.sqrt() - passed.sqrt()).square().mean((1, 2))
     stated, narrower = shapes[int(apart.argmin())], bool(other.mean() > passed.mean())
     return Compared(best - float(own.max()), noise, better, stated, bool(apart.min() < ALIKE), narrower)

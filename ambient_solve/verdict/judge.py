@@ -50,8 +50,8 @@ FIT = (0.5, 2.0)
 """Misfits between which a statement is right of which nothing else was measured."""
 FITTING = {"proximal": 0.02, "ddnm": 0.02, "reddiff": 0.02, "daps": 0.1}
 """Least such misfit of algorithms that fit noise that is low."""
-
-
+FAINT = 0.01
+"""Noise level below which nobody is told that the noise is lower: samplers fit such noise, and little depends on it."""
 CORRELATIONS = ("right 1", "down 1", "falling", "rising", "right 2", "down 2")
 """Names of the autocorrelations at LAGS."""
 CALIBRATED = 64 * 64 * 3
@@ -324,7 +324,8 @@ def concluded(
         ranges: Of right statements; see `ranges_of`.
         family: See `family_of`.
         entries: Of the measurement.
-        harmless: Keys of the causes in `words` of which nothing is to be said.
+        harmless: Keys of the causes in `words` of which nothing is to be said; that the noise is lower never is where
+            it is FAINT.
 
     Returns:
         The verdict.
@@ -332,6 +333,7 @@ def concluded(
     limits = {name: (low, high) for name, (low, _, high) in ranges.items()}
     shown = {name: value for name, value in numbers.items() if name in limits}
     found = [(words.cause(family, f.statistic, f.side, numbers), f) for f in findings(numbers, ranges, entries)]
+    harmless = {*harmless, words.NOISE_LOWER} if numbers.get("sigma", math.inf) < FAINT else harmless
     found = [(key, f) for key, f in found if key not in harmless]
     if not found:
         return Verdict(RIGHT, numbers=shown, limits=limits)

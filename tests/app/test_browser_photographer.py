@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ambient_solve.verdict.words import HEADLINES, RIGHT, WRONG
 from browsing import choose, open_tab, put_in, shot, wait_for_words
 
 pytestmark = pytest.mark.timeout(300)  # seconds: its tests wait for other processes
@@ -93,6 +94,26 @@ def test_the_slider_goes_from_what_is_supported_to_what_is_plausible(visit, soft
     visit.wait_for_function("() => /One plausible/.test(document.querySelector('#share-words').innerText)")
     visit.wait_for_function("(src) => document.querySelectorAll('#slider img')[1].src !== src", arg=before)
     shot(visit, "invented")
+
+
+def test_a_blur_that_is_stated_wrong_is_red_and_the_right_one_green(visit, soft, tmp_path):
+    with Image.open(soft) as image:
+        image.crop((30, 20, 110, 100)).save(tmp_path / "part.png")
+    put_in(visit, tmp_path / "part.png")
+    choose(visit, "#prior", "photos")
+    choose(visit, "#task", "Out of focus")
+    for width, level in ((4.5, WRONG), (1.8, RIGHT)):
+        for control, value in (("Width of the blur", width), ("Noise level", 0.01)):
+            number = visit.get_by_label(f"number input for {control}")
+            number.fill(str(value))
+            number.press("Tab")
+        visit.click("#run")
+        visit.wait_for_selector(f"#verdict .as-{level}")
+        assert HEADLINES[level] in visit.locator("#verdict").inner_text()
+        shot(visit, f"verdict-{level}")
+        color = visit.locator("#verdict .as-verdict").evaluate("(e) => getComputedStyle(e).borderLeftColor")
+        red, green, _ = (int(part) for part in color[4:-1].split(","))
+        assert (red > green) == (level == WRONG), color
 
 
 def test_an_old_photograph_goes_from_upload_to_result_in_three_steps(visit, old):

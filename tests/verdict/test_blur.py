@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -30,6 +32,18 @@ def picture(seed: int) -> torch.Tensor:
     return field.float().expand(3, -1, -1)
 
 
+def striped(seed: int) -> torch.Tensor:
+    """`picture` and lines across it that all run along 155 degrees, as sharp as a photograph is."""
+    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    across = torch.deg2rad(torch.tensor(25.0))
+    at = columns * across.sin() + rows * across.cos()
+    profile = randn(2 * SIDE, seed=seed + 7).cumsum(0)
+    profile = 0.2 * (profile - profile.mean()) / profile.std()
+    low = at.floor().long()
+    lines = torch.lerp(profile[low], profile[low + 1], at - low)
+    return 0.5 + 0.1 * (picture(seed) - 0.5) + lines
+
+
 def shown(true, stated, seed=0, sigma=SIGMA, noise=1.0) -> blur.Compared:
     """What speaks against `stated` where `true` was done to a picture; `noise` times the stated variance."""
     x = picture(seed)[None]
@@ -51,6 +65,19 @@ def test_nothing_speaks_against_a_right_statement_and_the_noise_is_the_stated_on
     assert all(one.against < AGAINST for one in found)
     assert all(one.noise == pytest.approx(1, rel=0.2) for one in found)
     assert shown(stated, stated, noise=4.0).noise == pytest.approx(4, rel=0.2)
+
+
+@pytest.mark.parametrize("stated", [wide(1.5), line(9, 30)])
+def test_lines_that_all_run_one_way_are_no_movement(stated, monkeypatch):
+    y = stated.A(striped(0)[None]) + SIGMA * randn(1, 3, SIDE, SIDE, seed=100)
+
+    def compared() -> blur.Compared:
+        return spectra_of(y, stated.filter[:, 0], torch.tensor([SIGMA**2])).compared(0)
+
+    assert compared().against < AGAINST
+    monkeypatch.setattr(blur, "LONGEST", math.inf)
+    with_all = compared()
+    assert with_all.against > AGAINST and with_all.better.line
 
 
 @pytest.mark.parametrize(("true", "width"), [(1.5, 3.0), (1.5, 0.8), (3.0, 1.5)])

@@ -156,6 +156,11 @@ def test_what_is_harmless_is_not_said():
     assert both.keys == (words.BLUR_NARROWER,) and both.level == DOUBTFUL
 
 
+def test_nobody_is_told_that_faint_noise_is_lower():
+    assert verdict(misfit=0.2, sigma=0.005).level == RIGHT
+    assert verdict(misfit=0.2, sigma=0.02).level == WRONG and verdict(misfit=9.0, sigma=0.005).level == WRONG
+
+
 def test_few_entries_leave_room_for_their_sampling_deviation():
     numbers = FINE | {"right 1": 0.13}
     assert [f.statistic for f in findings(numbers, RANGES, judge.CALIBRATED)] == ["right 1"]

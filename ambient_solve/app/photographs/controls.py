@@ -22,6 +22,7 @@ TASK_WORDS = {
     "jpeg": "JPEG blocks",
     "old-photograph": "An old photograph (scratches, grain, JPEG)",
     "camera-shake": "The camera shook",
+    "enlarged": "Enlarged by a program",
 }
 """Words of the page for each damage."""
 ALSO = {
@@ -34,7 +35,11 @@ ALSO = {
 """Words for a damage that comes on top of another."""
 FOUND = ("mask", "kernel")
 """Knobs that are files."""
-LEFT = {"old-photograph": ("sigma", "quality", "width"), "camera-shake": ("sigma", "size", "boundary")}
+LEFT = {
+    "old-photograph": ("sigma", "quality", "width"),
+    "camera-shake": ("sigma", "size", "boundary"),
+    "enlarged": ("sigma", "factor", "way"),
+}
 """Knobs that the page leaves as they are, so that the picture decides."""
 SIGMAS = {"inpaint": 0.01, "denoise": 0.1}
 """Noise level that the page starts from, where it is not the default of the damage."""
