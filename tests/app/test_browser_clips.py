@@ -98,6 +98,14 @@ def test_a_run_is_stopped_and_goes_on(visit, tmp_path):
     visit.click("#clip-stop")
     wait_for(visit, "are finished and kept")
     assert last.input_value() == "23"
+    first = visit.locator("#clip-first").get_by_role("spinbutton")
+    for box, number in ((first, "20"), (last, "21")):
+        box.fill(number)
+        box.press("Enter")
+    visit.wait_for_function("() => /2 frames, 0:02.0 to 0:02.2/.test(document.querySelector('#clip-part').innerText)")
+    visit.wait_for_selector("#clip-run:not([disabled])")
+    visit.click("#clip-run")
+    wait_for(visit, "Finished: 2 of 2 frames")
 
 
 def test_what_is_no_clip_is_a_sentence(visit, tmp_path):
