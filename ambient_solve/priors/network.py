@@ -18,7 +18,7 @@ from ambient_solve.noise import Level
 from ambient_solve.priors.base import Prior
 from ambient_solve.priors.finite import require_finite
 from ambient_solve.priors.network_config import CONFIG, NetworkConfig, read_config_file, read_process
-from ambient_solve.priors.precision import SIDE, Verdict, compare, halved
+from ambient_solve.priors.precision import SIDE, Verdict, compare, converted
 from ambient_solve.priors.unet import UNet
 from ambient_solve.process import SoftSettings
 from ambient_solve.saving import save_tensors
@@ -77,9 +77,9 @@ class NetworkPrior(Prior):
         ).float()  # whatever the default type is
         self._layout, self.channels_last = torch.contiguous_format, True
         self._weights = tuple(self.network.parameters())
-        # Each with what it was made for; in tuples, so that the copy is no part of the module and of what it saves.
+        # Each with what it was made for; in tuples, so that a copy is no part of the module and of what it saves.
         self._judged: tuple[Any, Verdict | None] = (None, None)
-        self._copied: tuple[Any, nn.Module | None] = (None, None)
+        self._copied: dict[torch.dtype, tuple[Any, nn.Module]] = {}
         self.set_precision(precision)
 
     def memory(self, pixels: int, backward: bool) -> float:
@@ -129,7 +129,11 @@ class NetworkPrior(Prior):
         # The mask joins after the preconditioning: c_in is about the picture's scale.
         u = z * total.rsqrt() if cond is None else torch.cat([z * total.rsqrt(), cond.to(z.dtype)], 1)
         u = pad_to(u, self.network.stride)
-        network = self._cast(layout) if half and self._frozen else self.network
+        network, dtype = self.network, torch.bfloat16 if half else torch.float32
+        if not half and self._forward_alone(z):
+            layout = torch.channels_last
+        if self._frozen and (half or layout is torch.channels_last):
+            network = self._converted(dtype, layout)
         with torch.autocast(z.device.type, torch.bfloat16, enabled=half):
             f = network(u.contiguous(memory_format=layout), sigma.log() / 4)
         f = f[..., :height, :width].float()
@@ -147,6 +151,7 @@ class NetworkPrior(Prior):
         """Whether the network computes in bfloat16 on `device`, and the memory layout its weights now have for that.
 
         Measured on a CPU: channels-last makes bfloat16 convolutions faster and float32 gradients several times slower.
+        Where there is no gradient float32 is faster in it too; a copy of frozen weights is kept for that.
         """
         half = self.precision == "bfloat16"
         if self.precision == "auto":
@@ -188,19 +193,25 @@ class NetworkPrior(Prior):
             self._judged = (state, verdict)
         return verdict
 
-    def _cast(self, layout: torch.memory_format) -> nn.Module:
+    def _forward_alone(self, z: Tensor) -> bool:
+        """Whether no gradient is asked for, on a CPU with frozen weights: channels-last is then faster in float32."""
+        asked = (torch.is_grad_enabled() and z.requires_grad) or torch._C._are_functorch_transforms_active()
+        counted = not self._weights[0].is_inference()  # else a copy could not know that they were written to
+        return self.channels_last and self._frozen and z.device.type == "cpu" and counted and not asked
+
+    def _converted(self, dtype: torch.dtype, layout: torch.memory_format) -> nn.Module:
         state = self._state(layout)
-        of, copied = self._copied
+        of, copied = self._copied.get(dtype, (None, None))
         if of != state or copied is None:
             if torch._C._are_functorch_transforms_active():
                 return self.network  # what is made there cannot be kept
-            copied = halved(self.network, layout)
-            self._copied = (state, copied)
+            copied = converted(self.network, dtype, layout)
+            self._copied[dtype] = (state, copied)
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the converted weights: they can be made again."""
-        return {**self.__dict__, "_copied": (None, None)}
+        return {**self.__dict__, "_copied": {}}
 
     def save(self, folder: str | Path, card: str = "", dtype: torch.dtype = torch.float32) -> None:
         """Write model.safetensors, config.json and the model card.

@@ -84,11 +84,12 @@ def compare(
     return worst
 
 
-def halved(network: nn.Module, layout: torch.memory_format) -> nn.Module:
-    """A copy of `network` with the weights that autocast would convert to bfloat16 in every call, converted once.
+def converted(network: nn.Module, dtype: torch.dtype, layout: torch.memory_format) -> nn.Module:
+    """A frozen copy of `network` whose convolutions and linear layers hold their weights as they will be used.
 
     Args:
         network: In float32; it is not changed.
+        dtype: Of these weights: what autocast would convert in every call is converted once.
         layout: Memory format of the weights of convolutions.
 
     Returns:
@@ -99,6 +100,6 @@ def halved(network: nn.Module, layout: torch.memory_format) -> nn.Module:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             for name, weight in [*module.named_parameters()]:
                 form = layout if weight.ndim == 4 else torch.contiguous_format
-                half = weight.detach().bfloat16().contiguous(memory_format=form)
-                setattr(module, name, nn.Parameter(half, requires_grad=False))
+                held = weight.detach().to(dtype).contiguous(memory_format=form)
+                setattr(module, name, nn.Parameter(held, requires_grad=False))
     return made

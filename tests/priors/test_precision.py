@@ -111,14 +111,29 @@ def test_weights_converted_once_are_those_that_autocast_converts(size):
         assert torch.equal(frozen.denoise(z, 0.5), plain.denoise(z, 0.5))
     pulls = [prior.denoise_vjp(z, 0.5)[1](v) for prior in (frozen, plain)]
     assert torch.equal(*pulls) and not torch.equal(pulls[0], 0 * v)
-    assert frozen._copied[1] is not None and plain._copied[1] is None
+    assert frozen._copied and not plain._copied
     assert frozen.state_dict().keys() == plain.state_dict().keys()
     assert all(p.dtype == torch.float32 for p in frozen.parameters())
     twin = copy.deepcopy(frozen)
-    assert twin._copied[1] is None and torch.equal(twin.denoise(z, 0.5), frozen.denoise(z, 0.5))
+    assert not twin._copied and torch.equal(twin.denoise(z, 0.5), frozen.denoise(z, 0.5))
     with torch.no_grad():
         twin.network.enter.weight.mul_(1.5)
     assert not torch.equal(twin.denoise(z, 0.5), frozen.denoise(z, 0.5))
+
+
+def test_where_no_gradient_is_asked_for_float32_is_channels_last_and_the_same_to_rounding():
+    frozen, trained = made().set_precision("float32"), made(frozen=False).set_precision("float32")
+    z = randn(2, 3, 13, 22)
+    with torch.no_grad():
+        found, plain = frozen.denoise(z, 0.5), trained.denoise(z, 0.5)
+    torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
+    (_, copied), *none = frozen._copied.values()
+    assert not none and not trained._copied
+    assert copied.enter.weight.is_contiguous(memory_format=torch.channels_last)
+    assert frozen.network.enter.weight.is_contiguous()
+    frozen._copied.clear()
+    value, pull = frozen.denoise_vjp(z, 0.5)
+    assert torch.equal(value, plain) and float(pull(z).abs().max()) > 0 and not frozen._copied, "a gradient: as it was"
 
 
 def test_a_first_call_inside_of_a_functional_transform():
