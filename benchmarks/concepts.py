@@ -4,6 +4,7 @@
     python benchmarks/concepts.py --out runs/concepts --part modes       shape and texture by mode and resolution
     python benchmarks/concepts.py --out runs/concepts --part noisy       concepts from noisy pictures
     python benchmarks/concepts.py --out runs/concepts --part restore     a damaged picture of a subject
+    python benchmarks/concepts.py --out runs/subjects --restore my_pipeline/ --subjects SUBJECTS     that of photographs
 
 Each does so many minutes of its work; the same command goes on, and prints its table when all is done.
 
@@ -30,6 +31,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+import subjects
+from ambient_solve.evaluate.metrics import Metrics
 from ambient_solve.noise import Streams
 from ambient_solve.objectives.base import Batch
 from ambient_solve.operators import inpaint_random
@@ -341,9 +344,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=5.0, help="of work at a time")
     parser.add_argument("--part", default="train", choices=("train", *PARTS), help="what is done")
+    parser.add_argument("--restore", default="", help="pipeline of words, in place of the toy; see subjects.py")
+    parser.add_argument("--subjects", type=Path, help="folder with a folder of pictures for each subject")
+    parser.add_argument("--task", default="holes", choices=tuple(subjects.TASKS), help="what is done to a picture")
+    parser.add_argument("--lpips", type=Path, help="the features of AlexNet, as safetensors")
+    parser.add_argument("--steps", type=int, default=600, help="of the learning of a concept")
+    parser.add_argument("--guidance", type=float, default=1.0, help="of the prompts; 1 draws from the posterior")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.part == "train":
+    if given.restore:
+        if given.subjects is None:
+            parser.error("--restore needs --subjects")
+        plan = subjects.Plan(given.restore, given.task, inversion=Inversion(steps=given.steps), guidance=given.guidance)
+        lpips = None if given.lpips is None else Metrics(given.lpips)
+        print(subjects.restore_subjects(given.subjects, plan, given.out, given.minutes, lpips))
+    elif given.part == "train":
         train(given.out, given.minutes)
     else:
         measure(given.out, given.part, given.minutes)

@@ -68,7 +68,9 @@ def algorithm_controls(parts: Parts, standing: str) -> None:
         from ambient_solve.algorithms import ALGORITHMS
 
         if algorithm == "auto":
-            gr.Markdown("mmps where the damage is linear, daps elsewhere, with their defaults.")
+            gr.Markdown(
+                "mmps where the damage is linear (latino for a model of latents), daps elsewhere, with their defaults."
+            )
             return
         for k in knobs(ALGORITHMS[algorithm]):
             widget = knob_widget(k, loaded.get(k.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import inspect
 import io
 import os
@@ -202,9 +203,22 @@ def _file(image: Image.Image, cache: Path, kind: str) -> str:
     return str(path)
 
 
-def sentences(event: Callable[..., Any]) -> Callable[..., Any]:
-    """`event`, with errors of the library shown on the page as the sentences that they are."""
+def sentences(event: Callable[..., Any], *, program: bool = False) -> Callable[..., Any]:
+    """An event with errors of the library shown on the page as the sentences that they are.
+
+    Args:
+        event: Of gradio, a function or a generator.
+        program: A program asks, which takes the sentence as it is; the page takes it for HTML, so that it is escaped.
+
+    Returns:
+        The event.
+    """
     import gradio as gr
+
+    def said(error: Exception) -> gr.Error:
+        words = on_a_page(error)
+        words = words if program else html.escape(words, quote=False)
+        return gr.Error(words, duration=READ_IN, print_exception=False)
 
     if inspect.isgeneratorfunction(event):
 
@@ -213,7 +227,7 @@ def sentences(event: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 yield from event(*values)
             except (AmbientSolveError, OSError) as error:
-                raise gr.Error(on_a_page(error), duration=READ_IN, print_exception=False) from None
+                raise said(error) from None
 
         return stream
 
@@ -222,7 +236,7 @@ def sentences(event: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return event(*values)
         except (AmbientSolveError, OSError) as error:
-            raise gr.Error(on_a_page(error), duration=READ_IN, print_exception=False) from None
+            raise said(error) from None
 
     return call
 

@@ -55,9 +55,10 @@ def passes(algorithm: str, settings: Mapping[str, Any]) -> float:
 
 
 def asked(request: RestoreRequest) -> float:
-    """Passes that a restoration asks for; of the tasks of the page, JPEG alone is not linear."""
+    """Passes that a restoration asks for; of the tasks of the page, JPEG alone is not linear. Guidance takes two."""
     linear = request.algorithm == "auto" and request.task != "jpeg"
-    return request.samples * passes("mmps" if linear else request.algorithm, request.knobs)
+    each = 2 if request.prompt and request.guidance != 1 else 1
+    return request.samples * each * passes("mmps" if linear else request.algorithm, request.knobs)
 
 
 def work_of(problem: PreparedRequest) -> float:

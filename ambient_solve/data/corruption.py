@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ambient_solve.data.captions import checked_caption
 from ambient_solve.data.damages import Damage, Noise
 from ambient_solve.data.images import SUFFIXES, open_image, open_mask, to_tensor
 from ambient_solve.data.observation import checked_mask, observed
@@ -262,7 +263,7 @@ def read_corrupted(
     where not all was observed, a `mask` (1 or C, H, W) of 1 = observed (with `signs` or `maps` if it is a mask of
     coefficients or k-space, see `Sample`); or a picture, read with `channels` 1 or 3. A row may name a picture as its
     `mask`, in which white is missing, and give `sigma_min` and `sigma_max`, or `sigma_min_01` and `sigma_max_01`, and a
-    `weight`, its chance to be drawn relative to the other pictures.
+    `weight`, its chance to be drawn relative to the other pictures, and a `caption`, what it shows.
 
     Args:
         folder: The data set.
@@ -347,6 +348,7 @@ def _read_row(folder: Path, row: dict[str, Any], channels: int, follow_outside: 
         damage=damage,
         blur=blur,
         weight=weight,
+        caption=checked_caption(row.get("caption", "")),
     )
 
 

@@ -142,6 +142,7 @@ class Loader:
             signs=torch.stack([s.signs for s in drawn]).float() if drawn[0].signs is not None else None,
             maps=torch.stack([s.maps for s in drawn]) if drawn[0].maps is not None else None,
             blur=torch.tensor([s.blur for s in drawn]) if any(s.blur for s in drawn) else None,
+            captions=tuple(s.caption for s in drawn) if any(s.caption for s in drawn) else None,
         )
         keys = [int(np.random.SeedSequence((self._seed, 3, step, i)).generate_state(1, np.uint64)[0]) for i in chosen]
         return batch, Streams(keys, 1)

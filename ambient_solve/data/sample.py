@@ -24,6 +24,7 @@ class Sample:
         damage: What was done to it, in one word: the group in which an annotator counts it.
         weight: Chance to be drawn, relative to the other samples of its data set; 0 is never.
         blur: Deviation in pixels of the Gaussian blur in it, whose edges wrap round, as of a soft process; 0 is none.
+        caption: What it shows, in words; empty where that is not known.
     """
 
     name: str
@@ -37,3 +38,4 @@ class Sample:
     damage: str = "clean"
     weight: float = 1.0
     blur: float = 0.0
+    caption: str = ""

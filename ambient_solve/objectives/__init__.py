@@ -1,6 +1,7 @@
 """Training losses, one a file; all take a `Batch` of whatever is known of each sample."""
 
 from ambient_solve.objectives.base import Batch, Objective
+from ambient_solve.objectives.captioned import Captioned
 from ambient_solve.objectives.conditional import Conditional
 from ambient_solve.objectives.consistency import Consistency
 from ambient_solve.objectives.denoise import Denoise
@@ -15,6 +16,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kspace": KSpace,
     "consistency": Consistency,
     "conditional": Conditional,
+    "captioned": Captioned,
     "gsure": GSURE,
     "soft": SoftMatching,
 }

@@ -32,6 +32,7 @@ class Batch:
         maps: Complex coil maps (B, coils, H, W): the mask is one of k-space, and `z` is `A^H` of what was measured.
         blur: Deviation in pixels of a Gaussian blur, its edges wrapped round, that was done to the clean sample before
             its noise, (B,); None means none.
+        captions: What each sample shows, in words, B of them; None where that is not known.
     """
 
     z: Tensor
@@ -43,11 +44,13 @@ class Batch:
     signs: Tensor | None = None
     maps: Tensor | None = None
     blur: Tensor | None = None
+    captions: tuple[str, ...] | None = None
 
     def to(self, device: str) -> Batch:
         """The same batch on another device."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if v is not None}
-        return Batch(**moved)
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved = {k: v.to(device, non_blocking=True) for k, v in tensors.items()}
+        return Batch(**moved, captions=self.captions)
 
 
 class Objective(abc.ABC):
@@ -58,12 +61,14 @@ class Objective(abc.ABC):
         below: Whether it learns levels at which no sample may be used.
         incomplete: Whether it knows what a mask hides.
         noisy: Whether it knows of noise and annotations.
+        worded: Whether its denoiser is conditioned on the captions of the samples.
     """
 
     mask_channels: int = 0
     below: bool = False
     incomplete: ClassVar[bool] = False
     noisy: ClassVar[bool] = True
+    worded: ClassVar[bool] = False
 
     @abc.abstractmethod
     def loss(self, denoise: Denoiser, batch: Batch, streams: Streams) -> Tensor:

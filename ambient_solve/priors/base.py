@@ -205,6 +205,11 @@ class Prior(nn.Module, abc.ABC):
         """Channels of the pictures that `decode` makes."""
         return self.shape[0]
 
+    @property
+    def takes_words(self) -> bool:
+        """Whether its condition is a prompt."""
+        return False
+
     def check_condition(self, cond: Any) -> None:
         """Check a condition before the first network call, as far as that can be done without one.
 

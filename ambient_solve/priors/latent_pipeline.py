@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ambient_solve.errors import AmbientSolveError, reason
+from ambient_solve.priors.autoencoder import TAEF2, Autoencoder
 from ambient_solve.priors.autoencoder_diffusers import DiffusersAutoencoder
 from ambient_solve.priors.base import NO_WORDS, Prior
 from ambient_solve.priors.concepts import TimeDependentEmbedding
 from ambient_solve.priors.finite import require_finite
 from ambient_solve.priors.foreign import INDEX, checked_scheduler
-from ambient_solve.priors.latent import LatentPrior
+from ambient_solve.priors.latent import CODE, LatentPrior, is_latent, read_code
 from ambient_solve.priors.latent_networks import LatentNetwork
 from ambient_solve.priors.pipeline import PipelinePrior
 from ambient_solve.priors.text import Classes, GuidedPrior, Words
@@ -54,15 +55,21 @@ def load_latent_pipeline(folder: Path) -> LatentPrior:
     scheduler = checked_scheduler(dict(pipeline.scheduler.config), folder / "scheduler")
     network = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
     autoencoder = pipeline.vqvae if name == UNCONDITIONAL else pipeline.vae
+    own = autoencoder is None and is_latent(folder)  # the code of `LatentPrior.save`, which diffusers has no class for
+    if autoencoder is None and not own:
+        raise AmbientSolveError(
+            f"{folder} has no autoencoder: neither {INDEX} names one, nor is there {CODE} of LatentPrior.save."
+        )
     for part in (network, autoencoder, *(getattr(pipeline, f"text_encoder{i}", None) for i in ("", "_2", "_3"))):
         if part is not None:
             require_finite(part, folder)
-            part.eval().requires_grad_(False)
-    code = DiffusersAutoencoder(autoencoder)
+            part.float().eval().requires_grad_(False)  # text encoders keep the type that they were stored in
+    code: Autoencoder = TAEF2.load(folder) if own else DiffusersAutoencoder(autoencoder)
+    units = read_code(folder) if own else (None, None)
     if name == UNCONDITIONAL:
         inner: Prior = PipelinePrior(network, scheduler)
         inner.sigma_data, inner.sigma_jacobian = 1.0, 10.0
-        return LatentPrior(inner, code).eval().requires_grad_(False)
+        return LatentPrior(inner, code, *units).eval().requires_grad_(False)
     inner = LatentNetwork(network, scheduler, code.channels, code.factor)
     as_input = bool(getattr(network.config, "guidance_embeds", False))
     place = lambda: inner.device  # noqa: E731
@@ -71,7 +78,7 @@ def load_latent_pipeline(folder: Path) -> LatentPrior:
         if name == LABELLED
         else Words(pipeline, place, as_input=as_input, share=inner.rule.share)
     )
-    return LatentPrior(GuidedPrior(inner, given, as_input=as_input), code).eval().requires_grad_(False)
+    return LatentPrior(GuidedPrior(inner, given, as_input=as_input), code, *units).eval().requires_grad_(False)
 
 
 def words_of(prior: Prior) -> Words:
@@ -162,6 +169,7 @@ def _pipeline(folder: Path, name: str, index: dict[str, Any]) -> Any:
         except ImportError:
             raise AmbientSolveError(f"{folder} is conditioned on words: pip install 'ambient-solve[latent]'.") from None
     left_out = {part: None for part in LEFT_OUT if part in index}
+    left_out |= {"vae": None} if index.get("vae") in (None, [None, None]) and is_latent(folder) else {}
     try:
         return getattr(diffusers, name).from_pretrained(
             folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, **left_out

@@ -10,12 +10,13 @@ import torch
 from ambient_solve.distributed import choose_device
 from ambient_solve.errors import AmbientSolveError, first_line, suggestion
 from ambient_solve.priors.ambient import AmbientPrior
+from ambient_solve.priors.autoencoder import AUTOENCODER
 from ambient_solve.priors.conditioning import CONDITIONING, NONE
 from ambient_solve.priors.convert import is_converted, load_converted
 from ambient_solve.priors.denoiser import DenoiserPrior
 from ambient_solve.priors.field import Field, FieldPrior
 from ambient_solve.priors.foreign import INDEX, SCHEDULER, UNET_WEIGHTS, is_pipeline
-from ambient_solve.priors.latent import LatentPrior, is_latent
+from ambient_solve.priors.latent import CODE, LatentPrior, is_latent
 from ambient_solve.priors.latent_pipeline import PARTS, is_latent_pipeline, load_latent_pipeline
 from ambient_solve.priors.network import CARD, WEIGHTS, NetworkPrior
 from ambient_solve.priors.network_config import CONFIG
@@ -30,6 +31,8 @@ PIPELINE = (
     "unet/*.json",
     "scheduler/*.json",
     SCHEDULER,
+    AUTOENCODER,
+    CODE,
     f"{UNET_WEIGHTS}*.safetensors",
     f"{UNET_WEIGHTS}*.safetensors.index.json",
     *(f"{part}*/{files}" for part in PARTS for files in ("*.safetensors", "*.json", "*.txt", "*.model")),

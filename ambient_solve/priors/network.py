@@ -129,7 +129,8 @@ class NetworkPrior(Prior):
         # The mask joins after the preconditioning: c_in is about the picture's scale.
         u = z * total.rsqrt() if cond is None else torch.cat([z * total.rsqrt(), cond.to(z.dtype)], 1)
         u = pad_to(u, self.network.stride)
-        network, dtype = self.network, torch.bfloat16 if half else torch.float32
+        network: nn.Module = self.network
+        dtype = torch.bfloat16 if half else torch.float32
         if not half and self._forward_alone(z):
             layout = torch.channels_last
         if self._frozen and (half or layout is torch.channels_last):

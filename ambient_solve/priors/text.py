@@ -107,6 +107,11 @@ class GuidedPrior(WrappedPrior):
             raise AmbientSolveError(NO_WORDS)
         return GuidedPrior(self.inner, self.reader.with_concepts(concepts), as_input=self._as_input)
 
+    @property
+    def takes_words(self) -> bool:
+        """See `Prior.takes_words`: it does, unless its conditions are classes."""
+        return isinstance(self.reader, Words)
+
     def check_condition(self, cond: Any) -> None:
         """See `Prior.check_condition`: reads the condition, and measures the prompts."""
         rows = len(cond) if isinstance(cond, (list, tuple)) or (isinstance(cond, Tensor) and cond.ndim) else 1

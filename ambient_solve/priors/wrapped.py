@@ -98,6 +98,11 @@ class WrappedPrior(Prior):
         """See `Prior.picture_channels`."""
         return self.inner.picture_channels
 
+    @property
+    def takes_words(self) -> bool:
+        """See `Prior.takes_words`."""
+        return self.inner.takes_words
+
     def check_condition(self, cond: Any) -> None:
         """See `Prior.check_condition`."""
         return self.inner.check_condition(cond)

@@ -33,6 +33,10 @@ MAX_TEXT = 20_000
 """Characters of the longest recipe that is read; real ones have a few hundred."""
 MAX_WORD = 300
 """Characters of the longest text in a recipe."""
+MAX_PROMPT = 1000
+"""Characters of the longest prompt in a recipe."""
+MAX_GUIDANCE = 100.0
+"""Largest scale of guidance by it."""
 MAX_SAMPLES = 10_000
 """Most samples that a recipe may ask for."""
 MAX_SEED = 2**63 - 1
@@ -50,6 +54,7 @@ class Recipe:
         task: Name of the damage. damage: Its knobs; `mask` and `kernel` are file names without a folder.
         algorithm: Its name or "auto". knobs: Those of the algorithm that are not left at their defaults.
         samples, seed: How many were drawn, and from which streams.
+        prompt, negative, guidance: Words of a `Prompt`, where the prior takes them; none, and 1, where it does not.
 
     Raises:
         AmbientSolveError: a name is unknown, or a value has the wrong type or is out of range.
@@ -62,6 +67,9 @@ class Recipe:
     knobs: Mapping[str, Any] = field(default_factory=dict)
     samples: int = 1
     seed: int = 0
+    prompt: str = ""
+    negative: str = ""
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("prior", "task", "algorithm"):
@@ -74,6 +82,7 @@ class Recipe:
                 raise AmbientSolveError(
                     f"{name}={value!r} was given; a whole number from {low} to {high} was expected."
                 )
+        _check_prompt(self)
         for name in FILES:
             word = self.damage.get(name)
             if word is not None:
@@ -89,8 +98,11 @@ class Recipe:
 
 
 def to_json(recipe: Recipe) -> str:
-    """`recipe` as text."""
-    return json.dumps({"recipe": VERSION, **dataclasses.asdict(recipe)}, indent=2)
+    """`recipe` as text; of a prompt it says nothing where there is none."""
+    record = dataclasses.asdict(recipe)
+    for name in ("prompt", "negative", "guidance") if not recipe.prompt else ():
+        del record[name]
+    return json.dumps({"recipe": VERSION, **record}, indent=2)
 
 
 def from_json(text: str) -> Recipe:
@@ -165,8 +177,9 @@ def python_snippet(recipe: Recipe, picture: str = "photo.png", out: str = "resto
     """
     knobs = ", ".join(f"{name}={value!r}" for name, value in recipe.damage.items())
     damage = f"make_task({recipe.task!r}{', ' if knobs else ''}{knobs})"
+    words = ", ".join(repr(part) for part in (recipe.prompt, recipe.negative, recipe.guidance))
     return (
-        "from ambient_solve import load_prior\n"
+        f"from ambient_solve import {'Prompt, ' if recipe.prompt else ''}load_prior\n"
         "from ambient_solve.restore.tasks import make_task\nfrom ambient_solve.restore import restore_file\n"
         "\n"
         "outcome = restore_file(\n"
@@ -177,7 +190,8 @@ def python_snippet(recipe: Recipe, picture: str = "photo.png", out: str = "resto
         f"    options={dict(recipe.knobs)!r},\n"
         f"    n_samples={recipe.samples},\n"
         f"    seed={recipe.seed},\n"
-        f"    out={f'{out}/{Path(picture).stem}'!r},\n"
+        + (f"    cond=Prompt({words}),\n" if recipe.prompt else "")
+        + f"    out={f'{out}/{Path(picture).stem}'!r},\n"
         ")\n"
         "restored = outcome.restoration.mean  # also restored .samples, .std, .chi2\n"
     )
@@ -200,6 +214,9 @@ def cli_command(recipe: Recipe, picture: str = "photo.png", out: str = "restored
     own = {k.name for cls in TASKS.values() for k in knobs(cls)}
     for name, value in recipe.knobs.items():
         words += _option(f"algorithm.{name}" if name in own else name, value)
+    if recipe.prompt:
+        words += _option("prompt", recipe.prompt) + _option("prompt_guidance", recipe.guidance)
+        words += _option("negative", recipe.negative) if recipe.negative else []
     words += ["--samples", str(recipe.samples), "--seed", str(recipe.seed), "--out", out]
     return shlex.join(words)
 
@@ -219,6 +236,21 @@ def _check_word(name: str, word: Any) -> None:
         raise AmbientSolveError(
             f"{name}={shown} was given; a word of at most {MAX_WORD} printable characters was expected."
         )
+
+
+def _check_prompt(recipe: Recipe) -> None:
+    """Raise `AmbientSolveError` unless the prompt is words, and what belongs to one stands beside one."""
+    for name in ("prompt", "negative"):
+        words = getattr(recipe, name)
+        if not isinstance(words, str) or len(words) > MAX_PROMPT or not words.isprintable():
+            raise AmbientSolveError(
+                f"{name}={repr(words)[:60]} was given; at most {MAX_PROMPT} printable characters were expected."
+            )
+    scale = recipe.guidance
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale <= MAX_GUIDANCE:
+        raise AmbientSolveError(f"guidance={scale!r} was given; a number from 0 to {MAX_GUIDANCE:g} was expected.")
+    if not recipe.prompt and (recipe.negative or scale != 1):
+        raise AmbientSolveError("negative and guidance belong to a prompt, and none was given.")
 
 
 def _checked_values(name: str, values: Any) -> dict[str, Any]:

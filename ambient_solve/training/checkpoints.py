@@ -38,6 +38,7 @@ ADDED = {
         "layers": "auto",
         "checkpointing": False,
         "eight_bit": False,
+        "words": False,
         "cond": "",
     },
 }

@@ -127,6 +127,8 @@ class Tuning:
     """Compute what the blocks of the network hold once more in the backward pass: less memory, a third more time."""
     eight_bit: bool = False
     """Moments of the optimizer in 8 bits (bitsandbytes): a quarter of the memory."""
+    words: bool = False
+    """The text encoder learns too, where the objective is captioned."""
     cond: str = ""
     """What a network of words or classes is conditioned on throughout: a prompt, or the number of a class."""
 

@@ -48,12 +48,13 @@ def in_latents(config: Config, prior: LatentPrior) -> Config:
     sources = []
     with PartialState().main_process_first():
         for i, source in enumerate(config.sources):
-            place = Path(config.data_root) / source.path.rpartition(":")[2]
-            if not source.path.startswith("corrupted:"):
-                place = (Path(config.out) / f"latents-{i}").resolve()
-                _encode(config, prior, source, place)
+            if source.path.startswith("corrupted:"):
+                sources.append(source)
+                continue
+            place = (Path(config.out) / f"latents-{i}").resolve()
+            _encode(config, prior, source, place)
             kept = {"share": source.share, "held_out": source.held_out, "terms": source.terms}
-            sources.append(Source(f"corrupted:{place.resolve()}", **kept))
+            sources.append(Source(f"corrupted:{place}", **kept))
     return replace(config, sources=tuple(sources), crop=config.crop // factor, mirror=False, duplicates=False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -20,7 +20,7 @@ from ambient_solve.priors.convert import AdmNetwork, is_converted, load_converte
 from ambient_solve.priors.foreign import is_pipeline
 from ambient_solve.priors.latent import LatentPrior
 from ambient_solve.priors.latent_networks import Embedded, LatentNetwork
-from ambient_solve.priors.latent_pipeline import is_latent_pipeline, load_latent_pipeline
+from ambient_solve.priors.latent_pipeline import is_latent_pipeline, load_latent_pipeline, words_of
 from ambient_solve.priors.network import CARD
 from ambient_solve.priors.network_config import CONFIG
 from ambient_solve.priors.pipeline import PipelinePrior
@@ -36,18 +36,71 @@ Write = Callable[[Path, str, torch.dtype], None]
 
 
 @final
+class Texts(nn.Module):
+    """The text encoder of a Stable Diffusion pipeline, which may learn: captions to what its network is conditioned on.
+
+    Args:
+        pipeline: The pipeline; nothing of it is changed but the weights of its text encoder.
+
+    Raises:
+        AmbientSolveError: it is another pipeline.
+    """
+
+    def __init__(self, pipeline: Any) -> None:
+        super().__init__()
+        kind = type(pipeline).__name__
+        if kind != "StableDiffusionPipeline":
+            raise AmbientSolveError(
+                f"Captions are learned by a StableDiffusionPipeline, and --init is a {kind}: fine-tune that with "
+                "objective: {kind: denoise} and one prompt, tuning: {cond: ...}."
+            )
+        self.encoder, self._pipeline = pipeline.text_encoder, (pipeline,)
+
+    def forward(self, captions: Sequence[str]) -> Embedded:
+        """Embed captions, each that occurs several times once.
+
+        Args:
+            captions: One for each state.
+
+        Returns:
+            One row for each of them.
+
+        Raises:
+            AmbientSolveError: one is longer than the encoder takes.
+        """
+        known = list(dict.fromkeys(captions))
+        tokenizer = self._pipeline[0].tokenizer
+        most = int(tokenizer.model_max_length)
+        long = next((c for c in known if len(tokenizer(c).input_ids) > most), None)
+        if long is not None:
+            raise AmbientSolveError(
+                f"The caption {long[:40]!r}... is longer than the text encoder takes, {most} tokens."
+            )
+        place = next(self.encoder.parameters()).device
+        rows = self._pipeline[0].encode_prompt(known, place, 1, False)[0]
+        return Embedded(tokens=rows[[known.index(c) for c in captions]])
+
+
+@final
 class InTraining(WrappedPrior):
-    """A prior in training under one condition, which is written as what it came from.
+    """A prior in training under one condition, or under captions, which is written as what it came from.
 
     Args:
         inner: With a `network`; its `decode` is not used.
         write: Writes it: `(folder, card, dtype)`.
         cond: What its network is conditioned on, for `rows` of one state each; None where it is not.
+        texts: What embeds captions, which then are the condition; `cond` where none are given.
     """
 
-    def __init__(self, inner: PipelinePrior | LatentNetwork, write: Write, cond: Callable[[int], Any] | None) -> None:
+    def __init__(
+        self,
+        inner: PipelinePrior | LatentNetwork,
+        write: Write,
+        cond: Callable[[int], Any] | None,
+        texts: Texts | None = None,
+    ) -> None:
         super().__init__(inner)
-        self._write, self._cond = write, cond
+        self._write, self._cond, self.texts = write, cond, texts
 
     @property
     def network(self) -> Any:
@@ -56,6 +109,9 @@ class InTraining(WrappedPrior):
 
     def denoise(self, z: Tensor, sigma: Level, cond: Any = None) -> Tensor:
         """See `Prior.denoise`; the condition is that of the run, or what a widened input is shown."""
+        if self.texts is not None:
+            given = self.texts(self._cond(len(z)) if cond is None and self._cond is not None else cond)
+            return self.inner.denoise(z, sigma, given)
         return self.inner.denoise(z, sigma, cond if self._cond is None else self._cond(len(z)))
 
     def denoise_vjp(self, z: Tensor, sigma: Level, cond: Any = None, *, once: bool = False) -> tuple[Tensor, Vjp]:
@@ -200,13 +256,18 @@ def _of_latents(folder: Path, objective: Objective, cond: str) -> InTraining:
     whole = load_latent_pipeline(folder)
     embedded = checked_condition(whole, objective, cond)
     inner: Any = whole.inner.inner if isinstance(whole.inner, GuidedPrior) else whole.inner
-    given = None if embedded is None else embedded.rows
-    part = "unet" if (folder / "unet").is_dir() else "transformer"
+    texts = Texts(words_of(whole).plain) if objective.worded else None
+    given = (lambda rows: (cond,) * rows) if texts is not None else None if embedded is None else embedded.rows
+    parts = {"unet" if (folder / "unet").is_dir() else "transformer": inner.network}
+    parts |= {} if texts is None else {"text_encoder": texts.encoder}
 
     def write(out: Path, card: str, dtype: torch.dtype) -> None:
-        shutil.copytree(folder, out, ignore=lambda at, names: [part] if Path(at) == folder else [], dirs_exist_ok=True)
-        inner.network.to(dtype).save_pretrained(out / part, safe_serialization=True)
-        inner.network.float()
+        shutil.copytree(
+            folder, out, ignore=lambda at, names: [*parts] if Path(at) == folder else [], dirs_exist_ok=True
+        )
+        for part, network in parts.items():
+            network.to(dtype).save_pretrained(out / part, safe_serialization=True)
+            network.float()
         (out / CARD).write_text(card)
 
-    return InTraining(inner, write, given)
+    return InTraining(inner, write, given, texts)

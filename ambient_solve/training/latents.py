@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ambient_solve.data.captions import read_captions
 from ambient_solve.data.corruption import MANIFEST
 from ambient_solve.data.images import read_images, shuffled
 from ambient_solve.errors import AmbientSolveError
@@ -29,13 +30,26 @@ from ambient_solve.saving import replace_text, save_tensors
 
 STATISTICS = 256
 """Pictures by which the channels are normalised."""
+MIRRORED = ", mirrored"
+"""Behind the name of a picture that was mirrored."""
+LARGEST = 8
+"""Largest number by which pictures are enlarged."""
 BATCH = 8
 """Pictures that are encoded together."""
 
 
 @torch.no_grad()
 def encode_pictures(
-    data: str, autoencoder: str | Path, out: str | Path, *, limit: int = 0, seed: int = 0, mirror: bool = False
+    data: str,
+    autoencoder: str | Path,
+    out: str | Path,
+    *,
+    limit: int = 0,
+    seed: int = 0,
+    mirror: bool = False,
+    enlarge: int = 1,
+    captions: str = "",
+    template: str = "{}",
 ) -> int:
     """Write the latents of pictures into a folder that `corrupted:OUT` reads; an interrupted call goes on.
 
@@ -46,6 +60,9 @@ def encode_pictures(
         limit: At most this many pictures, the first ones after `shuffled(pictures, seed)`; 0 is all.
         seed: Of their order.
         mirror: Whether each picture is encoded mirrored, too.
+        enlarge: What both sides are multiplied by first: an autoencoder of large pictures loses most of small ones.
+        captions: Text file of what the pictures show, as `data.captions.read_captions` takes it; none by default.
+        template: What a line of it becomes, with {} in its place.
 
     Returns:
         How many latents there are.
@@ -57,7 +74,12 @@ def encode_pictures(
     if (out / MANIFEST).is_file():
         raise AmbientSolveError(f"{out} already holds a data set: choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
-    pictures = shuffled(list(read_images(data)), seed)[: limit or None]
+    if not 1 <= enlarge <= LARGEST:
+        raise AmbientSolveError(f"enlarge={enlarge} was given; a whole number from 1 to {LARGEST} was expected.")
+    pictures = list(read_images(data))
+    words = read_captions(captions, data, [name for name, _ in pictures], template) if captions else None
+    known = {} if words is None else {name: text for (name, _), text in zip(pictures, words, strict=True)}
+    pictures = [(name, _enlarged(x, enlarge)) for name, x in shuffled(pictures, seed)[: limit or None]]
     uneven = next((name for name, x in pictures if any(n % coder.factor for n in x.shape[1:])), None)
     if uneven is not None:
         raise AmbientSolveError(f"{uneven}: the sides of the pictures must be multiples of {coder.factor}.")
@@ -74,7 +96,9 @@ def encode_pictures(
         for i, z in zip(part, (latents - mean) / std, strict=True):
             save_tensors({"z": z.half().contiguous()}, out / (_file(i) + ".part"))
             os.replace(out / (_file(i) + ".part"), out / _file(i))
-    rows = ({"file": _file(i), "name": name, "sigma_noise": 0.0} for i, (name, _, _) in enumerate(views))
+    rows = [{"file": _file(i), "name": name, "sigma_noise": 0.0} for i, (name, _, _) in enumerate(views)]
+    for row, (name, _, _) in zip(rows, views, strict=True):
+        row |= {"caption": known[name.removesuffix(MIRRORED)]} if known else {}
     replace_text(out / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
     return len(views)
 
@@ -100,7 +124,15 @@ def _views(pictures: Sequence[tuple[str, Tensor]], mirror: bool) -> Iterator[tup
     for name, picture in pictures:
         yield name, picture, False
         if mirror:
-            yield f"{name}, mirrored", picture, True
+            yield f"{name}{MIRRORED}", picture, True
+
+
+def _enlarged(picture: Tensor, by: int) -> Tensor:
+    """A picture, uint8 (C, H, W), with both sides multiplied."""
+    if by == 1:
+        return picture
+    x = torch.nn.functional.interpolate(picture[None].float(), scale_factor=by, mode="bicubic", antialias=True)
+    return x[0].round().clamp(0, 255).byte()
 
 
 def _floats(picture: Tensor, mirrored: bool) -> Tensor:

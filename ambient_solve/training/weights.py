@@ -56,6 +56,8 @@ def starting_prior(
         add_lora(network, config.tuning.rank, config.tuning.layers, whole)
     else:
         network.requires_grad_(True)
+    if isinstance(prior, InTraining) and prior.texts is not None:
+        prior.texts.requires_grad_(config.tuning.words)
     if config.tuning.checkpointing:
         add_recomputing(network, BLOCKS)
     if isinstance(prior, NetworkPrior):
@@ -69,6 +71,10 @@ def _own(
     config: Config, keep_probability: float | None, device: torch.device, soft: SoftSettings | None
 ) -> NetworkPrior:
     """A network of the settings; with the weights of `config.init` where given."""
+    if config.objective.worded:
+        raise AmbientSolveError(
+            "The objective 'captioned' needs a network that takes words: give the folder of a pipeline as --init."
+        )
     if config.tuning.cond:
         raise AmbientSolveError(f"tuning: cond = {config.tuning.cond!r}: our own networks have none, leave cond out.")
     mask_channels = config.objective.mask_channels

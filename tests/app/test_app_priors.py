@@ -68,6 +68,7 @@ def test_no_event_takes_a_prior_that_was_not_offered(prior_folder, tmp_path):
     scan = ScanControls(method="prior", prior=wrong.prior, rules=wrong.rules)
     starts = {
         "offers": lambda: choices.offers(wrong),
+        "prior": lambda: choices.take_prior(wrong),
         "upload": lambda: list(events.upload(wrong)),
         "estimate": lambda: estimates.estimate(wrong),
         "restore": lambda: list(events.restore(wrong)),
@@ -114,6 +115,7 @@ def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
         assert pinned(plain) == plain
     request = SimpleNamespace(prior="owner/name", task="denoise", options={"sigma": 0.1}, kernel=None)
     request.algorithm, request.knobs, request.samples, request.seed = "proximal", {}, 1, 0
+    request.prompt, request.negative, request.guidance = "", "", 1.0
     request.painted = request.mask = None
     problem = SimpleNamespace(request=request, mask=None, picture=SimpleNamespace(path=Path("a.png")))
     recipe = recipe_of(SimpleNamespace(problem=problem))

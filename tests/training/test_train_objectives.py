@@ -120,7 +120,7 @@ def finish(process: subprocess.Popen, code: int = 0) -> str:
 
 
 def test_every_objective_has_a_case():
-    assert set(CASES) == set(OBJECTIVES)
+    assert set(CASES) | {"captioned"} == set(OBJECTIVES), "captions want words: test_words.py"
 
 
 @pytest.mark.parametrize("name", list(CASES))

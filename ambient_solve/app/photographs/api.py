@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from ambient_solve.app import presets
 from ambient_solve.app.desk import DESK, Job
 from ambient_solve.app.photographs import choices, controls
+from ambient_solve.app.photographs.prompts import NAMES
 from ambient_solve.app.photographs.session import Session, details, save
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.rules import Rules
 from ambient_solve.app.wiring import libraries
+from ambient_solve.restore.recipe import MAX_PROMPT
 
 RESTORE = (
     "Restore a damaged picture. task: what is wrong with it; options: a JSON object of its knobs, such as "
     "{'sigma': 0.1}, and what is left out stands as on the page. {options} mask: for inpaint, and only there, a "
     "picture, white where pixels are missing; preset: Fast, Balanced, Faithful, Creative. samples: 0 for those of the "
-    "preset; seed: decides the samples. Returns the restored picture (a PNG that carries its settings) and a JSON "
+    "preset; seed: decides the samples. prompt, negative, guidance: words, where the prior takes them. "
+    "Returns the restored picture (a PNG that carries its settings) and a JSON "
     "object with the misfit, the verdict on what was stated, the settings and the seconds; before that, how far it is."
 )
 """Description of the endpoint /restore; {options} lists the knobs of each damage."""
@@ -53,9 +57,13 @@ def endpoints(prior: str, device: str, rules: Rules, sentences: Callable[..., An
         preset: str = "Fast",
         samples: int = 0,
         seed: int = 0,
+        prompt: str = "",
+        negative: str = "",
+        guidance: float = 1.0,
     ) -> Iterator[tuple[str | None, dict[str, Any]]]:
         given = {"file": file, "task": task, "options": options, "mask": mask}
         given |= {"preset": preset, "samples": samples, "seed": seed, "visitor": request.session_hash}
+        given |= {"prompt": prompt, "negative": negative, "guidance": guidance}
         yield from restored(given, prior, device, rules)
 
     restore.__annotations__["request"] = gr.Request  # not as text, which gradio could not resolve
@@ -73,6 +81,8 @@ def endpoints(prior: str, device: str, rules: Rules, sentences: Callable[..., An
             gr.Dropdown(list(presets.PRESETS), value="Fast", label="preset"),
             gr.Number(0, precision=0, label="samples"),
             gr.Number(0, precision=0, label="seed"),
+            *(gr.Textbox("", max_length=MAX_PROMPT, label=name) for name in ("prompt", "negative")),
+            gr.Number(1, label="guidance"),
         ]
         start, guess = gr.Button("restore"), gr.Button("estimate")
     said = {"api_name": "restore", "api_description": RESTORE.replace("{options}", _options()), **model}
@@ -114,6 +124,7 @@ def restored(
     from ambient_solve.app.photographs.job import PreparedRequest
     from ambient_solve.app.photographs.run import Progress
     from ambient_solve.errors import AmbientSolveError
+    from ambient_solve.priors.base import NO_WORDS
 
     rules = Rules((prior,)) if rules is None else rules
     if given["file"] is None:
@@ -138,10 +149,15 @@ def restored(
         knobs=settings,
         samples=given["samples"] or preset.samples,
         seed=given["seed"],
+        **{name: given[name] for name in NAMES if name in given},
     )
     model = choices.prior_of(prior, device)
+    if values.prompt and not model.takes_words:
+        raise AmbientSolveError(NO_WORDS)
+    if model.affine is None:  # those of the presets need an affine decode
+        values = replace(values, algorithm="auto", knobs={})
     with contextlib.closing(Session()) as session:
-        picture = lambda: session.take(given["file"], model.shape[0])  # noqa: E731
+        picture = lambda: session.take(given["file"], model.picture_channels)  # noqa: E731
         load = lambda lane: choices.chosen_prior(values, lane)  # noqa: E731
         job, result = Job(visitor=given.get("visitor"), minutes=rules.minutes), None
         reports = begun(choices.request_of(values), picture, load, job)
@@ -180,7 +196,7 @@ def estimated(file: str | None, prior: str, device: str) -> dict[str, Any]:
     if file is None:
         raise AmbientSolveError("No picture was given.")
     with contextlib.closing(Session()) as session:
-        picture = session.take(file, choices.prior_of(prior, device).shape[0])
+        picture = session.take(file, choices.prior_of(prior, device).picture_channels)
         noise = picture_noise(picture)
         level = max(noise.level or 0.0, noise.hidden)
         return {"noise_level": level, "noise": noise.words, "jpeg_quality": jpeg_quality(picture.path)}

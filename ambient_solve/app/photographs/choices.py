@@ -12,6 +12,7 @@ from ambient_solve.app.desk import DESK, LONG
 from ambient_solve.app.folders import MAX_PIXELS, MAX_SAMPLES, MAX_STEPS
 from ambient_solve.app.loaded import kept_prior
 from ambient_solve.app.photographs import controls, example
+from ambient_solve.app.photographs.prompts import NAMES, typed_words
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.app.presets import choose_preset
@@ -74,8 +75,63 @@ def offers(values: Controls) -> dict[str, Any]:
     chosen_prior(values)
     from ambient_solve.algorithms import ALGORITHMS
 
+    standing = take_prior(values)
+    chosen = {"value": standing["algorithm"]} if "algorithm" in standing else {}
     priors = gr.update(choices=values.rules.offered())
-    return {"algorithm": gr.update(choices=["auto", *ALGORITHMS]), "prior": priors}
+    return standing | {"algorithm": gr.update(choices=["auto", *ALGORITHMS], **chosen), "prior": priors}
+
+
+def take_prior(values: Controls) -> dict[str, Any]:
+    """Show the controls of words where the prior takes them, and take an algorithm that works with it.
+
+    Args:
+        values: Of the tab.
+
+    Returns:
+        Updates of the controls by name.
+
+    Raises:
+        AmbientSolveError: the prior is not offered here, or cannot be read.
+    """
+    import gradio as gr
+
+    shown = {"at_prompt": gr.update(visible=chosen_prior(values).takes_words)}
+    standing = {"algorithm": values.algorithm}
+    chosen = that_work(values, standing)
+    return shown | (chosen if chosen != standing else {})
+
+
+def take_preset(values: Controls) -> dict[str, Any]:
+    """What the lit preset sets; for a prior of latents, whose decoder few algorithms see through, "auto".
+
+    Args:
+        values: Of the tab.
+
+    Returns:
+        Updates of the controls by name.
+    """
+    return that_work(values, presets.choose_preset(values.preset, controls.joined_tasks(values.task, values.also)))
+
+
+def that_work(values: Controls, chosen: dict[str, Any]) -> dict[str, Any]:
+    """What is chosen, with "auto" in place of an algorithm that needs an affine decode where the prior has none.
+
+    Args:
+        values: Of the tab; the prior is read.
+        chosen: Updates that may name an algorithm.
+
+    Returns:
+        The updates.
+    """
+    from ambient_solve.algorithms import ALGORITHMS
+
+    method = ALGORITHMS.get(chosen.get("algorithm", ""))
+    if method is None or not method.affine:
+        return chosen
+    with contextlib.suppress(AmbientSolveError):  # what is wrong with the prior is said where it is chosen
+        if chosen_prior(values).affine is None:
+            return chosen | {"algorithm": "auto", "knobs": {}, "loaded": {}}
+    return chosen
 
 
 def apply(recipe: Recipe) -> dict[str, Any]:
@@ -85,6 +141,7 @@ def apply(recipe: Recipe) -> dict[str, Any]:
     first, others = controls.separated(recipe.task)
     updates = {**choose_task(first, also=others), "samples": recipe.samples, "seed": recipe.seed}
     updates |= {"task": first, "also": gr.update(value=others)}
+    updates |= {name: getattr(recipe, name) for name in NAMES}
     for name, value in recipe.damage.items():
         if name in controls.HANDY:
             low, high, _ = controls.HANDY[name]
@@ -132,7 +189,7 @@ def choose_task(task: str, preset: str | None = None, also: Sequence[str] = ()) 
 
 def take_task(values: Controls) -> dict[str, Any]:
     """What `choose_task` shows for the damage that is chosen, with what is ticked on top of it."""
-    return choose_task(values.task, values.preset, values.also)
+    return that_work(values, choose_task(values.task, values.preset, values.also))
 
 
 def request_of(values: Controls) -> RestoreRequest:
@@ -174,6 +231,7 @@ def request_of(values: Controls) -> RestoreRequest:
         seed=int(values.seed),
         size=values.size,
         keep=values.keep and task == Inpaint.name,
+        **typed_words(values),
     )
 
 
@@ -191,7 +249,7 @@ def picture(values: Controls) -> Picture:
     """
     from ambient_solve.app.uploads import open_upload
 
-    session, channels = values.session, chosen_prior(values).shape[0]
+    session, channels = values.session, chosen_prior(values).picture_channels
     path = example.PICTURE if session is None or session.path is None else session.path
     if not path.is_file():
         raise AmbientSolveError("The picture is no longer kept: put it in again.")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ambient_solve.app import painter
 from ambient_solve.app.photographs import choices, example
+from ambient_solve.app.photographs.prompts import worded
 from ambient_solve.app.photographs.values import Controls
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.reading.limits import FORMATS
@@ -34,7 +35,9 @@ def priced(values: Controls, changed: dict[str, Any] | None = None) -> dict[str,
     words = ""
     with contextlib.suppress(AmbientSolveError, OSError):
         request = choices.request_of(values)
-        words = quote(request, choices.chosen_prior(values), _size(values), painter.painted(values.editor)).words
+        prior = choices.chosen_prior(values)
+        request = worded(request, prior)[0]
+        words = quote(request, prior, _size(values), painter.painted(values.editor)).words
     return {"price": words}
 
 

@@ -142,7 +142,7 @@ def recall(values: Controls, index: int) -> dict[str, Any]:
         raise AmbientSolveError("This run is no longer remembered: restore the picture again.")
     entry = session.history[index]
     picture = next((entry.folder / "picture").glob("*"), None)
-    channels = chosen_prior(values).shape[0]
+    channels = chosen_prior(values).picture_channels
     session.source = session.original = None
     if picture is None:
         session.path = session.result = None

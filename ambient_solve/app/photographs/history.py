@@ -22,7 +22,10 @@ MOST = 12
 """Number of runs that are remembered."""
 SIDE = 160
 """Longer side of their thumbnails, in pixels; all else of them lies in files."""
-PLAIN = ("task", "also", "play", "scattered", "prior", "algorithm", "samples", "seed", "size", "keep")
+PLAIN = (
+    *("task", "also", "play", "scattered", "prior", "algorithm", "samples", "seed", "size", "keep"),
+    *("prompt", "negative", "guidance"),
+)
 """Controls that come back as they were."""
 FILES = ("mask", "kernel")
 """Controls that hold a file, of which a copy is kept."""

@@ -12,9 +12,11 @@ import torch
 from deepinv.physics import Physics
 from torch import Tensor
 
+from ambient_solve.app.photographs.prompts import worded
 from ambient_solve.app.photographs.request import SIZES, WORKING, RestoreRequest
 from ambient_solve.errors import AmbientSolveError, suggestion
 from ambient_solve.priors.base import Prior
+from ambient_solve.priors.text import Prompt
 from ambient_solve.priors.tiled import TiledPrior
 from ambient_solve.restore.coarse import hole_words, needs_coarse, observed_of, with_coarse
 from ambient_solve.restore.crops import Piece, crop, fit, missing_box
@@ -46,6 +48,7 @@ class PreparedRequest:
         at_once: How many samples are drawn together.
         mask: Measured pixels (H, W) at full size, True = measured; None where the damage is no mask.
         truth: The undamaged picture (H, W, C), known when playing. notes: What was converted, in words.
+        cond: What the prior is conditioned on, words or nothing.
     """
 
     request: RestoreRequest
@@ -58,6 +61,7 @@ class PreparedRequest:
     mask: np.ndarray | None
     truth: np.ndarray | None
     notes: tuple[str, ...]
+    cond: Prompt | None = None
 
     @property
     def op(self) -> Physics:
@@ -101,6 +105,9 @@ def prepare_request(request: RestoreRequest, prior: Prior, picture: Picture) -> 
     if request.size not in SIZES:
         raise AmbientSolveError(f"There is no working size {request.size!r}. {suggestion(request.size, SIZES)}")
     make_solver(prior, request.algorithm, request.knobs)
+    request, cond = worded(request, prior)
+    if prior.affine is None and request.size == "auto":
+        request = replace(request, size="whole")  # a decoder has no seams to hide
     notes, truth, files = list(picture.notes), None, {}
     missing = _missing(request, tuple(picture.y.shape[-2:]), picture.path.name)
     if missing is not None:
@@ -123,7 +130,8 @@ def prepare_request(request: RestoreRequest, prior: Prior, picture: Picture) -> 
     damage = replace(damage, sigma=damage.sigma * piece.noise)
     notes += [*map(_on_the_page, found), *damage.notes(piece.picture), *_size_words(how, piece)]
     solver = make_solver(prior if tiled is None else tiled, request.algorithm, request.knobs)
-    measured, observed = damage.measure(piece.picture), observed_of(damage, piece.picture)
+    measured = damage.measure(piece.picture)
+    observed = None if prior.affine is None else observed_of(damage, piece.picture)
     at_once, small = fitting(solver, measured.op, piece.picture, request.samples)
     if small is not None:
         solver = make_solver(small, request.algorithm, request.knobs)
@@ -135,7 +143,8 @@ def prepare_request(request: RestoreRequest, prior: Prior, picture: Picture) -> 
         measured = with_coarse(prior, piece.picture, observed, damage.sigma, request.seed)
     measured = replace(measured, op=measured.op.to(prior.device))
     shown, mask = None if truth is None else _array(truth), None if seen is None else seen.numpy() > 0
-    return PreparedRequest(request, picture, piece, damage, measured, solver, at_once, mask, shown, tuple(notes))
+    prepared = (request, picture, piece, damage, measured, solver, at_once, mask, shown, tuple(notes))
+    return PreparedRequest(*prepared, cond)
 
 
 def _on_the_page(note: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ambient_solve.app import folders, painter, panels, presets, runs, widgets
@@ -15,6 +16,7 @@ from ambient_solve.app.photographs import (
     fidelity,
     history,
     many,
+    prompts,
     results,
     uploaded,
 )
@@ -29,7 +31,7 @@ from ambient_solve.reading.pictures import SUFFIXES
 READ = (
     *("session", "file", "editor", "mask", "kernel", "task", "also", "play", "scattered", *controls.damage_knobs()),
     *("prior", "device", "rules", "algorithm", "knobs", "samples", "seed", "same_seed", "size", "keep"),
-    *("invented", "kind"),
+    *("invented", "kind", *prompts.NAMES),
 )
 """Parts whose values an event may read."""
 ESTIMATES = tuple(f"estimate_{name}" for name in controls.BUTTONS)
@@ -39,7 +41,7 @@ DAMAGE = (
     *("mask", "mask_file", "kernel", "keep", "painting", "also", "find"),
 )
 """Parts that describe the damage."""
-SETTINGS = ("task", "samples", "seed", "algorithm", "knobs", "loaded", "preset", "same_seed")
+SETTINGS = ("task", "samples", "seed", "algorithm", "knobs", "loaded", "preset", "same_seed", *prompts.NAMES)
 """Parts that say how to restore."""
 VIEWS = (
     *("session", "slider", "verdict", "words", "gallery", "std", "pixel", "near", "residual", "fit", "steps_strip"),
@@ -82,7 +84,7 @@ def restore_tab(prior: str, device: str, rules: Rules) -> None:
             _solver_column(parts, prior, rules.any_prior)
     _tabs_below(parts, seen)
     _wire(parts)
-    endpoints(prior, device, rules, sentences, MODEL)
+    endpoints(prior, device, rules, partial(sentences, program=True), MODEL)
 
 
 def _damage_column(parts: Parts, seen: dict[str, Any]) -> None:
@@ -206,6 +208,7 @@ def _solver_column(parts: Parts, prior: str, open_priors: bool) -> None:
         allow_custom_value=open_priors,
         elem_id="prior",
     )
+    prompts.prompt_controls(parts)
     parts["samples"] = gr.Slider(
         1, folders.MAX_SAMPLES, value=fast.samples, step=1, label="Samples", info="two or more show how sure it is"
     )
@@ -320,14 +323,15 @@ def _wire(parts: Parts) -> None:
     def on(trigger: Any, event: Any, changes: Any, extra: Any = (), **settings: Any) -> None:
         connect(parts, trigger, event, Controls.read, [*READ, *extra], changes, **settings)
 
-    on(gr.context.Context.root_block.load, choices.offers, ["algorithm", "prior"])
+    solver, lit = ["algorithm", "knobs", "loaded"], ["preset"]
+    on(gr.context.Context.root_block.load, choices.offers, ["prior", "at_prompt", *solver])
+    on(parts["prior"].change, choices.take_prior, ["at_prompt", *solver])
     seen = ["file", "editor", "status", *VIEWS, *DAMAGE, *SETTINGS, *SHOWS]
     on(parts["file"].upload, events.upload, seen)
     on(parts["mask"].upload, uploaded.draw_mask, ["editor", "mask", "status", "price"])
     on(parts["find"].click, uploaded.draw_scratches, ["editor", "status", "price"])
     on(parts["use_original"].click, uploaded.use_original, ["file", "mask", "editor", "status", *VIEWS, *SHOWS])
     on(parts["restore_again"].click, uploaded.restore_again, ["status", *SHOWS], queue=False)
-    solver, lit = ["algorithm", "knobs", "loaded"], ["preset"]
     for name in ("task", "also"):
         on(parts[name].input, choices.take_task, [*DAMAGE, *solver], lit, queue=False)
     on(parts["task"].input, estimates.draw_blur, ["editor"], queue=False)
@@ -335,16 +339,10 @@ def _wire(parts: Parts) -> None:
         on(parts[name].release, estimates.draw_blur, ["editor"], queue=False)
     on(parts["kernel"].upload, estimates.draw_blur, ["editor"], queue=False)
     presets.samples_follow_preset(parts)
-    on(
-        parts["preset"].input,
-        lambda v: presets.choose_preset(v.preset, controls.joined_tasks(v.task, v.also)),
-        solver,
-        lit,
-        queue=False,
-    )
+    on(parts["preset"].input, choices.take_preset, solver, lit, queue=False)
     fresh = {"knobs": {}, "loaded": {}, "preset": None}
     on(parts["algorithm"].input, lambda v: fresh, list(fresh), queue=False)
-    for name in ("knobs", "samples", "size", "algorithm", "task", "also"):
+    for name in ("knobs", "samples", "size", "algorithm", "task", "also", "guidance"):
         on(parts[name].change, costs.priced, ["price"], queue=False)
     on(parts["editor"].input, costs.priced, ["price"], queue=False)
     on(parts["play"].input, lambda v: {"scattered": gr.update(visible=v.play)}, ["scattered"], queue=False)

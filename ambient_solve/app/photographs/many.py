@@ -12,6 +12,7 @@ from ambient_solve.app import panels, runs
 from ambient_solve.app.desk import DESK, LONG, Job
 from ambient_solve.app.folders import MAX_PIXELS, tame
 from ambient_solve.app.photographs import choices, controls, output
+from ambient_solve.app.photographs.prompts import worded
 from ambient_solve.app.photographs.request import RestoreRequest
 from ambient_solve.app.photographs.session import Session
 from ambient_solve.app.photographs.values import Controls
@@ -56,9 +57,11 @@ def restore_many(values: Controls) -> Iterator[dict[str, Any]]:
         )
     damage = make_task(request.task, **options, **files)
     pictures, left = _received(values.many or [], session.folder / "many-in")
-    job = Job(_work(request, pictures), values.visitor, values.rules.minutes)
     prior, out, rows = choices.chosen_prior(values, LONG), session.folder / "many-out", left
+    request, cond = worded(request, prior)
+    job = Job(_work(request, pictures), values.visitor, values.rules.minutes)
     settings = {"algorithm": request.algorithm, "options": dict(request.knobs), "n_samples": request.samples}
+    settings |= {"cond": cond}
     session.stopped, session.share, unread = False, 0.0, len(left)
     started = panels.progress_bar(0, f"{len(pictures)} pictures")
     yield {"session": session, "status": started, "table": rows, **runs.at_work()}

@@ -77,13 +77,19 @@ def measure_pass(name: str, prior: Prior) -> float:
     import torch
 
     if (name, "") not in _paces:
-        z = torch.zeros(1, *(SIDE if side < 0 else side for side in prior.shape), device=prior.device)
+        side, factor = SIDE // _factor(prior), _factor(prior)
+        z = torch.zeros(1, *(side if n < 0 else n for n in prior.shape), device=prior.device)
         with torch.no_grad():
             prior.denoise(z, 1.0).sum().item()
             started = time.perf_counter()
             prior.denoise(z, 1.0).sum().item()
-        _paces[name, ""] = (time.perf_counter() - started) / (z.shape[-1] * z.shape[-2])
+        _paces[name, ""] = (time.perf_counter() - started) / (z.shape[-1] * z.shape[-2] * factor**2)
     return _paces[name, ""]
+
+
+def _factor(prior: Prior) -> int:
+    """Pixels along one side of a place of the state; 1 but for a prior of latents."""
+    return getattr(getattr(prior, "autoencoder", None), "factor", 1)
 
 
 def learn(result: Result) -> None:
@@ -111,7 +117,7 @@ def quote(request: RestoreRequest, prior: Prior, size: tuple[int, int], missing:
     pace = _paces.get((request.prior, request.algorithm))
     seconds = (USED * measure_pass(request.prior, prior) if pace is None else pace) * asked(request) * pixels
     backward = _backward(request.algorithm, request.knobs)
-    memory = prior.memory(worked, backward)
+    memory = prior.memory(worked // _factor(prior) ** 2, backward)
     memory = None if memory is None else memory + SAMPLE * request.samples * size[0] * size[1]
     return Quote(seconds, memory, hole)
 

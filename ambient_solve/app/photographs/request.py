@@ -40,6 +40,8 @@ class RestoreRequest:
         seed: Decides the samples, and what is lost when playing.
         size: One of SIZES.
         keep: Copy measured pixels into the samples.
+        prompt: What the picture shows, in words; empty for none. negative: What it does not show.
+        guidance: Scale of classifier-free guidance by the prompt, 0 to 100; 1 is none.
     """
 
     task: str
@@ -56,3 +58,6 @@ class RestoreRequest:
     seed: int = 0
     size: str = "auto"
     keep: bool = True
+    prompt: str = ""
+    negative: str = ""
+    guidance: float = 1.0

@@ -98,7 +98,7 @@ def run(problem: PreparedRequest) -> Iterator[Progress]:
     clock, shown, result, frames = _Clock(request.samples), 0.0, None, []
     for first in range(0, request.samples, problem.at_once):
         size = min(problem.at_once, request.samples - first)
-        part = Run(problem.solver, Request(given.y, given.op, size, request.seed, given.sigma_y, first_sample=first))
+        part = Run(problem.solver, Request(given.y, given.op, size, request.seed, given.sigma_y, problem.cond, first))
         clock.begin([part.algorithm.gradient and s <= part.prior.sigma_jacobian for s in part.sigmas[:-1]])
         kept = {round(i) for i in np.linspace(1, part.algorithm.steps, FRAMES)} if first == 0 else set()
         for state in watched(part.states(), problem.tiled, INTERVAL):

@@ -118,6 +118,9 @@ def recipe_of(result: Result) -> Recipe:
         knobs=dict(request.knobs),
         samples=request.samples,
         seed=request.seed,
+        prompt=request.prompt,
+        negative=request.negative,
+        guidance=request.guidance,
     )
 
 
@@ -173,12 +176,15 @@ def hand_out(result: Result, x: np.ndarray, path: Path, kind: str = "PNG") -> Pa
 
 def details(result: Result) -> dict[str, Any]:
     """Settings, versions, seconds and network calls of a result, for reading and for the archive."""
-    request, settings = result.problem.request, result.settings
+    from ambient_solve.restore.files import recorded
+
+    request, settings, cond = result.problem.request, result.settings, result.problem.cond
     return {
         "task": request.task,
         "damage": {**request.options, "damaged by the page": request.play},
         "samples": {"asked for": request.samples, "finished": len(result.samples)},
         "working size": request.size,
+        **({} if cond is None else {"cond": recorded(cond, result.problem.solver.prior)}),
         # Without missing pixels all are measured, and all are restored.
         **({"measured pixels kept": request.keep} if result.problem.mask is not None else {}),
         **settings,

@@ -43,7 +43,7 @@ def taken(values: Controls) -> dict[str, Any]:
     import gradio as gr
 
     session = values.session or Session()
-    channels = choices.chosen_prior(values).shape[0]
+    channels = choices.chosen_prior(values).picture_channels
     source = output.source_of(values.file)
     original = None if source is None else _kept(session, source)
     taken = session.take(values.file, channels)
@@ -53,7 +53,8 @@ def taken(values: Controls) -> dict[str, Any]:
     updates = put_up(session, taken, missing)
     if missing is not None:
         words.append(f"{100 * missing.mean():.2g} % of it is transparent, which was painted as missing")
-        updates |= choices.choose_task(Inpaint.name, values.preset) | {"task": Inpaint.name}
+        updates |= choices.that_work(values, choices.choose_task(Inpaint.name, values.preset))
+        updates["task"] = Inpaint.name
     if recipe is not None:
         gr.Info("The settings in this picture were taken over; paint or upload the mask again where there was one.")
         updates |= choices.apply(recipe)
@@ -154,7 +155,7 @@ def use_original(values: Controls) -> dict[str, Any]:
     session = values.session
     if session is None or session.original is None or not session.original.is_file():
         raise AmbientSolveError("The original is not known here: put it in.")
-    taken = session.take(session.original, choices.chosen_prior(values).shape[0])
+    taken = session.take(session.original, choices.chosen_prior(values).picture_channels)
     session.source, session.original = None, None
     updates = put_up(session, taken, _holes(session.path))
     status = f"{taken.path.name} is back, with the settings of its restoration. Change them, then restore it."

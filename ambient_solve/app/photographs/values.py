@@ -24,6 +24,7 @@ class Controls(RunControls):
         play: Damage the picture before it is restored. scattered: Share of the pixels then lost at random, 0 to 1.
         prior: Name or folder of the prior. samples: How many are drawn.
         size: One of `request.SIZES`. keep: Copy measured pixels into the samples.
+        prompt: What the picture shows. negative: What it does not. guidance: How much words count.
         invented: How much of what a sample invents is shown, 0 to 100. kind: Format of the downloaded picture.
         each_noise: Estimate the noise of each of many pictures.
     """
@@ -43,6 +44,9 @@ class Controls(RunControls):
     samples: int = 2
     size: str = "auto"
     keep: bool = True
+    prompt: str = ""
+    negative: str = ""
+    guidance: float = 1.0
     invented: float = 0.0
     kind: str = "PNG"
     each_noise: bool = False

@@ -74,7 +74,7 @@ def endpoint(device: str, rules: Rules, model: dict[str, Any]) -> None:
             gr.Number(1.0, label="acceleration"),
         ]
         start = gr.Button("mri")
-    start.click(sentences(mri), inputs, [archive, record], api_name="mri", api_description=MRI, **model)
+    start.click(sentences(mri, program=True), inputs, [archive, record], api_name="mri", api_description=MRI, **model)
 
 
 def reconstructed(
