@@ -95,6 +95,18 @@ class UnreadableFile(AmbientSolveError):
         return type(self)(**{**self.fields, "path": path})
 
 
+class ShortVideo(UnreadableFile):
+    """A video that breaks off, or ends before the frames that were asked for.
+
+    Attributes:
+        path: The file. frames: How many of its frames can be read. reason: As of every file that cannot be taken.
+    """
+
+    def __init__(self, path: str | Path, frames: int, reason: str) -> None:
+        self.frames = frames
+        super().__init__(path, reason)
+
+
 class AmbiguousAxes(UnreadableFile):
     """An array whose `shape` does not tell what its axes are.
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ambient_solve.app.desk import LONG, MOVE, Job
 from ambient_solve.app.photographs.request import RestoreRequest
-from ambient_solve.app.work import scan_work, work_of
+from ambient_solve.app.work import clip_work, scan_work, work_of
 
 if TYPE_CHECKING:
+    from ambient_solve.app.clips.job import ClipRun
     from ambient_solve.app.scans.job import ScanRequest
     from ambient_solve.mri.scan import Scan
     from ambient_solve.priors.base import Prior
@@ -78,3 +79,24 @@ def begun_scan(
     asked = request(read)
     yield read, asked
     yield from scan_job.run(asked, read, prior(job.lane))
+
+
+def begun_clip(run: ClipRun, size: tuple[int, int], prior: Callable[[str], Prior], job: Job) -> Iterator[Any]:
+    """The reports of a restoration of a clip.
+
+    Args:
+        run: What is to be restored, and how.
+        size: (H, W) of the frames of the file.
+        prior: Gives the prior of a lane by its name.
+        job: Its work is set here.
+
+    Returns:
+        An iterator over MOVE, where the job is a long one, and the `Progress` of its run.
+
+    Raises:
+        AmbientSolveError: the request does not fit the clip, or asks for too much.
+    """
+    job.work = clip_work(run.request, *size)
+    if job.lane == LONG:
+        yield MOVE
+    yield from run.on(prior(job.lane))

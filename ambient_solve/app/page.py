@@ -46,16 +46,21 @@ def build_page(prior: str = "photos", device: str = "auto", rules: Rules | None 
     """
     import gradio as gr
 
+    from ambient_solve.app.clips.layout import clip_tab
     from ambient_solve.app.photographs.layout import restore_tab
     from ambient_solve.app.quiet import quiet_blocks
     from ambient_solve.app.scans.layout import scan_tab
 
     rules = Rules((prior,)) if rules is None else rules
-    tabs: list[tuple[str, Callable[..., None]]] = [("Photographs", restore_tab), ("Scans", scan_tab)]
+    tabs: list[tuple[str, Callable[..., None]]] = [
+        ("Photographs", restore_tab),
+        ("Video", clip_tab),
+        ("Scans", scan_tab),
+    ]
     with quiet_blocks(title="ambient_solve", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as page:
         gr.Markdown(
-            "# ambient_solve\nRestores damaged pictures and undersampled scans, and shows what was measured, what was "
-            "invented, and how sure it is. Files stay on this machine and are deleted after an hour.",
+            "# ambient_solve\nRestores damaged pictures, clips and undersampled scans, and shows what was measured, "
+            "what was invented, and how sure it is. Files stay on this machine and are deleted after an hour.",
             elem_id="head",
         )
         with gr.Tabs(elem_id="tabs"):

@@ -63,9 +63,11 @@ _IMPORTING = threading.Lock()
 def libraries() -> None:
     """Import what takes seconds, one thread at a time: two at once might find each other's modules unfinished."""
     with _IMPORTING:
+        import ambient_solve.app.clips.job
         import ambient_solve.app.photographs.job
         import ambient_solve.app.photographs.run
-        import ambient_solve.mri.reconstruction  # noqa: F401
+        import ambient_solve.mri.reconstruction
+        import ambient_solve.video.restoring  # noqa: F401
 
 
 def connect(

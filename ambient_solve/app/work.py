@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ambient_solve.app.photographs.job import PreparedRequest
     from ambient_solve.app.photographs.request import RestoreRequest
     from ambient_solve.app.scans.job import ScanRequest
+    from ambient_solve.video.restoring import ClipRequest
 
 MOST = 4e10
 """Largest work of a job, in passes times pixels; Faithful comes nearest, with 16 samples of 12 million pixels."""
@@ -89,15 +90,44 @@ def scan_work(request: ScanRequest, height: int, width: int) -> float:
     return checked(len(request.slices) * each * height * width)
 
 
-def checked(work: float) -> float:
+def clip_work(request: ClipRequest, height: int, width: int) -> float:
+    """The work of restoring a clip.
+
+    Args:
+        request: What is asked for.
+        height: Rows of a frame of the file.
+        width: Columns of it.
+
+    Returns:
+        Passes times pixels.
+
+    Raises:
+        AmbientSolveError: it is more than the page takes.
+    """
+    from ambient_solve.video.clip import working_size
+
+    rows, columns = working_size((height, width), request.side)
+    pixels = rows * columns * getattr(request.damage, "factor", 1) ** 2
+    frames = (request.last or 1) - request.first
+    return checked(frames * request.n_samples * passes(request.algorithm, request.options) * pixels, "frames or levels")
+
+
+def checked(work: float, less: str = "samples or levels") -> float:
     """`work`, refused where it is more than MOST.
+
+    Args:
+        work: Passes times pixels.
+        less: What there may be fewer of.
+
+    Returns:
+        `work`.
 
     Raises:
         AmbientSolveError: with what was asked for, and what lessens it.
     """
     if work > MOST:
         raise AmbientSolveError(
-            f"This asks for {work:.1e} passes times pixels, the page takes {MOST:.0e}: take fewer samples or levels, "
+            f"This asks for {work:.1e} passes times pixels, the page takes {MOST:.0e}: take fewer {less}, "
             "smaller knobs or a smaller working size, or the command line."
         )
     return work

@@ -40,6 +40,8 @@ class Video:
     """Frames to restore, counted from 0 and without the last: 25:50 are 25 of them."""
     side: int = 0
     """Make frames smaller first, until the longer side has at most so many pixels; 0 does not."""
+    follow: bool = False
+    """The mask is that of the first frame, and follows what it covers along the motion."""
     samples: int = 1
     """Posterior samples, whose mean is written; one keeps the texture."""
     algorithm: str = "proximal"
@@ -94,6 +96,7 @@ class Video:
             first=first,
             last=last,
             side=self.side or None,
+            follow=self.follow,
             n_samples=self.samples,
             algorithm=self.algorithm,
             options=options,
@@ -103,16 +106,12 @@ class Video:
             seed=self.seed,
             progress=False if self.json else None,
         )
-        _tell(outcome, damage, self.json)
+        _tell(outcome, self.json)
         return 0
 
 
-def _tell(outcome: Any, damage: Any, as_json: bool) -> None:
-    from ambient_solve.verdict.judge import judge
-
-    # The misfit alone: frames of a clip show no more of it.
-    operator = "Jpeg" if damage.name == "jpeg" else ""
-    warning = judge([outcome.chi2], None, 0, operator, outcome.algorithm).sentence
+def _tell(outcome: Any, as_json: bool) -> None:
+    warning = outcome.warning
     if as_json:
         fit = None if math.isnan(outcome.chi2) else outcome.chi2
         row = dataclasses.asdict(outcome) | {"path": str(outcome.path), "chi2": fit, "warning": warning}
@@ -124,7 +123,7 @@ def _tell(outcome: Any, damage: Any, as_json: bool) -> None:
         f"{shown(outcome.path)}: {outcome.frames} frames{begun}{cuts}; misfit {outcome.chi2:.2f}, {outcome.algorithm}, "
         f"{outcome.seconds:.1f} s"
     )
-    for note in outcome.notes:
+    for note in (*outcome.notes, *outcome.doubts):
         print(f"  Note: {shown(note)}.")
     if warning:
         print(f"  Warning: {warning}", flush=True)

@@ -14,13 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError, UnreadableFile, one_line
+from ambient_solve.errors import AmbientSolveError, ShortVideo, UnreadableFile, one_line
 from ambient_solve.reading.pictures import MAX_PIXELS
 
 CRF = 14
 """Constant rate factor of what is written: about 45 dB, hard to tell from the frames themselves."""
 SHARE = 2
 """Sides of frames in yuv420p are multiples of this number."""
+SAFE = {
+    "format_whitelist": "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,ogg,flv,asf,mxf,dv,gif,nut",
+    "protocol_whitelist": "file",
+}
+"""Containers that hold a video by themselves: a playlist names other files, of this machine or of the net."""
+WRITTEN = (".mp4", ".mov", ".mkv")
+"""Suffixes of what is written, the most common first."""
 
 
 @final
@@ -39,6 +46,44 @@ class VideoFrame:
     time: Fraction
 
 
+@final
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a file says of its video.
+
+    Attributes:
+        frames: How many there are.
+        rate: Frames a second.
+        size: (H, W) of the first one, upright.
+        sound: Whether there is any.
+    """
+
+    frames: int
+    rate: float
+    size: tuple[int, int]
+    sound: bool
+
+
+def video_facts(path: str | Path) -> VideoFacts:
+    """What a file says of its video, where its first frame can be read.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The facts; frames are counted where the file does not say how many it has.
+
+    Raises:
+        AmbientSolveError: as for `read_video`.
+    """
+    first = next(read_video(path))
+    with _opened(Path(path)) as (_, container):
+        stream = _video_stream(container, Path(path))
+        frames = stream.frames or sum(bool(packet.size) for packet in container.demux(stream))
+        rate, sound = float(stream.average_rate or 25), bool(container.streams.audio)
+    return VideoFacts(max(frames, 1), rate, tuple(first.pixels.shape[1:]), sound)
+
+
 def read_video(path: str | Path, first: int = 0, last: int | None = None) -> Iterator[VideoFrame]:
     """The frames of a video file, one at a time.
 
@@ -53,7 +98,7 @@ def read_video(path: str | Path, first: int = 0, last: int | None = None) -> Ite
     Raises:
         AmbientSolveError: PyAV is not installed, the file is no video or breaks off, or it has not as many frames.
     """
-    path, given = Path(path), 0
+    path, given, number = Path(path), 0, -1
     with _opened(path) as (av, container):
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
@@ -64,6 +109,8 @@ def read_video(path: str | Path, first: int = 0, last: int | None = None) -> Ite
             for number, frame in enumerate(container.decode(stream)):
                 if last is not None and number >= last:
                     break
+                if frame.width * frame.height > MAX_PIXELS:  # a file may change its mind on the way
+                    raise UnreadableFile(path, f"has frames of more than {MAX_PIXELS:,} pixels.")
                 if number < first:
                     continue
                 time = number / rate if frame.pts is None else frame.pts * Fraction(frame.time_base)
@@ -72,10 +119,12 @@ def read_video(path: str | Path, first: int = 0, last: int | None = None) -> Ite
                 given += 1
                 yield VideoFrame(number, torch.from_numpy(values.copy()).permute(2, 0, 1), Fraction(time))
         except av.error.FFmpegError as error:
-            raise UnreadableFile(path, f"breaks off after {first + given} frames: {one_line(error)}.") from None
+            said = f"breaks off after {first + given} frames: {one_line(error)}."
+            raise ShortVideo(path, first + given, said) from None
     if not given or (last is not None and first + given < last):
         end = "" if last is None else f" to {last}"
-        raise UnreadableFile(path, f"has {first + given if given else 'no'} frames, {first}{end} were asked for.")
+        said = f"has {first + given if given else 'no'} frames, {first}{end} were asked for."
+        raise ShortVideo(path, first + given if given else number + 1, said)
 
 
 def count_frames(path: str | Path) -> int | None:
@@ -98,16 +147,19 @@ def count_frames(path: str | Path) -> int | None:
 class VideoWriter:
     """A video file that is written frame by frame, in H.264; a context manager.
 
-    The file is not there until it is complete. Sound is copied as it is, from the time of the first frame on.
+    The file is not there until it is complete. Sound is copied as it is, from the time of the first frame on, where the
+    container takes it: see `takes_sound`.
 
     Args:
         path: The file; its suffix says the container, such as .mp4 or .mkv.
         like: The video whose rate and sound it has.
         comment: Stored in the file.
+        sound: False leaves the sound out.
     """
 
-    def __init__(self, path: str | Path, like: str | Path, comment: str = "") -> None:
+    def __init__(self, path: str | Path, like: str | Path, comment: str = "", *, sound: bool = True) -> None:
         self.path, self.like, self._comment = Path(path), Path(like), comment
+        self._with_sound = sound
         self._part = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
         self._start: Fraction | None = None
         self._sound: Iterator[Any] = iter(())
@@ -157,8 +209,8 @@ class VideoWriter:
         context.time_base = self._base = Fraction(source.time_base)
         context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1
         self._stream = stream
-        if self._source.streams.audio:
-            template = self._source.streams.audio[0]
+        template = next(iter(self._source.streams.audio), None)
+        if self._with_sound and template is not None and _takes(self._container, template):
             self._audio = self._container.add_stream_from_template(template)
             self._sound = iter(self._source.demux(template))
             self._packet = next(self._sound, None)
@@ -191,6 +243,30 @@ class VideoWriter:
             self._opened.__exit__(None, None, None)
 
 
+def takes_sound(path: str | Path, suffix: str) -> bool:
+    """Whether the sound of a video can be copied into a container.
+
+    Args:
+        path: The video.
+        suffix: Of the container, such as ".mp4".
+
+    Returns:
+        True also where there is no sound.
+    """
+    import tempfile
+
+    with _opened(Path(path)) as (av, container):
+        template = next(iter(container.streams.audio), None)
+        if template is None:
+            return True
+        with tempfile.TemporaryDirectory() as folder, av.open(str(Path(folder, f"none{suffix}")), "w") as empty:
+            return _takes(empty, template)
+
+
+def _takes(container: Any, template: Any) -> bool:
+    return template.codec_context is not None and template.codec_context.name in container.supported_codecs
+
+
 def comment_of(path: str | Path) -> str:
     """What is stored in a file as its comment.
 
@@ -216,8 +292,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     if not path.is_file():
         raise AmbientSolveError(f"There is no file {path}.")
     try:
-        container = av.open(str(path))
-    except av.error.FFmpegError:
+        container = av.open(str(path), options=SAFE)
+    except (av.error.FFmpegError, ValueError):
         raise UnreadableFile(path, "is not a video that can be read.") from None
     with container:
         yield av, container

@@ -76,9 +76,23 @@ def motion(flow: str | Tensor | FlowOf, number: int, before: Tensor, after: Tens
         return Motion(back, None, photometric_error(before, after, back) > CUT)
     estimate = flow_method(flow) if isinstance(flow, str) else flow
     back, forth = _checked(estimate(after, before), after), _checked(estimate(before, after), after)
+    return Motion(back, occlusion(back, forth), is_cut(before, after, back, forth))
+
+
+def is_cut(before: Tensor, after: Tensor, back: Tensor, forth: Tensor) -> bool:
+    """Whether two frames show two scenes.
+
+    Args:
+        before: (C, H, W).
+        after: The next one.
+        back: The flow from `after` to `before`, (2, H, W).
+        forth: The flow from `before` to `after`.
+
+    Returns:
+        True where one of the flows does not explain its frame.
+    """
     # Both ways: a method may build a smooth frame out of the gray values of any other, but not the other out of it.
-    error = max(photometric_error(before, after, back), photometric_error(after, before, forth))
-    return Motion(back, occlusion(back, forth), error > CUT)
+    return max(photometric_error(before, after, back), photometric_error(after, before, forth)) > CUT
 
 
 def flow_method(name: str) -> FlowOf:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from ambient_solve.app import stopping
 from ambient_solve.app.desk import Desk, Job
-from ambient_solve.app.photographs import costs, events, price, stopping
+from ambient_solve.app.photographs import costs, events, price
 from ambient_solve.app.photographs.request import RestoreRequest
-from ambient_solve.app.photographs.stopping import StoppablePrior, Stopped, stoppable
 from ambient_solve.app.photographs.watch import Watch
+from ambient_solve.app.stopping import StoppablePrior, Stopped, stoppable
 from ambient_solve.priors.ambient import AmbientPrior
 from ambient_solve.priors.tiled import TiledPrior
 from test_app import tiny

@@ -270,7 +270,7 @@ def test_a_scan_is_reconstructed_looked_at_and_taken_home(visit, picture, tmp_pa
     assert "letter.npz cannot be read" in refusal(visit) and "Traceback" not in refusal(visit)
 
 
-@pytest.mark.parametrize("tab", ["Photographs", "Scans"])
+@pytest.mark.parametrize("tab", ["Photographs", "Video", "Scans"])
 def test_axe_finds_nothing_serious(visit, tab):
     open_tab(visit, tab)
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")

@@ -71,7 +71,7 @@ MAY_IMPORT = {
     ),
     "video": (
         *(*GROUND, "algorithms", "blind", "budget", "data", "figures", "likelihood", "linalg", "operators", "priors"),
-        *("process", "reading", "request", "restore", "results", "solver"),
+        *("process", "reading", "request", "restore", "results", "solver", "verdict"),
     ),
     "evaluate": (
         *(*GROUND, "algorithms", "data", "operators", "priors", "results", "sampling", "solver", "verdict", "video"),
@@ -91,7 +91,7 @@ MAY_IMPORT = {
     ),
     "app": (
         *(*GROUND, "algorithms", "data", "figures", "mri", "operators", "presets", "priors", "reading", "restore"),
-        *("results", "solver", "verdict"),
+        *("results", "solver", "verdict", "video"),
     ),
     "cli": (
         *(*GROUND, "algorithms", "app", "budget", "data", "evaluate", "figures", "linalg", "mri", "objectives"),

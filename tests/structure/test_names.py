@@ -24,8 +24,8 @@ ALLOWED = {
     "main": "the entry point of a process: the command line, and the reader of one file",
 }
 """Names that several modules define, with the reason."""
-WINGS = ("ambient_solve/app/photographs/", "ambient_solve/app/scans/")
-"""Rooms of the same plan: what both define under one name does the same in two tabs of the page."""
+WINGS = ("ambient_solve/app/photographs/", "ambient_solve/app/scans/", "ambient_solve/app/clips/")
+"""Rooms of the same plan: what they define under one name does the same in several tabs of the page."""
 
 
 def defined(sources: Mapping[str, str]) -> dict[str, list[str]]:
@@ -39,11 +39,11 @@ def defined(sources: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def repeated(sources: Mapping[str, str]) -> dict[str, list[str]]:
-    """The names that more than one module defines; one in each wing of the page counts once."""
+    """The names that more than one module defines; those that wings of the page share count once."""
     found = {}
     for name, modules in defined(sources).items():
         inside = [sum(m.startswith(wing) for m in modules) for wing in WINGS]
-        once = len(modules) - (1 if inside == [1, 1] else 0)
+        once = len(modules) - (max(sum(inside) - 1, 0) if max(inside) == 1 else 0)
         if once > 1:
             found[name] = modules
     return found
@@ -61,6 +61,7 @@ def test_a_second_meaning_is_found():
         "ambient_solve/b.py": "async def solve(): ...\ndef _own(): ...\nx = 2\nclass C:\n    def Job(self): ...",
         "ambient_solve/app/photographs/a.py": "def views(): ...\ndef run(): ...",
         "ambient_solve/app/scans/b.py": "def views(): ...",
+        "ambient_solve/app/clips/a.py": "def views(): ...",
         "ambient_solve/app/scans/c.py": "def run(): ...",
         "ambient_solve/app/run.py": "def run(): ...",
     }

@@ -16,8 +16,8 @@ from ambient_solve import AmbientSolveError
 from ambient_solve.cli.dispatch import main
 from ambient_solve.priors.base import Prior
 from ambient_solve.restore.tasks import make_task
-from ambient_solve.video import restoring
-from ambient_solve.video.files import VideoWriter, comment_of, count_frames, read_video
+from ambient_solve.video import store
+from ambient_solve.video.files import VideoWriter, comment_of, count_frames, read_video, takes_sound, video_facts
 from ambient_solve.video.restoring import restore_video
 from helpers import one_sentence, rand
 
@@ -145,11 +145,11 @@ def test_what_a_power_cut_leaves_between_two_files_is_taken_back(tmp_path, clip,
             raise KeyboardInterrupt
         saved(self, path)
 
-    saved = restoring.ClipState.save
-    monkeypatch.setattr(restoring.ClipState, "save", cut)
+    saved = store.ClipState.save
+    monkeypatch.setattr(store.ClipState, "save", cut)
     with pytest.raises(KeyboardInterrupt):
         restore(clip, tmp_path / "stopped.mp4")
-    monkeypatch.setattr(restoring.ClipState, "save", saved)
+    monkeypatch.setattr(store.ClipState, "save", saved)
     assert restore(clip, tmp_path / "stopped.mp4").begun == 2
     assert (tmp_path / "stopped.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes() and whole.frames == 6
 
@@ -161,6 +161,50 @@ def test_an_unfinished_clip_of_another_request_begins_anew(tmp_path, clip):
     with pytest.raises(KeyboardInterrupt):
         restore(clip, tmp_path / "out.mp4", on_frame=stop, seed=5)
     assert restore(clip, tmp_path / "out.mp4").begun == 0
+
+
+def test_sound_that_no_container_of_ours_takes_is_left_out_and_said(tmp_path):
+    path = tmp_path / "old.avi"
+    with av.open(str(path), "w") as container:
+        audio = container.add_stream("pcm_u8", rate=8000, layout="mono")
+        stream = container.add_stream("mpeg4", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        heard = av.AudioFrame.from_ndarray(np.full((1, 4000), 128, np.uint8), format="u8", layout="mono")
+        heard.sample_rate = 8000
+        container.mux(audio.encode(heard))
+        container.mux(audio.encode(None))
+        for frame in scene(3):
+            pixels = np.ascontiguousarray(frame.permute(1, 2, 0).numpy())
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    facts = video_facts(path)
+    assert (facts.frames, facts.size, facts.rate, facts.sound) == (3, (HEIGHT, WIDTH), RATE, True)
+    assert [takes_sound(path, suffix) for suffix in (".mp4", ".mov", ".mkv")] == [False, True, True]
+    told = restore(path, tmp_path / "silent.mp4")
+    assert told.frames == 3 and "left out; a name that ends in .mov keeps it" in told.notes[-1]
+    assert not video_facts(tmp_path / "silent.mp4").sound
+    kept = restore(path, tmp_path / "loud.mov")  # the control
+    assert video_facts(kept.path).sound and not any("sound" in note for note in kept.notes)
+
+
+def test_a_playlist_is_no_video(tmp_path):
+    """It names other files, of this machine or of the net, and a page would show them."""
+    write(tmp_path / "private.ts", scene(3))
+    listed = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/private.ts\n#EXT-X-ENDLIST\n"
+    (tmp_path / "list.m3u8").write_text(listed)
+    with av.open(str(tmp_path / "list.m3u8")) as control:
+        assert sum(1 for _ in control.decode(video=0)) == 3
+    with pytest.raises(AmbientSolveError, match="not a video that can be read"):
+        next(read_video(tmp_path / "list.m3u8"))
+
+
+def test_what_is_not_known_is_estimated_from_the_first_frame(tmp_path):
+    noise = 0.1 * torch.randn(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+    noisy = scene(2).float() / 255 + noise
+    path = write(tmp_path / "noisy.mp4", (255 * noisy.clamp(0, 1)).byte())
+    outcome = restore(path, tmp_path / "out.mp4", damage=make_task("denoise", sigma="auto"))
+    said = next(note for note in outcome.notes if "noise level" in note)
+    assert abs(float(said.split("estimated: ")[1].split()[0]) - 0.1) < 0.04
 
 
 def mask_file(path: Path, at: tuple[int, int], size: tuple[int, int] = (HEIGHT, WIDTH)) -> Path:
@@ -204,6 +248,9 @@ def test_a_cut_is_found_and_a_clip_without_motion_ends_well(tmp_path):
     assert restore(two, tmp_path / "cut.mp4").cuts == (3,)
     still = write(tmp_path / "still.mp4", scene(1).expand(4, -1, -1, -1))
     outcome = restore(still, tmp_path / "stood.mp4")
+    assert outcome.still and "nothing moves" in outcome.doubts[-1]
+    moves = restore(write(tmp_path / "moves.mp4", scene(4)), tmp_path / "moved.mp4")
+    assert not moves.still and not moves.doubts and moves.moved > 1, "the control moves by two pixels a frame"
     frames = [f.pixels.float() for f in read_video(tmp_path / "stood.mp4")]
     assert outcome.cuts == () and float((frames[3] - frames[0]).abs().mean()) < 2
     gray = write(tmp_path / "gray.mp4", scene(3)[:, :1].expand(-1, 3, -1, -1))
@@ -227,6 +274,11 @@ WRONG = {
     ),
     "a mask that ends": (["{tmp}/clip.mp4", "--task", "inpaint", "--mask", "{tmp}/short.mp4"], "ends after 2 frames"),
     "too many frames": (["{tmp}/clip.mp4", "--task", "denoise", "--sigma", "0.1", "--frames", "4:9"], "has 6 frames"),
+    "nothing to follow": (["{tmp}/clip.mp4", "--task", "denoise", "--sigma", "0.1", "--follow"], "take inpaint"),
+    "masks that need not be followed": (
+        ["{tmp}/clip.mp4", "--task", "inpaint", "--mask", "{tmp}/other.mp4", "--follow"],
+        "give a picture to be followed",
+    ),
     "no range": (["{tmp}/clip.mp4", "--task", "denoise", "--sigma", "0.1", "--frames", "4"], "FIRST:LAST"),
     "onto itself": (
         ["{tmp}/clip.mp4", "--task", "denoise", "--sigma", "0.1", "--out", "{tmp}/clip.mp4"],

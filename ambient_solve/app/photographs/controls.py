@@ -166,13 +166,14 @@ def start_value(task: str, name: str) -> Any:
     return next(k.default for k in knobs(task_class(task)) if k.name == name)
 
 
-def damage_widget(k: Knob, value: Any, visible: bool) -> Component:
+def damage_widget(k: Knob, value: Any, visible: bool, tab: str = "damage") -> Component:
     """The control of a knob of a damage.
 
     Args:
         k: The knob.
         value: What it shows.
         visible: Whether it is shown.
+        tab: What its id begins with.
 
     Returns:
         A component of gradio.
@@ -183,7 +184,7 @@ def damage_widget(k: Knob, value: Any, visible: bool) -> Component:
         "label": LABELS[k.name],
         "info": HINTS.get(k.name, k.help),
         "visible": visible,
-        "elem_id": f"damage-{k.name}",
+        "elem_id": f"{tab}-{k.name}",
     }
     if k.choices:
         offered = [(CHOICES.get(k.name, {}).get(each, each), each) for each in k.choices]

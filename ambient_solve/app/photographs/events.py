@@ -50,8 +50,8 @@ def restore(values: Controls) -> Iterator[dict[str, Any]]:
     from ambient_solve.app.photographs.job import PreparedRequest
     from ambient_solve.app.photographs.price import learn, price_of
     from ambient_solve.app.photographs.run import Progress
-    from ambient_solve.app.photographs.stopping import Stopped
     from ambient_solve.app.photographs.watch import Watch
+    from ambient_solve.app.stopping import Stopped
 
     session = values.session or Session()
     uploaded.check_again(session)

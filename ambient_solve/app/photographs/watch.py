@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ambient_solve.app.panels import duration
-from ambient_solve.app.photographs.stopping import StoppablePrior, stoppable
+from ambient_solve.app.stopping import StoppablePrior, stoppable
 
 if TYPE_CHECKING:
     from ambient_solve.app.photographs.run import Progress
