@@ -4,124 +4,35 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast, final
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from ambient_solve.errors import AmbientSolveError, first_line, suggestion
-from ambient_solve.priors.adm import Adm, read_size
+from ambient_solve.errors import AmbientSolveError, first_line, reason, suggestion
 from ambient_solve.priors.autoencoder import mismatch
-from ambient_solve.priors.conditioning import NONE, read_conditioning
-from ambient_solve.priors.denoiser import DenoiserPrior
+from ambient_solve.priors.base import Prior
+from ambient_solve.priors.conditioning import read_conditioning
+from ambient_solve.priors.kinds import KINDS, Converted
 from ambient_solve.priors.network import CARD, WEIGHTS
 from ambient_solve.priors.network_config import CONFIG
 from ambient_solve.priors.pipeline import PipelinePrior
+from ambient_solve.priors.score_sde import averaged_state
 from ambient_solve.reading.limits import read_json
 from ambient_solve.saving import save_tensors
 
-Converted = PipelinePrior | DenoiserPrior
-"""What a checkpoint of others becomes."""
-Shapes = Mapping[str, tuple[int, ...]]
 STATES = ("state_dict", "model", "ema", "params", "params_ema", "model_state_dict")
 """Names under which checkpoints keep their state dict beside other things."""
-SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
-"""The noise schedules of guided-diffusion, and what diffusers calls them."""
-HEAD_CHANNELS = 64
-"""Channels of an attention head in the published networks."""
 PICKLED = b"\x80"
 """First byte of an older torch file."""
-MAX_HEAD = 4096
-"""Channels of an attention head, at most."""
-
-
-@final
-class AdmNetwork(nn.Module):
-    """`Adm` as `PipelinePrior` calls a network of diffusers.
-
-    Args:
-        network: The network.
-    """
-
-    def __init__(self, network: Adm) -> None:
-        super().__init__()
-        self.network, given = network, network.config
-        self.config = SimpleNamespace(
-            in_channels=given.channels,
-            out_channels=given.out_channels,
-            block_out_channels=given.multiples,
-            num_class_embeds=given.classes or None,
-            class_embed_type=None,
-        )
-
-    def forward(
-        self, x: Tensor, times: Tensor, return_dict: bool = False, class_labels: Tensor | None = None
-    ) -> tuple[Tensor]:
-        """See `Adm`."""
-        return (self.network(x, times, class_labels),)
-
-
-def _adm(shapes: Shapes, settings: Mapping[str, Any]) -> tuple[nn.Module, Callable[[nn.Module], Converted]]:
-    head, schedule = settings.get("head_channels", HEAD_CHANNELS), settings.get("schedule", "linear")
-    if type(head) is not int or not 1 <= head <= MAX_HEAD:
-        raise AmbientSolveError(f"head_channels = {head!r}; a whole number from 1 to {MAX_HEAD} was expected.")
-    if schedule not in SCHEDULES:
-        raise AmbientSolveError(f"schedule = {schedule!r} is not a choice. {suggestion(str(schedule), SCHEDULES)}")
-    scheduler = {"_class_name": "DDPMScheduler", "beta_schedule": SCHEDULES[schedule], "num_train_timesteps": 1000}
-    size = read_size(shapes, head)
-    with torch.device("meta"):
-        network = Adm(size)
-    shown = settings.get("conditioning", NONE)
-    return network, lambda filled: PipelinePrior(AdmNetwork(cast("Adm", filled)), scheduler, shown)
-
-
-def _deepinv(shapes: Shapes, settings: Mapping[str, Any]) -> tuple[nn.Module, Callable[[nn.Module], Converted]]:
-    import deepinv
-
-    if "m_head.weight" in shapes:
-        out, given = shapes.get("m_tail.weight", (0, 0))[0], shapes["m_head.weight"]
-        make: Callable[[], nn.Module] = lambda: deepinv.models.DRUNet(out, out, pretrained=None)  # noqa: E731
-        channels, top = given[1] - 1, 2.0  # trained for noise up to one, in units of [0, 1]
-    elif "in_conv.weight" in shapes:
-        channels, top = shapes["in_conv.weight"][1], 0.2
-        depth, width = 2 + sum(n.startswith("conv_list.") and n.endswith("weight") for n in shapes), 0
-        width, bias = shapes["in_conv.weight"][0], "in_conv.bias" in shapes
-        make = lambda: deepinv.models.DnCNN(channels, channels, depth, bias, width, pretrained=None)  # noqa: E731
-    else:
-        raise AmbientSolveError(
-            "The checkpoint is no DRUNet and no DnCNN of deepinv: m_head.weight and in_conv.weight are missing. Choose "
-            "another --kind."
-        )
-    network = make().to("meta")
-    return network, lambda filled: DenoiserPrior(filled, channels, sigma_max=top)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of checkpoint.
-
-    Attributes:
-        make: The network, without its weights, from the shapes and the settings; and the prior around it, filled.
-        words: What it is, for the model card.
-    """
-
-    make: Callable[[Shapes, Mapping[str, Any]], tuple[nn.Module, Callable[[nn.Module], Converted]]]
-    words: str
-
-
-KINDS = {
-    "guided-diffusion": Kind(_adm, "U-Net of guided-diffusion (ADM), which predicts the noise of pictures in [-1, 1]"),
-    "deepinv": Kind(
-        _deepinv, "restoration network of deepinv (DRUNet or DnCNN): a denoiser of low noise, no generator"
-    ),
-}
-"""The kinds of checkpoints that are read."""
+SIDE = 32
+"""Pixels along one side of the gray picture on which a prior is tried, at least."""
+MOST_LEFT = 0.5
+"""Share of the noise at level `sigma_data` that is left by the best estimate that knows nothing but the level."""
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -150,6 +61,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise AmbientSolveError(
             f"{path} {what}; load it where you trust it, and save its state_dict() by torch.save or as safetensors."
         ) from None
+    found = (averaged_state(found) if isinstance(found, dict) else None) or found
     for name in STATES:
         if isinstance(found, dict) and isinstance(found.get(name), dict):
             found = found[name]
@@ -161,7 +73,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def convert(
-    file: str | Path, kind: str, out: str | Path, *, head_channels: int = HEAD_CHANNELS, schedule: str = "linear"
+    file: str | Path,
+    kind: str,
+    out: str | Path,
+    *,
+    head_channels: int | None = None,
+    schedule: str | None = None,
+    preconditioning: str | None = None,
 ) -> Converted:
     """Write a checkpoint of others as a prior folder: model.safetensors, config.json and a model card.
 
@@ -169,8 +87,10 @@ def convert(
         file: The checkpoint: a state dict as torch or safetensors write it, alone or under a usual name.
         kind: One of `KINDS`.
         out: The folder.
-        head_channels: Of guided-diffusion alone: channels of an attention head, which no tensor shows.
-        schedule: Of guided-diffusion alone: "linear" or "cosine".
+        head_channels: Of guided-diffusion, edm and edm2 alone: channels of an attention head, which no tensor shows;
+            64 unless given.
+        schedule: Of guided-diffusion alone: "linear", which it is unless given, or "cosine".
+        preconditioning: Of edm and score-sde alone: "edm", which it is for edm unless given, "vp" or "ve".
 
     Returns:
         The prior, as `load_prior(out)` gives it.
@@ -180,18 +100,65 @@ def convert(
     """
     if kind not in KINDS:
         raise AmbientSolveError(f"kind {kind!r} is not a choice. {suggestion(kind, KINDS)}")
-    path, folder = Path(file), Path(out)
+    path, folder, known = Path(file), Path(out), KINDS[kind]
+    given = {"head_channels": head_channels, "schedule": schedule, "preconditioning": preconditioning}
+    other = next((name for name, value in given.items() if value is not None and name not in known.settings), None)
+    if other:
+        raise AmbientSolveError(f"{other} says nothing of kind {kind}: leave it out.")
     state = read_state(path)
-    settings: dict[str, Any] = {"kind": kind}
-    if kind == "guided-diffusion":
-        settings |= {"head_channels": head_channels, "schedule": schedule}
-    filled(state, settings, path)
+    if known.prefix and all(name.startswith(known.prefix) for name in state):
+        state = {name.removeprefix(known.prefix): t for name, t in state.items()}
+    chosen = {name: value if given[name] is None else given[name] for name, value in known.settings.items()}
+    state, more = known.named(state)
+    settings: dict[str, Any] = {"kind": kind, **chosen, **more}
+    prior, words = _filled(state, settings, path)
+    try:
+        left = noise_left(prior)
+    except (ValueError, RuntimeError, IndexError) as error:
+        why = reason(error)
+        raise AmbientSolveError(f"{path}: its network fails on a picture ({why}): choose another --kind.") from None
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors({name: t.contiguous() for name, t in state.items()}, folder / WEIGHTS)
+    apart = {name: t.clone(memory_format=torch.contiguous_format) for name, t in state.items()}  # none shares memory
+    save_tensors(apart, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)
     (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
-    (folder / CARD).write_text(_card(path, kind, state))
+    (folder / CARD).write_text(_card(path, kind, state, words, _tried(prior, left)))
     return load_converted(folder)
+
+
+def noise_left(prior: Prior) -> float:
+    """The share of the noise that a prior leaves on a gray picture: a network that was read wrongly leaves most of it.
+
+    Args:
+        prior: Any prior; where it knows classes, the first is taken.
+
+    Returns:
+        The error beside the noise, root mean square each, at level `sigma_data` or the nearest that it knows.
+    """
+    level = _tried_at(prior)
+    side = max(SIDE, 2 * getattr(prior, "stride", 1))
+    sides = [n if n > 0 else side for n in prior.shape[1:]]
+    noise = torch.randn(1, prior.shape[0], *sides, generator=torch.Generator().manual_seed(0))
+    cond = 0 if getattr(prior, "classes", None) else None
+    z = prior.encode(torch.full_like(noise, 0.5))
+    with torch.no_grad():
+        error = prior.denoise(z + level * noise, level, cond) - z
+    return float(error.square().mean().sqrt() / (level * noise.square().mean().sqrt()))
+
+
+def _tried_at(prior: Prior) -> float:
+    return min(max(prior.sigma_data, prior.sigma_min), prior.sigma_max)
+
+
+def _tried(prior: Prior, left: float) -> str:
+    """What a trial has shown, in sentences for the model card."""
+    words = f"Tried on a gray picture with noise of level {_tried_at(prior):.2g}, it leaves {left:.0%} of the noise."
+    if left <= MOST_LEFT:
+        return words
+    return (
+        f"{words} That is more than a network leaves that knows such pictures: the weights are untrained, or what was "
+        "taken as given is not so. Look at its samples before you use it."
+    )
 
 
 def filled(state: Mapping[str, Tensor], settings: Mapping[str, Any], where: Path) -> Converted:
@@ -208,20 +175,27 @@ def filled(state: Mapping[str, Tensor], settings: Mapping[str, Any], where: Path
     Raises:
         AmbientSolveError: tensors are missing, not expected, of another shape, or no numbers.
     """
+    return _filled(state, settings, where)[0]
+
+
+def _filled(state: Mapping[str, Tensor], settings: Mapping[str, Any], where: Path) -> tuple[Converted, str]:
+    """The prior, and what the model card says of it."""
     kind = settings.get("kind")
     known = KINDS.get(kind) if isinstance(kind, str) else None
     if known is None:
         raise AmbientSolveError(f"{where}: kind = {str(kind)[:60]!r}; one of {', '.join(KINDS)} was expected.")
-    network, prior = known.make({name: tuple(t.shape) for name, t in state.items()}, settings)
+    bad = next((name for name, t in state.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
+    if bad:
+        raise AmbientSolveError(f"{where}: {bad} has NaN or infinite numbers: the file is damaged, copy it again.")
+    made = known.make(state, settings)
+    network = made.network.get_submodule(made.inner)
     held = {name: tuple(t.shape) for name, t in state.items()}
     wrong = mismatch({name: tuple(t.shape) for name, t in network.state_dict().items()}, held)
     if wrong:
         raise AmbientSolveError(f"{where} is no {kind} checkpoint that is known: {wrong}.")
-    bad = next((name for name, t in state.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
-    if bad:
-        raise AmbientSolveError(f"{where}: {bad} has NaN or infinite numbers: the file is damaged, copy it again.")
-    network.load_state_dict({name: t.float() for name, t in state.items()}, assign=True)
-    return prior(network.eval().requires_grad_(False)).eval().requires_grad_(False)
+    network.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in state.items()}, assign=True)
+    prior = made.prior(made.network.eval().requires_grad_(False))
+    return prior.eval().requires_grad_(False), made.words
 
 
 def is_converted(folder: Path) -> bool:
@@ -260,7 +234,7 @@ def save_converted(
     """Write a prior of a converted checkpoint, trained further, as `convert` wrote it.
 
     Args:
-        prior: With an `AdmNetwork`.
+        prior: With an `AdaptedNetwork`.
         settings: What config.json held.
         folder: Where to; made where it is missing.
         card: Text of the model card.
@@ -275,9 +249,10 @@ def save_converted(
     (folder / CARD).write_text(card)
 
 
-def _card(path: Path, kind: str, state: Mapping[str, Tensor]) -> str:
-    return (
-        f"# {path.stem}\n\nConverted by `ambient-solve convert` from {path.name}: a {KINDS[kind].words}.\n\n"
+def _card(path: Path, kind: str, state: Mapping[str, Tensor], words: str, tried: str) -> str:
+    numbers = (
         f"{sum(t.numel() for t in state.values()):,} numbers in {len(state)} tensors. What it was trained on, and "
-        "under which terms it may be used, the file does not say: add it here.\n"
+        "under which terms it may be used, the file does not say: add it here."
     )
+    first = f"Converted by `ambient-solve convert` from {path.name}: a {KINDS[kind].words}."
+    return "\n\n".join([f"# {path.stem}", first, *([words] if words else []), tried, numbers]) + "\n"

@@ -12,6 +12,9 @@ r"""What a diffusers network is given for an EDM state, and how its output becom
               D = c^2 / (sigma^2 + c^2) z +- sigma c / sqrt(sigma^2 + c^2) F    + for epsilon, - for v_prediction
                                                                     (Karras et al., 2022, arXiv 2206.00364)
     VE        x = z,  t = sigma,  D = z + sigma^2 F, F the score    (Song et al., 2021, arXiv 2011.13456)
+    song-vp   x = z / sqrt(1 + sigma^2),  D = z - sigma F,
+              t = 999 u,  ln(1 + sigma^2) = b u + d u^2 / 2,  b = 0.1,  d = 19.9
+    song-ve   x = z,  t = ln(sigma / 2),  D = z + sigma F           (both: Karras et al., 2022, table 1)
 """
 
 from __future__ import annotations
@@ -30,6 +33,14 @@ from ambient_solve.priors.foreign import checked_scheduler
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
 """What diffusers calls what a network predicts."""
+SONG = ("song-vp", "song-ve")
+"""The processes of Song et al. under the preconditioning of their own, which are no schedulers of diffusers."""
+SLOWEST = 0.1
+"""How fast the variance-preserving process adds noise at its beginning, b above."""
+RISE = 19.9
+"""How much faster it does so at its end, d above."""
+LAST_TIME = 999.0
+"""What a network is given as its last time."""
 SAMPLE_UNITS = (0.5, 0.5)
 """`(a, b)` of `x = a z + b` where the network's pictures are in [-1, 1]."""
 
@@ -198,6 +209,45 @@ class Exploding(Parameterization):
         return z + s**2 * out
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class SongPreserving(Parameterization):
+    """The variance-preserving process of Song et al. at continuous times, of pictures in [-1, 1]."""
+
+    levels: np.ndarray
+    prediction: str = "epsilon"
+
+    def state(self, z: Tensor, s: Tensor) -> Tensor:
+        """See `Parameterization.state`."""
+        return z * (1 + s**2).rsqrt()
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """See `Parameterization.time`."""
+        u = ((SLOWEST**2 + 2 * RISE * sigma.double().square().log1p()).sqrt() - SLOWEST) / RISE
+        return (LAST_TIME * u).to(sigma.dtype)
+
+    def denoised(self, z: Tensor, s: Tensor, x: Tensor, out: Tensor) -> Tensor:
+        """See `Parameterization.denoised`."""
+        return z - s * out
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SongExploding(Parameterization):
+    """The score of variance-exploding states times their level, of pictures in [-1, 1]."""
+
+    levels: np.ndarray
+    prediction: str = "score"
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """See `Parameterization.time`."""
+        return (sigma / 2).log()
+
+    def denoised(self, z: Tensor, s: Tensor, x: Tensor, out: Tensor) -> Tensor:
+        """See `Parameterization.denoised`."""
+        return z + s * out
+
+
 def parameterization(scheduler: Mapping[str, Any]) -> Parameterization:
     """How the network that was trained with a diffusers scheduler is called.
 
@@ -208,7 +258,10 @@ def parameterization(scheduler: Mapping[str, Any]) -> Parameterization:
         AmbientSolveError: an unknown scheduler or prediction, or a schedule that adds no noise.
     """
     config = checked_scheduler(dict(scheduler), "The scheduler")
-    name, made = config.get("_class_name", ""), _made(config)
+    name = config.get("_class_name", "")
+    if name in SONG:
+        return (SongPreserving if name == "song-vp" else SongExploding)(_ends(config, name))
+    made = _made(config)
     full = {**getattr(made, "config", {}), **config}
     prediction = full.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:

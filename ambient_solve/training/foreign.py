@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from ambient_solve.errors import AmbientSolveError
 from ambient_solve.noise import Level
 from ambient_solve.objectives.base import Objective
+from ambient_solve.priors.adapted import AdaptedNetwork
 from ambient_solve.priors.adm import AdmAttention, AdmBlock
 from ambient_solve.priors.base import Prior, Vjp
 from ambient_solve.priors.conditioning import Conditioning, widened
-from ambient_solve.priors.convert import AdmNetwork, is_converted, load_converted, save_converted
+from ambient_solve.priors.convert import is_converted, load_converted, save_converted
+from ambient_solve.priors.edm import EdmBlock
+from ambient_solve.priors.edm2 import Edm2Block
 from ambient_solve.priors.foreign import is_pipeline
 from ambient_solve.priors.latent import LatentPrior
 from ambient_solve.priors.latent_networks import Embedded, LatentNetwork
@@ -29,7 +32,7 @@ from ambient_solve.priors.unet import Block
 from ambient_solve.priors.wrapped import WrappedPrior
 from ambient_solve.reading.limits import read_json
 
-BLOCKS = (Block, AdmBlock, AdmAttention)
+BLOCKS = (Block, AdmBlock, AdmAttention, EdmBlock, Edm2Block)
 """Blocks of our own networks, which gradient checkpointing computes twice."""
 Write = Callable[[Path, str, torch.dtype], None]
 """Writes a prior: folder, card, type of the weights."""
@@ -172,18 +175,16 @@ def foreign_prior(
         prior = PipelinePrior(prior.network, prior.scheduler, Conditioning(more, keep_probability))
     if cond and prior.classes is None:
         raise AmbientSolveError(f"tuning: cond = {cond!r}, and {folder} is an unconditional network: leave cond out.")
-    if isinstance(prior.network, AdmNetwork):
-        settings, adm = read_json(folder / CONFIG), prior
-        return InTraining(prior, lambda *given: save_converted(adm, settings, *given), _class(prior, cond))
+    if isinstance(prior.network, AdaptedNetwork):
+        settings, adapted = read_json(folder / CONFIG), prior
+        return InTraining(prior, lambda *given: save_converted(adapted, settings, *given), _class(prior, cond))
     return prior if prior.classes is None else InTraining(prior, prior.save, _class(prior, cond))
 
 
 def _widen(network: Any, more: int) -> None:
     """Widen the input convolution of a network by channels, in place."""
-    if isinstance(network, AdmNetwork):
-        entry = network.network.input_blocks[0]
-        entry[0] = widened(entry[0], more)
-        network.config.in_channels += more
+    if isinstance(network, AdaptedNetwork):
+        network.widen(more)
     else:
         network.conv_in = widened(network.conv_in, more)
         network.register_to_config(in_channels=network.config.in_channels + more)
@@ -191,8 +192,8 @@ def _widen(network: Any, more: int) -> None:
 
 def input_layer(network: nn.Module) -> str:
     """The name of the input convolution of a network of pixels."""
-    names = ("enter", "conv_in", "network.input_blocks.0.0")
-    return next(name for name, _ in network.named_modules() if name in names)
+    own = f"network.{network.entry}" if isinstance(network, AdaptedNetwork) else ""
+    return next(name for name, _ in network.named_modules() if name in ("enter", "conv_in", own) and name)
 
 
 def condition_of(prior: Any, cond: str) -> int | str:

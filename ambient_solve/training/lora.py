@@ -34,10 +34,14 @@ def targets(network: nn.Module, layers: str) -> list[str]:
         Names, in the order of the network.
 
     Raises:
-        AmbientSolveError: attention was asked for, and there is none.
+        AmbientSolveError: attention was asked for, and there is none; or none of the layers is a plain one.
     """
     every = [name for name, module in network.named_modules() if type(module) in LAYERS]
     found = [name for name in every if f".{name}".endswith(tuple(f".{end}" for end in ATTENTION))]
+    if not every:
+        raise AmbientSolveError(
+            "tuning: {kind: lora} finds no layer that it can stand beside in this network: choose kind: full."
+        )
     if not found and layers == "attention":
         raise AmbientSolveError("tuning: layers = attention, and this network has none: choose all, or auto.")
     return every if layers == "all" or not found else found

@@ -193,10 +193,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     refused(change(store({**state, "out.0.bias": torch.zeros(3)})), "has shape (3,)")
     refused(change(store({**state, "out.0.bias": state["out.0.bias"] * math.nan})), "NaN")
     refused(change(store({k: v for k, v in state.items() if "time_embed" not in k})), "time_embed.0.weight is missing")
-    refused(lambda: convert(store(state), "deepinv", tmp_path / "p"), "no DRUNet and no DnCNN", "--kind")
+    refused(lambda: convert(store(state), "deepinv", tmp_path / "p"), "no DRUNet and no DnCNN", "Restormer", "--kind")
     refused(lambda: convert(path, "edm3", tmp_path / "p"), "edm3")
+    refused(
+        lambda: convert(path, "deepinv", tmp_path / "p", schedule="linear"), "schedule says nothing", "leave it out"
+    )
     refused(lambda: convert(path, "guided-diffusion", tmp_path / "p", head_channels=0), "head_channels = 0")
-    assert not (tmp_path / "p").exists() and set(KINDS) == {"guided-diffusion", "deepinv"}
+    assert not (tmp_path / "p").exists()
+    assert set(KINDS) == {"guided-diffusion", "edm", "edm2", "score-sde", "deepinv", "spandrel"}
 
 
 @pytest.mark.parametrize(
@@ -227,7 +231,7 @@ def test_a_converted_folder_whose_parts_do_not_fit_is_refused(tmp_path):
     weights.write_bytes(whole)
     (folder / "config.json").write_text(json.dumps({**json.loads(settings), "kind": "deepinv"}))
     refused(lambda: load_prior(folder), "m_head.weight")
-    (folder / "config.json").write_text(json.dumps({**json.loads(settings), "kind": "edm"}))
+    (folder / "config.json").write_text(json.dumps({**json.loads(settings), "kind": "edm3"}))
     refused(lambda: load_prior(folder), "config.json")
     weights.unlink()
     torch.save({"state_dict": state, "config": Code()}, folder / "model.pt")

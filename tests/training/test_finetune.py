@@ -29,6 +29,8 @@ from ambient_solve.priors.adm import Adm, AdmConfig  # noqa: E402
 from ambient_solve.priors.ambient import AmbientPrior  # noqa: E402
 from ambient_solve.priors.autoencoder import TAEF2  # noqa: E402
 from ambient_solve.priors.convert import convert  # noqa: E402
+from ambient_solve.priors.edm import Edm, EdmConfig  # noqa: E402
+from ambient_solve.priors.edm2 import Edm2, Edm2Config  # noqa: E402
 from ambient_solve.priors.pipeline import PipelinePrior  # noqa: E402
 from ambient_solve.training.checkpoints import learned  # noqa: E402
 from ambient_solve.training.config import Config, make  # noqa: E402
@@ -88,6 +90,16 @@ def adm(folder: Path, classes: int = 0) -> Path:
     return folder
 
 
+def edm(folder: Path, residual: bool = False) -> Path:
+    size = EdmConfig(SIDE, 3, 3, 8, (8, 16), 1, (1,), 16, 32, taps=4, fourier=True, residual=residual)
+    network = stirred(Edm(size))
+    network.map_noise.freqs.copy_(torch.linspace(0.1, 2.0, 8))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), folder.with_suffix(".pt"))
+    convert(folder.with_suffix(".pt"), "edm", folder)
+    return folder
+
+
 def latent(folder: Path) -> Path:
     torch.manual_seed(0)
     network = NetworkPrior(NetworkConfig(channels=32, widths=(8,), unshuffle=1, embedding=8, scale=1.0, offset=0.0))
@@ -96,7 +108,7 @@ def latent(folder: Path) -> Path:
     return folder
 
 
-PIXELS = {"own": own, "pipeline": pipeline, "adm": adm}
+PIXELS = {"own": own, "pipeline": pipeline, "adm": adm, "edm": edm}
 LATENTS = {"latent": latent, **{name: BUILDERS[name] for name in ("LDMPipeline", "StableDiffusionPipeline")}}
 LATENTS |= {"DiTPipeline": BUILDERS["DiTPipeline"]}
 COND = {"StableDiffusionPipeline": "a cat", "DiTPipeline": "3"}
@@ -269,6 +281,17 @@ def test_a_fine_tuned_prior_is_of_the_kind_that_it_was(kind, root, given, tmp_pa
     assert json.loads((tmp_path / "out" / "memorization.json").read_text())["samples"] == found.samples
 
 
+def test_a_network_that_preserves_magnitudes_learns_as_a_whole(root, tmp_path):
+    network = stirred(Edm2(Edm2Config(SIDE, 3, (8, 8), 1, (1,), 8, 16)))
+    torch.save(network.state_dict(), tmp_path / "net.pt")
+    before = convert(tmp_path / "net.pt", "edm2", tmp_path / "prior")
+    refused(lambda: finetune(settings(root, tmp_path / "lora", tmp_path / "prior", tuning=LORA)), "choose kind: full")
+    after = load_prior(finetune(settings(root, tmp_path / "out", tmp_path / "prior")))
+    z = randn(1, 3, SIDE, SIDE)
+    one, two = before.denoise(z, 1.0), after.denoise(z, 1.0)
+    assert type(after.network.network) is Edm2 and 1e-6 < float((one - two).norm() / one.norm()) < 1
+
+
 @pytest.mark.parametrize("kind", PIXELS)
 def test_masked_data_make_a_prior_of_masks(kind, root, given, tmp_path):
     prior = load_prior(finetune(settings(root, tmp_path / "out", given(kind), **MASKED)))
@@ -397,6 +420,11 @@ def test_priors_that_do_not_fit_the_run_are_refused(root, given, tmp_path):
         adm(root / "classes", 5)
     refused(lambda: finetune(settings(root, tmp_path, root / "classes")), "cond = ''", "0 to 4")
     refused(lambda: finetune(settings(root, tmp_path, root / "classes", **MASKED)), "network of classes")
+    if not (root / "residual").is_dir():
+        edm(root / "residual", residual=True)
+    refused(
+        lambda: finetune(settings(root, tmp_path, root / "residual", **MASKED)), "cannot be shown 1 mask", "denoise"
+    )
     refused(lambda: finetune(settings(root, tmp_path, root / "nothing")), "no prior", "nothing")
     masked = finetune(settings(root, tmp_path / "masked", given("own"), **MASKED, images=4))
     refused(lambda: finetune(settings(root, tmp_path / "next", masked)), "shown 1 mask channels", "kind: masked")
