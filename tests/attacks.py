@@ -44,6 +44,7 @@ def handle(path: str) -> dict:
 
 def restore_body(path: str, **changes) -> dict:
     given = {"task": "denoise", "options": {"sigma": 0.1}, "mask": None, "preset": "Fast", "samples": 1, "seed": 0}
+    given |= {"prompt": "", "negative": "", "guidance": 1}
     return {"data": [handle(path), *(given | changes).values()]}
 
 

@@ -12,6 +12,7 @@ from ambient_solve.errors import (
     AmbiguousAxes,
     Diverged,
     Part,
+    ShortVideo,
     UnknownKnob,
     UnnamedArray,
     UnreadableFile,
@@ -38,6 +39,11 @@ EXAMPLES = {
         UnreadableFile(SCAN, "is empty.", "The mask "),
         {"path": SCAN, "reason": "is empty.", "before": "The mask "},
         "The mask /srv/people/scan.npz is empty.",
+    ),
+    ShortVideo: (
+        ShortVideo(SCAN, 7, "breaks off."),
+        {"path": SCAN, "frames": 7, "reason": "breaks off."},
+        "/srv/people/scan.npz breaks off.",
     ),
     AmbiguousAxes: (
         AmbiguousAxes(Part("kspace", SCAN), (3, 4, 4), {"chw": "", "shw": ""}),
