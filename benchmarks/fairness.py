@@ -54,7 +54,7 @@ def ask(client: Any, picture: bytes, seed: int, preset: str = "Fast", samples: i
     """Put a picture in and ask for its restoration; returns the name of the job."""
     path = client.post("gradio_api/upload", files={"files": ("a.png", picture, "image/png")}).json()[0]
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [file, "denoise", {"sigma": 0.1}, None, preset, samples, seed]}
+    body = {"data": [file, "denoise", {"sigma": 0.1}, None, preset, samples, seed, "", "", 1]}
     return client.post("gradio_api/call/restore", json=body).json()["event_id"]
 
 
