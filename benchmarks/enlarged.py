@@ -2,6 +2,7 @@
 
     python benchmarks/enlarged.py
     python benchmarks/enlarged.py --restore 5
+    python benchmarks/enlarged.py --rounding                (what a file's rounding does to the small picture)
 
 Photographs of scikit-image are reduced, and enlarged again by Pillow; the control is not enlarged. `--restore` restores
 the middle of the first ones, enlarged by two, and prints PSNR beside that of the enlarged picture itself.
@@ -22,7 +23,7 @@ from torch import Tensor
 from ambient_solve import load_prior
 from ambient_solve.data.images import to_tensor
 from ambient_solve.restore import make_task, restore_file
-from ambient_solve.restore.enlarged import enlargement
+from ambient_solve.restore.enlarged import enlargement, small_picture
 
 NAMES = ("astronaut", "chelsea", "coffee", "rocket", "camera", "retina", "immunohistochemistry", "grass", "brick")
 """Photographs that scikit-image ships."""
@@ -98,6 +99,22 @@ def restoration(count: int) -> None:
             print(f"| {name} | {words} | {psnr(stored(y, quality), x):.2f} | {psnr(mean, x):.2f} |", flush=True)
 
 
+def rounding() -> None:
+    print("| file | error of the small picture beside r_0^(1/2): least, median, most |\n|---|---|")
+    for words, quality in FILES.items():
+        ratios = []
+        for name in NAMES:
+            for factor in FACTORS[:2]:
+                x = photograph(name)
+                y = stored(again(x, factor, WAYS["bicubic"]), quality)
+                result = enlargement(tensor(y), quality)
+                if result is not None and result.factor == factor:
+                    error = small_picture(tensor(y), factor, result.filter) - tensor(x.reduce(factor))
+                    ratios.append(float(error.square().mean().sqrt()) / result.noise)
+        least, middle, most = (float(torch.tensor(ratios).quantile(q)) for q in (0.0, 0.5, 1.0))
+        print(f"| {words} | {least:.2f}, {middle:.2f}, {most:.2f} |", flush=True)
+
+
 def psnr(y: Image.Image | Tensor, x: Image.Image) -> float:
     y = tensor(y) if isinstance(y, Image.Image) else y.clamp(0, 1)
     return float(-10 * (y - tensor(x)).square().mean().log10())
@@ -106,8 +123,12 @@ def psnr(y: Image.Image | Tensor, x: Image.Image) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--restore", type=int, default=0, metavar="N", help="restore so many of the photographs")
+    parser.add_argument("--rounding", action="store_true", help="measure that alone")
     given = parser.parse_args()
     torch.set_grad_enabled(False)
+    if given.rounding:
+        rounding()
+        return
     detection()
     if given.restore:
         restoration(given.restore)

@@ -137,6 +137,8 @@ def _edm(state: State, settings: Mapping[str, Any]) -> Made:
         words.append("The standard deviation of the data, sigma_data, is 0.5.")
     if settings.get("kind") == "edm":
         words.append(f"Its names say that it was trained on pictures of {size.resolution} by {size.resolution}.")
+    elif not size.residual:
+        words.append("It adds no picture at its levels, and is taken for a DDPM++, whose resolution changes by means.")
     if size.adm:
         words.append(f"An attention head has {size.head_channels} channels.")
     if size.width < GROUPS * GROUP_CHANNELS:

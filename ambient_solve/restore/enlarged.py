@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 FACTORS = (2, 3, 4, 5, 6, 8)
 """Factors that are looked for."""
 FILTERS = ("bicubic", "bilinear", "lanczos", "box")
-"""Ways to enlarge, as `operators.reduction.KERNELS` names them; box repeats pixels."""
+"""Interpolations, as `operators.reduction.KERNELS` names them; box repeats pixels."""
 CLEARLY = 1.2
-"""Ratio of the residuals, as standard deviations, from which on another way than the first is found: doubled by
-bilinear or by bicubic weights, pictures hardly differ beside their ranges."""
+"""Ratio of the residuals, as standard deviations, from which on another interpolation than the first is found:
+doubled by bilinear or by bicubic weights, pictures hardly differ beside their ranges."""
 FOUND = "found"
-"""In place of a way that is looked for."""
+"""In place of an interpolation that is looked for."""
 SIDE = 240
 """Side of the part of a picture that is looked at, a multiple of every factor."""
 DECISIVE = 1.2
 """Ratio of the residuals, as standard deviations, from which on a picture was enlarged."""
 DECISIVE_CODED = 1.35
-"""That of a JPEG, whose blocks have a grid too: flat pictures of quality 85 that were not enlarged reach 1.27."""
+"""That of a JPEG, whose blocks have a grid too, so that flat pictures which were not enlarged come near it."""
 COARSE = 70
 """Quality of a JPEG below which its rounding looks like an enlargement, and nothing is found."""
 LEAST = 5e-4
 """Noise level that is assumed at least: about half of the rounding to 8 bits."""
-CODED = 1.7
-"""What the rounding of a JPEG does to the small picture, in units of what it leaves beside the range, `r_0^(1/2)`: 1.4
-to 2.2 on eight photographs at qualities of 70 to 95. Without JPEG it is 1."""
+CODED = 2.0
+"""What the rounding of a JPEG does to the small picture, in units of what it leaves beside the range, `r_0^(1/2)`; of
+other files it is 1. `python benchmarks/enlarged.py --rounding` measures both."""
 
 
 class Enlargement(NamedTuple):
@@ -92,7 +92,7 @@ def enlargement(y: Tensor, quality: int | None = None) -> Enlargement | None:
         quality: Of the JPEG that it was stored as since; None of another file.
 
     Returns:
-        The factor, one of FACTORS, and the way; None where the picture shows no such thing.
+        The factor, one of FACTORS, and the interpolation; None where the picture shows no such thing.
     """
     if quality is not None and quality < COARSE:
         return None
@@ -160,25 +160,29 @@ class Enlarged(Task):
     name: ClassVar[str] = "enlarged"
     sigma: float = knob(AUTO, *SIGMA, auto=True)
     factor: int = knob(0, 0, 16, "how many times the picture was enlarged; 0 finds it")
-    way: str = knob(FOUND, choices=(FOUND, *FILTERS), help="how it was enlarged; box repeats pixels")
+    interpolation: str = knob(FOUND, choices=(FOUND, *FILTERS), help="how it was enlarged; box repeats pixels")
 
     def prepared(self, picture: Picture) -> tuple[Enlarged, tuple[str, ...]]:
-        """See `Task.prepared`: factor and way are found, and the noise level of the small picture."""
+        """See `Task.prepared`: factor and interpolation are found, and the noise level of the small picture."""
         from ambient_solve.restore.estimate import PATCH, noise_level
 
         if self.factor == 1:
             raise AmbientSolveError("factor=1 was given: a picture that was not enlarged has another damage.")
         coding, task, notes = jpeg_coding(picture.path), self, ()
         found = enlargement(picture.y, None if coding is None else coding.quality)
-        if not self.factor or self.way == FOUND:
+        if not self.factor or self.interpolation == FOUND:
             if found is None and not self.factor:
                 raise AmbientSolveError(
                     f"{picture.path.name} does not look enlarged by a whole factor up to {FACTORS[-1]}. If you know "
                     "that it was, give the factor, such as factor=2 (--factor 2); if it is small, use super-resolution."
                 )
-            way = found.filter if found is not None and self.factor in (0, found.factor) else FILTERS[0]
-            task = replace(self, factor=self.factor or found.factor, way=way if self.way == FOUND else self.way)
-            notes = (f"enlarged {task.factor} times ({task.way}); this is taken back first",)
+            chosen = found.filter if found is not None and self.factor in (0, found.factor) else FILTERS[0]
+            task = replace(
+                self,
+                factor=self.factor or found.factor,
+                interpolation=chosen if self.interpolation == FOUND else self.interpolation,
+            )
+            notes = (f"enlarged {task.factor} times ({task.interpolation}); this is taken back first",)
         if task.sigma == AUTO:
             small, rounding = task._small(picture), 0.0 if found is None else found.noise
             level = float(noise_level(small)[0]) if min(small.shape[-2:]) >= 2 * PATCH else 0.0
@@ -197,10 +201,10 @@ class Enlarged(Task):
 
         from ambient_solve.operators import Reduction
 
-        if self.factor < 2 or self.way == FOUND or self.sigma == AUTO:
+        if self.factor < 2 or self.interpolation == FOUND or self.sigma == AUTO:
             raise AmbientSolveError(
-                "enlarged: factor, way and noise level have not been found yet; restore_file finds them, and so does "
-                "restore.unknown.with_estimates(task, picture)."
+                "enlarged: factor, interpolation and noise level have not been found yet; restore_file finds them, and "
+                "so does restore.unknown.with_estimates(task, picture)."
             )
         small = self._small(picture)
         size = (small.shape[1], *(self.factor * n for n in small.shape[-2:]))
@@ -215,4 +219,4 @@ class Enlarged(Task):
     def _small(self, picture: Picture) -> Tensor:
         if min(picture.y.shape[-2:]) < self.factor:
             raise AmbientSolveError(f"{picture.path.name} is smaller than the factor {self.factor}.")
-        return small_picture(picture.y, self.factor, self.way)
+        return small_picture(picture.y, self.factor, self.interpolation)

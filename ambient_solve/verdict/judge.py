@@ -51,7 +51,7 @@ FIT = (0.5, 2.0)
 FITTING = {"proximal": 0.02, "ddnm": 0.02, "reddiff": 0.02, "daps": 0.1}
 """Least such misfit of algorithms that fit noise that is low."""
 FAINT = 0.01
-"""Noise level below which nobody is told that the noise is lower: samplers fit such noise, and little depends on it."""
+"""Noise level below which a verdict does not say that it is lower: samplers fit it, and little depends on it."""
 CORRELATIONS = ("right 1", "down 1", "falling", "rising", "right 2", "down 2")
 """Names of the autocorrelations at LAGS."""
 CALIBRATED = 64 * 64 * 3

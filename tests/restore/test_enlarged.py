@@ -1,4 +1,4 @@
-"""Enlarged pictures: factor and way are found, the small picture comes back, and other pictures are not taken so."""
+"""Enlarged pictures: factor and interpolation are found, the small picture comes back; others are not taken so."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_enlarging_is_that_of_pillow_and_is_taken_back(factor, filter):
 
 @pytest.mark.parametrize("filter", FILTERS)
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_factor_and_way_are_found(factor, filter):
+def test_factor_and_interpolation_are_found(factor, filter):
     found = enlargement(tensor(enlarged(factor, filter)))
     assert found is not None and found.factor == factor
     small = small_picture(tensor(enlarged(factor, filter)), factor, found.filter)
@@ -79,7 +79,7 @@ def test_a_file_is_restored_at_its_size(tmp_path):
     said = " ".join(outcome.notes)
     assert "enlarged 3 times (bicubic)" in said and "noise level of the small picture" in said
     assert "the last 1 rows or columns make no whole pixel" in said
-    stated = make_task("enlarged", factor=3, way="bicubic", sigma=0.01)
+    stated = make_task("enlarged", factor=3, interpolation="bicubic", sigma=0.01)
     picture = read_measurement(tmp_path / "large.png")
     measured = stated.measure(picture)
     assert measured.y.shape[-2:] == (28, 32) and measured.op.A(rand(1, 3, 84, 96)).shape == measured.y.shape
@@ -94,10 +94,12 @@ def test_what_cannot_be_found_is_said(tmp_path):
             make_task("enlarged").prepared(read_measurement(tmp_path / name))
     picture = read_measurement(tmp_path / "sharp.png")
     found, _ = make_task("enlarged", factor=2, sigma=0.01).prepared(picture)
-    assert (found.factor, found.way) == (2, "bicubic")
+    assert (found.factor, found.interpolation) == (2, "bicubic")
     with pytest.raises(AmbientSolveError, match="have not been found yet"):
         make_task("enlarged").operator(picture)
     with pytest.raises(AmbientSolveError, match="another damage"):
         make_task("enlarged", factor=1).prepared(picture)
     with pytest.raises(AmbientSolveError, match="smaller than the factor 16"):
-        make_task("enlarged", factor=16, way="box", sigma=0.01).measure(replace(picture, y=picture.y[..., :12, :12]))
+        make_task("enlarged", factor=16, interpolation="box", sigma=0.01).measure(
+            replace(picture, y=picture.y[..., :12, :12])
+        )

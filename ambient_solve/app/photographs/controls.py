@@ -38,7 +38,7 @@ FOUND = ("mask", "kernel")
 LEFT = {
     "old-photograph": ("sigma", "quality", "width"),
     "camera-shake": ("sigma", "size", "boundary"),
-    "enlarged": ("sigma", "factor", "way"),
+    "enlarged": ("sigma", "factor", "interpolation"),
 }
 """Knobs that the page leaves as they are, so that the picture decides."""
 SIGMAS = {"inpaint": 0.01, "denoise": 0.1}
